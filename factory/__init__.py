@@ -1,0 +1,65 @@
+"""Training data for diffusion and multimodal models: declared in YAML, provable, exact.
+
+Names are imported on first use, so `import factory` costs little and brings no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+    from factory.backends.image import ConditioningBackend, Crop, EvalBackend, ImageBackend
+    from factory.builder import build
+    from factory.cache.place import CachePlace
+    from factory.composer import compose
+    from factory.datamodule import FactoryDataModule
+    from factory.errors import ConfigError, FactoryError
+    from factory.runtime.batch import Batch
+    from factory.runtime.fetcher import Prefetch
+    from factory.sampling.mixture import Mixture
+
+_HOMES = {
+    "Batch": "factory.runtime.batch",
+    "CachePlace": "factory.cache.place",
+    "ConditioningBackend": "factory.backends.image",
+    "ConfigError": "factory.errors",
+    "Crop": "factory.backends.image",
+    "EvalBackend": "factory.backends.image",
+    "FactoryDataModule": "factory.datamodule",
+    "FactoryError": "factory.errors",
+    "ImageBackend": "factory.backends.image",
+    "ImageEmbedBackend": "factory.backends.embeds",
+    "Mixture": "factory.sampling.mixture",
+    "Prefetch": "factory.runtime.fetcher",
+    "TextEmbedBackend": "factory.backends.embeds",
+    "build": "factory.builder",
+    "compose": "factory.composer",
+}
+
+__all__ = [
+    "Batch",
+    "CachePlace",
+    "ConditioningBackend",
+    "ConfigError",
+    "Crop",
+    "EvalBackend",
+    "FactoryDataModule",
+    "FactoryError",
+    "ImageBackend",
+    "ImageEmbedBackend",
+    "Mixture",
+    "Prefetch",
+    "TextEmbedBackend",
+    "build",
+    "compose",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'factory' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,231 @@
+"""Backends of embeddings: an encoder, and the store its rows are kept in."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.backends.picture import Picture, ReadPicture
+from factory.bulk import Engine
+from factory.cache.place import CachePlace
+from factory.cache.recipe import recipe_keys
+from factory.cache.store import TensorStore, Writer
+from factory.encoder.base import ImageEncoder, TextEncoder
+from factory.errors import CacheError, MediaError, ObjectNotFoundError, StorageError
+from factory.media.decode import DECODE_VERSION
+from factory.storage.base import Storage
+from factory.telemetry import progress
+
+Keys = NDArray[np.bytes_]
+
+
+@dataclass(kw_only=True)
+class EmbedBackend:
+    """A store of embeddings; its two kinds differ in what they encode.
+
+    Attributes:
+        name: The backend's name, unique in a run.
+        cache: Where the tensors are kept.
+        default: Used by every backend that names no other.
+        batch_size: Samples encoded at once.
+    """
+
+    name: str
+    cache: CachePlace
+    default: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse a batch of nothing."""
+        if self.batch_size < 1:
+            raise ValueError(
+                f"data.backends.{self.name}.batch_size must be at least 1, got {self.batch_size}"
+            )
+
+    @cached_property
+    def store(self) -> TensorStore:
+        """The tensors encoded so far."""
+        return self.cache.store(self.name)
+
+    def close(self) -> None:
+        """Let go of memory maps."""
+        self.store.close()
+
+
+@dataclass(kw_only=True)
+class TextEmbedBackend(EmbedBackend):
+    """Captions encoded once, shared by every backend that uses them.
+
+    Attributes:
+        encoder: What makes the embeddings.
+    """
+
+    encoder: TextEncoder
+    batch_size: int = 64
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What shaped every row of this store, whatever its caption."""
+        return {"kind": "text", "encoder": self.encoder.fingerprint}
+
+    def keys(self, captions: Sequence[str]) -> Keys:
+        """Return the recipe key of each caption, 16 bytes each."""
+        return recipe_keys(self.recipe, [{"caption": caption} for caption in captions])
+
+    def fill(self, captions: Iterable[str]) -> int:
+        """Encode the captions that are not in the store yet; return how many those were.
+
+        Raises:
+            CacheError: The encoder gave rows of another count or shape, or NaN.
+        """
+        wanted = list(dict.fromkeys(captions))
+        keys = self.keys(wanted)
+        missing = np.flatnonzero(~self.store.contains(keys)).tolist()
+        with (
+            progress(f"encode {self.name}", len(missing), "captions") as advance,
+            self.store.writer(recipe=self.recipe) as writer,
+        ):
+            for batch in _batches(missing, self.batch_size):
+                fields = self.encoder.encode([wanted[n] for n in batch])
+                writer.add(keys[batch], fields, labels=[wanted[n] for n in batch])
+                advance(len(batch))
+        self.store.refresh()
+        return len(missing)
+
+    def gather(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the fields of the captions, [B, ...] in their order."""
+        return self.store.gather(self.keys(captions))
+
+
+@dataclass(kw_only=True)
+class ImageEmbedBackend(EmbedBackend):
+    """Pictures encoded to latents once.
+
+    Attributes:
+        encoder: What makes the latents.
+    """
+
+    encoder: ImageEncoder
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What shaped every row of this store, whatever its picture."""
+        return {
+            "kind": "latents",
+            "encoder": self.encoder.fingerprint,
+            "decode": DECODE_VERSION,
+        }
+
+    def keys(self, storage: str, pictures: Sequence[Picture]) -> Keys:
+        """Return the recipe key of each picture of a storage's identity, 16 bytes each."""
+        return recipe_keys({**self.recipe, "storage": storage}, [_parts(p) for p in pictures])
+
+    def fill(
+        self, storage: Storage, pictures: Sequence[Picture], engine: Engine, title: str
+    ) -> tuple[int, dict[int, str]]:
+        """Encode the pictures that are not in the store yet.
+
+        Pictures are taken in the order given, which keeps those of one bucket together. While
+        one batch is encoded, the engine reads and decodes the next ones.
+
+        Returns:
+            How many were encoded, and for rows that could not be read the reason.
+
+        Raises:
+            StorageError: The storage failed for reasons that are not one picture's own.
+            CacheError: The encoder gave rows of another count or shape, or NaN.
+        """
+        keys = self.keys(storage.identity, pictures)
+        missing = np.flatnonzero(~self.store.contains(keys)).tolist()
+        errors: dict[int, str] = {}
+        with (
+            progress(f"encode {title}", len(missing), "pictures") as advance,
+            self.store.writer(recipe={**self.recipe, "storage": storage.identity}) as writer,
+        ):
+            jobs = _readable(engine, storage, pictures, missing, errors)
+            for batch in _same_shape(jobs, self.batch_size):
+                self._encode(writer, keys, pictures, batch)
+                advance(len(batch))
+        self.store.refresh()
+        return len(missing) - len(errors), errors
+
+    def _encode(
+        self,
+        writer: Writer,
+        keys: Keys,
+        pictures: Sequence[Picture],
+        batch: list[tuple[int, NDArray[np.uint8]]],
+    ) -> None:
+        numbers = [number for number, _ in batch]
+        labels = [pictures[number].key for number in numbers]
+        pixels = torch.from_numpy(np.stack([image for _, image in batch]))
+        fields = self.encoder.encode(pixels)
+        if "latents" not in fields:
+            raise CacheError(
+                f"image encoder of {self.name!r} gave the fields {sorted(fields)}; "
+                "it must give 'latents'"
+            )
+        writer.add(keys[numbers], fields, labels=labels)
+
+    def gather(self, storage: str, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """Return the fields of pictures of one bucket, [B, ...] in their order."""
+        return self.store.gather(self.keys(storage, pictures))
+
+
+def _parts(picture: Picture) -> dict[str, object]:
+    cut = picture.cut
+    return {
+        "key": picture.key,
+        "etag": picture.etag,
+        "resize": list(cut.intermediary),
+        "crop": list(cut.crop),
+        "target": list(cut.target),
+    }
+
+
+def _readable(
+    engine: Engine,
+    storage: Storage,
+    pictures: Sequence[Picture],
+    numbers: Sequence[int],
+    errors: dict[int, str],
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield (number, pixels) of what can be read; note the reason of what cannot."""
+    wanted = [pictures[number] for number in numbers]
+    outcomes = engine.map(ReadPicture(storage), wanted)
+    for number, (picture, outcome) in zip(numbers, outcomes, strict=True):
+        if not isinstance(outcome, Exception):
+            yield number, outcome
+        elif isinstance(outcome, MediaError):
+            errors[picture.row] = str(outcome)
+        elif isinstance(outcome, ObjectNotFoundError) or (
+            storage.independent_objects and isinstance(outcome, StorageError)
+        ):
+            errors[picture.row] = f"not readable: {outcome}"
+        else:
+            outcome.add_note(f"while reading {picture.key!r} in {storage.identity}")
+            raise outcome
+
+
+def _same_shape(
+    jobs: Iterator[tuple[int, NDArray[np.uint8]]], size: int
+) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
+    """Cut a stream into batches of at most `size` pictures of equal shape."""
+    batch: list[tuple[int, NDArray[np.uint8]]] = []
+    for job in jobs:
+        if batch and (len(batch) == size or batch[0][1].shape != job[1].shape):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def _batches(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    stream = iter(numbers)
+    while batch := list(islice(stream, size)):
+        yield batch

@@ -1,0 +1,190 @@
+"""Backends of pictures: where they lie, what they say, and how they are cut."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from factory.bulk import Engine
+from factory.catalog.captions import Captions, FilenameCaptions
+from factory.catalog.catalog import Catalog
+from factory.catalog.decisions import decide
+from factory.catalog.discovery import Discovery
+from factory.catalog.facts import Facts
+from factory.catalog.metadata import Metadata, Scan
+from factory.errors import EmptyBackendError, ObjectNotFoundError
+from factory.media.geometry import Geometry
+from factory.sampling.schedule import Window
+from factory.storage.base import Storage
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a picture is cut to its bucket.
+
+    Attributes:
+        aspect: Shape: "preserve" (the picture's own), "square", or "closest" or "random" of
+            `aspect_buckets`.
+        style: Place of the cut: "center", "random" or "corner" (top left).
+        aspect_buckets: Ratios width/height that "closest" and "random" choose from.
+    """
+
+    aspect: str = "preserve"
+    style: str = "center"
+    aspect_buckets: Sequence[float] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBackend:
+    """One named source of pictures.
+
+    Attributes:
+        name: The backend's name, unique in a run.
+        storage: Where the bytes live.
+        prefix: Folder of the samples in the storage; "" is the root.
+        metadata: How samples are found and measured.
+        caption: What the samples say.
+        crop: How pictures are cut to their bucket.
+        resolution: Target size; its unit is set by `resolution_type`.
+        resolution_type: "pixel" (short edge, px), "pixel_area" (edge of the square of equal
+            area, px) or "area" (megapixels).
+        alignment: Target edges are multiples of this, px.
+        minimum_image_size: Smaller samples are dropped; px, or MP with "area".
+        minimum_aspect_ratio: Least width/height of a bucket.
+        maximum_aspect_ratio: Greatest width/height of a bucket.
+        max_samples: Keep at most this many samples, chosen by the backend's name.
+        text_embeds: Name of the text_embeds backend; None means the default one.
+        image_embeds: Name of the image_embeds backend; None means the default one.
+    """
+
+    name: str
+    storage: Storage
+    prefix: str = ""
+    metadata: Metadata = field(default_factory=Discovery)
+    caption: Captions = field(default_factory=FilenameCaptions)
+    crop: Crop = field(default_factory=Crop)
+    resolution: float = 1024
+    resolution_type: str = "pixel_area"
+    alignment: int = 64
+    minimum_image_size: float | None = None
+    minimum_aspect_ratio: float | None = None
+    maximum_aspect_ratio: float | None = None
+    max_samples: int | None = None
+    text_embeds: str | None = None
+    image_embeds: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the geometry now, so that a mistake is found before any I/O."""
+        prefix = self.prefix.strip("/")
+        object.__setattr__(self, "prefix", "" if prefix == "." else prefix)
+        _ = self.geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """How targets and cuts follow from sizes."""
+        return Geometry(
+            resolution=self.resolution,
+            resolution_type=str(self.resolution_type),
+            alignment=self.alignment,
+            crop_aspect=str(self.crop.aspect),
+            crop_style=str(self.crop.style),
+            crop_aspect_buckets=tuple(self.crop.aspect_buckets),
+            minimum_image_size=self.minimum_image_size,
+            minimum_aspect_ratio=self.minimum_aspect_ratio,
+            maximum_aspect_ratio=self.maximum_aspect_ratio,
+        )
+
+    def scan(self, known: Facts | None, engine: Engine) -> Facts:
+        """Measure what is new or changed since `known`.
+
+        Raises:
+            ObjectNotFoundError: The folder does not exist.
+            EmptyBackendError: It holds no picture.
+        """
+        scan = Scan(self.name, self.storage, self.prefix, self.caption, known)
+        try:
+            facts = self.metadata.scan(scan, engine)
+        except ObjectNotFoundError as error:
+            error.add_note(
+                f"backend {self.name!r} reads data.backends.{self.name}.prefix="
+                f"{self.prefix!r} in {self.storage.identity}; "
+                f"mend the path, or drop the backend with '~data.backends.{self.name}'"
+            )
+            raise
+        if not len(facts):
+            raise EmptyBackendError(
+                f"backend {self.name!r}: no picture in {self.prefix or '/'!r} of "
+                f"{self.storage.identity}; check data.backends.{self.name}.prefix and "
+                "metadata.suffixes"
+            )
+        return facts
+
+    def catalog(self, facts: Facts, seed: int) -> Catalog:
+        """Decide about every sample.
+
+        Raises:
+            EmptyBackendError: Every sample is dropped; names the reasons, counts and the
+                change that keeps some.
+        """
+        decisions = decide(
+            facts,
+            self.geometry,
+            self.caption,
+            name=self.name,
+            seed=seed,
+            max_samples=self.max_samples,
+        )
+        if not decisions.kept:
+            raise EmptyBackendError(self._all_dropped(len(facts), decisions.dropped()))
+        return Catalog(facts, decisions, self.caption)
+
+    def _all_dropped(self, total: int, dropped: dict[str, int]) -> str:
+        where = f"data.backends.{self.name}"
+        advice = {
+            "minimum_image_size": f"lower {where}.minimum_image_size",
+            "minimum_aspect_ratio": f"lower {where}.minimum_aspect_ratio",
+            "maximum_aspect_ratio": f"raise {where}.maximum_aspect_ratio",
+            "no caption": f"choose another data/caption@{where}, such as filename",
+        }
+        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        first = next(iter(dropped), "")
+        mend = advice.get(first, "look at one of the files")
+        return f"backend {self.name!r}: all {total} samples are dropped: {counts}; {mend}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBackend(SampleBackend):
+    """Still pictures to train on.
+
+    Attributes:
+        probability: Weight in the mixture, relative to other backends.
+        repeats: Extra passes over the samples in each epoch.
+        window: Epochs and optimizer steps in which the backend takes part.
+    """
+
+    probability: float = 1.0
+    repeats: int = 0
+    window: Window = field(default_factory=Window)
+
+    def __post_init__(self) -> None:
+        """Check numbers and geometry."""
+        super().__post_init__()
+        for field_name, value in (("probability", self.probability), ("repeats", self.repeats)):
+            if value < 0:
+                raise ValueError(
+                    f"backend {self.name!r}: {field_name} must be at least 0, got {value}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalBackend(SampleBackend):
+    """Pictures to validate on: every one once, in a fixed order, never trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditioningBackend(SampleBackend):
+    """Pictures paired by path stem with those of a source, cut exactly as their partners.
+
+    Attributes:
+        source: Name of the backend whose samples these belong to.
+    """
+
+    source: str

@@ -1,0 +1,78 @@
+"""A backend made ready: its catalog, and the embeddings its batches are gathered from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.image import SampleBackend
+from factory.backends.picture import Picture, ReadPicture
+from factory.bulk import Engine
+from factory.catalog.catalog import Catalog
+
+
+@dataclass
+class Source:
+    """A backend made ready for batches.
+
+    Attributes:
+        backend: The backend.
+        catalog: Its samples.
+        latents: Where encoded pictures are kept, or None to read pixels.
+        text: Where encoded captions are kept, or None to give texts only.
+        conditioning: For each conditioning backend by name: its source, and the row there of
+            each row here, int64 [n], -1 where there is none.
+    """
+
+    backend: SampleBackend
+    catalog: Catalog
+    latents: ImageEmbedBackend | None = None
+    text: TextEmbedBackend | None = None
+    conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.backend.name
+
+    def picture(self, row: int) -> Picture:
+        """Describe the picture of a row: which object, and how it is cut."""
+        facts = self.catalog.facts
+        etag = str(facts.table["etag"][row].as_py())
+        return Picture(row, facts.key(row), etag, self.catalog.cut(row))
+
+    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
+        """Describe the pictures of some rows, in their order."""
+        return [self.picture(row) for row in rows.tolist()]
+
+    def read_pixels(self, rows: NDArray[np.int64], engine: Engine) -> torch.Tensor:
+        """Read pictures of one bucket: uint8 RGB [B, H, W, 3], in the order of the rows.
+
+        Raises:
+            MediaError: A picture is damaged; the note names it and how to drop it.
+            StorageError: A picture cannot be read.
+        """
+        read = ReadPicture(self.backend.storage)
+        pixels = []
+        for picture, outcome in engine.map(read, self.pictures(rows)):
+            if isinstance(outcome, Exception):
+                outcome.add_note(
+                    f"while reading {picture.key!r} of backend {self.name!r}; to drop such "
+                    "files at the scan, set metadata.verify=true"
+                )
+                raise outcome
+            pixels.append(torch.from_numpy(outcome))
+        return torch.stack(pixels)
+
+    def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...]."""
+        if self.latents is None:
+            raise TypeError(f"backend {self.name!r} has no image_embeds backend")
+        return self.latents.gather(self.backend.storage.identity, self.pictures(rows))
+
+    def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
+        return {} if self.text is None else self.text.gather(captions)

@@ -1,0 +1,86 @@
+"""From a composed config to objects: the one place that calls `instantiate`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from factory.backends.order import build_order
+from factory.check import EMBEDS, check, kind_of
+from factory.datamodule import FactoryDataModule
+from factory.errors import ConfigError, FactoryError
+from factory.telemetry import Telemetry
+
+
+def build(
+    cfg: DictConfig, overrides: Iterable[str] = (), *, telemetry: Telemetry | None = None
+) -> FactoryDataModule:
+    """Check a composed config and build the data module from it; no I/O.
+
+    Args:
+        cfg: A config from `factory.compose`, or from `@hydra.main`; left as it was.
+        overrides: The overrides it was composed from, so that edits of shared parts are seen.
+        telemetry: Where stages are recorded; one of its own if None.
+
+    Returns:
+        The data module; `prepare_data` and `setup` do the work.
+
+    Raises:
+        ConfigError: The config cannot be built; all problems at once.
+    """
+    telemetry = telemetry or Telemetry()
+    cfg = cfg.copy()
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    with telemetry.stage("check config"):
+        check(cfg, overrides)
+    built = []
+    for name in _order(cfg):
+        node = cfg.data.backends[name]
+        if kind_of(node) in EMBEDS and node.encoder is None:
+            continue  # no encoder was chosen: pixels, or texts, are delivered as they are
+        with telemetry.stage(f"build {name}"):
+            built.append(make(node, f"data.backends.{name}"))
+    shared = ("sampling", "cache", "prefetch", "engine")
+    parts = {key: make(cfg.data[key], f"data.{key}") for key in shared}
+    return FactoryDataModule(
+        built,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.data.seed,
+        accept_changed_plan=cfg.data.accept_changed_plan,
+        telemetry=telemetry,
+        **parts,
+    )
+
+
+def make(node: DictConfig, key: str, **given: Any) -> Any:
+    """Instantiate one part of a config; plain lists and dicts reach its constructor.
+
+    Args:
+        node: The part, with a `_target_`.
+        key: Where it stands in the config, for messages.
+        given: Arguments that no config can hold.
+
+    Raises:
+        ConfigError: The target cannot be imported, or refuses its arguments.
+    """
+    try:
+        return instantiate(node, _convert_="all", **given)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, FactoryError):
+            cause.add_note(f"while building {key}")
+            raise cause from None
+        reason = cause if isinstance(cause, ValueError | TypeError) else error
+        raise ConfigError(f"{key}: {reason}") from error
+
+
+def _order(cfg: DictConfig) -> list[str]:
+    needs = {}
+    for name, node in cfg.data.backends.items():
+        backend = OmegaConf.to_object(node)
+        needs[str(name)] = dict(backend.references())  # type: ignore[union-attr]
+    embeds = [name for name in needs if kind_of(cfg.data.backends[name]) in EMBEDS]
+    return build_order({name: needs[name] for name in [*embeds, *needs]})

@@ -1,0 +1,1 @@
+"""Facts measured once and the decisions derived from them at every start."""

@@ -1,0 +1,225 @@
+"""Whether a composed config can be built: every problem found, before any I/O."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    InterpolationToMissingValueError,
+    OmegaConfBaseException,
+)
+
+from factory.backends.order import build_order
+from factory.composer import tidy
+from factory.errors import ConfigError
+
+# What the `inherit` option of each slot composes to, and the group that fills it.
+INHERIT = {
+    "storage": "${storage}",
+    "metadata": "${metadata}",
+    "caption": "${data.caption}",
+    "crop": "${data.crop}",
+    "cache": "${cache}",
+}
+GROUP = {
+    "storage": "storage",
+    "metadata": "metadata",
+    "caption": "data/caption",
+    "crop": "data/crop",
+    "cache": "cache",
+}
+# Kinds of embeddings every run has, and the part of `encoder` that fills them.
+EMBEDS = {"text_embeds": "text", "image_embeds": "image"}
+
+
+def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Complete a composed config in place and refuse what cannot be built.
+
+    Raises:
+        ConfigError: All problems at once, each naming the key, what was given, what is
+            allowed and how to mend it.
+    """
+    problems = list(_shared_edits(cfg, overrides))
+    problems += _adopt_plain_backends(cfg)
+    _add_default_embeds(cfg)
+    problems += _own_storages(cfg)
+    problems += _missing(cfg)
+    problems += _values(cfg)
+    problems += _references(cfg)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _shared_edits(cfg: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """Find value overrides that reach through an inherited slot.
+
+    `data.backends.photos.storage.max_attempts=9` would edit the storage every backend
+    shares, because the slot is an interpolation of it.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        key = key.lstrip("+~")
+        if "@" in key or "/" in key:
+            continue
+        path = key.split(".")
+        for depth in range(1, len(path)):
+            parent, slot = ".".join(path[: depth - 1]), path[depth - 1]
+            node = OmegaConf.select(cfg, parent) if parent else cfg
+            if not isinstance(node, DictConfig) or slot not in node:
+                break
+            if not OmegaConf.is_interpolation(node, slot):
+                continue
+            shared = str(OmegaConf.to_container(node, resolve=False)[slot]).strip("${}")  # type: ignore[index,call-overload]
+            rest = ".".join(path[depth:])
+            yield (
+                f"{key} edits {shared}, which other parts share; set {shared}.{rest}={value} "
+                f"for all of them, or pin this one first: {GROUP.get(slot, slot)}@{parent}=OPTION"
+            )
+            break
+
+
+def _adopt_plain_backends(cfg: DictConfig) -> list[str]:
+    """Give each backend added as a plain value the schema of its `kind`."""
+    problems = []
+    for name, node in list(cfg.data.backends.items()):
+        if not isinstance(node, DictConfig):
+            problems.append(f"data.backends.{name} is {node!r}, expected a mapping with a `kind`")
+            del cfg.data.backends[name]
+        elif OmegaConf.get_type(node) is dict:
+            try:
+                cfg.data.backends[name] = _adopted(f"data.backends.{name}", node)
+            except ConfigError as error:
+                problems += error.problems
+                del cfg.data.backends[name]
+    return problems
+
+
+def _adopted(key: str, node: DictConfig) -> Any:
+    value = dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
+    kind = value.pop("kind", None)
+    kinds = [name.removesuffix(".yaml") for name in ConfigStore.instance().list("schema/backend")]
+    if kind not in kinds:
+        raise ConfigError(
+            f"{key}.kind is {kind!r}, expected one of {', '.join(kinds)}; "
+            f"or compose it: +data/backend@{key}={kinds[0]}"
+        )
+    schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node
+    slots = {slot: wired for slot, wired in INHERIT.items() if slot in schema}
+    if kind in EMBEDS:
+        slots["encoder"] = f"${{encoder.{EMBEDS[kind]}}}"
+    try:
+        return OmegaConf.merge(schema, slots, value)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {tidy(error)}") from error
+
+
+def _add_default_embeds(cfg: DictConfig) -> None:
+    """Give a run that names no store of embeddings one of each kind."""
+    kinds = {kind_of(node) for node in cfg.data.backends.values()}
+    for kind in EMBEDS:
+        if kind not in kinds and kind not in cfg.data.backends:
+            node = OmegaConf.create({"kind": kind, "default": True})
+            cfg.data.backends[kind] = _adopted(f"data.backends.{kind}", node)
+
+
+def kind_of(node: DictConfig) -> str:
+    """Return the kind of a typed backend: "image", "text_embeds", and so on."""
+    for name in ConfigStore.instance().list("schema/backend"):
+        kind = name.removesuffix(".yaml")
+        schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node
+        if OmegaConf.get_type(schema) is OmegaConf.get_type(node):
+            return kind
+    return ""
+
+
+def _own_storages(cfg: DictConfig) -> Iterator[str]:
+    """Refuse storages that cannot be written where a cache has to be."""
+    if OmegaConf.is_missing(cfg.cache, "storage"):
+        return
+    target = str(OmegaConf.select(cfg, "cache.storage._target_", throw_on_missing=False))
+    if target.endswith(("UrlListStorage", "HuggingFaceStorage")):
+        yield (
+            f"cache.storage is {target.rpartition('.')[2]}, which cannot be written; "
+            "set storage@cache=local"
+        )
+
+
+def _missing(cfg: DictConfig) -> Iterator[str]:
+    for key, error in _leaves(cfg, ""):
+        if isinstance(error, InterpolationToMissingValueError):
+            yield f"{key} follows a key that has no value: {tidy(error)}"
+        elif isinstance(error, InterpolationKeyError | InterpolationResolutionError):
+            yield f"{key}: {tidy(error)}"
+        elif error is None:
+            yield f"no value for {key}; set it: {key}=VALUE"
+
+
+def _leaves(node: DictConfig | ListConfig, path: str) -> Iterator[tuple[str, Exception | None]]:
+    """Yield (key, error) of what cannot be read; the error is None where the value is missing."""
+    keys: Iterable[Any] = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    for name in keys:
+        key = f"{path}.{name}" if path else str(name)
+        if OmegaConf.is_missing(node, name):
+            yield key, None
+            continue
+        try:
+            value = node[name]
+        except OmegaConfBaseException as error:
+            yield key, error
+            continue
+        if OmegaConf.is_interpolation(node, name):
+            continue  # what it points at is looked at where it stands
+        if isinstance(value, DictConfig | ListConfig):
+            yield from _leaves(value, key)
+
+
+def _values(cfg: DictConfig) -> Iterator[str]:
+    """Yield what the schemas say about their own values, for every typed part."""
+    if not cfg.data.backends:
+        yield "data.backends is empty; choose data=single or data=multi"
+    for key in ("storage", "metadata", "sampling", "cache", "prefetch", "engine", "data"):
+        yield from _value_problems(key, cfg[key])
+    for name, node in cfg.data.backends.items():
+        yield from _value_problems(f"data.backends.{name}", node)
+
+
+def _value_problems(key: str, node: DictConfig) -> Iterator[str]:
+    try:
+        value = OmegaConf.to_object(node)
+    except OmegaConfBaseException:
+        return  # reported where the value is missing
+    except ValueError as error:
+        yield f"{key}: {error}"
+        return
+    yield from _walk(key, value, node)
+
+
+def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
+    if hasattr(value, "problems"):
+        yield from (f"{key}: {problem}" for problem in value.problems())
+        for name, part in vars(value).items():
+            if isinstance(node, DictConfig) and name == "backends":
+                continue  # each is walked on its own
+            if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(node, name):
+                yield from _walk(f"{key}.{name}", part, node._get_node(name))
+
+
+def _references(cfg: DictConfig) -> list[str]:
+    needs: dict[str, Mapping[str, str]] = {}
+    for name, node in cfg.data.backends.items():
+        try:
+            backend = OmegaConf.to_object(node)
+        except (OmegaConfBaseException, ValueError):
+            needs[str(name)] = {}
+            continue
+        needs[str(name)] = dict(backend.references())  # type: ignore[union-attr]
+    try:
+        build_order(needs)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+

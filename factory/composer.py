@@ -1,0 +1,167 @@
+"""From command-line overrides to a composed config, and from Hydra's refusals to advice."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from factory import plugins, schema
+from factory.errors import ConfigError
+
+HYDRA_VERSION = "1.3"
+# Options that other options extend or that fit only a slot; nobody chooses them for a run.
+NOT_CHOSEN = ("base", "inherit")
+
+
+def conf_dir() -> Path:
+    """Return the folder of config groups: in the installed package, or in the checkout."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """File schemas, resolvers and plugins with Hydra; safe to call twice."""
+    schema.register()
+    plugins.load()
+
+
+def compose(
+    overrides: Sequence[str] = (),
+    *,
+    config_name: str = "config",
+    config_dir: str | Path | None = None,
+) -> DictConfig:
+    """Compose a config as `python train.py OVERRIDES` does.
+
+    Args:
+        overrides: What would stand on the command line, such as ["data=multi"].
+        config_name: The primary config.
+        config_dir: A folder of your own configs, searched before the factory's groups.
+
+    Returns:
+        The composed config, typed by its schemas.
+
+    Raises:
+        ConfigError: Unknown keys, options or types; all of them at once.
+    """
+    register()
+    try:
+        return _compose(overrides, config_name, config_dir)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems = list(_refused(overrides, config_name, config_dir)) or [tidy(error)]
+        raise ConfigError(problems) from None
+
+
+def refusals(overrides: Sequence[str]) -> list[str]:
+    """Return what is wrong with each override of the factory's own config; empty if nothing."""
+    register()
+    return list(_refused(overrides, "config", None))
+
+
+def _compose(
+    overrides: Sequence[str], config_name: str, config_dir: str | Path | None
+) -> DictConfig:
+    listed = list(overrides)
+    if config_dir is not None:
+        listed.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+    with initialize_config_dir(str(conf_dir().resolve()), version_base=HYDRA_VERSION):
+        return hydra_compose(config_name, overrides=listed)
+
+
+def _refused(
+    overrides: Sequence[str], config_name: str, config_dir: str | Path | None
+) -> Iterator[str]:
+    """Yield what is wrong with each override, by trying them one after the other.
+
+    Hydra stops at the first refusal; a user wants to hear of all of them. Choices of options
+    come first, since values may belong to what they bring.
+    """
+    accepted: list[str] = []
+    for override in sorted(overrides, key=_is_value):
+        try:
+            _compose([*accepted, override], config_name, config_dir)
+        except (HydraException, OmegaConfBaseException) as error:
+            yield _advice(override, error, accepted, config_name, config_dir)
+        else:
+            accepted.append(override)
+
+
+def _is_value(override: str) -> bool:
+    key = override.partition("=")[0]
+    return "." in key.partition("@")[0]
+
+
+def _advice(
+    override: str,
+    error: Exception,
+    accepted: Sequence[str],
+    config_name: str,
+    config_dir: str | Path | None,
+) -> str:
+    key = override.partition("=")[0].lstrip("+~")
+    if "@" in key or "/" in key or not isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{override}: {tidy(error)}"
+    parent, _, name = key.rpartition(".")
+    try:
+        node = OmegaConf.select(_compose(accepted, config_name, config_dir), parent or "")
+    except (HydraException, OmegaConfBaseException):
+        node = None
+    known = [str(option) for option in node] if isinstance(node, DictConfig) else []
+    if known and name not in known:
+        return f"{override}: {parent or 'the config'} has no option {name!r}; {suggest(name, known)}"
+    return f"{override}: {tidy(error.__cause__)}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean X? options are X, Y" for a name that is not known."""
+    listed = sorted(option for option in known if not option.startswith("_"))
+    guess = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
+    hint = f"did you mean {guess[0]!r}? " if guess else ""
+    return f"{hint}options are {', '.join(listed)}"
+
+
+def tidy(error: Exception) -> str:
+    """Return a Hydra or OmegaConf message in one line, with a suggestion where one fits."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
+    if missing:
+        return _unknown_option(*missing.groups(), lines)
+    kept = [line for line in lines if not line.startswith(("object_type=", "reference_type="))]
+    message = "; ".join(kept)
+    unknown = re.search(r"Key '(\w+)' not in '(\w+)'", message)
+    if unknown:
+        name, kind = unknown.groups()
+        known = [option for cls in _schemas(kind) for option in _options(cls)]
+        if known:
+            message += f"; {suggest(name, known)}"
+    return message
+
+
+def _unknown_option(group: str, option: str, lines: Sequence[str]) -> str:
+    """Return advice from Hydra's listing of a group, one option a line, tab-indented."""
+    start = next((n for n, line in enumerate(lines) if line.startswith("Available options")), None)
+    if start is None:
+        return f"there is no option {option!r} in group {group}"
+    rest = iter(lines[start + 1 :])
+    known = takewhile(lambda line: not line.startswith("Config search"), rest)
+    choosable = [name for name in known if name not in NOT_CHOSEN]
+    return f"group {group} has no option {option!r}; {suggest(option, choosable)}"
+
+
+def _schemas(name: str) -> Iterator[type]:
+    for cls in schema.SCHEMAS.values():
+        if cls.__name__ == name:
+            yield cls
+
+
+def _options(cls: type) -> list[str]:
+    return [option.name for option in fields(cls)] if is_dataclass(cls) else []

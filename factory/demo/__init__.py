@@ -1,0 +1,1 @@
+"""The demonstration: its pictures, servers and small model; no data floor imports it."""

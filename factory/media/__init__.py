@@ -1,0 +1,1 @@
+"""Bytes to arrays: headers, decoding, bucket geometry and crops, all pure functions."""

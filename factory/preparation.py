@@ -1,0 +1,157 @@
+"""Making a registry's backends ready: scan, decide, encode, once for all ranks."""
+
+from collections.abc import Iterable, Mapping
+
+from factory.backends.embeds import TextEmbedBackend
+from factory.backends.image import ConditioningBackend, SampleBackend
+from factory.backends.source import Source
+from factory.catalog.catalog import Catalog
+from factory.catalog.facts import Facts
+from factory.catalog.pairing import pair, without_partner
+from factory.errors import EmptyBackendError
+from factory.registry import Registry
+
+# Always encoded: what a dropped caption becomes.
+EMPTY_CAPTION = ""
+
+
+def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
+    """Measure what is new, decide, encode what is missing, and publish the facts.
+
+    Run by one process; the others `load` what it published.
+
+    Args:
+        registry: The backends.
+        seed: Seed of random crops.
+
+    Returns:
+        The backends of samples, made ready, by name.
+
+    Raises:
+        StorageError: A storage cannot be reached, read or written.
+        EmptyBackendError: A backend has no sample left.
+        CacheError: The cache is damaged, or an encoder gave unusable rows.
+    """
+    with registry.telemetry.stage("check storage"):
+        registry.cache.storage.check(write=True)
+    facts = {name: _scan(registry, backend) for name, backend in registry.samples.items()}
+    sources = _decide(registry, facts, seed)
+    if unreadable := _encode_pictures(registry, sources.values()):
+        for name, errors in unreadable.items():
+            facts[name] = facts[name].with_errors(errors)
+            facts[name].save(registry.cache.storage, registry.cache.catalog_key(name))
+        sources = _decide(registry, facts, seed)
+    _encode_captions(registry, sources.values())
+    return sources
+
+
+def load(registry: Registry, *, seed: int) -> dict[str, Source]:
+    """Open what `prepare` published, without listing or measuring anything.
+
+    Raises:
+        EmptyBackendError: Nothing was published for a backend.
+    """
+    facts = {}
+    for name in registry.samples:
+        found = Facts.load(registry.cache.storage, registry.cache.catalog_key(name))
+        if found is None:
+            raise EmptyBackendError(
+                f"backend {name!r} has no published catalog in {registry.cache.storage.identity}; "
+                "prepare_data() must have run on one rank before setup()"
+            )
+        facts[name] = found
+    return _decide(registry, facts, seed)
+
+
+def _scan(registry: Registry, backend: SampleBackend) -> Facts:
+    cache = registry.cache
+    key = cache.catalog_key(backend.name)
+    with registry.telemetry.stage(f"scan {backend.name}") as stage:
+        backend.storage.check()
+        known = Facts.load(cache.storage, key)
+        facts = backend.scan(known, registry.engine)
+        if known is None or not facts.table.equals(known.table) or facts.origin != known.origin:
+            facts.save(cache.storage, key)
+        stage.counts.update(samples=len(facts), changes=str(facts.changes))
+    return facts
+
+
+def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[str, Source]:
+    with registry.telemetry.stage("decide") as stage:
+        backends = registry.samples
+        sources = {
+            name: Source(
+                backend,
+                backend.catalog(facts[name], seed),
+                registry.image_store(backend),
+                registry.text_store(backend),
+            )
+            for name, backend in backends.items()
+            if not isinstance(backend, ConditioningBackend)
+        }
+        for backend in backends.values():
+            if isinstance(backend, ConditioningBackend):
+                sources[backend.name] = _paired(registry, backend, facts[backend.name], sources)
+        stage.counts["kept"] = sum(len(source.catalog) for source in sources.values())
+    return sources
+
+
+def _paired(
+    registry: Registry,
+    backend: ConditioningBackend,
+    facts: Facts,
+    sources: Mapping[str, Source],
+) -> Source:
+    """Pair a conditioning backend with its source, which loses what has no partner."""
+    source = sources[backend.source]
+    catalog = source.catalog
+    partners, decided = pair(
+        catalog.facts, catalog.decisions, source.backend.prefix, facts, backend.prefix
+    )
+    left = without_partner(catalog.decisions, partners, backend.name)
+    if not left.kept:
+        raise EmptyBackendError(
+            f"backend {source.name!r}: no sample has a partner in {backend.name!r}; partners "
+            f"share their path below the prefix, without suffix: compare "
+            f"{source.backend.prefix!r} with {backend.prefix!r}"
+        )
+    source.catalog = Catalog(catalog.facts, left, catalog.captions)
+    store = registry.image_store(backend)
+    partner = Source(backend, Catalog(facts, decided, backend.caption), store)
+    source.conditioning[backend.name] = (partner, partners)
+    return partner
+
+
+def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:
+    """Fill the stores of latents; return what could not be read, by backend and row."""
+    unreadable = {}
+    for source in sources:
+        if source.latents is None:
+            continue
+        with registry.telemetry.stage(f"encode {source.name}") as stage:
+            pictures = source.pictures(source.catalog.decisions.order)
+            done, errors = source.latents.fill(
+                source.backend.storage, pictures, registry.engine, source.name
+            )
+            stage.counts.update(encoded=done, cached=len(pictures) - done - len(errors))
+            if errors:
+                stage.counts["unreadable"] = len(errors)
+                unreadable[source.name] = errors
+    for store in registry.image_embeds.values():
+        store.encoder.release()
+    return unreadable
+
+
+def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
+    wanted: dict[str, tuple[TextEmbedBackend, dict[str, None]]] = {}
+    for source in sources:
+        is_partner = isinstance(source.backend, ConditioningBackend)
+        if source.text is not None and not is_partner:
+            empty = dict.fromkeys([EMPTY_CAPTION])
+            _, captions = wanted.setdefault(source.text.name, (source.text, empty))
+            captions.update(dict.fromkeys(source.catalog.all_texts()))
+    for name, (store, captions) in wanted.items():
+        with registry.telemetry.stage(f"encode {name}") as stage:
+            done = store.fill(captions)
+            stage.counts.update(encoded=done, cached=len(captions) - done)
+            store.encoder.release()

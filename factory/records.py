@@ -1,0 +1,38 @@
+"""Small values that cross floors; they hold facts and compute nothing that needs I/O."""
+
+from dataclasses import dataclass
+
+# What a size reads when the storage cannot tell it without fetching the object.
+UNKNOWN_SIZE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One stored object, as a listing shows it.
+
+    Attributes:
+        key: Path below the storage's root, '/' between its parts, no leading '/'.
+        size: Bytes, or `UNKNOWN_SIZE`.
+        etag: Changes whenever the content does: an object store's ETag, or size and mtime.
+    """
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFacts:
+    """What a header says about a picture.
+
+    Attributes:
+        width: Pixels, after EXIF orientation is applied.
+        height: Pixels, after EXIF orientation is applied.
+        format: Upper-case format name, such as "JPEG".
+        frames: Number of frames; 1 for a still picture.
+    """
+
+    width: int
+    height: int
+    format: str
+    frames: int = 1

@@ -1,0 +1,162 @@
+"""What was built, in which order, and at what cost: the backends of a run and their life."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
+from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
+from factory.backends.order import build_order
+from factory.bulk import Engine
+from factory.cache.place import CachePlace
+from factory.errors import ConfigError
+from factory.telemetry import Telemetry
+
+Backend = SampleBackend | EmbedBackend
+Kind = TypeVar("Kind")
+Store = TypeVar("Store", bound=EmbedBackend)
+
+
+class Registry:
+    """Holds the backends of a run by name, and what building them took.
+
+    Nothing in it is global: two registries live side by side in one process.
+
+    Attributes:
+        backends: Every backend by name, those that others depend on first.
+        cache: Where facts and encoded tensors are kept.
+        engine: Where bulk work runs.
+        telemetry: What each stage took.
+    """
+
+    def __init__(
+        self,
+        backends: Iterable[Backend],
+        *,
+        cache: CachePlace,
+        engine: Engine,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """Sort the backends by dependency; no I/O.
+
+        Raises:
+            ConfigError: Two backends share a name, or one refers to another that is unknown,
+                of the wrong kind, or depends on it in turn.
+        """
+        self.cache, self.engine = cache, engine
+        self.telemetry = telemetry or Telemetry()
+        listed = list(backends)
+        names = [backend.name for backend in listed]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"two backends are named {twice[0]!r}; give each its own name")
+        by_name = dict(zip(names, listed, strict=True))
+        needs = {name: dict(self._references(by_name[name])) for name in names}
+        self.backends: dict[str, Backend] = {n: by_name[n] for n in build_order(needs)}
+        self._check_kinds(needs)
+
+    @property
+    def data(self) -> dict[str, ImageBackend]:
+        """Backends that are trained on."""
+        return self._of(ImageBackend)
+
+    @property
+    def samples(self) -> dict[str, SampleBackend]:
+        """Backends of samples: trained on, validated on, or conditioned on."""
+        return self._of(SampleBackend)
+
+    @property
+    def eval(self) -> dict[str, EvalBackend]:
+        """Backends that are validated on."""
+        return self._of(EvalBackend)
+
+    @property
+    def text_embeds(self) -> dict[str, TextEmbedBackend]:
+        """Backends of encoded captions."""
+        return self._of(TextEmbedBackend)
+
+    @property
+    def image_embeds(self) -> dict[str, ImageEmbedBackend]:
+        """Backends of encoded pictures."""
+        return self._of(ImageEmbedBackend)
+
+    def _of(self, kind: type[Kind]) -> dict[str, Kind]:
+        return {name: b for name, b in self.backends.items() if isinstance(b, kind)}
+
+    def close(self) -> None:
+        """Close every store and storage; what fails to close does not keep the others open."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.cache.storage.close)
+            for backend in self.backends.values():
+                stack.callback(
+                    backend.storage.close
+                    if isinstance(backend, SampleBackend)
+                    else backend.close
+                )
+
+    def write_metrics(self, folder: Path) -> None:
+        """Write what each stage took to `metrics.json` in a folder."""
+        self.telemetry.write(folder / "metrics.json")
+
+    def _references(self, backend: Backend) -> Iterable[tuple[str, str]]:
+        """Return (field, name) of what a backend needs built before it."""
+        if isinstance(backend, SampleBackend):
+            for field in ("text_embeds", "image_embeds", "source"):
+                name = getattr(backend, field, None)
+                if name is not None:
+                    yield field, name
+
+    def _check_kinds(self, needs: Mapping[str, Mapping[str, str]]) -> None:
+        kinds = {
+            "text_embeds": TextEmbedBackend,
+            "image_embeds": ImageEmbedBackend,
+            "source": ImageBackend | EvalBackend,
+        }
+        problems = [
+            f"data.backends.{name}.{field} names {other!r}, which is a "
+            f"{type(self.backends[other]).__name__}"
+            for name, fields in needs.items()
+            for field, other in fields.items()
+            if not isinstance(self.backends[other], kinds[field])
+        ]
+        problems += _two_defaults(self.text_embeds) + _two_defaults(self.image_embeds)
+        problems += [] if problems else self._misaligned()
+        if problems:
+            raise ConfigError(problems)
+
+    def _misaligned(self) -> list[str]:
+        problems = []
+        for name, backend in self.samples.items():
+            store = self.image_store(backend)
+            if store is not None and backend.alignment % store.encoder.downscale:
+                problems.append(
+                    f"data.backends.{name}.alignment={backend.alignment} is no multiple of the "
+                    f"image encoder's downscale {store.encoder.downscale}; "
+                    f"set data.alignment={store.encoder.downscale * 8}"
+                )
+        return problems
+
+    def image_store(self, backend: SampleBackend) -> ImageEmbedBackend | None:
+        """Return where a backend's latents are kept; None where pixels are read."""
+        return _chosen(backend.image_embeds, self.image_embeds)
+
+    def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
+        """Return where a backend's encoded captions are kept; None for plain texts."""
+        return _chosen(backend.text_embeds, self.text_embeds)
+
+
+def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:
+    """Return the store named, else the default one, else the only or first one."""
+    if name is not None:
+        return stores[name]
+    default = [store for store in stores.values() if store.default]
+    return next(iter(default or stores.values()), None)
+
+
+def _two_defaults(stores: Mapping[str, Store]) -> list[str]:
+    names = [name for name, store in stores.items() if store.default]
+    if len(names) < 2:
+        return []
+    listed = " and ".join(f"data.backends.{name}" for name in names)
+    return [f"{listed} are both the default of their kind; set default=false for all but one"]

@@ -1,0 +1,121 @@
+"""What a person sees: the backends before the first step, the stages after the last."""
+
+from collections.abc import Iterable
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from factory.backends.source import Source
+from factory.catalog.facts import Facts
+from factory.datamodule import FactoryDataModule
+from factory.telemetry import Telemetry
+
+# Buckets shown per backend; the rest are counted in one line.
+SHOWN_BUCKETS = 6
+
+
+def show(data: FactoryDataModule, console: Console | None = None) -> None:
+    """Print the backends, their buckets and what was dropped, and the plan of the first epoch."""
+    console = console or Console()
+    console.print(backends_table(data))
+    dropped = list(dropped_lines(data.sources.values()))
+    if dropped:
+        console.print("[bold]Dropped[/bold] (see the catalog for each one's detail)")
+        for line in dropped:
+            console.print(f"  {line}", highlight=False)
+    plan = data.plan
+    console.print(
+        f"[bold]Plan[/bold] epoch of {plan.steps(0)} optimizer steps, {data.batch_size} samples "
+        f"each, fingerprint {plan.fingerprint[:12]}",
+        highlight=False,
+    )
+    console.print(mixture_table(data))
+
+
+def backends_table(data: FactoryDataModule) -> Table:
+    """Return one row for each backend of samples."""
+    table = Table(title="Backends", title_justify="left")
+    for name, align in (
+        ("backend", "left"), ("kind", "left"), ("found", "right"), ("kept", "right"),
+        ("dropped", "right"), ("buckets: samples", "left"), ("storage", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify=align, overflow="fold")  # type: ignore[arg-type]
+    for source in data.sources.values():
+        catalog = source.catalog
+        found = len(catalog.facts)
+        table.add_row(
+            source.name,
+            type(source.backend).__name__.removesuffix("Backend").lower(),
+            str(found),
+            str(len(catalog)),
+            str(found - len(catalog)),
+            buckets(source),
+            source.backend.storage.identity,
+        )
+    return table
+
+
+def buckets(source: Source) -> str:
+    """Return "128x128: 40, 160x96: 12", largest first."""
+    ranked = sorted(source.catalog.decisions.buckets, key=lambda bucket: -len(bucket.rows))
+    parts = [f"{bucket.name}: {len(bucket.rows)}" for bucket in ranked[:SHOWN_BUCKETS]]
+    rest = ranked[SHOWN_BUCKETS:]
+    if rest:
+        parts.append(f"{len(rest)} more: {sum(len(bucket.rows) for bucket in rest)}")
+    return ", ".join(parts)
+
+
+def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
+    """Yield "photos: 2 truncated (a.jpg, b.jpg)" for each backend and reason."""
+    for source in sources:
+        facts, made = source.catalog.facts, source.catalog.decisions
+        for reason, count in made.dropped().items():
+            rows = (made.reason == made.reasons.index(reason)).nonzero()[0]
+            names = ", ".join(_short(facts, row) for row in rows[:3].tolist())
+            more = ", ..." if count > 3 else ""
+            yield f"{source.name}: {count} {reason} ({names}{more})"
+
+
+def _short(facts: Facts, row: int) -> str:
+    return facts.key(row).rpartition("/")[2]
+
+
+def mixture_table(data: FactoryDataModule) -> Table:
+    """Return weights, requested and achieved shares of the first epoch."""
+    table = Table(title="Mixture of epoch 1", title_justify="left")
+    for name, align in (
+        ("backend", "left"), ("weight", "right"), ("requested", "right"), ("achieved", "right"),
+        ("batches", "right"), ("repeated by fill", "right"), ("dropped by short", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=align)  # type: ignore[arg-type]
+    for entry in data.plan.accounting(0):
+        table.add_row(
+            entry.name,
+            f"{entry.weight:g}",
+            f"{entry.requested_share:.1%}",
+            f"{entry.achieved_share:.1%}",
+            str(entry.batches),
+            str(entry.duplicates),
+            str(entry.dropped),
+        )
+    return table
+
+
+def stages_table(telemetry: Telemetry) -> RenderableType:
+    """Return time and memory of every stage."""
+    table = Table(title="Stages", title_justify="left")
+    for name, align in (
+        ("stage", "left"), ("time", "right"), ("memory", "right"), ("peak", "right"),
+        ("counts", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify=align)  # type: ignore[arg-type]
+    for stage in telemetry.stages:
+        counts = ", ".join(f"{key} {value}" for key, value in stage.counts.items())
+        table.add_row(
+            stage.name,
+            f"{stage.seconds:.2f} s",
+            f"{stage.rss_mb:.0f} MiB",
+            f"{stage.peak_rss_mb:.0f} MiB",
+            counts,
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Batches at training time: collate, prefetch and iterate in plan order."""

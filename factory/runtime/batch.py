@@ -1,0 +1,48 @@
+"""What a training step receives: samples of one backend and one bucket."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Batch:
+    """Samples of one backend and one bucket; B is this rank's share of a micro-batch.
+
+    A plain dataclass, so Lightning moves its tensors to the device field by field.
+
+    Attributes:
+        backend: Name of the backend the samples come from.
+        bucket: Target shape shared by all samples, "WIDTHxHEIGHT" in pixels.
+        epoch: Epoch the batch was planned for, from 0.
+        step: Optimizer step within the epoch the batch belongs to, from 0.
+        keys: Storage keys of the samples, B long.
+        captions: The caption used for each sample, B long ("" where there is none).
+        original_size: Source size after orientation, int32 [B, 2] as (width, height), pixels.
+        target_size: Trained size, int32 [B, 2] as (width, height), pixels.
+        crop_top_left: Offset of the crop in the resized picture, int32 [B, 2] as (top, left).
+        valid: bool [B]; False marks a repeat that only pads ranks to equal size (validation).
+        latents: Encoded pictures [B, C, h, w], or None where no image encoder is set.
+        pixels: uint8 RGB [B, H, W, 3], or None where latents are given instead.
+        text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
+        conditioning: Latents of each conditioning backend by name, [B, C, h, w].
+    """
+
+    backend: str
+    bucket: str
+    epoch: int
+    step: int
+    keys: list[str]
+    captions: list[str]
+    original_size: torch.Tensor
+    target_size: torch.Tensor
+    crop_top_left: torch.Tensor
+    valid: torch.Tensor
+    latents: torch.Tensor | None = None
+    pixels: torch.Tensor | None = None
+    text: dict[str, torch.Tensor] = field(default_factory=dict)
+    conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.keys)

@@ -1,0 +1,163 @@
+"""The loaders Lightning iterates over: micro-batches of this rank, in plan order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from factory.errors import PlanError
+from factory.runtime.batch import Batch
+from factory.runtime.collate import Collate, batch_bytes
+from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.sampling.plan import EvalPlan, Plan, PlanStep, pad, share
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a global batch is divided.
+
+    Attributes:
+        rank: This process, from 0.
+        ranks: Number of processes.
+        micros: Micro-batches per optimizer step (gradient accumulation).
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    micros: int = 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    step: PlanStep
+    micro: int
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.step.epoch}, step {self.step.step}: backend {self.step.backend!r}, "
+            f"bucket {self.step.bucket}"
+        )
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands, kept by whoever owns the loader.
+
+    Attributes:
+        next: Says which (epoch, step) comes next.
+        begin: Told which (epoch, step) an iteration begins at.
+        end: Told the epoch whose last micro-batch is about to be given out.
+    """
+
+    next: Callable[[], tuple[int, int]]
+    begin: Callable[[int, int], None]
+    end: Callable[[int], None]
+
+
+class TrainLoader:
+    """This rank's micro-batches of one epoch after another.
+
+    Where an epoch begins is asked for when its first batch is: trainers make iterators
+    before they restore a checkpoint.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        collate: Collate,
+        prefetch: Prefetch,
+        layout: Layout,
+        position: Position,
+    ) -> None:
+        """Store the parts.
+
+        Args:
+            plan: The plan.
+            collate: Puts batches together.
+            prefetch: How far ahead.
+            layout: How a global batch is divided.
+            position: Where the run stands.
+
+        Raises:
+            PlanError: The layout does not divide the batch; names those that do.
+        """
+        self._plan, self._collate, self._prefetch = plan, collate, prefetch
+        self._layout, self._position = layout, position
+        self.fetcher: BatchFetcher[_Job, Batch] | None = None
+        parts = layout.ranks * layout.micros
+        if plan.batch_size % parts:
+            raise PlanError(
+                f"data.batch_size={plan.batch_size} cannot be divided over {layout.ranks} ranks "
+                f"x {layout.micros} accumulation steps; set data.batch_size to a multiple of "
+                f"{parts}, such as {-(-plan.batch_size // parts) * parts}"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches of the epoch that comes next, counted whole."""
+        epoch, _ = self._position.next()
+        return self._plan.steps(epoch) * self._layout.micros
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield what is left of the epoch that comes next."""
+        epoch, step = self._position.next()
+        self._position.begin(epoch, step)
+        self.close()
+        self.fetcher = BatchFetcher(
+            self._make, self._jobs(epoch, step), self._prefetch, nbytes=batch_bytes
+        )
+        left = (self._plan.steps(epoch) - step) * self._layout.micros
+        for number, batch in enumerate(self.fetcher, 1):
+            if number == left:
+                # Said before it is given out: nobody asks for a batch after the last one.
+                self._position.end(epoch)
+            yield batch
+
+    def _jobs(self, epoch: int, first: int) -> Iterator[_Job]:
+        for step in range(first, self._plan.steps(epoch)):
+            planned = self._plan.at(epoch, step)
+            for micro in range(self._layout.micros):
+                yield _Job(planned, micro)
+
+    def _make(self, job: _Job) -> Batch:
+        layout = self._layout
+        rows = share(job.step.rows, layout.rank, layout.ranks, job.micro, layout.micros)
+        return self._collate(job.step, rows)
+
+    def close(self) -> None:
+        """Stop prefetching; leaves no thread behind."""
+        if self.fetcher is not None:
+            self.fetcher.close()
+            self.fetcher = None
+
+
+class EvalLoader:
+    """Every sample of the validation backends once, padded so that ranks stay equal."""
+
+    def __init__(
+        self, plans: Sequence[EvalPlan], collate: Collate, prefetch: Prefetch, layout: Layout
+    ) -> None:
+        """Store the parts."""
+        self._plans, self._collate, self._prefetch = plans, collate, prefetch
+        self._layout = layout
+        self.fetcher: BatchFetcher[PlanStep, Batch] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches, equal on every rank."""
+        return sum(plan.steps for plan in self._plans)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this rank's share of every batch."""
+        self.close()
+        steps = (plan.at(step) for plan in self._plans for step in range(plan.steps))
+        self.fetcher = BatchFetcher(self._make, steps, self._prefetch, nbytes=batch_bytes)
+        yield from self.fetcher
+
+    def _make(self, step: PlanStep) -> Batch:
+        rows, valid = pad(step.rows, self._layout.ranks)
+        width = len(rows) // self._layout.ranks
+        mine = slice(self._layout.rank * width, (self._layout.rank + 1) * width)
+        return self._collate(step, rows[mine], valid[mine])
+
+    def close(self) -> None:
+        """Stop prefetching; leaves no thread behind."""
+        if self.fetcher is not None:
+            self.fetcher.close()
+            self.fetcher = None

@@ -1,0 +1,46 @@
+"""Dataclass schemas for every config group; `register` files them for Hydra."""
+
+from hydra.core.config_store import ConfigStore
+
+from factory.schema import backends, captions, data, resolvers, run, storage
+
+SCHEMAS: dict[str, type] = {
+    "run": run.RunConfig,
+    "paths": run.PathsConfig,
+    "data": data.DataConfig,
+    "storage/local": storage.LocalConfig,
+    "storage/memory": storage.MemoryConfig,
+    "storage/s3": storage.S3Config,
+    "storage/csv": storage.CsvConfig,
+    "storage/huggingface": storage.HuggingFaceConfig,
+    "metadata/discovery": run.DiscoveryConfig,
+    "metadata/parquet": run.ParquetConfig,
+    "caption/textfile": captions.TextFileCaptionConfig,
+    "caption/filename": captions.FilenameCaptionConfig,
+    "caption/instance": captions.InstanceCaptionConfig,
+    "caption/column": captions.ColumnCaptionConfig,
+    "crop": captions.CropConfig,
+    "backend/image": backends.ImageBackendConfig,
+    "backend/eval": backends.EvalBackendConfig,
+    "backend/conditioning": backends.ConditioningBackendConfig,
+    "backend/text_embeds": backends.TextEmbedBackendConfig,
+    "backend/image_embeds": backends.ImageEmbedBackendConfig,
+    "sampling": run.SamplingConfig,
+    "cache": run.CacheConfig,
+    "encoder": run.EncoderConfig,
+    "prefetch": run.PrefetchConfig,
+    "engine/local": run.EngineConfig,
+}
+
+
+def store(path: str, node: type) -> None:
+    """File one schema under `schema/<path>`."""
+    group, _, name = f"schema/{path}".rpartition("/")
+    ConfigStore.instance().store(group=group, name=name, node=node, provider="factory")
+
+
+def register() -> None:
+    """Register resolvers and schemas; safe to call twice."""
+    resolvers.register()
+    for path, node in SCHEMAS.items():
+        store(path, node)

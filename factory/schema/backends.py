@@ -1,0 +1,183 @@
+"""Schemas of backends: named sources of samples, and of embeddings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import II, MISSING
+
+from factory.schema.captions import CaptionConfig, CropConfig
+from factory.schema.options import above, at_least, opt
+from factory.schema.storage import StorageConfig
+
+
+class ResolutionType(StrEnum):
+    """What `resolution` measures."""
+
+    pixel = "pixel"
+    area = "area"
+    pixel_area = "pixel_area"
+
+
+@dataclass
+class BackendConfig:
+    """One named source, of samples or of embeddings."""
+
+    _target_: str = MISSING
+    name: str = "${own_name:}"
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, name) of every other backend this one needs built before it."""
+        yield from ()
+
+
+@dataclass
+class WindowConfig:
+    """When a backend takes part; epochs and optimizer steps count from 1, ends inclusive."""
+
+    _target_: str = "factory.sampling.schedule.Window"
+    start_epoch: int = opt(1, "first epoch that draws from it, from 1")
+    start_step: int = opt(0, "first optimizer step that draws from it, from 1; 0 means at once")
+    end_epoch: int | None = opt(None, "last epoch that draws from it; null means no end")
+    end_step: int | None = opt(None, "last optimizer step that draws from it; null means no end")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("start_epoch", self.start_epoch, 1)
+        yield from at_least("start_step", self.start_step, 0)
+        if self.end_epoch is not None and self.end_epoch < self.start_epoch:
+            yield f"end_epoch {self.end_epoch} comes before start_epoch {self.start_epoch}"
+        if self.end_step is not None and self.end_step < max(self.start_step, 1):
+            yield f"end_step {self.end_step} comes before start_step {self.start_step}"
+
+
+@dataclass
+class SampleBackendConfig(BackendConfig):
+    """Fields every source of samples shares."""
+
+    prefix: str = opt("${own_name:}", "folder of the samples in the storage")
+    # Slots: filled by an option of their group, `inherit` unless pinned.
+    storage: StorageConfig = opt(MISSING, "slot: where the bytes live")
+    metadata: Any = opt(MISSING, "slot: how samples are found and measured")
+    caption: CaptionConfig = opt(MISSING, "slot: what the samples say")
+    crop: CropConfig = opt(MISSING, "slot: how samples are cut to their bucket")
+    resolution: float = opt(II("data.resolution"), "target size; unit set by resolution_type")
+    resolution_type: ResolutionType = opt(
+        II("data.resolution_type"),
+        "pixel: short edge, px | pixel_area: edge of the square of equal area, px | area: MP",
+    )
+    alignment: int = opt(II("data.alignment"), "target edges are multiples of this, px")
+    minimum_image_size: float | None = opt(
+        None, "smaller samples are dropped; px, or MP with area"
+    )
+    minimum_aspect_ratio: float | None = opt(None, "least width/height of a bucket")
+    maximum_aspect_ratio: float | None = opt(None, "greatest width/height of a bucket")
+    max_samples: int | None = opt(None, "keep at most this many samples, chosen by name")
+    text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
+    image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from above("resolution", self.resolution, 0)
+        yield from at_least("alignment", self.alignment, 1)
+        yield from at_least("max_samples", self.max_samples, 1)
+        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
+        yield from above("minimum_aspect_ratio", low, 0)
+        yield from above("maximum_aspect_ratio", high, 0)
+        if low is not None and high is not None and low > high:
+            yield f"minimum_aspect_ratio {low:g} is above maximum_aspect_ratio {high:g}"
+        kind = self.resolution_type
+        if kind is ResolutionType.pixel_area and self.resolution != int(self.resolution):
+            yield f"resolution must be a whole edge in px with pixel_area, got {self.resolution:g}"
+        yield from self._suspicious_units()
+
+    def _suspicious_units(self) -> Iterator[str]:
+        # No training canvas is 32 megapixels, and no useful edge is below 16 px: such a
+        # value means that the unit was mistaken.
+        if self.resolution_type is ResolutionType.area and self.resolution > 32:
+            yield (
+                f"resolution={self.resolution:g} with resolution_type=area means megapixels; "
+                "for an edge in px set resolution_type=pixel_area"
+            )
+        if self.resolution_type is not ResolutionType.area and 0 < self.resolution < 16:
+            yield (
+                f"resolution={self.resolution:g} with resolution_type="
+                f"{self.resolution_type.value} means px; for megapixels set resolution_type=area"
+            )
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, name) of every other backend this one needs built before it."""
+        for key in ("text_embeds", "image_embeds"):
+            name = getattr(self, key)
+            if name is not None:
+                yield key, name
+
+
+@dataclass
+class ImageBackendConfig(SampleBackendConfig):
+    """Still pictures to train on."""
+
+    _target_: str = "factory.backends.image.ImageBackend"
+    probability: float = opt(1.0, "weight in the mixture, relative to other backends")
+    repeats: int = opt(0, "extra passes over the samples in each epoch")
+    window: WindowConfig = opt(factory=WindowConfig, meaning="when the backend takes part")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from super().problems()
+        yield from at_least("probability", self.probability, 0)
+        yield from at_least("repeats", self.repeats, 0)
+
+
+@dataclass
+class EvalBackendConfig(SampleBackendConfig):
+    """Pictures to validate on: every one once, in a fixed order, never trained on."""
+
+    _target_: str = "factory.backends.image.EvalBackend"
+
+
+@dataclass
+class ConditioningBackendConfig(SampleBackendConfig):
+    """Pictures paired by name with those of a source backend, cut exactly as their partner."""
+
+    _target_: str = "factory.backends.image.ConditioningBackend"
+    source: str = opt(MISSING, "backend whose samples these belong to, matched by path stem")
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, name) of every other backend this one needs built before it."""
+        yield from super().references()
+        yield "source", self.source
+
+
+@dataclass
+class EmbedBackendConfig(BackendConfig):
+    """Fields every store of embeddings shares."""
+
+    default: bool = opt(False, "used by every backend that names no other")
+    cache: Any = opt(MISSING, "slot: where the tensors are kept")
+    encoder: Any = opt(MISSING, "what makes the tensors")
+    batch_size: int = opt(16, "samples encoded at once")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("batch_size", self.batch_size, 1)
+
+
+@dataclass
+class TextEmbedBackendConfig(EmbedBackendConfig):
+    """Captions encoded once, shared by every backend that uses them."""
+
+    _target_: str = "factory.backends.embeds.TextEmbedBackend"
+    batch_size: int = opt(64, "captions encoded at once")
+
+
+@dataclass
+class ImageEmbedBackendConfig(EmbedBackendConfig):
+    """Pictures encoded to latents once."""
+
+    _target_: str = "factory.backends.embeds.ImageEmbedBackend"

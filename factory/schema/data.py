@@ -1,0 +1,44 @@
+"""What is read: named backends, and the settings they share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import II, MISSING
+
+from factory.schema.backends import ResolutionType
+from factory.schema.captions import CaptionConfig, CropConfig
+from factory.schema.options import above, at_least, opt
+
+
+@dataclass
+class DataConfig:
+    """Every backend of the run, and what they share."""
+
+    _target_: str = "factory.datamodule.FactoryDataModule"
+    batch_size: int = opt(16, "samples per optimizer step, over all ranks and accumulation")
+    seed: int = opt(II("seed"), "seed of the plan")
+    resolution: float = opt(1024, "target size of backends that set none")
+    resolution_type: ResolutionType = opt(
+        ResolutionType.pixel_area,
+        "pixel: short edge, px | pixel_area: edge of the square of equal area, px | area: MP",
+    )
+    alignment: int = opt(64, "target edges are multiples of this, px")
+    caption: CaptionConfig = opt(MISSING, "caption strategy of backends that pin none")
+    crop: CropConfig = opt(MISSING, "crop of backends that pin none")
+    # Values are BackendConfig; `Any` lets `+data.backends.NAME={...}` in (see compose.adopt).
+    backends: dict[str, Any] = opt(factory=dict, meaning="the backends, by name")
+    sampling: Any = opt(MISSING, "follows the group `sampling`")
+    cache: Any = opt(MISSING, "follows the group `cache`")
+    prefetch: Any = opt(MISSING, "follows the group `prefetch`")
+    engine: Any = opt(MISSING, "follows the group `engine`")
+    accept_changed_plan: bool = opt(
+        False, "continue from a checkpoint whose plan was another, from the same step on"
+    )
+    demo: bool = opt(False, "these are the demo's own pictures: write them if they are absent")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("batch_size", self.batch_size, 1)
+        yield from above("resolution", self.resolution, 0)
+        yield from at_least("alignment", self.alignment, 1)

@@ -1,0 +1,90 @@
+"""The text of `--help`: every option with its default, meaning and unit, read off the schemas."""
+
+import textwrap
+from collections.abc import Iterator
+from enum import Enum
+
+from factory.schema import backends, captions, data, run, storage
+from factory.schema.options import meanings
+
+# Key before the option's name, what the section is about, and the schema that declares it.
+SECTIONS: tuple[tuple[str, str, type], ...] = (
+    ("", "The run", run.RunConfig),
+    ("paths", "Places on this machine", run.PathsConfig),
+    ("data", "All backends", data.DataConfig),
+    ("data.backends.NAME", "A backend of pictures", backends.ImageBackendConfig),
+    ("data.backends.NAME.window", "When it takes part", backends.WindowConfig),
+    ("data.backends.NAME", "data/backend=eval, pictures to validate on", backends.EvalBackendConfig),
+    ("data.backends.NAME", "data/backend=conditioning", backends.ConditioningBackendConfig),
+    ("data.backends.NAME", "data/backend=text_embeds", backends.TextEmbedBackendConfig),
+    ("data.backends.NAME", "data/backend=image_embeds", backends.ImageEmbedBackendConfig),
+    ("data.crop", "data/crop=preserve|square|closest|random", captions.CropConfig),
+    ("data.caption", "data/caption=textfile", captions.TextFileCaptionConfig),
+    ("data.caption", "data/caption=instance", captions.InstanceCaptionConfig),
+    ("data.caption", "data/caption=parquet|csv|huggingface", captions.ColumnCaptionConfig),
+    ("storage", "storage=local", storage.LocalConfig),
+    ("storage", "storage=s3", storage.S3Config),
+    ("storage", "storage@data.backends.NAME=csv", storage.CsvConfig),
+    ("storage", "storage@data.backends.NAME=huggingface", storage.HuggingFaceConfig),
+    ("metadata", "metadata=discovery", run.DiscoveryConfig),
+    ("metadata", "metadata=parquet", run.ParquetConfig),
+    ("sampling", "sampling=uniform|auto", run.SamplingConfig),
+    ("cache", "Facts and encoded tensors", run.CacheConfig),
+    ("prefetch", "prefetch=thread|inline", run.PrefetchConfig),
+    ("engine", "engine=local", run.EngineConfig),
+)
+WIDTH = 100
+NAME_WIDTH = 26
+VALUE_WIDTH = 22
+
+
+def guide() -> str:
+    """Return every section with its options."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    said: set[tuple[type, str]] = set()
+    for prefix, title, schema in SECTIONS:
+        new = [o for o in meanings(schema) if _declared(schema, o[0]) not in said]
+        said |= {_declared(schema, name) for name, _, _ in new}
+        if not new:
+            continue
+        yield f"{title} ({prefix}.*)" if prefix else title
+        for name, meaning, default in new:
+            yield from _option(name, _value(default), meaning)
+        yield ""
+
+
+def _declared(schema: type, name: str) -> tuple[type, str]:
+    """Return the class that declares an option last, so that an inherited one is said once."""
+    owner = next(cls for cls in schema.__mro__ if name in cls.__dict__.get("__annotations__", {}))
+    return owner, name
+
+
+def _option(name: str, value: str, meaning: str) -> Iterator[str]:
+    left = f"  {name:<{NAME_WIDTH}} {value:<{VALUE_WIDTH}} "
+    lines = textwrap.wrap(meaning, WIDTH - len(left)) or [""]
+    yield left + lines[0]
+    for line in lines[1:]:
+        yield " " * len(left) + line
+
+
+def _value(default: object) -> str:
+    if isinstance(default, Enum):
+        return str(default.value)
+    if default is None:
+        return "null"
+    if default == "???":
+        return ""
+    if isinstance(default, list) and len(default) > 2:
+        return f"[{default[0]}, ...]"
+    if hasattr(default, "problems") or isinstance(default, dict):
+        return ""
+    text = str(default)
+    if text == "${own_name:}":
+        return "NAME"
+    if text.startswith("${"):
+        # Follows another option; '$' would also start a placeholder of Hydra's template.
+        return f"= {text.strip('${}')}"
+    return text.lower() if isinstance(default, bool) else text

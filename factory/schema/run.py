@@ -1,0 +1,176 @@
+"""The whole run: one field per config group."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from factory.schema.data import DataConfig
+from factory.schema.options import above, at_least, opt
+from factory.schema.storage import StorageConfig
+
+
+class ShortBatch(StrEnum):
+    """What becomes of the last batch of a bucket when rows run out."""
+
+    fill = "fill"
+    short = "short"
+    drop = "drop"
+
+
+class PrefetchMode(StrEnum):
+    """Where batches are put together."""
+
+    thread = "thread"
+    inline = "inline"
+
+
+@dataclass
+class PathsConfig:
+    """Where things are on this machine."""
+
+    data_dir: str = opt(MISSING, "root of storage=local (DATA_DIR)")
+    bucket: str | None = opt(MISSING, "bucket of storage=s3 (DATA_BUCKET)")
+    scratch_dir: str = opt(MISSING, "local folder for downloads and mirrors (SCRATCH_DIR)")
+    output_dir: str = opt(MISSING, "folder that run folders are made in (OUTPUT_DIR)")
+
+
+@dataclass
+class MetadataConfig:
+    """Fields every metadata backend shares."""
+
+    _target_: str = MISSING
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()
+
+
+@dataclass
+class DiscoveryConfig(MetadataConfig):
+    """List the storage and measure the header of every picture."""
+
+    _target_: str = "factory.catalog.discovery.Discovery"
+    suffixes: list[str] = opt(
+        factory=lambda: [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+                         ".avif"],
+        meaning="file suffixes that count as pictures",
+    )  # fmt: skip
+    max_megapixels: float = opt(180.0, "larger pictures are dropped as decompression bombs, MP")
+    verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from above("max_megapixels", self.max_megapixels, 0)
+        for suffix in self.suffixes:
+            if not suffix.startswith("."):
+                yield f"suffixes must start with a dot, got {suffix!r}"
+
+
+@dataclass
+class ParquetConfig(MetadataConfig):
+    """Read names, sizes and captions from a Parquet table; no picture is opened."""
+
+    _target_: str = "factory.catalog.parquet.ParquetTable"
+    path: str = opt(MISSING, "key of the table in the backend's storage")
+    file_column: str = opt("file_name", "column with each picture's key below the prefix")
+    width_column: str = opt("width", "column with widths, px")
+    height_column: str = opt("height", "column with heights, px")
+
+
+@dataclass
+class SamplingConfig:
+    """Which backend the next batch comes from."""
+
+    _target_: str = "factory.sampling.mixture.Mixture"
+    weighting: Any = opt(MISSING, "how probabilities become weights (a `_target_`)")
+    selection: Any = opt(MISSING, "how weights become a sequence (a `_target_`)")
+    short_batch: ShortBatch = opt(
+        ShortBatch.fill, "last batch of a bucket: fill from the bucket | short | drop"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()
+
+
+@dataclass
+class CacheConfig:
+    """Where facts and encoded tensors are kept."""
+
+    _target_: str = "factory.cache.place.CachePlace"
+    storage: StorageConfig = opt(MISSING, "slot: storage of the cache")
+    prefix: str = opt("cache", "folder of the cache in its storage")
+    scratch_dir: str = opt(MISSING, "local folder that remote shards are mirrored to")
+    shard_mb: float = opt(256.0, "size a shard is closed at, MiB")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from above("shard_mb", self.shard_mb, 0)
+        if not self.prefix.strip("/"):
+            yield "prefix must not be empty: the cache needs a folder of its own; set prefix=cache"
+
+
+@dataclass
+class EncoderConfig:
+    """What turns samples into tensors; null leaves pixels and texts as they are."""
+
+    image: Any = opt(None, "follows the group `encoder/image`")
+    text: Any = opt(None, "follows the group `encoder/text`")
+
+
+@dataclass
+class PrefetchConfig:
+    """How far batches are prepared ahead of the trainer."""
+
+    _target_: str = "factory.runtime.fetcher.Prefetch"
+    mode: PrefetchMode = opt(PrefetchMode.thread, "thread: in the background | inline: on demand")
+    batches: int = opt(4, "batches kept ready")
+    megabytes: float = opt(1024.0, "memory that ready batches may hold, MiB")
+    timeout_s: float = opt(300.0, "seconds to wait for a batch before the run is stopped")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("batches", self.batches, 1)
+        yield from above("megabytes", self.megabytes, 0)
+        yield from above("timeout_s", self.timeout_s, 0)
+
+
+@dataclass
+class EngineConfig:
+    """Where bulk work runs: scanning and encoding."""
+
+    _target_: str = "factory.engine.local.LocalEngine"
+    workers: int | None = opt(None, "threads reading and decoding; null means 2 per core")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("workers", self.workers, 1)
+
+
+@dataclass
+class RunConfig:
+    """Root of every composed config; unknown top-level keys are refused."""
+
+    seed: int = opt(42, "seed of data order, model and noise")
+    ckpt_path: str | None = opt(
+        None, "continue from a checkpoint file, or `last` for the newest run's"
+    )
+    paths: PathsConfig = opt(MISSING, "")
+    storage: StorageConfig = opt(MISSING, "")
+    metadata: MetadataConfig = opt(MISSING, "")
+    sampling: SamplingConfig = opt(MISSING, "")
+    cache: CacheConfig = opt(MISSING, "")
+    encoder: EncoderConfig = opt(MISSING, "")
+    prefetch: PrefetchConfig = opt(MISSING, "")
+    engine: EngineConfig = opt(MISSING, "")
+    data: DataConfig = opt(MISSING, "")
+    model: dict[str, Any] = opt(factory=dict, meaning="the Lightning module (a `_target_`)")
+    trainer: dict[str, Any] = opt(factory=dict, meaning="arguments of lightning.Trainer")
+    callbacks: dict[str, Any] = opt(factory=dict, meaning="Lightning callbacks, by name")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()

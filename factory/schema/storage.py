@@ -1,0 +1,105 @@
+"""Schemas of storages: where bytes live."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from omegaconf import MISSING
+
+from factory.schema.options import above, at_least, opt
+
+
+@dataclass
+class StorageConfig:
+    """Fields every storage shares."""
+
+    _target_: str = MISSING
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()
+
+
+@dataclass
+class LocalConfig(StorageConfig):
+    """A folder on a mounted file system."""
+
+    _target_: str = "factory.storage.local.LocalStorage"
+    root: str = opt(MISSING, "folder that keys are relative to")
+    follow_links: bool = opt(False, "read through links that leave the root")
+
+
+@dataclass
+class MemoryConfig(StorageConfig):
+    """Bytes in this process's memory; gone when it ends."""
+
+    _target_: str = "factory.storage.memory.MemoryStorage"
+    name: str = opt("memory", "name of the memory area; equal names share their contents")
+
+
+@dataclass
+class S3Config(StorageConfig):
+    """A bucket of an S3-compatible server; credentials come from the environment only."""
+
+    _target_: str = "factory.storage.s3.S3Storage"
+    bucket: str | None = opt(None, "bucket name; or set DATA_BUCKET")
+    prefix: str = opt("", "folder in the bucket that keys are relative to")
+    endpoint_url: str | None = opt(None, "server's URL (S3_ENDPOINT_URL); null for AWS itself")
+    region: str | None = opt(None, "region; null follows AWS_DEFAULT_REGION")
+    max_attempts: int = opt(3, "tries per request, the first included")
+    timeout_s: float = opt(5.0, "seconds to connect, and to wait between bytes")
+    max_connections: int = opt(32, "connections open at once")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("max_attempts", self.max_attempts, 1)
+        yield from above("timeout_s", self.timeout_s, 0)
+        yield from at_least("max_connections", self.max_connections, 1)
+        if not self.bucket:
+            yield "bucket is not set; set DATA_BUCKET in the environment, or storage.bucket=NAME"
+        if self.endpoint_url is not None:
+            parts = urlsplit(self.endpoint_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                yield "endpoint_url must start with http:// or https:// and name a host"
+            if parts.username or parts.password:
+                yield (
+                    "endpoint_url must not hold credentials; set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY in the environment instead"
+                )
+
+
+@dataclass
+class CsvConfig(StorageConfig):
+    """Pictures behind a CSV list of URLs, downloaded once into a bounded cache."""
+
+    _target_: str = "factory.storage.urls.UrlListStorage"
+    table: str = opt(MISSING, "key of the CSV file in table_storage")
+    table_storage: Any = opt(MISSING, "storage the CSV file is read from")
+    url_column: str = opt("url", "column that holds the URLs")
+    base_url: str | None = opt(None, "URL that relative ones are joined to")
+    cache_dir: str = opt(MISSING, "local folder for downloads")
+    max_file_mb: float = opt(64.0, "largest download accepted, MiB")
+    max_cache_gb: float = opt(10.0, "size the download folder is kept below, GiB")
+    timeout_s: float = opt(30.0, "seconds one download may take in all")
+    max_redirects: int = opt(5, "redirects followed per download")
+    connections: int = opt(16, "downloads at once")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from above("max_file_mb", self.max_file_mb, 0)
+        yield from above("max_cache_gb", self.max_cache_gb, 0)
+        yield from above("timeout_s", self.timeout_s, 0)
+        yield from at_least("max_redirects", self.max_redirects, 0)
+        yield from at_least("connections", self.connections, 1)
+
+
+@dataclass
+class HuggingFaceConfig(StorageConfig):
+    """Rows of a Hugging Face dataset: a saved folder, Parquet files, or a hub name."""
+
+    _target_: str = "factory.storage.huggingface.HuggingFaceStorage"
+    dataset: str = opt(MISSING, "folder written by save_to_disk, or what load_dataset takes")
+    split: str | None = opt(None, "split to read; needed where there is more than one")
+    revision: str | None = opt(None, "commit or tag on the hub")
+    image_column: str = opt("image", "column that holds the pictures")

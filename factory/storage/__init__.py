@@ -1,0 +1,41 @@
+"""Bytes and where they live; nothing here knows what they mean."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from factory.storage.base import Storage, TabularStorage, safe_key
+
+if TYPE_CHECKING:
+    from factory.storage.huggingface import HuggingFaceStorage
+    from factory.storage.local import LocalStorage
+    from factory.storage.memory import MemoryStorage
+    from factory.storage.s3 import S3Storage
+    from factory.storage.urls import UrlListStorage
+
+__all__ = [
+    "HuggingFaceStorage",
+    "LocalStorage",
+    "MemoryStorage",
+    "S3Storage",
+    "Storage",
+    "TabularStorage",
+    "UrlListStorage",
+    "safe_key",
+]
+
+_HOMES = {
+    "HuggingFaceStorage": "factory.storage.huggingface",
+    "LocalStorage": "factory.storage.local",
+    "MemoryStorage": "factory.storage.memory",
+    "S3Storage": "factory.storage.s3",
+    "UrlListStorage": "factory.storage.urls",
+}
+
+
+def __getattr__(name: str) -> type[Storage]:
+    """Import a storage when it is first named, so that importing this package stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    storage: type[Storage] = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = storage
+    return storage

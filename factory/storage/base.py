@@ -1,0 +1,112 @@
+"""The contract every storage keeps: named bytes below one root."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar
+
+from factory.errors import ObjectNotFoundError, UnsafeKeyError
+from factory.records import ObjectInfo
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Storage(ABC):
+    """Named bytes below one root.
+
+    A storage is a value: cheap to make, comparable, printable, picklable. It does no I/O
+    until it is used, and opens its connections per process, so it may cross into workers.
+    Keys are '/'-separated paths relative to the root. All methods are thread-safe and raise
+    only `StorageError` and its kinds for what the storage did.
+    """
+
+    # True where objects live on servers of their own (a list of URLs), so that one failing
+    # says nothing of the others.
+    independent_objects: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """A URI that tells this root from every other; holds no secret."""
+
+    @abstractmethod
+    def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object below a folder-like prefix, in no particular order.
+
+        Raises:
+            ObjectNotFoundError: The root or prefix does not exist.
+        """
+
+    @abstractmethod
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+
+    @abstractmethod
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return an object's bytes, or `length` bytes from `start` (fewer at the end).
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+
+    @abstractmethod
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Store an object whole or not at all; readers never see a part of it."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; an absent one is no error."""
+
+    def exists(self, key: str) -> bool:
+        """Tell whether an object is there."""
+        try:
+            self.head(key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where the object lies on a mounted file system, to be memory-mapped."""
+        del key
+        return None
+
+    @abstractmethod
+    def check(self, *, write: bool = False) -> None:
+        """Fail within 10 seconds if the root cannot be reached (or written to).
+
+        The error names the setting at fault and how to mend it.
+        """
+
+    def close(self) -> None:
+        """Close what this process opened; the storage may be used again afterwards."""
+
+
+class TabularStorage(Storage):
+    """A storage whose objects are rows of a table, with more columns beside the bytes."""
+
+    @abstractmethod
+    def rows(self, columns: Sequence[str]) -> "pa.Table":
+        """Return a table with the column `key` and the columns asked for, one row an object.
+
+        Raises:
+            TableError: A column is not there; the message lists those that are.
+        """
+
+
+def safe_key(key: str) -> str:
+    """Return a normalised key, or refuse one that would leave its root.
+
+    Raises:
+        UnsafeKeyError: The key is absolute, empty, holds '..' or a NUL.
+    """
+    parts = PurePosixPath(key).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in key:
+        raise UnsafeKeyError(
+            f"key {key!r} leaves its root; keys are relative paths without '..' or NUL"
+        )
+    return "/".join(parts)

@@ -1,0 +1,291 @@
+"""How are files fetched from web servers once, within limits, and kept on disk?"""
+
+import asyncio
+import logging
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
+from factory.storage.local import LocalStorage
+from factory.storage.rules import cut
+
+if TYPE_CHECKING:
+    import aiohttp
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+# Before the second try; doubled before the third, and spread by half so that many workers
+# do not come back together.
+BACKOFF_S = 0.25
+# What eviction leaves of the limit, so that it does not run again at the next file.
+_LEAVE = 0.9
+# The folder is counted anew after this share of the limit: other processes fill it too.
+_RECOUNT = 0.05
+
+_HTML = ("text/html", "application/xhtml+xml")
+# Answers that another try may better: request timeout, too early, too many requests.
+_PASSING = (408, 425, 429)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a download may cost.
+
+    Attributes:
+        cache_dir: Folder for the files.
+        file_bytes: Largest file.
+        cache_bytes: Size of the folder beyond which the least recently used files go.
+        timeout_s: Seconds for one try, redirects included.
+        redirects: Redirects followed for one file.
+        connections: Downloads under way at once.
+    """
+
+    cache_dir: str
+    file_bytes: int
+    cache_bytes: int
+    timeout_s: float
+    redirects: int
+    connections: int
+
+
+class _PassingError(Exception):
+    """A failure that another try may better."""
+
+
+class Downloads:
+    """The files of one cache folder, fetched when first read; all methods are thread-safe."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Keep the limits; sockets open on use."""
+        self._limits = limits
+        self._cache = LocalStorage(limits.cache_dir)
+        self._lock = threading.Lock()
+        self._flights: dict[str, Future[bytes]] = {}
+        self._in_use: Counter[str] = Counter()
+        self._counted = 0
+        self._since_count: int | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._gate: asyncio.Semaphore | None = None
+
+    def read(self, name: str, url: str, where: str, start: int, length: int | None) -> bytes:
+        """Return a span of a file, downloading the file first if it is not in the folder.
+
+        Args:
+            name: The file's name in the folder.
+            url: Absolute http(s) URL.
+            where: What errors call the file.
+            start: First byte.
+            length: Number of bytes; None for all that follow.
+
+        Raises:
+            ObjectNotFoundError: The server says there is no such file.
+            StorageUnavailableError: Every try failed in a way that may pass.
+            StorageError: The answer is no file within the limits.
+        """
+        with self._held(name):
+            found = self._cached(name, start, length)
+            return cut(self._fetched(name, url, where), start, length) if found is None else found
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """Keep eviction away from a file while it is written and read."""
+        with self._lock:
+            self._in_use[name] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_use[name] -= 1
+                if not self._in_use[name]:
+                    del self._in_use[name]
+
+    def _cached(self, name: str, start: int, length: int | None) -> bytes | None:
+        try:
+            data = self._cache.read(name, start, length)
+        except ObjectNotFoundError:
+            return None
+        with suppress(OSError):  # another process may just have removed it
+            os.utime(self._cache.local_path(name))  # the clock of least recent use
+        return data
+
+    def _fetched(self, name: str, url: str, where: str) -> bytes:
+        """Download a file, or wait for the thread that does."""
+        with self._lock:
+            flight = self._flights.get(name)
+            mine = flight is None
+            if flight is None:
+                flight = self._flights[name] = Future()
+        if not mine:
+            return self._awaited(flight)
+        try:
+            # Once more: a flight may have landed between the look into the folder and now.
+            body = self._cached(name, 0, None)
+            if body is None:
+                body = self._download(url, where)
+                self._cache.write(name, body)
+                self._make_room(len(body))
+        except BaseException as error:
+            flight.set_exception(error)
+            raise
+        else:
+            flight.set_result(body)
+            return body
+        finally:
+            with self._lock:
+                del self._flights[name]
+
+    @staticmethod
+    def _awaited(flight: "Future[bytes]") -> bytes:
+        try:
+            return flight.result()
+        except StorageError as error:
+            # Its own instance for each thread: notes and tracebacks must not pile up.
+            raise type(error)(*error.args) from error
+
+    def _download(self, url: str, where: str) -> bytes:
+        from fsspec.asyn import get_loop, sync
+
+        body: bytes = sync(get_loop(), self._try, url, where)
+        return body
+
+    async def _try(self, url: str, where: str) -> bytes:
+        """Try a few times, waiting a little longer before each."""
+        import aiohttp
+
+        session, gate = self._opened()
+        why = ""
+        for attempt in range(TRIES):
+            if attempt:
+                spread = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * spread)
+            try:
+                async with gate, asyncio.timeout(self._limits.timeout_s):
+                    return await _follow(session, url, where, self._limits)
+            except ValueError as error:  # aiohttp.InvalidURL, or urljoin's own
+                raise StorageError(f"{where} is, or redirects to, no valid URL") from error
+            except TimeoutError:
+                why = f"no whole answer within {self._limits.timeout_s:g} s"
+            except _PassingError as error:
+                why = str(error)
+            except (aiohttp.ClientError, OSError) as error:
+                why = f"connection failed ({type(error).__name__})"
+        raise StorageUnavailableError(
+            f"{where}: {why}, {TRIES} times; check the server, or raise storage.timeout_s"
+        )
+
+    def _opened(self) -> "tuple[aiohttp.ClientSession, asyncio.Semaphore]":
+        """Return the session and the gate, made inside the loop that they belong to."""
+        import aiohttp
+
+        if self._session is None or self._gate is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._limits.connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),  # one clock: that of `_try`
+                trust_env=True,
+                # As stored: a size limit must not meet a small answer that swells.
+                headers={"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
+            )
+            self._gate = asyncio.Semaphore(self._limits.connections)
+        return self._session, self._gate
+
+    def _make_room(self, added: int) -> None:
+        """Count a new file; when the folder is over its limit, remove the oldest ones."""
+        limit = self._limits.cache_bytes
+        with self._lock:
+            recent = self._since_count
+            self._since_count = None if recent is None else recent + added
+            if recent is not None and recent + added <= limit * _RECOUNT:
+                total = self._counted + recent + added
+                if total <= limit:
+                    return
+            files = _by_age(Path(self._limits.cache_dir))
+            total = sum(size for _, size, _ in files)
+            if total > limit:
+                total = self._evict(files, total, int(limit * _LEAVE))
+            self._counted, self._since_count = total, 0
+
+    def _evict(self, files: list[tuple[int, int, str]], total: int, target: int) -> int:
+        before = total
+        for _, size, name in files:
+            if total <= target:
+                break
+            if name not in self._in_use:
+                self._cache.delete(name)
+                total -= size
+        logger.info("%s: removed %d bytes of old downloads", self._limits.cache_dir, before - total)
+        return total
+
+    def close(self) -> None:
+        """Close the sockets."""
+        from fsspec.asyn import get_loop, sync
+
+        session, self._session, self._gate = self._session, None, None
+        if session is not None:
+            sync(get_loop(), session.close)
+
+
+def _by_age(folder: Path) -> list[tuple[int, int, str]]:
+    """Return (last use in ns, bytes, name) of every file, the least recently used first."""
+    found = []
+    for info in LocalStorage(str(folder)).objects():
+        # The listing's etag starts with the time of change, which every use renews.
+        found.append((int(info.etag.partition("-")[0], 16), info.size, info.key))
+    return sorted(found)
+
+
+async def _follow(session: "aiohttp.ClientSession", url: str, where: str, limits: Limits) -> bytes:
+    """Return the body behind a URL, following redirects to http(s) only."""
+    for _ in range(limits.redirects + 1):
+        async with session.get(url, allow_redirects=False) as response:
+            target = response.headers.get("Location")
+            if response.status not in (301, 302, 303, 307, 308) or target is None:
+                _judge(response, where)
+                return await _body(response, where, limits.file_bytes)
+        url = urljoin(url, target)
+        scheme = urlsplit(url).scheme
+        if scheme not in ("http", "https"):
+            raise StorageError(f"{where} redirects to a {scheme!r} URL; only http(s) is followed")
+    raise StorageError(
+        f"{where} redirects more than {limits.redirects} times (storage.max_redirects)"
+    )
+
+
+def _judge(response: "aiohttp.ClientResponse", where: str) -> None:
+    """Let a good answer pass; raise for every other."""
+    status = response.status
+    if status in (404, 410):
+        raise ObjectNotFoundError(f"{where}: the server says {status}, there is no such file")
+    if status >= 500 or status in _PASSING:  # noqa: PLR2004 - HTTP's server errors
+        raise _PassingError(f"the server says {status}")
+    if status != 200:  # noqa: PLR2004 - HTTP's plain success
+        raise StorageError(f"{where}: the server says {status}, not 200")
+    if response.content_type in _HTML:
+        raise StorageError(f"{where}: got HTML instead of a picture")
+
+
+async def _body(response: "aiohttp.ClientResponse", where: str, limit: int) -> bytes:
+    """Read a body, stopping as soon as it is known to be too large."""
+    too_large = StorageError(
+        f"{where} is larger than {limit / 2**20:g} MiB; raise storage.max_file_mb to allow it"
+    )
+    if (response.content_length or 0) > limit:
+        raise too_large
+    parts = bytearray()
+    async for chunk in response.content.iter_any():
+        parts += chunk
+        if len(parts) > limit:
+            raise too_large
+    if not parts:
+        raise StorageError(f"{where}: the server sent an empty file")
+    return bytes(parts)

@@ -1,0 +1,351 @@
+"""How does a Hugging Face dataset become a storage?"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from factory.errors import (
+    AccessDeniedError,
+    FactoryError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    TableError,
+)
+from factory.records import UNKNOWN_SIZE, ObjectInfo
+from factory.storage.base import TabularStorage, safe_key
+from factory.storage.local import LocalStorage
+from factory.storage.opened import PerProcess
+from factory.storage.rules import check_span, did_you_mean, missing_column, safe_prefix
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+# Keys are the same for every picture format: telling it apart would cost reading each one.
+_KEY = re.compile(r"(\d{9,})\.img")
+# Rows looked at together when listing: few enough to stay small, many enough to be quick.
+_LISTED_ROWS = 1000
+# The contract's 10 seconds for a check, less two to report.
+_CHECK_S = 8.0
+
+
+@dataclass(frozen=True)
+class HuggingFaceStorage(TabularStorage):
+    """The pictures of one column of a dataset, with its other columns beside; read-only.
+
+    A key is the row's number in nine digits and ".img", whatever the picture's format.
+    Bytes are those that the dataset holds, never decoded. A picture of which the dataset
+    holds only the path is read if it lies inside the dataset's folder.
+
+    Attributes:
+        dataset: Folder written by `save_to_disk`, or what `datasets.load_dataset` takes: a
+            folder of Parquet files or pictures, or a name on the Hub.
+        split: The split, or for `load_dataset` a slice such as "train[:10%]"; may be left
+            out where there is only one.
+        revision: Commit, tag or branch on the Hub.
+        image_column: The column of pictures.
+    """
+
+    dataset: str
+    split: str | None = None
+    revision: str | None = None
+    image_column: str = "image"
+
+    def __post_init__(self) -> None:
+        """Refuse an empty name."""
+        if not self.dataset:
+            raise ValueError("storage.dataset is empty; set it to a folder or a name on the Hub")
+
+    @property
+    def identity(self) -> str:
+        """Dataset, split, and revision if given, after "hf+"."""
+        revision = f"#{self.revision}" if self.revision else ""
+        return f"hf+{self.dataset}@{self.split or ''}{revision}"
+
+    def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield one object a row, with its size but without reading its bytes.
+
+        Raises:
+            ObjectNotFoundError: There is no such dataset, or the prefix is not "".
+            TableError: There is no such split or image column.
+        """
+        opened = _OPENED.get(self)
+        if safe_prefix(prefix):
+            raise ObjectNotFoundError(f"{self.identity} has no folders, so none is {prefix!r}")
+        index = 0
+        for batch in opened.images.iter(batch_size=_LISTED_ROWS):
+            for size in _sizes(batch):
+                yield self._info(opened, index, size)
+                index += 1
+
+    def _info(self, opened: "_Opened", index: int, size: int) -> ObjectInfo:
+        return ObjectInfo(_key(index), size, f"{opened.fingerprint}-{index:x}")
+
+    def _index(self, opened: "_Opened", key: str) -> int:
+        match = _KEY.fullmatch(safe_key(key))
+        index = int(match[1]) if match else -1
+        if not 0 <= index < len(opened.images) or key != _key(index):
+            raise ObjectNotFoundError(
+                f"{key!r} is no key of {self.identity}; its keys run from {_key(0)} "
+                f"to {_key(len(opened.images) - 1)}"
+            )
+        return index
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one row's picture.
+
+        Raises:
+            ObjectNotFoundError: There is no such row.
+        """
+        opened = _OPENED.get(self)
+        index = self._index(opened, key)
+        return self._info(opened, index, _sizes(opened.images[index : index + 1])[0])
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return a picture's bytes as the dataset holds them, or a span of them.
+
+        Raises:
+            ObjectNotFoundError: There is no such row.
+            StorageError: The row has no picture, or only a path outside the dataset's folder.
+        """
+        check_span(start, length)
+        opened = _OPENED.get(self)
+        index = self._index(opened, key)
+        picture = opened.images[index : index + 1].column(0)[0]
+        if not picture.is_valid:
+            raise StorageError(f"row {index} of {self.identity} has no picture")
+        if picture["bytes"].is_valid:
+            # A view into the memory map: only the span itself is copied.
+            view = memoryview(picture["bytes"].as_buffer())
+            return bytes(view[start : None if length is None else start + length])
+        return self._read_path(index, picture["path"].as_py(), start, length)
+
+    def _read_path(self, index: int, path: str | None, start: int, length: int | None) -> bytes:
+        folder = Path(self.dataset).absolute()
+        inside = bool(path) and folder.is_dir() and (folder / str(path)).is_relative_to(folder)
+        if not inside:
+            raise StorageError(
+                f"row {index} of {self.identity} holds no bytes, only the path {path!r}, which "
+                "is not inside the dataset's folder; embed the pictures "
+                "(save the dataset anew with save_to_disk)"
+            )
+        key = (folder / str(path)).relative_to(folder).as_posix()
+        return LocalStorage(str(folder)).read(key, start, length)
+
+    def rows(self, columns: Sequence[str]) -> "pa.Table":
+        """Return `key` and the columns asked for, in the dataset's own Arrow types.
+
+        Args:
+            columns: Names of columns, of any type; "a.b" reaches field b of struct column a.
+
+        Raises:
+            TableError: A column is not there; the message lists those that are.
+        """
+        import pyarrow as pa
+
+        opened = _OPENED.get(self)
+        paths = [self._path(opened, column) for column in columns]
+        keys = pa.array([_key(index) for index in range(len(opened.images))], pa.string())
+        if not paths:
+            return pa.table({"key": keys})
+        roots = list(dict.fromkeys(path[0] for path in paths))
+        table = opened.dataset.select_columns(roots).with_format("arrow")[:]
+        found = [_field(table[path[0]], path[1:]) for path in paths]
+        return pa.table([keys, *found], names=["key", *columns])
+
+    def _path(self, opened: "_Opened", column: str) -> list[str]:
+        """Return a column's name in parts, after making sure that it leads somewhere."""
+        if column == "key":
+            raise TableError(f"{self.identity}: the column name 'key' is taken; rename it")
+        names = opened.paths
+        if column not in names:
+            raise missing_column(column, list(names), self.identity)
+        return names[column]
+
+    def write(self, key: str, data: bytes | memoryview) -> NoReturn:
+        """Refuse: a dataset is read-only.
+
+        Raises:
+            StorageError: Always.
+        """
+        del data
+        raise StorageError(f"cannot write {key!r}: a Hugging Face dataset is read-only")
+
+    def delete(self, key: str) -> NoReturn:
+        """Refuse: a dataset is read-only.
+
+        Raises:
+            StorageError: Always.
+        """
+        raise StorageError(f"cannot delete {key!r}: a Hugging Face dataset is read-only")
+
+    def check(self, *, write: bool = False) -> None:
+        """Open a dataset on disk, or ask the Hub whether it has one of that name.
+
+        Raises:
+            ObjectNotFoundError: There is no such dataset.
+            TableError: There is no such split or image column.
+            StorageUnavailableError: The Hub does not answer.
+            StorageError: `write` was asked for.
+        """
+        if write:
+            raise StorageError(f"{self.identity} is read-only; store elsewhere")
+        if _OPENED.peek(self) is None and not Path(self.dataset).exists() and not _offline():
+            self._ask_hub()  # opening would download everything first
+        else:
+            _OPENED.get(self)
+
+    def _ask_hub(self) -> None:
+        from huggingface_hub import HfApi
+
+        try:
+            HfApi().dataset_info(self.dataset, revision=self.revision, timeout=_CHECK_S)
+        except Exception as error:
+            raise _translated(self, error) from error
+
+    def close(self) -> None:
+        """Forget the opened dataset; its memory maps close with it."""
+        _OPENED.pop(self)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A dataset in this process.
+
+    Attributes:
+        dataset: All columns.
+        images: The image column alone, in Arrow format, undecoded.
+        fingerprint: Changes when the dataset does.
+        paths: The name of every column and struct field, dotted, and in parts.
+    """
+
+    dataset: "Dataset"
+    images: "Dataset"
+    fingerprint: str
+    paths: dict[str, list[str]]
+
+
+def _key(index: int) -> str:
+    return f"{index:09d}.img"
+
+
+def _open(storage: HuggingFaceStorage) -> _Opened:
+    from datasets import Image
+
+    dataset = _one_split(storage, _loaded(storage))
+    column = storage.image_column
+    if column not in dataset.column_names:
+        raise missing_column(column, dataset.column_names, storage.identity)
+    try:
+        images = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+    except Exception as error:
+        raise TableError(
+            f"column {column!r} of {storage.identity} holds {dataset.features[column]}, "
+            "not pictures; correct storage.image_column"
+        ) from error
+    fingerprint: str = dataset._fingerprint
+    paths = dict(_paths(dataset.data.schema))
+    return _Opened(dataset, images.with_format("arrow"), fingerprint, paths)
+
+
+_OPENED: PerProcess[HuggingFaceStorage, _Opened] = PerProcess(_open)
+
+
+def _loaded(storage: HuggingFaceStorage) -> Any:  # noqa: ANN401 - Dataset or DatasetDict, untyped
+    """Return the dataset with all its splits, or already cut to a slice."""
+    import datasets
+
+    folder = Path(storage.dataset)
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    try:
+        if saved:
+            return datasets.load_from_disk(storage.dataset)
+        # A slice must be cut by the library; of plain names ours knows the near misses.
+        cut = storage.split if storage.split and re.search(r"[\[+]", storage.split) else None
+        return datasets.load_dataset(storage.dataset, split=cut, revision=storage.revision)
+    except Exception as error:
+        raise _translated(storage, error) from error
+
+
+def _one_split(storage: HuggingFaceStorage, loaded: Any) -> Any:  # noqa: ANN401 - as above
+    """Choose the split that was asked for, or the only one."""
+    from datasets import DatasetDict
+
+    wanted = storage.split
+    if not isinstance(loaded, DatasetDict):
+        own = str(loaded.split or "")
+        if wanted and own and wanted != own and not re.search(r"[\[+]", wanted):
+            raise TableError(f"{storage.dataset} holds the split {own!r} only, not {wanted!r}")
+        return loaded
+    names = ", ".join(loaded)
+    if wanted is None and len(loaded) == 1:
+        return next(iter(loaded.values()))
+    if wanted is None:
+        raise TableError(
+            f"{storage.dataset} has several splits ({names}); set storage.split to one of them"
+        )
+    if wanted not in loaded:
+        hint = did_you_mean(wanted, loaded)
+        raise TableError(f"{storage.dataset} has no split {wanted!r}; it has: {names}{hint}")
+    return loaded[wanted]
+
+
+def _translated(storage: HuggingFaceStorage, error: Exception) -> FactoryError:
+    """Return our error for what the library raised; its own name tells most."""
+    name = type(error).__name__
+    what = f"cannot open the dataset {storage.dataset!r}"
+    if name in ("GatedRepoError", "PermissionError") or isinstance(error, PermissionError):
+        return AccessDeniedError(f"{what}: access denied; log in with: hf auth login")
+    if isinstance(error, FileNotFoundError) or name in (
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+        "HFValidationError",
+    ):
+        return ObjectNotFoundError(
+            f"{what}: there is no such folder, nor such a dataset on the Hub; correct "
+            "storage.dataset (or storage.revision)"
+        )
+    if isinstance(error, ConnectionError | TimeoutError) or re.search(
+        "Offline|Timeout|Connect", name
+    ):
+        return StorageUnavailableError(
+            f"{what}: the Hub cannot be reached, and there is no such folder; check the "
+            "network, or set storage.dataset to a folder"
+        )
+    return StorageError(f"{what}: {name}: {error}")
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _sizes(table: "pa.Table") -> list[int]:
+    """Return each picture's bytes from the column's offsets; the bytes are not touched."""
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(pc.struct_field(table.column(0), "bytes")).to_pylist()
+    return [UNKNOWN_SIZE if length is None else length for length in lengths]
+
+
+def _paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:  # noqa: ANN401 - pyarrow is untyped
+    """Yield every column and, below structs, every field."""
+    import pyarrow as pa
+
+    for field in fields:
+        path = (*above, field.name)
+        yield ".".join(path), list(path)
+        if pa.types.is_struct(field.type):
+            yield from _paths(field.type, path)
+
+
+def _field(column: "pa.ChunkedArray", path: list[str]) -> "pa.ChunkedArray":
+    import pyarrow.compute as pc
+
+    return pc.struct_field(column, path) if path else column
+
+

@@ -1,0 +1,315 @@
+"""How are bytes kept in a folder of a mounted file system?"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
+from factory.records import ObjectInfo
+from factory.storage.base import Storage, safe_key
+from factory.storage.rules import check_span, is_listed, safe_prefix, temporary_name
+
+logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class LocalStorage(Storage):
+    """Files below a folder.
+
+    A symbolic link inside the root is an object like any other as long as it points inside
+    the root; one that leaves it is neither listed nor read unless `follow_links` is set.
+    Listing skips what operating systems leave behind (.DS_Store, Thumbs.db, @eaDir, ._*).
+
+    Attributes:
+        root: The folder; relative ones count from the working directory, "~" is expanded.
+        follow_links: Also follow symbolic links that leave the root.
+    """
+
+    root: str
+    follow_links: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty root, which would mean the working directory by accident."""
+        if not self.root:
+            raise ValueError("storage.root is empty; set it to a folder ('.' for this one)")
+
+    @property
+    def identity(self) -> str:
+        """The root as "file://" and its absolute path."""
+        return f"file://{self._root}"
+
+    @property
+    def _root(self) -> Path:
+        return Path(os.path.abspath(Path(self.root).expanduser()))  # noqa: PTH100 - keeps links
+
+    def _confine(self, path: Path, shown: str) -> Path:
+        """Return the path unless links lead it out of the root."""
+        if not self.follow_links:
+            real = os.path.realpath(path)
+            root = os.path.realpath(self._root)
+            if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+                raise UnsafeKeyError(
+                    f"{shown!r} is a link that leaves {self._root}; "
+                    "set storage.follow_links=true to allow it"
+                )
+        return path
+
+    def _path(self, key: str) -> Path:
+        return self._confine(self._root / safe_key(key), key)
+
+    def _own_path(self, key: str) -> Path:
+        """Return where a key itself lies (a link's own place), its folder confined."""
+        path = self._root / safe_key(key)
+        self._confine(path.parent, key)
+        return path
+
+    def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every file below a folder.
+
+        Raises:
+            ObjectNotFoundError: The folder does not exist, or is a file.
+            AccessDeniedError: A folder below may not be read; it is named.
+        """
+        folder = safe_prefix(prefix)
+        top = self._confine(self._root / folder, prefix)
+        with _translated(top, "list", setting="" if folder else "storage.root"):
+            if not stat.S_ISDIR(top.stat().st_mode):
+                raise ObjectNotFoundError(f"cannot list {top}: it is a file, not a folder")
+        yield from _Walk(self._root, top, self.follow_links).run()
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one file from its inode.
+
+        Raises:
+            ObjectNotFoundError: There is no such file.
+        """
+        path = self._path(key)
+        with _translated(path, "read"):
+            found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ObjectNotFoundError(f"{path} is a folder or a device, not a file")
+        return ObjectInfo(safe_key(key), found.st_size, _etag(found))
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return a file's bytes, or a span of them.
+
+        Raises:
+            ObjectNotFoundError: There is no such file.
+            AccessDeniedError: The file may not be read.
+        """
+        check_span(start, length)
+        path = self._path(key)
+        with _translated(path, "read"), path.open("rb") as file:
+            if start:
+                file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Write a file beside its place, flush it to disk, then move it in.
+
+        Raises:
+            StorageError: The disk is full; nothing is left behind.
+            AccessDeniedError: The folder may not be written to.
+        """
+        path = self._own_path(key)
+        temporary = path.parent / temporary_name()
+        with _translated(path, "write", len(data)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+            _sync_folder(path.parent)
+
+    def delete(self, key: str) -> None:
+        """Remove a file (a link itself, not what it points to); its folder stays.
+
+        Raises:
+            StorageError: The key is a folder.
+        """
+        path = self._own_path(key)
+        with _translated(path, "delete"), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+    def local_path(self, key: str) -> Path:
+        """Return the file's absolute path, whether or not it exists."""
+        return self._path(key)
+
+    def check(self, *, write: bool = False) -> None:
+        """Look into the root; with `write`, make it and write a file there.
+
+        Raises:
+            ObjectNotFoundError: The root does not exist, or is a file.
+            AccessDeniedError: The root may not be read or written to.
+        """
+        if write:
+            probe = temporary_name()
+            self.write(probe, b"")
+            self.delete(probe)
+        with _translated(self._root, "list", setting="storage.root"), os.scandir(self._root) as top:
+            next(top, None)
+
+
+class _Walk:
+    """One walk over a folder; keeps which links it left out, to say so at the end."""
+
+    def __init__(self, root: Path, top: Path, follow_links: bool) -> None:
+        self._cut = len(_with_separator(os.fspath(root)))
+        self._bounds = _with_separator(os.path.realpath(root))
+        self._top = os.path.realpath(top)
+        self._start = os.fspath(top)
+        self._follow_links = follow_links
+        self._left_out: list[str] = []
+        self._seen_links: set[str] = set()
+
+    def run(self) -> Iterator[ObjectInfo]:
+        folders = [self._start]
+        links: list[str] = []
+        while folders or links:
+            if not folders:  # links last and in order, so that which name wins is no accident
+                links.sort(reverse=True)
+                folders.extend(self._behind(links.pop()))
+                continue
+            yield from self._folder(folders.pop(), folders, links)
+        if self._left_out:
+            logger.warning(
+                "%s: %d entries not listed (dangling or leaving links, names that are not "
+                "UTF-8), such as %r; links out of the folder need storage.follow_links=true",
+                self._start, len(self._left_out), self._left_out[0],
+            )  # fmt: skip
+
+    def _folder(self, folder: str, folders: list[str], links: list[str]) -> Iterator[ObjectInfo]:
+        for entry in self._entries(folder):
+            if not is_listed(entry.name):
+                continue
+            with _translated(entry.path, "list"):
+                kind = _kind(entry)
+            if not _is_utf8(entry.name):
+                self._left_out.append(ascii(entry.path))
+            elif kind == "link":
+                links.append(entry.path)
+            elif kind == "folder":
+                folders.append(entry.path)
+            else:
+                yield from self._file(entry)
+
+    def _entries(self, folder: str) -> "list[os.DirEntry[str]]":
+        with _translated(folder, "list"):
+            try:
+                with os.scandir(folder) as found:
+                    return list(found)
+            except FileNotFoundError:
+                if folder == self._start:
+                    raise
+                return []  # removed while we walked
+
+    def _file(self, entry: "os.DirEntry[str]") -> Iterator[ObjectInfo]:
+        if entry.is_symlink() and not self._allowed(os.path.realpath(entry.path)):
+            self._left_out.append(entry.path)
+            return
+        with _translated(entry.path, "list"):
+            try:
+                found = entry.stat()
+            except FileNotFoundError:
+                if entry.is_symlink():
+                    self._left_out.append(entry.path)
+                return
+        if stat.S_ISREG(found.st_mode):
+            key = entry.path[self._cut :].replace(os.sep, "/")
+            yield ObjectInfo(key, found.st_size, _etag(found))
+
+    def _behind(self, link: str) -> Iterator[str]:
+        """Yield a linked folder to walk, unless it is walked anyway or may not be."""
+        real = os.path.realpath(link)
+        if not self._allowed(real):
+            self._left_out.append(link)
+        elif not (
+            _with_separator(real).startswith(_with_separator(self._top))
+            # A link to a folder above would walk everything again below itself.
+            or self._top.startswith(_with_separator(real))
+            or real in self._seen_links
+        ):
+            self._seen_links.add(real)
+            yield link
+
+    def _allowed(self, real: str) -> bool:
+        return self._follow_links or _with_separator(real).startswith(self._bounds)
+
+
+def _with_separator(path: str) -> str:
+    return path.rstrip(os.sep) + os.sep
+
+
+def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "link", "file"]:
+    """Tell folders, links to folders, and everything else apart."""
+    if not entry.is_dir():
+        return "file"
+    return "link" if entry.is_symlink() else "folder"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that Python smuggled through; no table can hold them
+        return False
+    return True
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(path: Path | str, action: str, size: int = 0, setting: str = "") -> Iterator[None]:
+    """Turn what the operating system says into a kind of `StorageError`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _storage_error(error, Path(path), action, size, setting) from error
+    except ValueError as error:  # a name that the file system's encoding cannot spell
+        raise UnsafeKeyError(f"cannot {action} {str(path)!a}: {error}") from error
+
+
+def _storage_error(
+    error: OSError, path: Path, action: str, size: int, setting: str
+) -> StorageError:
+    what = f"cannot {action} {path}"
+    if error.errno in _FULL:
+        return StorageError(
+            f"{what}: no space left for {size} bytes; free some on the file system of "
+            f"{path.parent} (old caches and runs first) or choose another folder"
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return AccessDeniedError(
+            f"{what}: permission denied; see who may with: ls -ld '{path}' '{path.parent}'"
+        )
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    if absent and action in ("read", "list"):
+        mend = f"; create the folder or correct {setting}" if setting else ""
+        return ObjectNotFoundError(f"{what}: {error.strerror}{mend}")
+    return StorageError(f"{what}: {error.strerror or error}")

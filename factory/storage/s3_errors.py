@@ -1,0 +1,211 @@
+"""Which of our errors does a failure of an S3 client mean, and how is it mended?"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from factory.errors import (
+    AccessDeniedError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+
+# The environment variables whose values must never be shown.
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+_KEYS = "AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY"
+
+# Shorter values ("test") would blot out words of the message itself.
+_SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What was being done when a call failed.
+
+    Attributes:
+        action: A verb phrase, such as "read s3://photos/cat.jpg".
+        bucket: The setting storage.bucket.
+        server: The setting storage.endpoint_url, or the name of the default server.
+        key: The object concerned; "" for the bucket as a whole.
+    """
+
+    action: str
+    bucket: str
+    server: str
+    key: str = ""
+
+
+_Rule = Callable[[Attempt], StorageError]
+
+
+def _denied(why: str) -> _Rule:
+    return lambda attempt: AccessDeniedError(f"cannot {attempt.action}: {why}")
+
+
+def _forbidden(attempt: Attempt) -> StorageError:
+    return AccessDeniedError(
+        f"cannot {attempt.action}: the server refused it; check storage.bucket={attempt.bucket!r} "
+        f"and that {_KEYS} are right and may use that bucket"
+    )
+
+
+def _no_bucket(attempt: Attempt) -> StorageError:
+    return ObjectNotFoundError(
+        f"cannot {attempt.action}: there is no bucket {attempt.bucket!r} on {attempt.server}; "
+        "correct storage.bucket (or storage.endpoint_url), or create the bucket"
+    )
+
+
+def _no_key(attempt: Attempt) -> StorageError:
+    if not attempt.key:
+        return _no_bucket(attempt)
+    return ObjectNotFoundError(f"cannot {attempt.action}: it does not exist")
+
+
+def _bad_bucket(attempt: Attempt) -> StorageError:
+    return StorageError(
+        f"cannot {attempt.action}: storage.bucket={attempt.bucket!r} is no valid bucket name "
+        "(3 to 63 lower-case letters, digits, '.' and '-')"
+    )
+
+
+def _bad_region(attempt: Attempt) -> StorageError:
+    return StorageError(
+        f"cannot {attempt.action}: the bucket lies in another region; set storage.region "
+        "to the region of the bucket"
+    )
+
+
+def _busy(attempt: Attempt) -> StorageError:
+    return StorageUnavailableError(
+        f"cannot {attempt.action}: {attempt.server} is overloaded, broken or no S3 server; "
+        "look at its log and try again, or correct storage.endpoint_url"
+    )
+
+
+def _full(attempt: Attempt) -> StorageError:
+    return StorageError(
+        f"cannot {attempt.action}: no space left on {attempt.server}; free some there"
+    )
+
+
+_WRONG_ID = _denied("the server does not know AWS_ACCESS_KEY_ID; set it to a key of this server")
+_WRONG_SECRET = _denied("AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID; correct it")
+_EXPIRED = _denied(f"the credentials have expired; renew {_KEYS} and AWS_SESSION_TOKEN")
+_CLOCK = _denied("this machine's clock is wrong; set it, for requests are signed with the time")
+
+_BY_CODE: dict[str, _Rule] = {
+    "InvalidAccessKeyId": _WRONG_ID,
+    "SignatureDoesNotMatch": _WRONG_SECRET,
+    "ExpiredToken": _EXPIRED,
+    "InvalidToken": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "RequestTimeTooSkewed": _CLOCK,
+    "NoSuchBucket": _no_bucket,
+    "NoSuchKey": _no_key,
+    "InvalidBucketName": _bad_bucket,
+    "PermanentRedirect": _bad_region,
+    "AuthorizationHeaderMalformed": _bad_region,
+    "IllegalLocationConstraintException": _bad_region,
+    "SlowDown": _busy,
+    "RequestTimeout": _busy,
+    "XMinioStorageFull": _full,
+    "QuotaExceeded": _full,
+}
+
+_BY_STATUS: dict[int, _Rule] = {
+    301: _bad_region,
+    401: _forbidden,
+    403: _forbidden,
+    404: _no_key,
+    429: _busy,
+    507: _full,
+}
+
+
+def storage_error(error: Exception, attempt: Attempt) -> StorageError:
+    """Return the error to raise for what botocore, aiohttp or the system raised.
+
+    Its message names the setting at fault and holds no credential.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    if isinstance(error, ClientError):
+        return _from_answer(error.response, attempt)
+    if isinstance(error, BotoCoreError):
+        return _from_client(error, attempt)
+    if isinstance(error, TimeoutError | OSError) or _is_aiohttp(error):
+        return _unreachable(error, attempt)
+    return StorageError(f"cannot {attempt.action}: {_scrubbed(error)}")
+
+
+def _from_answer(response: Mapping[str, Any], attempt: Attempt) -> StorageError:
+    """Judge an answer by its code first (precise), then by its HTTP status."""
+    said = response.get("Error", {})
+    code = str(said.get("Code", ""))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    rule = _BY_CODE.get(code) or _BY_STATUS.get(status)
+    if rule is None and status >= 500:  # noqa: PLR2004 - HTTP's server errors
+        rule = _busy
+    if rule is not None:
+        return rule(attempt)
+    message = _scrubbed(said.get("Message", ""))
+    return StorageError(f"cannot {attempt.action}: the server answered {code}: {message}")
+
+
+def _from_client(error: Exception, attempt: Attempt) -> StorageError:
+    from botocore import exceptions as boto
+
+    absent = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
+    if isinstance(error, absent):
+        return AccessDeniedError(
+            f"cannot {attempt.action}: no credentials found; set {_KEYS} in the environment "
+            "(or AWS_PROFILE to a profile that has them)"
+        )
+    if isinstance(error, boto.ProfileNotFound):
+        return AccessDeniedError(
+            f"cannot {attempt.action}: AWS_PROFILE names no profile in the AWS configuration; "
+            f"correct it, or unset it and set {_KEYS}"
+        )
+    if isinstance(error, boto.ParamValidationError):
+        return _bad_bucket(attempt)
+    if type(error).__name__ == "ResponseParserError":
+        return not_s3(attempt)
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.ConnectionClosedError):
+        return _unreachable(error, attempt)
+    return StorageError(f"cannot {attempt.action}: {_scrubbed(error)}")
+
+
+def not_s3(attempt: Attempt) -> StorageError:
+    """Return the error for an answer that no S3 server would give."""
+    return StorageError(
+        f"cannot {attempt.action}: {attempt.server} does not speak S3; "
+        "correct storage.endpoint_url (some servers have another port for S3 than for their page)"
+    )
+
+
+def _unreachable(error: Exception, attempt: Attempt) -> StorageError:
+    slow = isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
+    why = "did not answer in time" if slow else "cannot be reached or broke the connection"
+    return StorageUnavailableError(
+        f"cannot {attempt.action}: {attempt.server} {why}; "
+        "check storage.endpoint_url, and that the server runs"
+    )
+
+
+def _is_aiohttp(error: Exception) -> bool:
+    import aiohttp
+
+    return isinstance(error, aiohttp.ClientError)
+
+
+def _scrubbed(said: object) -> str:
+    text = str(said)
+    for name in _SECRETS:
+        value = os.environ.get(name, "")
+        if len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, f"<{name}>")
+    return text

