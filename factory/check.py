@@ -1,6 +1,7 @@
 """Whether a composed config can be built: every problem found, before any I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -107,7 +108,8 @@ def _adopted(key: str, node: DictConfig) -> Any:
             f"or compose it: +data/backend@{key}={kinds[0]}"
         )
     schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node
-    slots = {slot: wired for slot, wired in INHERIT.items() if slot in schema}
+    declared = {option.name for option in fields(OmegaConf.get_type(schema))}  # type: ignore[arg-type]
+    slots = {slot: wired for slot, wired in INHERIT.items() if slot in declared}
     if kind in EMBEDS:
         slots["encoder"] = f"${{encoder.{EMBEDS[kind]}}}"
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from factory.composer import refusals, tidy
 from factory.errors import FactoryError
@@ -26,7 +27,7 @@ def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> Non
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _end(_composition_text(error, given), error)
     except FactoryError as error:
         _end(describe(error), error)
@@ -41,7 +42,8 @@ def describe(error: BaseException) -> str:
 
 def _composition_text(error: Exception, arguments: Sequence[str]) -> str:
     overrides = [text for text in arguments if not text.startswith("-")]
-    problems = refusals(overrides) or [tidy(error)]
+    problems = [] if isinstance(error, YAMLError) else refusals(overrides)
+    problems = problems or [tidy(error)]
     if len(problems) == 1:
         return f"Config error: {problems[0]}"
     lines = "\n".join(f"  {n}. {text}" for n, text in enumerate(problems, 1))

@@ -12,6 +12,7 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from factory import plugins, schema
 from factory.errors import ConfigError
@@ -56,6 +57,8 @@ def compose(
     register()
     try:
         return _compose(overrides, config_name, config_dir)
+    except YAMLError as error:
+        raise ConfigError(f"a YAML file cannot be read: {tidy(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         problems = list(_refused(overrides, config_name, config_dir)) or [tidy(error)]
         raise ConfigError(problems) from None
@@ -134,7 +137,7 @@ def tidy(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     missing = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
     if missing:
-        return _unknown_option(*missing.groups(), lines)
+        return _unknown_option(missing.group(1), missing.group(2), lines)
     kept = [line for line in lines if not line.startswith(("object_type=", "reference_type="))]
     message = "; ".join(kept)
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", message)

@@ -29,6 +29,20 @@ class FactoryDataModule(LightningDataModule):
     `prepare_data` (one process) measures, decides and encodes; `setup` (every process) makes
     the plan. Batches are `factory.runtime.batch.Batch`. The state in a Lightning checkpoint
     is the plan's fingerprint, the epoch and the last optimizer step that was completed.
+
+    Args:
+        backends: Sources of samples, and of embeddings.
+        batch_size: Samples per optimizer step, over all ranks and accumulation.
+        seed: Seed of the plan, of random crops and of the choice among captions.
+        sampling: Weights, selection and short batches; uniform and balanced if None.
+        cache: Where facts and tensors are kept; the folder "cache" if None.
+        prefetch: How far batches are prepared ahead; 4 batches in threads if None.
+        engine: Where bulk work runs; this machine's threads if None.
+        accept_changed_plan: Continue from a checkpoint that belongs to another plan.
+        telemetry: Where stages are recorded; one of its own if None.
+
+    Raises:
+        ConfigError: Backends that refer to each other wrongly, or none to train on.
     """
 
     def __init__(
@@ -44,22 +58,7 @@ class FactoryDataModule(LightningDataModule):
         accept_changed_plan: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
-        """Store the parts and check how they refer to each other; no I/O.
-
-        Args:
-            backends: Sources of samples, and of embeddings.
-            batch_size: Samples per optimizer step, over all ranks and accumulation.
-            seed: Seed of the plan, of random crops and of the choice among captions.
-            sampling: Weights, selection and short batches; uniform and balanced if None.
-            cache: Where facts and tensors are kept; the folder "cache" if None.
-            prefetch: How far batches are prepared ahead; 4 batches in threads if None.
-            engine: Where bulk work runs; this machine's threads if None.
-            accept_changed_plan: Continue from a checkpoint that belongs to another plan.
-            telemetry: Where stages are recorded; one of its own if None.
-
-        Raises:
-            ConfigError: Backends that refer to each other wrongly, or none to train on.
-        """
+        """Store the parts and check how they refer to each other; no I/O."""
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
@@ -78,6 +77,8 @@ class FactoryDataModule(LightningDataModule):
                 "no backend to train on: add an image backend, such as data=single, or "
                 "+data/backend@data.backends.photos=image"
             )
+        # Facts in a bucket are made once for all nodes, on local disks once for each node.
+        self.prepare_data_per_node = self.registry.cache.storage.local_path("catalog") is not None
         self.sources: dict[str, Source] = {}
         self._plan: Plan | None = None
         self._loaders: list[TrainLoader | EvalLoader] = []

@@ -28,6 +28,7 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
     Raises:
         FactoryError: What cannot be built, read or planned.
     """
+    cfg.paths.run_dir = str(folder)
     checkpoint = find_checkpoint(cfg.ckpt_path, Path(cfg.paths.output_dir))
     data = build(cfg, overrides)
     try:

@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 from factory.backends.picture import Picture, ReadPicture
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
-from factory.cache.recipe import recipe_keys
+from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore, Writer
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import CacheError, MediaError, ObjectNotFoundError, StorageError
 from factory.media.decode import DECODE_VERSION
 from factory.storage.base import Storage
 from factory.telemetry import progress
-
-Keys = NDArray[np.bytes_]
-
 
 @dataclass(kw_only=True)
 class EmbedBackend:

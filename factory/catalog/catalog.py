@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from factory.catalog.captions import Captions, choose
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
@@ -60,6 +63,5 @@ class Catalog:
             yield from self.texts(row)
 
 
-def _pair(values: "object") -> tuple[int, int]:
-    first, second = values  # type: ignore[misc]
-    return int(first), int(second)
+def _pair(values: NDArray[np.int32]) -> tuple[int, int]:
+    return int(values[0]), int(values[1])

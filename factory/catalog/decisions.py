@@ -169,7 +169,8 @@ def _uniform(keys: list[str], seed: int) -> NDArray[np.float64]:
     """Return three numbers in [0, 1) for each key, equal on every machine and in every run."""
     import xxhash
 
-    words = [[xxhash.xxh3_64_intdigest(key, seed + n) for n in range(3)] for key in keys]
+    names = [key.encode() for key in keys]
+    words = [[xxhash.xxh3_64_intdigest(name, seed + n) for n in range(3)] for name in names]
     # 53 bits are what a float64 holds exactly.
     return (np.array(words, dtype=np.uint64).reshape(-1, 3) >> np.uint64(11)) / 2.0**53
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from factory.demo.photographs import PHOTOGRAPHS
-from factory.demo.pictures import Picture, encode, plan_pictures
+from factory.demo.crops import Picture, encode, plan_pictures
 from factory.errors import StorageError
 from factory.telemetry import progress
 

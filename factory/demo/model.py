@@ -19,6 +19,9 @@ from factory.runtime.batch import Batch
 _SLOWEST, _FASTEST = 0.25, 8.0
 # Slowest and fastest wave of a time, in periods over the way from picture to noise.
 _TIME_WAVES = (0.25, 16.0)
+# Least time a velocity is computed by division with; a tenth of the way is where little of
+# the picture is left to decide.
+_LEAST_TIME = 0.1
 
 
 def waves(values: Tensor, dim: int, lowest: float, highest: float) -> Tensor:
@@ -44,14 +47,6 @@ def positions(rows: int, columns: int, dim: int, device: torch.device) -> Tensor
     codes_y = waves(y, dim // 2, _SLOWEST, _FASTEST)[:, None].expand(-1, columns, -1)
     codes_x = waves(x, dim // 2, _SLOWEST, _FASTEST)[None].expand(rows, -1, -1)
     return torch.cat([codes_y, codes_x], dim=-1).reshape(rows * columns, dim)
-
-
-def cosines(count: int, device: torch.device) -> Tensor:
-    """Return the orthonormal DCT-II matrix [count, count], a wave in each row."""
-    k = torch.arange(count, device=device)
-    matrix = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / (2 * count))
-    matrix[0] /= math.sqrt(2)
-    return matrix * math.sqrt(2 / count)
 
 
 class Attention(nn.Module):
@@ -222,7 +217,6 @@ class RectifiedFlow(lightning.LightningModule):
         time_mean: float = 0.0,
         time_std: float = 1.0,
         falloff: float = 0.5,
-        smooth_channels: int = 3,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         schedule: str = "cosine",
@@ -285,37 +279,19 @@ class RectifiedFlow(lightning.LightningModule):
         noisy = (1 - share) * scaled + share * noise
         embeds, mask, pooled = self._text(text, len(latents))
         velocity = self._velocity(noisy, time, embeds, mask, pooled, drop)
-        return F.mse_loss(velocity, noise - scaled, reduction="none").mean(dim=(1, 2, 3))
+        # The way's own velocity, noise - scaled, with the division limited alike.
+        truth = (noisy - scaled) / time.clamp(min=_LEAST_TIME)[:, None, None, None]
+        return F.mse_loss(velocity, truth, reduction="none").mean(dim=(1, 2, 3))
 
     def _velocity(self, x: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
-        """Return the velocity [B, C, h, w]: the best linear guess plus what the network adds.
+        """Return the velocity [B, C, h, w] towards noise at x, scaled latents.
 
-        If the waves of latents were independent normal numbers of variance p, those of x would
-        have the variance (t**2 + (1 - t)**2 p), and the guess below would be the answer, with
-        a deviation of sqrt(p / variance). The network starts from there, and sees and gives
-        unit variance.
+        The network itself predicts the clean latents: what it has yet to learn then comes out
+        smooth, where a predicted velocity would leave noise behind. Near the end of the way
+        the division is limited, lest the last steps rule the loss.
         """
-        share = time[:, None, None, None]
-        power = self._power(*x.shape[2:])
-        variance = share**2 + (1 - share) ** 2 * power
-        down, across = (cosines(edge, x.device) for edge in x.shape[2:])
-        wave = down @ x @ across.T
-        guess = (share - (1 - share) * power) / variance * wave
-        added = self.net(down.T @ (wave * variance.rsqrt()) @ across, time, *conditions)
-        waves_added = (power / variance).sqrt() * (down @ added @ across.T)
-        return down.T @ (guess + waves_added) @ across
-
-    def _power(self, height: int, width: int) -> Tensor:
-        """Return the expected variance [C, h, w] of each wave of scaled latents."""
-        device = self.scale.device
-        edge = math.sqrt(height * width)
-        y = torch.arange(height, device=device)[:, None] * edge / height
-        x = torch.arange(width, device=device)[None] * edge / width
-        power = 1 / (y**2 + x**2 + 0.15)
-        power = power / power.mean()
-        smooth = torch.arange(len(self.scale), device=device) < self.hparams["smooth_channels"]
-        power = torch.where(smooth[:, None, None], power, torch.ones_like(power))
-        return self.scale**2 * power
+        clean = self.net(x, time, *conditions)
+        return (x - clean) / time.clamp(min=_LEAST_TIME)[:, None, None, None]
 
     def _text(self, text: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return (embeds, mask, pooled); all padding where there are no captions."""

@@ -1,193 +1,363 @@
-"""How the demo's photographs are cut into captioned pictures of many sizes and aspects."""
+"""What a run looked like: its loss as a curve, and pictures drawn from what it learned."""
 
-import io
-from collections.abc import Iterator
+import math
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from factory.demo.photographs import GREY, PHOTOGRAPHS, Box, Photograph
+import lightning
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
+from factory.encoder.base import ImageEncoder, TextEncoder
+from factory.errors import ConfigError, MissingExtraError
+from factory.runtime.batch import Batch
 
-# Short sides, pixels, from too small for most resolutions to larger than the demo's own; drawn
-# with some pixels more or less, because real pictures come in odd sizes.
-SHORT_SIDES = (104, 128, 160, 192, 224, 256, 288, 320, 352, 392)
-ODD_PIXELS = 8
-# A crop is enlarged no more than this, so that the pictures stay sharp.
-MAX_ENLARGEMENT = 1.5
-# Width over height; None keeps that of the part.
-ASPECTS = (None, 1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
-# Mostly JPEG, as in the wild.
-FORMATS = ("jpg", "jpg", "jpg", "jpg", "jpg", "jpg", "png", "webp")
-# Shares of the pictures: mirrored, without colour, with several captions, that name colours.
-MIRRORED, GREYED, SEVERAL, COLOURED = 0.15, 0.1, 0.2, 0.6
+# 120 dots an inch: a picture of 128 pixels in a cell of 2 inches is shown at about twice its size.
+DPI = 120
+_CURVE_INCHES = (8.0, 4.5)
+_CELL_INCHES = 2.1
+_CAPTION_INCHES = 0.55
+_TITLE_INCHES = 0.5
+_BLUE, _ORANGE, _GREY = "#2166ac", "#d95f02", "#555555"
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of the demo data, not yet cut.
+def _new_figure(width: float, height: float) -> Any:
+    """Return a matplotlib figure in inches that draws without a screen or global state."""
+    try:
+        figure = import_module("matplotlib.figure").Figure
+        agg = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "demo", "drawing loss curves and samples") from error
+    made = figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    agg(made)
+    return made
 
-    Attributes:
-        name: File name without a folder.
-        photograph: What it is cut from.
-        box: Which part, in the photograph's pixels.
-        size: Width and height to scale the part to, pixels.
-        mirrored: Flipped left to right.
-        grey: Turned to shades of grey.
-        captions: One or more wordings.
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG through a temporary name, so that no half picture is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def smoothed(values: Sequence[float], span: int) -> list[float]:
+    """Return the running mean of `values`, remembering about `span` of them."""
+    keep = 1 - 1 / max(1, span)
+    mean, weight, out = 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        # Divided by the weight, so that the first values count in full.
+        out.append(mean / weight)
+    return out
+
+
+class LossCurve(lightning.Callback):
+    """Records the losses a model logs and draws them when the fit ends, however it ends.
+
+    The record is part of checkpoints, so the curve of a continued run is whole.
+
+    Args:
+        directory: Folder the PNG is written to; made if absent.
+        filename: Name of the PNG, 960x540 pixels.
+        train: Name the training loss is logged under.
+        val: Name the validation loss is logged under.
     """
 
-    name: str
-    photograph: Photograph
-    box: Box
-    size: tuple[int, int]
-    mirrored: bool
-    grey: bool
-    captions: tuple[str, ...]
+    def __init__(
+        self,
+        directory: str | Path,
+        filename: str = "loss.png",
+        train: str = "train/loss",
+        val: str = "val/loss",
+    ) -> None:
+        """Start with nothing recorded."""
+        self.directory, self.filename = Path(directory), filename
+        self.train, self.val = train, val
+        # (optimizer steps done, loss); tensors stay where they are until they are drawn.
+        self._train_points: list[tuple[int, Any]] = []
+        self._val_points: list[tuple[int, Any]] = []
 
     @property
-    def quality(self) -> float:
-        """How sharp it can be: pixels of the photograph for one of its own, 1.0 at most."""
-        return round(min(1.0, (self.box[2] - self.box[0]) / self.size[0]), 3)
+    def path(self) -> Path:
+        """Where the PNG is written."""
+        return self.directory / self.filename
 
-    def encode(self, source: "Image") -> bytes:
-        """Return the file's bytes, cut from the decoded photograph.
+    def state_dict(self) -> dict[str, Any]:
+        """Return the record as plain numbers."""
+        return {"train": _floats(self._train_points), "val": _floats(self._val_points)}
 
-        Args:
-            source: The photograph as `Photograph.read` returns it, RGB.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the record of a checkpoint."""
+        self._train_points = [(int(step), float(loss)) for step, loss in state_dict["train"]]
+        self._val_points = [(int(step), float(loss)) for step, loss in state_dict["val"]]
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Record the training loss of a batch."""
+        loss = trainer.callback_metrics.get(self.train)
+        if loss is not None:
+            self._train_points.append((trainer.global_step, loss.detach()))
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Record the validation loss, unless it is the check before training."""
+        loss = trainer.callback_metrics.get(self.val)
+        if loss is not None and not trainer.sanity_checking:
+            self._val_points.append((trainer.global_step, loss.detach()))
+
+    def on_fit_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Draw the curve."""
+        if trainer.is_global_zero:
+            self.write()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,  # noqa: ARG002
+        exception: BaseException,
+    ) -> None:
+        """Draw what there is; a failure to draw is noted on the error that ended the fit."""
+        try:
+            self.on_fit_end(trainer)
+        except Exception as error:  # noqa: BLE001 (the fit's own error is the one to see)
+            exception.add_note(f"{self.path} was not drawn: {error}")
+
+    def write(self) -> Path | None:
+        """Draw the record so far; return the PNG's path, or None while nothing is recorded.
+
+        Raises:
+            MissingExtraError: If matplotlib is not installed.
         """
-        from PIL import Image
-
-        image = source.resize(self.size, Image.Resampling.LANCZOS, box=self.box)
-        if self.mirrored:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.grey or self.photograph.colours == GREY:
-            image = image.convert("L")
-        return encode(image, self.name.rpartition(".")[2])
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What a picture shows: where it is, how to say so, and its colours, '' to name none."""
-
-    box: Box
-    wordings: tuple[str, ...]
-    colours: str
-    may_grow: bool = False
-
-
-def encode(image: "Image", suffix: str) -> bytes:
-    """Return an image as the bytes of a file with this suffix: jpg, png or webp."""
-    buffer = io.BytesIO()
-    if suffix == "png":
-        image.save(buffer, "PNG")
-    elif suffix == "webp":
-        # Method 2 of 6: a third of the default's time, files a few percent larger.
-        image.save(buffer, "WEBP", quality=88, method=2)
-    else:
-        image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+        train, val = _floats(self._train_points), _floats(self._val_points)
+        if not train and not val:
+            return None
+        figure = _new_figure(*_CURVE_INCHES)
+        axes = figure.add_subplot()
+        if train:
+            steps, losses = zip(*train, strict=True)
+            axes.plot(steps, losses, color=_BLUE, alpha=0.25, linewidth=0.8)
+            # A twentieth of the run: smooth enough to read, short enough to follow the fall.
+            mean = smoothed(losses, len(losses) // 20)
+            axes.plot(steps, mean, color=_BLUE, linewidth=2, label=f"train, {mean[-1]:.3f}")
+        if val:
+            steps, losses = zip(*val, strict=True)
+            label = f"validation, {losses[-1]:.3f}"
+            axes.plot(steps, losses, "o-", color=_ORANGE, markersize=5, linewidth=1.5, label=label)
+        _dress(axes)
+        figure.tight_layout()
+        _save(figure, self.path)
+        return self.path
 
 
-def plan_pictures(seed: int) -> list[Picture]:
-    """Return every picture of the demo in a drawn order; the seed decides all of it.
+def _floats(points: list[tuple[int, Any]]) -> list[tuple[int, float]]:
+    return [(step, float(loss)) for step, loss in points]
+
+
+def _dress(axes: Any) -> None:
+    """Give a plot of losses its labels, and take away what is not data."""
+    axes.set_xlabel("optimizer step", color=_GREY)
+    axes.set_ylabel("loss (velocity, mean squared error)", color=_GREY)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+    axes.tick_params(colors=_GREY)
+    axes.legend(frameon=False, loc="upper right")
+
+
+@dataclass
+class _Wish:
+    """One picture to draw.
+
+    Attributes:
+        caption: What it is to show.
+        size: Height and width of its latents, in cells.
+        text: One row of each field of the text encoder.
+    """
+
+    caption: str
+    size: tuple[int, int]
+    text: dict[str, Tensor]
+
+
+class SampleGrid(lightning.Callback):
+    """Draws pictures for captions when the fit ends, or is stopped with Ctrl-C.
+
+    Captions come with their embeddings from the first training batches, at most two new ones
+    from each, so that subjects and shapes vary; or are given, and encoded by `text_encoder`.
+    The model needs a method `sample(embeds, mask, pooled, size, steps, guidance, seed)`.
+
+    Args:
+        encoder: Decodes the latents; the one the training pictures were encoded with.
+        directory: Folder the PNG is written to; made if absent.
+        filename: Name of the PNG.
+        captions: Captions to draw, or None to take those of the first training batches.
+        text_encoder: Encodes given captions; needed with `captions` only.
+        count: Number of pictures, where no captions are given.
+        columns: Pictures in a row.
+        steps: Steps of the sampler.
+        guidance: Strength of the caption; 1 as trained, more exaggerates.
+        seed: Seed of the noise.
 
     Raises:
-        MissingExtraError: A package that ships the photographs is not installed.
+        ConfigError: If captions are given without a text encoder, or a number is below 1.
     """
-    import numpy as np
 
-    pictures: list[Picture] = []
-    for number, photograph in enumerate(PHOTOGRAPHS):
-        pictures.extend(_cut_up(photograph, np.random.default_rng([seed, number])))
-    order = np.random.default_rng([seed, len(PHOTOGRAPHS)]).permutation(len(pictures))
-    return [pictures[index] for index in order]
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        directory: str | Path,
+        filename: str = "samples.png",
+        captions: Sequence[str] | None = None,
+        text_encoder: TextEncoder | None = None,
+        count: int = 8,
+        columns: int = 4,
+        steps: int = 20,
+        guidance: float = 1.5,
+        seed: int = 0,
+    ) -> None:
+        """Start with no caption seen."""
+        if captions is not None and text_encoder is None:
+            raise ConfigError(
+                "SampleGrid.captions are given without SampleGrid.text_encoder to encode them; "
+                "give both, or leave captions empty to take those of the first batches"
+            )
+        numbers = {"count": count, "columns": columns, "steps": steps}
+        if problems := [f"SampleGrid.{k} is {v}; allowed are 1 and more"
+                        for k, v in numbers.items() if v < 1]:
+            raise ConfigError(problems)
+        self.encoder, self.text_encoder = encoder, text_encoder
+        self.directory, self.filename = Path(directory), filename
+        self.captions = None if captions is None else list(captions)
+        self.count, self.columns = count, columns
+        self.steps, self.guidance, self.seed = steps, guidance, seed
+        self._seen: dict[str, _Wish] = {}
+        self._sizes: dict[tuple[int, int], None] = {}
+
+    @property
+    def path(self) -> Path:
+        """Where the PNG is written."""
+        return self.directory / self.filename
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,  # noqa: ARG002
+        pl_module: lightning.LightningModule,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Take note of up to two new captions of the batch, while some are wanted."""
+        if batch.latents is None or len(self._seen) >= self.count:
+            return
+        height, width = batch.latents.shape[2:]
+        self._sizes.setdefault((height, width))
+        rows = {text: row for row, text in enumerate(batch.captions) if text not in self._seen}
+        wanted = min(2, self.count - len(self._seen))
+        for caption, row in list(rows.items())[:wanted]:
+            text = {name: field[row : row + 1].cpu() for name, field in batch.text.items()}
+            self._seen[caption] = _Wish(caption, (height, width), text)
+
+    def on_fit_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Draw the pictures."""
+        if trainer.is_global_zero:
+            self.write(pl_module, trainer.global_step)
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Draw what was learned by the time of a Ctrl-C; after an error there is no telling."""
+        if not isinstance(exception, KeyboardInterrupt) or trainer.global_step == 0:
+            return
+        try:
+            self.on_fit_end(trainer, pl_module)
+        except Exception as error:  # noqa: BLE001 (the interrupt is the one to see)
+            exception.add_note(f"{self.path} was not drawn: {error}")
+
+    def write(self, model: Any, step: int) -> Path | None:
+        """Draw the pictures with `model`; return the PNG's path, or None without a caption.
+
+        `step` is the number of optimizer steps the title tells.
+
+        Raises:
+            MissingExtraError: If matplotlib is not installed.
+        """
+        wishes = self._wishes()
+        if not wishes:
+            return None
+        was_training = model.training
+        model.eval()
+        try:
+            pictures = self._draw(model, wishes)
+        finally:
+            model.train(was_training)
+        title = f"drawn after {step:,} optimizer steps (guidance {self.guidance:g})"
+        figure = _grid([wish.caption for wish in wishes], pictures, self.columns, title)
+        _save(figure, self.path)
+        return self.path
+
+    def _wishes(self) -> list[_Wish]:
+        """Return what to draw: the given captions in the shapes seen, or those seen."""
+        if self.captions is None or self.text_encoder is None:
+            return list(self._seen.values())
+        sizes = list(self._sizes)
+        if not sizes or not self.captions:
+            return []
+        text = self.text_encoder.encode(self.captions)
+        return [
+            _Wish(
+                caption,
+                sizes[row % len(sizes)],
+                {name: field[row : row + 1] for name, field in text.items()},
+            )
+            for row, caption in enumerate(self.captions)
+        ]
+
+    def _draw(self, model: Any, wishes: list[_Wish]) -> list[Any]:
+        """Return a uint8 array [H, W, 3] for each wish, drawing those of one size together."""
+        pictures: list[Any] = [None] * len(wishes)
+        for size in dict.fromkeys(wish.size for wish in wishes):
+            rows = [row for row, wish in enumerate(wishes) if wish.size == size]
+            fields = wishes[rows[0]].text
+            text = {name: torch.cat([wishes[row].text[name] for row in rows]) for name in fields}
+            latents = model.sample(
+                text.get("embeds"), text.get("mask"), text.get("pooled"), size=size,
+                steps=self.steps, guidance=self.guidance, seed=self.seed,
+            )  # fmt: skip
+            for row, picture in zip(rows, self.encoder.decode(latents).cpu(), strict=True):
+                pictures[row] = picture.numpy()
+        return pictures
 
 
-def _cut_up(photograph: Photograph, draw: "np.random.Generator") -> Iterator[Picture]:
-    """Choose the crops of one photograph, going round its parts."""
-    from PIL import Image
-
-    with Image.open(photograph.path()) as image:
-        limits = image.size
-    parts = _parts(photograph, limits)
-    for number in range(photograph.share):
-        part = parts[number % len(parts)]
-        box = _grow(part.box, limits, draw) if part.may_grow else part.box
-        mirrored = bool(draw.random() < MIRRORED)
-        grey = bool(draw.random() < GREYED) and photograph.colours != GREY
-        captions = _captions(part, draw, mirrored=mirrored, grey=grey)
-        suffix = FORMATS[int(draw.integers(len(FORMATS)))]
-        name = f"{photograph.name}_{number + 1:02d}.{suffix}"
-        size = _target_size(box, draw)
-        yield Picture(name, photograph, box, size, mirrored, grey, captions)
-
-
-def _parts(photograph: Photograph, limits: tuple[int, int]) -> list[_Part]:
-    """Return the whole, the parts worth seeing, and the halves of a photograph."""
-    width, height = limits
-    whole = [f"{how}{what}" for what in photograph.subjects for how in ("", "a photograph of ")]
-    parts = [_Part((0, 0, width, height), tuple(whole), photograph.colours)]
-    for view in photograph.views:
-        closer = (f"a close crop of {view.shows}", view.shows, f"{view.shows}, seen up close")
-        parts.append(_Part(view.box, closer, view.colours, may_grow=True))
-    halves: dict[str, Box] = {
-        "left": (0, 0, width // 2, height),
-        "upper": (0, 0, width, height // 2),
-        "right": (width // 2, 0, width, height),
-        "lower": (0, height // 2, width, height),
-    }
-    # A half need not show all the colours of the whole.
-    colours = GREY if photograph.colours == GREY else ""
-    for side, box in halves.items():
-        words = tuple(f"the {side} half of a photograph of {what}" for what in photograph.subjects)
-        parts.append(_Part(box, words, colours))
-    return parts
-
-
-def _captions(
-    part: _Part, draw: "np.random.Generator", *, mirrored: bool, grey: bool
-) -> tuple[str, ...]:
-    """Return one wording of what a part shows, sometimes all of them."""
-    count = len(part.wordings) if draw.random() < SEVERAL else 1
-    first = int(draw.integers(len(part.wordings)))
-    captions = []
-    for turn in range(count):
-        words = part.wordings[(first + turn) % len(part.wordings)]
-        named = draw.random() < COLOURED
-        if grey:
-            words += ", in black and white"
-        elif named and part.colours:
-            words += f", in {part.colours}"
-        captions.append(words + (", mirrored" if mirrored else ""))
-    return tuple(captions)
-
-
-def _grow(box: Box, limits: tuple[int, int], draw: "np.random.Generator") -> Box:
-    """Grow a box towards a drawn aspect, inside the photograph; what it held, it still holds."""
-    left, upper, right, lower = box
-    width, height = right - left, lower - upper
-    aspect = ASPECTS[int(draw.integers(len(ASPECTS)))] or width / height
-    # Up to an eighth of slack, so that no two crops of a part are alike.
-    slack = 1 + draw.random() / 8
-    new_width = min(round(max(width, height * aspect) * slack), limits[0])
-    new_height = min(round(max(height, width / aspect) * slack), limits[1])
-    x = _place(left, right, new_width, limits[0], draw)
-    y = _place(upper, lower, new_height, limits[1], draw)
-    return x, y, x + new_width, y + new_height
-
-
-def _place(start: int, stop: int, length: int, limit: int, draw: "np.random.Generator") -> int:
-    """Return where a span of a length may begin that holds start to stop and ends by limit."""
-    return int(draw.integers(max(0, stop - length), min(start, limit - length) + 1))
-
-
-def _target_size(box: Box, draw: "np.random.Generator") -> tuple[int, int]:
-    """Draw the size in pixels that a part of a photograph is scaled to."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    wish = SHORT_SIDES[int(draw.integers(len(SHORT_SIDES)))]
-    wish += int(draw.integers(-ODD_PIXELS, ODD_PIXELS + 1))
-    scale = min(wish / min(width, height), MAX_ENLARGEMENT)
-    return round(width * scale), round(height * scale)
+def _grid(captions: list[str], pictures: list[Any], columns: int, title: str) -> Any:
+    """Return a figure of pictures in their own shapes, a caption under each."""
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    cell = _CELL_INCHES + _CAPTION_INCHES
+    width, height = columns * _CELL_INCHES + 0.2, rows * cell + _TITLE_INCHES
+    figure = _new_figure(width, height)
+    figure.text(0.5, 1 - _TITLE_INCHES / 2 / height, title, ha="center", va="center", color=_GREY)
+    for place, (caption, picture) in enumerate(zip(captions, pictures, strict=True)):
+        row, column = divmod(place, columns)
+        left = 0.15 + column * _CELL_INCHES
+        bottom = height - _TITLE_INCHES - row * cell - _CELL_INCHES
+        edge = _CELL_INCHES - 0.1
+        axes = figure.add_axes(
+            (left / width, bottom / height, edge / width, edge / height), anchor="S"
+        )
+        axes.imshow(picture, interpolation="bicubic")
+        axes.set_axis_off()
+        # 26 letters of 8 points are as wide as a cell; three lines fit below it.
+        lines = textwrap.wrap(caption, 26, max_lines=3, placeholder=" …")
+        figure.text(
+            (left + edge / 2) / width, (bottom - 0.05) / height, "\n".join(lines),
+            ha="center", va="top", fontsize=8, color="#222222",
+        )  # fmt: skip
+    return figure

@@ -35,6 +35,7 @@ class PathsConfig:
     bucket: str | None = opt(MISSING, "bucket of storage=s3 (DATA_BUCKET)")
     scratch_dir: str = opt(MISSING, "local folder for downloads and mirrors (SCRATCH_DIR)")
     output_dir: str = opt(MISSING, "folder that run folders are made in (OUTPUT_DIR)")
+    run_dir: str = opt(".", "folder of this run's results; train.py sets it to its run folder")
 
 
 @dataclass

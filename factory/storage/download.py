@@ -171,6 +171,8 @@ class Downloads:
             try:
                 async with gate, asyncio.timeout(self._limits.timeout_s):
                     return await _follow(session, url, where, self._limits)
+            except StorageError:  # first, for some kinds of it are kinds of OSError too
+                raise
             except ValueError as error:  # aiohttp.InvalidURL, or urljoin's own
                 raise StorageError(f"{where} is, or redirects to, no valid URL") from error
             except TimeoutError:

@@ -15,10 +15,16 @@ from factory.errors import (
     TableError,
 )
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import TabularStorage, safe_key
+from factory.storage.base import TabularStorage
 from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
-from factory.storage.rules import check_span, did_you_mean, missing_column, safe_prefix
+from factory.storage.rules import (
+    check_span,
+    confined_key,
+    did_you_mean,
+    missing_column,
+    safe_prefix,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,7 +91,7 @@ class HuggingFaceStorage(TabularStorage):
         return ObjectInfo(_key(index), size, f"{opened.fingerprint}-{index:x}")
 
     def _index(self, opened: "_Opened", key: str) -> int:
-        match = _KEY.fullmatch(safe_key(key))
+        match = _KEY.fullmatch(confined_key(key))
         index = int(match[1]) if match else -1
         if not 0 <= index < len(opened.images) or key != _key(index):
             raise ObjectNotFoundError(
@@ -347,5 +353,3 @@ def _field(column: "pa.ChunkedArray", path: list[str]) -> "pa.ChunkedArray":
     import pyarrow.compute as pc
 
     return pc.struct_field(column, path) if path else column
-
-

@@ -13,11 +13,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import Storage, TabularStorage, safe_key
+from factory.storage.base import Storage, TabularStorage
 from factory.storage.download import Downloads, Limits
 from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
-from factory.storage.rules import below, check_span, missing_column, safe_prefix
+from factory.storage.rules import below, check_span, confined_key, missing_column, safe_prefix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ class UrlListStorage(TabularStorage):
             return {}
 
     def _row(self, key: str) -> "_Row":
-        row = _TABLES.get(self).rows.get(safe_key(key))
+        row = _TABLES.get(self).rows.get(confined_key(key))
         if row is None:
             raise ObjectNotFoundError(f"{key!r} is no row of {self.identity}")
         return row
@@ -157,7 +157,7 @@ class UrlListStorage(TabularStorage):
             size = LocalStorage(self.cache_dir).head(self._file(row)).size
         except ObjectNotFoundError:
             size = UNKNOWN_SIZE
-        return ObjectInfo(safe_key(key), size, row.digest)
+        return ObjectInfo(confined_key(key), size, row.digest)
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a file's bytes, or a span of them; the first read downloads all of it.

@@ -134,5 +134,4 @@ def black_hole() -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
-        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
-
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -101,9 +101,7 @@ def test_writing_below_a_file(root: Path) -> None:
     assert everything_in(root) == ["a"]
 
 
-def test_links_out_of_the_root_are_left_alone(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_links_out_of_the_root_are_left_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     outside = root.parent / "outside"
     (root / "folder").symlink_to(outside)
     (root / "file").symlink_to(outside / "secret")
@@ -143,9 +141,7 @@ def test_follow_links(root: Path) -> None:
     assert storage.read("folder/secret") == b"secret"
 
 
-def test_links_inside_the_root_are_objects(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_links_inside_the_root_are_objects(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "real").mkdir()
     (root / "real" / "a").write_bytes(b"x")
     (root / "file").symlink_to("real/a")
@@ -174,9 +170,7 @@ def test_pipes_are_no_objects(root: Path) -> None:
         storage.head("pipe")
 
 
-def test_names_that_are_not_utf8_are_reported(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_names_that_are_not_utf8_are_reported(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (Path(os.fsdecode(bytes(root) + b"/\xff.jpg"))).write_bytes(b"x")
     assert keys(LocalStorage(str(root))) == set()
     assert "udcff" in caplog.text

@@ -97,7 +97,7 @@ def test_no_bucket_set() -> None:
 def test_connection_refused(credentials: None) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = "http://127.0.0.1:%d" % unused.getsockname()[1]
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     message = failing(S3Storage("b", endpoint_url=url), StorageUnavailableError)
     assert "storage.endpoint_url" in message
     assert url in message
@@ -148,7 +148,7 @@ def test_metadata_service_is_asked_only_where_it_may_be(
         service.bind(("127.0.0.1", 0))
         service.listen()
         service.settimeout(0)
-        address = "http://127.0.0.1:%d/" % service.getsockname()[1]
+        address = f"http://127.0.0.1:{service.getsockname()[1]}/"
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", address)
         if setting is not None:
             monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", setting)
@@ -222,7 +222,7 @@ class Answering(socketserver.ThreadingTCPServer):
 
     @property
     def url(self) -> str:
-        return "http://127.0.0.1:%d" % self.server_address[1]
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def __exit__(self, *args: object) -> None:
         self.shutdown()
@@ -264,9 +264,7 @@ def s3_error(code: str) -> bytes:
         (b"garbage\r\n\r\n", StorageUnavailableError, "storage.endpoint_url"),
     ],
 )
-def test_odd_answers(
-    credentials: None, said: bytes, kind: type[StorageError], named: str
-) -> None:
+def test_odd_answers(credentials: None, said: bytes, kind: type[StorageError], named: str) -> None:
     with Answering(said) as server:
         assert named in failing(S3Storage("b", endpoint_url=server.url), kind)
 

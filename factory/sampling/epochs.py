@@ -1,0 +1,181 @@
+"""At which global step does each epoch begin, and how long is it?"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.errors import PlanError
+from factory.sampling.course import Course, Span
+from factory.sampling.permutation import derive_key
+from factory.sampling.schedule import Window
+from factory.sampling.selection import Selection
+
+# Courses kept ready: the epoch being trained, the one prefetched, and two looked at.
+KEPT_COURSES = 4
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Epochs in a row of one length, all without a window's edge inside.
+
+    Attributes:
+        epoch: The first of them, from 0.
+        start: Global step at which that one begins, from 0.
+        length: Optimizer steps of each.
+        count: How many there are; None if the run never ends.
+    """
+
+    epoch: int
+    start: int
+    length: int
+    count: int | None
+
+
+class Epochs:
+    """Lays epochs end to end on the axis of global steps.
+
+    Windows are set in global steps, so where an epoch begins can change what is in it. Epochs
+    between two edges of windows are alike, so any epoch is reached in as many moves as there
+    are edges, not epochs.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        windows: Sequence[Window],
+        quotas: NDArray[np.int64],
+        weights: NDArray[np.float64],
+        selection: Selection,
+        seed: int,
+    ) -> None:
+        """Describe the backends, k of each.
+
+        Args:
+            names: Names, for messages.
+            windows: When each takes part.
+            quotas: int64 [k], batches each gives in an epoch.
+            weights: float64 [k], 0 or more.
+            selection: How weights become a sequence.
+            seed: Seed of the plan.
+        """
+        self._names = list(names)
+        self._windows = list(windows)
+        self._quotas = quotas
+        self._weights = weights
+        self._selection = selection
+        self._seed = seed
+        self._longest = int(quotas.sum())
+        self._runs: list[_Run] = []
+        self._courses: dict[tuple[tuple[Span | None, ...], int], Course] = {}
+
+    def start(self, epoch: int) -> int:
+        """Return the global step, from 0, at which an epoch begins.
+
+        Raises:
+            PlanError: An epoch up to this one has no active backend.
+        """
+        run = self._run(epoch)
+        return run.start + (epoch - run.epoch) * run.length
+
+    def length(self, epoch: int) -> int:
+        """Return the optimizer steps of an epoch.
+
+        Raises:
+            PlanError: An epoch up to this one has no active backend.
+        """
+        return self._run(epoch).length
+
+    def position(self, global_step: int) -> tuple[int, int]:
+        """Return (epoch, step inside it) of a global step; all count from 0.
+
+        Raises:
+            PlanError: An epoch on the way has no active backend.
+        """
+        self._run(0)
+        while self._end(self._runs[-1]) is not None and self._step_after() <= global_step:
+            self._add_run()
+        at = bisect_right(self._runs, global_step, key=lambda run: run.start) - 1
+        run = self._runs[at]
+        epochs, step = divmod(global_step - run.start, run.length)
+        return run.epoch + epochs, step
+
+    def course(self, epoch: int) -> Course:
+        """Return the order of backends in an epoch.
+
+        Raises:
+            PlanError: An epoch before this one has no active backend.
+        """
+        return self._course(epoch, self.start(epoch))
+
+    def _run(self, epoch: int) -> _Run:
+        if epoch < 0:
+            raise PlanError(f"epochs count from 0, got {epoch}")
+        while not self._runs or (self._end(self._runs[-1]) or epoch + 1) <= epoch:
+            self._add_run()
+        at = bisect_right(self._runs, epoch, key=lambda run: run.epoch) - 1
+        return self._runs[at]
+
+    def _add_run(self) -> None:
+        last = self._runs[-1] if self._runs else _Run(0, 0, 0, 0)
+        epoch = last.epoch + (last.count or 0)
+        start = last.start + (last.count or 0) * last.length
+        length = self._course(epoch, start).length
+        if not length:
+            raise PlanError(self._nobody(epoch, start))
+        self._runs.append(_Run(epoch, start, length, self._alike(epoch, start, length)))
+
+    @staticmethod
+    def _end(run: _Run) -> int | None:
+        """Return the epoch after a run."""
+        return None if run.count is None else run.epoch + run.count
+
+    def _step_after(self) -> int:
+        last = self._runs[-1]
+        return last.start + (last.count or 0) * last.length
+
+    def _alike(self, epoch: int, start: int, length: int) -> int | None:
+        """Count the epochs from this one that end before anything opens or closes."""
+        counts = []
+        for window in self._windows:
+            edges = [window.start_epoch - 1, *([window.end_epoch] if window.end_epoch else [])]
+            counts += [edge - epoch for edge in edges if edge > epoch]
+            steps = [window.first_step, window.steps_end(0)]
+            counts += [max((edge - start) // length, 1) for edge in steps if edge > start]
+        return min(counts, default=None)
+
+    def _course(self, epoch: int, start: int) -> Course:
+        seeded = self._selection.seeded
+        key = derive_key(self._seed, epoch, "selection") if seeded else 0
+        spans = tuple(self._span(window, epoch, start) for window in self._windows)
+        course = self._courses.get((spans, key))
+        if course is None:
+            if len(self._courses) >= KEPT_COURSES:
+                self._courses.pop(next(iter(self._courses)), None)
+            course = Course(self._quotas, spans, self._weights, self._selection, key)
+            self._courses[spans, key] = course
+        return course
+
+    def _span(self, window: Window, epoch: int, start: int) -> Span | None:
+        """Return the steps of an epoch inside a window; None if there are none.
+
+        Cut to the longest an epoch can be, so that epochs which differ only in how far away
+        an edge lies share one course.
+        """
+        opens = max(window.first_step - start, 0)
+        closes = min(window.steps_end(start + self._longest) - start, self._longest)
+        if not window.in_epoch(epoch + 1) or opens >= closes:
+            return None
+        return Span(opens, closes)
+
+    def _nobody(self, epoch: int, start: int) -> str:
+        shown = "; ".join(
+            f"{name}: {window}" + ("" if weight > 0 else ", weight 0")
+            for name, window, weight in zip(self._names, self._windows, self._weights, strict=True)
+        )
+        return (
+            f"no backend is active in epoch {epoch + 1}, which begins with step {start + 1}; "
+            f"end the run before it, or widen a window ({shown})"
+        )

@@ -1,0 +1,72 @@
+"""Are two plans the same, and if not, what differs?"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows hashed at a time: 8 MiB, so a memory-mapped order is read but not held.
+HASHED_ROWS = 2**20
+
+
+def hash_rows(rows: NDArray[np.int64]) -> str:
+    """Hash row ids in their order: 32 hex digits, the same on every machine."""
+    digest = blake2b(digest_size=16)
+    for first in range(0, len(rows), HASHED_ROWS):
+        part = np.ascontiguousarray(rows[first : first + HASHED_ROWS], dtype="<i8")
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def hash_description(description: Mapping[str, Any]) -> str:
+    """Hash a nested mapping of JSON values, whatever the order of its keys: 32 hex digits."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def describe_strategy(strategy: object) -> dict[str, Any]:
+    """Describe a weighting or selection by its class and, of a dataclass, its settings."""
+    kind = type(strategy)
+    settings = asdict(strategy) if is_dataclass(strategy) and not isinstance(strategy, type) else {}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **settings}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say what changed between two descriptions of plans.
+
+    Args:
+        old: What `Plan.describe` gave, such as from a checkpoint.
+        new: What it gives now.
+
+    Returns:
+        A line for each differing value, such as "backends.web.repeats: 0 -> 2", sorted by key.
+    """
+    before, after = dict(_flat(old)), dict(_flat(new))
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if key not in after:
+            lines.append(f"{key}: {before[key]!r} -> (removed)")
+        elif key not in before:
+            lines.append(f"{key}: (absent) -> {after[key]!r}")
+        elif not _equal(before[key], after[key]):
+            lines.append(f"{key}: {before[key]!r} -> {after[key]!r}")
+    return lines
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if isinstance(old, float) and isinstance(new, float) and math.isnan(old):
+        return math.isnan(new)
+    return bool(old == new)

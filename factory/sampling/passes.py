@@ -1,0 +1,211 @@
+"""Which rows make up the n-th batch that one backend gives in an epoch?"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.errors import PlanError
+from factory.sampling.permutation import Permutation, derive_key
+from factory.sampling.schedule import Window
+
+ShortBatch = Literal["fill", "short", "drop"]
+
+# Shuffles kept ready, of the passes in progress: 8 KiB each at most, so 8 MiB a backend.
+KEPT_SHUFFLES = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class PlanBackend:
+    """What the plan must know of one backend.
+
+    Attributes:
+        name: The backend's name.
+        order: Row ids sorted by bucket, int64 [n]; may be a memory map, and is never copied.
+        offsets: Start of each bucket in `order`, then n: int64 [len(buckets) + 1].
+        buckets: Names of the buckets, such as "128x96".
+        probability: Share it asks for, relative to the others, 0 or more.
+        repeats: Passes over its samples in an epoch beyond the first, 0 or more.
+        window: When it takes part.
+        batch_size: Samples of its global batches; None for the plan's.
+        identity: Names the samples behind the row ids, such as a catalog's checksum; part of
+            the fingerprint.
+    """
+
+    name: str
+    order: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    buckets: tuple[str, ...]
+    probability: float = 1.0
+    repeats: int = 0
+    window: Window = field(default_factory=Window)
+    batch_size: int | None = None
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            PlanError: A setting is out of range, the backend has no sample, or the offsets do
+                not cut `order` into the buckets.
+        """
+        where = f"backend {self.name!r}"
+        if not 0 <= self.probability < float("inf"):
+            raise PlanError(f"{where}: probability must be 0 or more, got {self.probability}")
+        if self.repeats < 0:
+            raise PlanError(
+                f"{where}: repeats must be 0 or more, got {self.repeats}; it counts passes "
+                "beyond the first, so 0 trains on every sample once an epoch"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise PlanError(f"{where}: batch_size must be 1 or more, got {self.batch_size}")
+        if len(self.order) == 0:
+            raise PlanError(f"{where} is empty: no sample is left; remove it or mend its filters")
+        if len(set(self.buckets)) != len(self.buckets):
+            raise PlanError(f"{where}: two buckets have one name in {self.buckets}")
+        sizes = np.diff(self.offsets)
+        ends = (int(self.offsets[0]), int(self.offsets[-1])) if len(self.offsets) else (0, 0)
+        if len(sizes) != len(self.buckets) or sizes.min() < 0 or ends != (0, len(self.order)):
+            raise PlanError(
+                f"{where}: offsets must rise from 0 to {len(self.order)} in "
+                f"{len(self.buckets) + 1} numbers, one more than buckets; got "
+                f"{np.asarray(self.offsets).tolist()}"
+            )
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Samples of each bucket, int64 [len(buckets)]."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class PassBatch:
+    """One batch of one pass.
+
+    Attributes:
+        bucket: Name of its bucket.
+        rows: Row ids, int64 [B].
+        duplicates: How many of them are there only to fill the batch.
+        pass_index: The pass it belongs to, from 0.
+    """
+
+    bucket: str
+    rows: NDArray[np.int64]
+    duplicates: int
+    pass_index: int
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What some batches of a backend amount to: counts of samples.
+
+    Attributes:
+        rows: Samples given, duplicates included.
+        duplicates: Samples given only to fill short batches.
+        dropped: Samples that completed passes left out for want of a full batch.
+    """
+
+    rows: int
+    duplicates: int
+    dropped: int
+
+
+class Passes:
+    """The batches of one backend: every pass visits every row once, in an order of its own.
+
+    Rows of a bucket are shuffled and cut into batches; the batches of all buckets are
+    shuffled again. Both shuffles are index bijections, so any batch is found directly.
+    """
+
+    def __init__(
+        self, backend: PlanBackend, batch_size: int, short_batch: ShortBatch, seed: int
+    ) -> None:
+        """Count the batches of a pass.
+
+        Args:
+            backend: The backend.
+            batch_size: Samples of a global batch, unless the backend sets its own.
+            short_batch: What becomes of a last batch below that size: filled up from its
+                bucket, left short, or dropped.
+            seed: Seed of the plan.
+
+        Raises:
+            PlanError: No bucket fills a batch and short ones are dropped, or a wrong option.
+        """
+        if short_batch not in get_args(ShortBatch):
+            allowed = ", ".join(get_args(ShortBatch))
+            raise PlanError(f"short_batch must be one of {allowed}; got {short_batch!r}")
+        self.backend = backend
+        self.batch_size = backend.batch_size or batch_size
+        self.short_batch = short_batch
+        self.seed = seed
+        sizes = backend.sizes
+        self._rest = sizes % self.batch_size
+        per_bucket = sizes // self.batch_size
+        if short_batch != "drop":
+            per_bucket = per_bucket + (self._rest > 0)
+        self._ends = np.cumsum(per_bucket)
+        self.per_pass = int(self._ends[-1])
+        self.per_epoch = self.per_pass * (backend.repeats + 1)
+        if not self.per_pass:
+            raise PlanError(
+                f"backend {backend.name!r}: short_batch=drop leaves nothing, because no bucket "
+                f"holds a batch of {self.batch_size} (the largest holds {sizes.max()}); set "
+                f"short_batch=fill, or batch_size={sizes.max()} or less. Repeats do not help: "
+                "each pass is cut into batches by itself"
+            )
+        self._shuffles: dict[tuple[int | str, ...], Permutation] = {}
+
+    def batch(self, epoch: int, number: int) -> PassBatch:
+        """Return a batch of an epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+            number: The batch, 0 <= number < per_epoch.
+        """
+        pass_index, place = divmod(number, self.per_pass)
+        drawn = self._shuffle(self.per_pass, epoch, pass_index, "batches")[place]
+        bucket = int(np.searchsorted(self._ends, drawn, side="right"))
+        size = int(self.backend.offsets[bucket + 1] - self.backend.offsets[bucket])
+        first = (drawn - (int(self._ends[bucket - 1]) if bucket else 0)) * self.batch_size
+        missing = max(first + self.batch_size - size, 0)
+        name = self.backend.buckets[bucket]
+        if missing and self.short_batch == "fill":
+            # Past the end of the shuffled bucket it goes on from its beginning: as random as
+            # any other choice, and no row comes twice unless the bucket is below one batch.
+            indices = np.arange(first, first + self.batch_size) % size
+        else:
+            indices = np.arange(first, first + self.batch_size - missing)
+            missing = 0
+        shuffled = self._shuffle(size, epoch, pass_index, "rows", name)(indices)
+        shuffled += self.backend.offsets[bucket]
+        rows = np.asarray(self.backend.order[shuffled], dtype=np.int64)
+        return PassBatch(name, rows, missing, pass_index)
+
+    def tally(self, epoch: int, batches: int) -> Tally:
+        """Count what the first batches of an epoch amount to, 0 <= batches <= per_epoch."""
+        passes, begun = divmod(batches, self.per_pass)
+        short = np.flatnonzero(self._rest)
+        if self.short_batch == "drop":
+            dropped = passes * int(self._rest.sum())
+            return Tally(batches * self.batch_size, 0, dropped)
+        times = np.full(len(short), passes)
+        if begun:
+            shuffle = self._shuffle(self.per_pass, epoch, passes, "batches")
+            times += shuffle.inverse(self._ends[short] - 1) < begun
+        missing = int((times * (self.batch_size - self._rest[short])).sum())
+        rows = batches * self.batch_size
+        if self.short_batch == "fill":
+            return Tally(rows, missing, 0)
+        return Tally(rows - missing, 0, 0)
+
+    def _shuffle(self, size: int, epoch: int, pass_index: int, *what: str) -> Permutation:
+        name = (epoch, pass_index, *what)
+        found = self._shuffles.get(name)
+        if found is None:
+            if len(self._shuffles) >= KEPT_SHUFFLES:
+                self._shuffles.clear()
+            key = derive_key(self.seed, epoch, self.backend.name, pass_index, *what)
+            found = self._shuffles[name] = Permutation(size, key)
+        return found

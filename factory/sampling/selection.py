@@ -1,0 +1,224 @@
+"""Which backend does each step draw from, given constant weights?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.sampling.permutation import random_words
+
+# Shares are whole multiples of 1 / total. Weights that need a larger total than this are
+# rounded to it: wrong by less than 0.001 batch after a billion steps, and every credit stays
+# exact in float64 (53 bits) for up to 1000 backends.
+FINEST_TOTAL = 2**40
+# Steps played through in one go: a chunk costs a millisecond alone, a microsecond among many.
+CHUNK = 1024
+# Fewer chunks than this are played one by one, which is then faster than side by side.
+FEW_CHUNKS = 16
+# Replays of wrongly guessed chunks side by side; measured mixtures need 1 to 3, and what is
+# still wrong then is replayed one by one.
+REPLAYS = 8
+
+
+class Selection(Protocol):
+    """How weights become a sequence of backends; any frozen dataclass like this will do.
+
+    Attributes:
+        seeded: Whether the sequence depends on the key, so that epochs differ. Where it does
+            not, one sequence is kept for all epochs.
+    """
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the sequence depends on the key."""
+        ...
+
+    def choices(
+        self, weights: NDArray[np.float64], counts: NDArray[np.int64], step: int, length: int,
+        key: int,
+    ) -> NDArray[np.integer]:  # fmt: skip
+        """Choose for `length` steps in a row; a pure function of its arguments.
+
+        A long range may be asked for in parts: choosing for 10 steps, counting them in, and
+        choosing for 5 more must give what choosing for 15 gives.
+
+        Args:
+            weights: float64 [n], all above 0, one for each backend that takes part.
+            counts: int64 [n], batches each has given since these weights began to hold.
+            step: Step of the epoch the first choice is for, from 0.
+            length: Number of choices, 1 or more.
+            key: 64-bit key, another for every seed and epoch.
+
+        Returns:
+            Integers [length], each inside [0, n).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Random:
+    """An independent draw for each step; shares are met on average only."""
+
+    @property
+    def seeded(self) -> bool:
+        """True: every epoch draws anew."""
+        return True
+
+    def choices(
+        self, weights: NDArray[np.float64], counts: NDArray[np.int64], step: int, length: int,
+        key: int,
+    ) -> NDArray[np.integer]:  # fmt: skip
+        """Draw by weight, from (key, step) alone; see `Selection.choices`."""
+        del counts
+        # 53 random bits make a float64 in [0, 1) that is uniform to its last bit.
+        draws = (random_words(step, length, key) >> np.uint64(11)) * 2.0**-53
+        edges = np.cumsum(weights)[:-1] / math.fsum(weights)
+        return np.searchsorted(edges, draws, side="right")
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Keep every backend within one batch of its share at every step.
+
+    Tijdeman's rule for the chairman assignment problem: of the backends owed at least
+    1 / (2n - 2) batch, the one whose debt is soonest to exceed the allowed 1 - 1 / (2n - 2);
+    the earlier in order if two are equal. No rule can promise less deviation.
+    """
+
+    @property
+    def seeded(self) -> bool:
+        """False: the sequence follows from the weights."""
+        return False
+
+    def choices(
+        self, weights: NDArray[np.float64], counts: NDArray[np.int64], step: int, length: int,
+        key: int,
+    ) -> NDArray[np.integer]:  # fmt: skip
+        """Choose the most urgent backend at each step; see `Selection.choices`."""
+        del step, key
+        if len(weights) == 1:
+            return np.zeros(length, dtype=np.uint8)
+        shares = whole_shares(weights.tolist())
+        total = sum(shares)
+        done = int(counts.sum())
+        credits = [
+            share * done - total * int(count)
+            for share, count in zip(shares, counts.tolist(), strict=True)
+        ]
+        # After `total` steps every backend has exactly its share and the sequence repeats.
+        round_trip = _Debts(shares).play(done, credits, min(length, total))
+        return np.resize(round_trip, length)
+
+
+def whole_shares(weights: Sequence[float]) -> list[int]:
+    """Return whole numbers in the ratio of the weights, each at least 1.
+
+    Exact as the weights are written in decimal (0.1 and 0.2 give 1 and 2) where their sum
+    stays below `FINEST_TOTAL`, otherwise rounded to that total.
+    """
+    written = [Fraction(repr(float(weight))) for weight in weights]
+    denominator = math.lcm(*(part.denominator for part in written))
+    whole = [int(part * denominator) for part in written]
+    divisor = math.gcd(*whole)
+    if sum(whole) // divisor <= FINEST_TOTAL:
+        return [number // divisor for number in whole]
+    total = math.fsum(weights)
+    return [max(1, round(weight / total * FINEST_TOTAL)) for weight in weights]
+
+
+class _Debts:
+    """Plays Tijdeman's rule on credits: what each backend is owed, in 1 / total batches.
+
+    Credits are whole numbers held in float64, so sums and comparisons are exact and the
+    result is the same on every machine. Far ranges are played in chunks side by side, each
+    from a guess of the credits at its start; chunks whose guess proves wrong are replayed
+    from the end of the one before, until all ends meet. The result is exactly that of
+    playing step by step.
+    """
+
+    def __init__(self, shares: list[int]) -> None:
+        """Take the shares of two or more backends, as whole numbers."""
+        self.shares = shares
+        self.total = sum(shares)
+        self.least = self.total / (2 * len(shares) - 2)
+        self.most = self.total - self.least
+        self.dtype = np.min_scalar_type(len(shares) - 1)
+
+    def play(self, done: int, credits: list[int], length: int) -> NDArray[np.integer]:
+        """Return the choices of `length` steps that follow `done` steps; credits [n]."""
+        chunks = -(-length // CHUNK)
+        starts = self._guess([done + CHUNK * number for number in range(chunks)])
+        starts[:, 0] = credits
+        ends = np.empty_like(starts)
+        chosen = np.empty((CHUNK, chunks), dtype=self.dtype)
+        stale = np.ones(chunks, dtype=bool)
+        for _ in range(REPLAYS):
+            if np.count_nonzero(stale) <= FEW_CHUNKS:
+                break
+            chosen[:, stale], ends[:, stale] = self._side_by_side(starts[:, stale])
+            stale[1:] = (starts[:, 1:] != ends[:, :-1]).any(axis=0)
+            stale[0] = False
+            starts[:, 1:] = ends[:, :-1]
+        for number in range(chunks):
+            if number and (starts[:, number] != ends[:, number - 1]).any():
+                starts[:, number] = ends[:, number - 1]
+                stale[number] = True
+            if stale[number]:
+                chosen[:, number], ends[:, number] = self._one_by_one(starts[:, number])
+        return chosen.T.reshape(-1)[:length]
+
+    def _guess(self, steps: list[int]) -> NDArray[np.float64]:
+        """Guess the credits after some steps, float64 [n, len(steps)].
+
+        A credit is what the share leaves over whole batches, less one batch for those served
+        ahead: as many as make the sum zero, taken to be those that would be due first.
+        """
+        left = np.array(
+            [[share * step % self.total for step in steps] for share in self.shares], np.float64
+        )
+        ahead = np.rint(left.sum(axis=0) / self.total)
+        due = (self.total - left) / np.array(self.shares, np.float64)[:, None]
+        due[left == 0] = np.inf
+        place = np.argsort(np.argsort(due, axis=0, kind="stable"), axis=0)
+        return left - self.total * (place < ahead)
+
+    def _side_by_side(
+        self, credits: NDArray[np.float64]
+    ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+        """Play many chunks at once: choices [CHUNK, m] and end credits [n, m]."""
+        credits = credits.copy()
+        shares = np.array(self.shares, np.float64)[:, None]
+        columns = np.arange(credits.shape[1])
+        chosen = np.empty((CHUNK, credits.shape[1]), dtype=self.dtype)
+        slack = np.empty_like(credits)
+        for step in range(CHUNK):
+            credits += shares
+            np.subtract(self.most, credits, out=slack)
+            slack /= shares
+            slack[credits < self.least] = np.inf
+            chosen[step] = slack.argmin(axis=0)
+            credits[chosen[step], columns] -= self.total
+        return chosen, credits
+
+    def _one_by_one(
+        self, start: NDArray[np.float64]
+    ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+        """Play one chunk: choices [CHUNK] and end credits [n]."""
+        credits: list[float] = start.tolist()
+        shares = [float(share) for share in self.shares]
+        order = range(len(shares))
+        least, most = self.least, self.most
+        chosen = []
+        for _ in range(CHUNK):
+            best, soonest = -1, math.inf
+            for index in order:
+                credit = credits[index] = credits[index] + shares[index]
+                if credit >= least and (slack := (most - credit) / shares[index]) < soonest:
+                    best, soonest = index, slack
+            credits[best] -= self.total
+            chosen.append(best)
+        return np.array(chosen, self.dtype), np.array(credits)

@@ -1,0 +1,238 @@
+"""From overrides to a typed config: slots, pins, and advice where something is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from factory.check import check, kind_of
+from factory.composer import compose, conf_dir
+from factory.errors import ConfigError
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Compose and complete, as `build` does."""
+    cfg = compose(overrides)
+    OmegaConf.set_struct(cfg, False)
+    check(cfg, overrides)
+    return cfg
+
+
+def problems(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    return str(caught.value)
+
+
+def target(node: DictConfig) -> str:
+    return str(node._target_).rpartition(".")[2]
+
+
+def test_every_option_of_every_group_composes() -> None:
+    skipped = {"data/base", "data/backend", "data/dataset", "experiment", "hydra", "local"}
+    for file in sorted(conf_dir().rglob("*.yaml")):
+        group = file.relative_to(conf_dir()).parent.as_posix()
+        option = file.stem
+        if group in skipped | {"."} or option in ("inherit", "base"):
+            continue
+        if group == "storage" and option in ("csv", "huggingface"):
+            continue  # they fit a slot only
+        compose([f"{group}={option}"])
+
+
+@pytest.mark.parametrize("name", ["quick", "square_auto"])
+def test_experiments_compose(name: str) -> None:
+    composed(f"experiment={name}", "storage.root=data")
+
+
+def test_storage_choice_reaches_every_backend_and_the_cache() -> None:
+    cfg = composed("data=multi", "storage=s3", "storage.bucket=b")
+    assert target(cfg.data.backends.photos.storage) == "S3Storage"
+    assert target(cfg.data.backends.table.storage) == "S3Storage"
+    assert target(cfg.cache.storage) == "S3Storage"
+    assert target(cfg.data.backends.web.storage.table_storage) == "S3Storage"
+    assert target(cfg.data.backends.hub.storage) == "HuggingFaceStorage"
+
+
+def test_one_backend_can_be_pinned() -> None:
+    cfg = composed(
+        "data=multi",
+        "storage=s3",
+        "storage.bucket=b",
+        "storage@data.backends.photos=local",
+        "data/crop@data.backends.table=square",
+    )
+    assert target(cfg.data.backends.photos.storage) == "LocalStorage"
+    assert target(cfg.data.backends.holdout.storage) == "S3Storage"
+    assert cfg.data.backends.table.crop.aspect == "square"
+    assert cfg.data.backends.photos.crop.aspect == "preserve"
+
+
+def test_cache_can_live_elsewhere() -> None:
+    cfg = composed("storage@cache=memory")
+    assert target(cfg.cache.storage) == "MemoryStorage"
+    assert target(cfg.data.backends.latents.cache.storage) == "MemoryStorage"
+    assert target(cfg.data.backends.photos.storage) == "LocalStorage"
+
+
+def test_both_ways_of_adding_a_backend_agree() -> None:
+    long = composed("+data/backend@data.backends.extra=image", "data.backends.extra.prefix=more")
+    short = composed("+data.backends.extra={kind:image,prefix:more}")
+    one = OmegaConf.to_container(long.data.backends.extra, resolve=True)
+    other = OmegaConf.to_container(short.data.backends.extra, resolve=True)
+    assert one == other
+    assert kind_of(short.data.backends.extra) == "image"
+
+
+def test_a_backend_can_be_removed() -> None:
+    assert "photos" not in composed("data=multi", "~data.backends.photos").data.backends
+
+
+def test_picked_datasets() -> None:
+    cfg = composed("data=picked", "data/dataset=[table]")
+    assert [n for n in cfg.data.backends if kind_of(cfg.data.backends[n]) == "image"] == ["table"]
+
+
+def test_embeds_are_added_where_a_run_names_none() -> None:
+    cfg = composed("data=picked")
+    assert kind_of(cfg.data.backends.text_embeds) == "text_embeds"
+    assert cfg.data.backends.image_embeds.encoder == cfg.encoder.image
+
+
+def test_unknown_keys_and_options_are_refused_all_at_once_with_suggestions() -> None:
+    text = problems("data=multi", "storage=s4", "data.backends.photos.repeat=1", "sed=3")
+    assert text.startswith("3 problems")
+    assert "group storage has no option 's4'; did you mean 's3'?" in text
+    assert "data.backends.photos has no option 'repeat'; did you mean 'repeats'?" in text
+    assert "the config has no option 'sed'; did you mean 'seed'?" in text
+
+
+def test_wrong_types_name_the_key_and_the_value() -> None:
+    assert "'many' of type 'str' could not be converted to Integer" in problems(
+        "data.backends.photos.repeats=many"
+    )
+
+
+def test_bad_values_are_refused_all_at_once() -> None:
+    text = problems(
+        "data.backends.photos.repeats=-1",
+        "data.backends.photos.probability=-2",
+        "data.batch_size=0",
+        "prefetch.batches=0",
+        "data.backends.photos.minimum_aspect_ratio=3",
+        "data.backends.photos.maximum_aspect_ratio=2",
+        "data.backends.photos.window.start_epoch=3",
+        "data.backends.photos.window.end_epoch=2",
+    )
+    assert text.startswith("6 problems")
+    assert "data.backends.photos: repeats must be at least 0, got -1" in text
+    assert "data.backends.photos: probability must be at least 0, got -2" in text
+    assert "data: batch_size must be at least 1, got 0" in text
+    assert "prefetch: batches must be at least 1, got 0" in text
+    assert "minimum_aspect_ratio 3 is above maximum_aspect_ratio 2" in text
+    assert "data.backends.photos.window: end_epoch 2 comes before start_epoch 3" in text
+
+
+def test_mistaken_units_are_refused() -> None:
+    assert "for an edge in px set resolution_type=pixel_area" in problems(
+        "data.resolution_type=area", "data.resolution=1024"
+    )
+    assert "for megapixels set resolution_type=area" in problems("data.resolution=1")
+
+
+def test_missing_values_name_the_key_and_the_edit() -> None:
+    text = problems("data.backends.photos.prefix=???", "storage.root=???")
+    assert "no value for storage.root; set it: storage.root=VALUE" in text
+    assert "no value for data.backends.photos.prefix" in text
+
+
+def test_bucket_must_be_set() -> None:
+    assert "bucket is not set; set DATA_BUCKET" in problems("storage=s3")
+
+
+def test_credentials_in_an_endpoint_are_refused_and_not_repeated() -> None:
+    text = problems("storage=s3", "storage.bucket=b", "storage.endpoint_url=http://me:hush@host")
+    assert "must not hold credentials" in text
+    assert "hush" not in text
+
+
+def test_edit_through_an_inherited_slot_is_refused() -> None:
+    text = problems("data=multi", "data.backends.photos.storage.follow_links=true")
+    assert "edits storage, which other parts share; set storage.follow_links=true" in text
+    assert "storage@data.backends.photos=OPTION" in text
+
+
+def test_edit_of_a_pinned_slot_is_accepted() -> None:
+    cfg = composed(
+        "storage@data.backends.photos=local", "data.backends.photos.storage.follow_links=true"
+    )
+    assert cfg.data.backends.photos.storage.follow_links
+    assert not cfg.storage.follow_links
+
+
+def test_unknown_kind_is_refused_with_the_kinds() -> None:
+    text = problems("+data.backends.extra={kind:imag}")
+    assert "data.backends.extra.kind is 'imag', expected one of conditioning, eval, image" in text
+
+
+def test_unknown_reference_is_refused_with_a_suggestion() -> None:
+    text = problems("data.backends.photos.image_embeds=latent")
+    assert "names 'latent', which is no backend; did you mean 'latents'?" in text
+
+
+def test_a_circle_of_backends_is_refused() -> None:
+    text = problems(
+        "+data.backends.a={kind:conditioning,source:b}",
+        "+data.backends.b={kind:conditioning,source:a}",
+    )
+    assert "depend on each other in a circle: a -> b -> a" in text
+
+
+def test_a_slot_only_option_is_refused_for_the_run() -> None:
+    assert "storage=csv" in problems("storage=csv")
+
+
+def test_two_backends_of_one_name_in_yaml_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    body = "defaults: [base]\nbackends:\n  a: {kind: image}\n  a: {kind: image}\n"
+    (tmp_path / "data" / "mine.yaml").write_text(body)
+    with pytest.raises(ConfigError, match="duplicate key a"):
+        compose(["data=mine"], config_dir=tmp_path)
+
+
+def test_own_config_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    body = "defaults: [base]\nbackends:\n  mine: {kind: image, prefix: pics, resolution: 512}\n"
+    (tmp_path / "data" / "mine.yaml").write_text(body)
+    cfg = compose(["data=mine"], config_dir=tmp_path)
+    OmegaConf.set_struct(cfg, False)
+    check(cfg)
+    assert cfg.data.backends.mine.prefix == "pics"
+    assert not cfg.data.demo
+
+
+def test_unknown_key_in_a_yaml_backend_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    body = "defaults: [base]\nbackends:\n  mine: {kind: image, prefx: pics}\n"
+    (tmp_path / "data" / "mine.yaml").write_text(body)
+    cfg = compose(["data=mine"], config_dir=tmp_path)
+    OmegaConf.set_struct(cfg, False)
+    with pytest.raises(ConfigError, match=r"data\.backends\.mine: .*did you mean 'prefix'"):
+        check(cfg)
+
+
+def test_no_secret_in_the_printed_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    text = OmegaConf.to_yaml(compose(["data=multi", "storage=s3"]), resolve=False)
+    assert "hush-hush" not in text
+
+
+def test_importing_factory_is_quick_and_brings_no_torch() -> None:
+    code = (
+        "import sys, factory; factory.compose; "
+        "heavy = {'torch', 'lightning', 'pandas', 'datasets', 's3fs'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
