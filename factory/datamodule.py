@@ -18,7 +18,10 @@ from factory.runtime.collate import Collate
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Layout, Position, TrainLoader
 from factory.sampling.mixture import Mixture
-from factory.sampling.plan import EvalPlan, Plan, PlanBackend, difference
+from factory.sampling.evaluation import EvalPlan
+from factory.sampling.fingerprint import difference
+from factory.sampling.passes import PlanBackend
+from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
 from factory.telemetry import Telemetry
 
@@ -118,7 +121,7 @@ class FactoryDataModule(LightningDataModule):
                     seed=self.seed,
                     weighting=self.sampling.weighting,
                     selection=self.sampling.selection,
-                    short_batch=str(self.sampling.short_batch),
+                    short_batch=self.sampling.short_batch,
                 )
                 record.counts["steps"] = self._plan.steps(0)
             self._check_restored()
@@ -188,7 +191,8 @@ class FactoryDataModule(LightningDataModule):
         self.registry.telemetry.write(folder / "metrics.json")
 
     def _plan_backend(self, backend: Any) -> PlanBackend:
-        decisions = self.sources[backend.name].catalog.decisions
+        catalog = self.sources[backend.name].catalog
+        decisions = catalog.decisions
         drawn = {}
         if isinstance(backend, ImageBackend):
             drawn = {
@@ -201,6 +205,7 @@ class FactoryDataModule(LightningDataModule):
             order=decisions.order,
             offsets=decisions.offsets,
             buckets=tuple(bucket.name for bucket in decisions.buckets),
+            identity=catalog.identity,
             **drawn,
         )
 

@@ -85,18 +85,20 @@ def mixture_table(data: FactoryDataModule) -> Table:
     table = Table(title="Mixture of epoch 1", title_justify="left")
     for name, align in (
         ("backend", "left"), ("weight", "right"), ("requested", "right"), ("achieved", "right"),
-        ("batches", "right"), ("repeated by fill", "right"), ("dropped by short", "right"),
+        ("batches", "right"), ("samples", "right"), ("repeated to fill", "right"),
+        ("left out", "right"),
     ):  # fmt: skip
         table.add_column(name, justify=align)  # type: ignore[arg-type]
-    for entry in data.plan.accounting(0):
+    for account, weight in zip(data.plan.accounting(0), data.plan.weights, strict=True):
         table.add_row(
-            entry.name,
-            f"{entry.weight:g}",
-            f"{entry.requested_share:.1%}",
-            f"{entry.achieved_share:.1%}",
-            str(entry.batches),
-            str(entry.duplicates),
-            str(entry.dropped),
+            account.backend,
+            f"{weight:.3g}",
+            f"{account.requested:.1%}",
+            f"{account.achieved:.1%}",
+            str(account.batches),
+            str(account.rows),
+            str(account.duplicates),
+            str(account.dropped),
         )
     return table
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from factory.catalog.captions import Captions, choose
@@ -39,6 +40,20 @@ class Catalog:
     facts: Facts
     decisions: Decisions
     captions: Captions
+
+    @property
+    def identity(self) -> str:
+        """Hash of the kept samples' names and versions, 32 hex digits: what rows stand for.
+
+        Two catalogs of equal identity and equal order train on the same samples.
+        """
+        kept = self.facts.table.select(["key", "etag"]).take(self.decisions.order)
+        state = xxhash.xxh3_128()
+        for column in kept.itercolumns():
+            for text in column.to_pylist():
+                state.update(text.encode())
+                state.update(b"\0")  # no key or etag holds it
+        return state.hexdigest()
 
     def __len__(self) -> int:
         """Return the number of kept samples."""

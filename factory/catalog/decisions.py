@@ -118,7 +118,7 @@ def decide(
     reasons.mark_texts(facts.table["text_error"].to_pylist())
     keys = facts.table["key"].to_pylist()
     measured = reasons.code == 0
-    uniform = _uniform(keys, seed) if geometry.uses_random else np.zeros((len(keys), 3))
+    uniform = _uniform(keys, seed) if geometry.uses_random else None
     shapes = geometry.decide(
         np.where(measured, facts.column("width"), 1),
         np.where(measured, facts.column("height"), 1),

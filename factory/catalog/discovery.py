@@ -9,7 +9,7 @@ from factory.catalog.metadata import Scan
 from factory.catalog.texts import Text, column_texts, read_sidecars
 from factory.errors import MediaError, ObjectNotFoundError, StorageError
 from factory.media.decode import decode
-from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure
+from factory.media.headers import HEAD_BYTES, MAX_PIXELS, NeedMoreBytes, measure
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
@@ -23,13 +23,12 @@ class Discovery:
 
     Attributes:
         suffixes: File suffixes that count as pictures; rows of tables always do.
-        max_megapixels: Larger pictures are dropped as decompression bombs, MP. The default
-            is what Pillow refuses as well (2 x 89 MP).
+        max_megapixels: Larger pictures are dropped as decompression bombs, MP.
         verify: Decode every picture once, so that damaged ones are dropped by the scan.
     """
 
     suffixes: tuple[str, ...] = PICTURES
-    max_megapixels: float = 180.0
+    max_megapixels: float = MAX_PIXELS / 1e6
     verify: bool = False
 
     def __post_init__(self) -> None:
@@ -95,8 +94,8 @@ class _Measure:
     def __call__(self, info: ObjectInfo) -> tuple[MediaFacts, ObjectInfo]:
         if self.verify:
             data = self.storage.read(info.key)
-            facts = measure(data, max_pixels=self.max_pixels)
-            decode(data)
+            facts = measure(data, len(data), max_pixels=self.max_pixels)
+            decode(data, max_pixels=self.max_pixels)
             return facts, info
         length = HEAD_BYTES
         while True:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from factory.bulk import Engine
-from factory.catalog.captions import Captions, decode_text
+from factory.catalog.captions import LIST_SEPARATOR, Captions, decode_text
 from factory.catalog.facts import Fact
 from factory.catalog.metadata import Scan
 from factory.errors import MediaError, ObjectNotFoundError
@@ -104,11 +104,14 @@ def column_texts(storage: TabularStorage, captions: Captions) -> dict[str, Text]
 
 
 def flatten(cells: list[object]) -> tuple[str, ...]:
-    """Return the texts of one row's cells, one entry a column; an empty cell gives ""."""
+    """Return the texts of one row's cells, one entry a column.
+
+    An empty cell gives ""; the texts of a list are kept apart by `LIST_SEPARATOR`.
+    """
     texts: list[str] = []
     for cell in cells:
         if isinstance(cell, list):
-            texts.append("\n".join(str(part) for part in cell if part is not None))
+            texts.append(LIST_SEPARATOR.join(str(part) for part in cell if part is not None))
         else:
             texts.append("" if cell is None else str(cell))
     return tuple(texts)

@@ -115,6 +115,7 @@ def _cut_up(photograph: Photograph, draw: "np.random.Generator") -> Iterator[Pic
     with Image.open(photograph.path()) as image:
         limits = image.size
     parts = _parts(photograph, limits)
+    taken: set[tuple[Box, tuple[int, int]]] = set()
     for number in range(photograph.share):
         part = parts[number % len(parts)]
         box = _grow(part.box, limits, draw) if part.may_grow else part.box
@@ -124,6 +125,10 @@ def _cut_up(photograph: Photograph, draw: "np.random.Generator") -> Iterator[Pic
         suffix = FORMATS[int(draw.integers(len(FORMATS)))]
         name = f"{photograph.name}_{number + 1:02d}.{suffix}"
         size = _target_size(box, draw)
+        # No two pictures are the same, or one held out could be one trained on.
+        while (box, size) in taken:
+            size = (size[0] - 1, size[1] - 1)
+        taken.add((box, size))
         yield Picture(name, photograph, box, size, mirrored, grey, captions)
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from factory.demo.photographs import PHOTOGRAPHS
 from factory.demo.crops import Picture, encode, plan_pictures
+from factory.demo.photographs import PHOTOGRAPHS
 from factory.errors import StorageError
 from factory.telemetry import progress
 

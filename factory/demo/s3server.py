@@ -107,6 +107,9 @@ def _command(program: str, ports: dict[str, int]) -> list[str]:
         "s3.localSocket": "s3.sock",
         "filer.localSocket": "filer.sock",
         "s3.config": "s3.json",
+        # As elsewhere: a bucket nobody made is an error, and a full one is not deleted.
+        "s3.autoCreateBucket": "false",
+        "s3.allowDeleteBucketNotEmpty": "false",
         "webdav": "false",
         "admin.ui": "false",
         # On by default, and it would reach out of this machine.

@@ -1,1 +1,1 @@
-"""Bytes to arrays: headers, decoding, bucket geometry and crops, all pure functions."""
+"""Bytes to arrays: headers, decoding, bucket geometry and cuts, all pure functions."""

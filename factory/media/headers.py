@@ -433,12 +433,6 @@ class _Guard(io.BytesIO):
             window.need(self.tell() + size)
         return super().read(size)
 
-    def readinto(self, buffer: Buffer, /) -> int:
-        with memoryview(buffer) as view:
-            data = self.read(view.nbytes)
-            view[: len(data)] = data
-        return len(data)
-
 
 def _pillow(kind: str) -> Callable[[_Window, bool], Header]:
     def read(window: _Window, count_frames: bool) -> Header:

@@ -7,7 +7,9 @@ from factory.errors import PlanError
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate, batch_bytes
 from factory.runtime.fetcher import BatchFetcher, Prefetch
-from factory.sampling.plan import EvalPlan, Plan, PlanStep, pad, share
+from factory.sampling.evaluation import EvalPlan
+from factory.sampling.plan import Plan, PlanStep
+from factory.sampling.ranks import check_division, pad, share
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,7 @@ class TrainLoader:
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
         self.fetcher: BatchFetcher[_Job, Batch] | None = None
-        parts = layout.ranks * layout.micros
-        if plan.batch_size % parts:
-            raise PlanError(
-                f"data.batch_size={plan.batch_size} cannot be divided over {layout.ranks} ranks "
-                f"x {layout.micros} accumulation steps; set data.batch_size to a multiple of "
-                f"{parts}, such as {-(-plan.batch_size // parts) * parts}"
-            )
+        check_division(plan.batch_size, layout.ranks, layout.micros)
 
     def __len__(self) -> int:
         """Return the number of micro-batches of the epoch that comes next, counted whole."""
@@ -141,12 +137,12 @@ class EvalLoader:
 
     def __len__(self) -> int:
         """Return the number of batches, equal on every rank."""
-        return sum(plan.steps for plan in self._plans)
+        return sum(plan.steps() for plan in self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's share of every batch."""
         self.close()
-        steps = (plan.at(step) for plan in self._plans for step in range(plan.steps))
+        steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
         self.fetcher = BatchFetcher(self._make, steps, self._prefetch, nbytes=batch_bytes)
         yield from self.fetcher
 

@@ -47,7 +47,8 @@ class Stretch:
     @property
     def shares(self) -> NDArray[np.float64]:
         """The weights, scaled to sum 1: float64 [k]."""
-        return self.weights / self.weights.sum()
+        shares: NDArray[np.float64] = self.weights / self.weights.sum()
+        return shares
 
 
 class Course:
@@ -123,7 +124,10 @@ class Course:
         self.play(step)
         note = min(step // NOTE_EVERY, len(self._notes) - 1)
         since = self._chosen[note * NOTE_EVERY : step]
-        return self._notes[note] + np.bincount(since, minlength=len(self._quotas))
+        counts: NDArray[np.int64] = self._notes[note] + np.bincount(
+            since, minlength=len(self._quotas)
+        )
+        return counts
 
     def stretches(self, until: int | None = None) -> list[Stretch]:
         """Return the stretches in order; with `until`, those that begin at or before it."""
@@ -185,10 +189,9 @@ class Course:
         if last > first:
             rows = self._chosen[first * NOTE_EVERY : last * NOTE_EVERY].reshape(-1, NOTE_EVERY)
             for backend in range(len(self._quotas)):
-                given = np.count_nonzero(rows == backend, axis=1)
-                self._notes[first + 1 : last + 1, backend] = (
-                    self._notes[first, backend] + np.cumsum(given)
-                )
+                given = np.cumsum(np.count_nonzero(rows == backend, axis=1))
+                given += self._notes[first, backend]
+                self._notes[first + 1 : last + 1, backend] = given
         self._played = end
 
 

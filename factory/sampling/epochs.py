@@ -1,7 +1,9 @@
 """At which global step does each epoch begin, and how long is it?"""
 
+import math
+import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +27,23 @@ class _Run:
         epoch: The first of them, from 0.
         start: Global step at which that one begins, from 0.
         length: Optimizer steps of each.
-        count: How many there are; None if the run never ends.
+        count: How many there are; infinity if nothing ever changes again.
     """
 
     epoch: int
     start: int
     length: int
-    count: int | None
+    count: float
+
+    @property
+    def epoch_end(self) -> float:
+        """The epoch after the run."""
+        return self.epoch + self.count
+
+    @property
+    def step_end(self) -> float:
+        """The global step after the run."""
+        return self.start + self.count * self.length
 
 
 class Epochs:
@@ -68,6 +80,7 @@ class Epochs:
         self._selection = selection
         self._seed = seed
         self._longest = int(quotas.sum())
+        self._lock = threading.Lock()
         self._runs: list[_Run] = []
         self._courses: dict[tuple[tuple[Span | None, ...], int], Course] = {}
 
@@ -94,9 +107,9 @@ class Epochs:
         Raises:
             PlanError: An epoch on the way has no active backend.
         """
-        self._run(0)
-        while self._end(self._runs[-1]) is not None and self._step_after() <= global_step:
-            self._add_run()
+        if global_step < 0:
+            raise PlanError(f"global steps count from 0, got {global_step}")
+        self._extend(lambda run: run.step_end <= global_step)
         at = bisect_right(self._runs, global_step, key=lambda run: run.start) - 1
         run = self._runs[at]
         epochs, step = divmod(global_step - run.start, run.length)
@@ -113,30 +126,25 @@ class Epochs:
     def _run(self, epoch: int) -> _Run:
         if epoch < 0:
             raise PlanError(f"epochs count from 0, got {epoch}")
-        while not self._runs or (self._end(self._runs[-1]) or epoch + 1) <= epoch:
-            self._add_run()
+        self._extend(lambda run: run.epoch_end <= epoch)
         at = bisect_right(self._runs, epoch, key=lambda run: run.epoch) - 1
         return self._runs[at]
 
-    def _add_run(self) -> None:
+    def _extend(self, short: Callable[[_Run], bool]) -> None:
+        """Add runs until the last one no longer falls short."""
+        with self._lock:
+            while not self._runs or short(self._runs[-1]):
+                self._runs.append(self._next_run())
+
+    def _next_run(self) -> _Run:
         last = self._runs[-1] if self._runs else _Run(0, 0, 0, 0)
-        epoch = last.epoch + (last.count or 0)
-        start = last.start + (last.count or 0) * last.length
+        epoch, start = int(last.epoch_end), int(last.step_end)
         length = self._course(epoch, start).length
         if not length:
             raise PlanError(self._nobody(epoch, start))
-        self._runs.append(_Run(epoch, start, length, self._alike(epoch, start, length)))
+        return _Run(epoch, start, length, self._alike(epoch, start, length))
 
-    @staticmethod
-    def _end(run: _Run) -> int | None:
-        """Return the epoch after a run."""
-        return None if run.count is None else run.epoch + run.count
-
-    def _step_after(self) -> int:
-        last = self._runs[-1]
-        return last.start + (last.count or 0) * last.length
-
-    def _alike(self, epoch: int, start: int, length: int) -> int | None:
+    def _alike(self, epoch: int, start: int, length: int) -> float:
         """Count the epochs from this one that end before anything opens or closes."""
         counts = []
         for window in self._windows:
@@ -144,7 +152,7 @@ class Epochs:
             counts += [edge - epoch for edge in edges if edge > epoch]
             steps = [window.first_step, window.steps_end(0)]
             counts += [max((edge - start) // length, 1) for edge in steps if edge > start]
-        return min(counts, default=None)
+        return min(counts, default=math.inf)
 
     def _course(self, epoch: int, start: int) -> Course:
         seeded = self._selection.seeded

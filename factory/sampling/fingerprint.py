@@ -1,7 +1,6 @@
 """Are two plans the same, and if not, what differs?"""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
@@ -19,7 +18,7 @@ def hash_rows(rows: NDArray[np.int64]) -> str:
     digest = blake2b(digest_size=16)
     for first in range(0, len(rows), HASHED_ROWS):
         part = np.ascontiguousarray(rows[first : first + HASHED_ROWS], dtype="<i8")
-        digest.update(part)
+        digest.update(part.data)
     return digest.hexdigest()
 
 
@@ -53,7 +52,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             lines.append(f"{key}: {before[key]!r} -> (removed)")
         elif key not in before:
             lines.append(f"{key}: (absent) -> {after[key]!r}")
-        elif not _equal(before[key], after[key]):
+        elif before[key] != after[key]:
             lines.append(f"{key}: {before[key]!r} -> {after[key]!r}")
     return lines
 
@@ -64,9 +63,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if isinstance(old, float) and isinstance(new, float) and math.isnan(old):
-        return math.isnan(new)
-    return bool(old == new)

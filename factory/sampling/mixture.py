@@ -1,32 +1,38 @@
-"""How backends are mixed: the settings of a plan that are not one backend's own."""
+"""How are backends mixed, before it is known what they hold?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
+from factory.sampling.passes import PlanBackend, ShortBatch
+from factory.sampling.plan import Plan
+from factory.sampling.passes import ShortBatch
 from factory.sampling.selection import Balanced, Selection
 from factory.sampling.weights import UniformWeighting, Weighting
-
-SHORT_BATCHES = ("fill", "short", "drop")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How backends are mixed.
+    """The mixture settings of a run; what the config group `sampling` builds.
 
     Attributes:
         weighting: How probabilities become weights.
         selection: How weights become a sequence of backends.
-        short_batch: What becomes of a bucket's last batch when rows run out: "fill" it from
-            the same bucket, leave it "short", or "drop" it.
+        short_batch: Last batch of a bucket: "fill" it from the bucket, leave it "short", or
+            "drop" it.
     """
 
     weighting: Weighting = field(default_factory=UniformWeighting)
     selection: Selection = field(default_factory=Balanced)
-    short_batch: str = "fill"
+    short_batch: ShortBatch = "fill"
 
-    def __post_init__(self) -> None:
-        """Refuse an unknown choice."""
-        if str(self.short_batch) not in SHORT_BATCHES:
-            raise ValueError(
-                f"sampling.short_batch is {self.short_batch!r}; "
-                f"allowed are {', '.join(SHORT_BATCHES)}"
-            )
+    def plan(self, backends: Sequence[PlanBackend], *, batch_size: int, seed: int) -> Plan:
+        """Plan the order of samples; see `Plan` for arguments and errors."""
+        return Plan(
+            backends,
+            batch_size=batch_size,
+            seed=seed,
+            weighting=self.weighting,
+            selection=self.selection,
+            short_batch=self.short_batch,
+        )

@@ -12,8 +12,8 @@ from factory.sampling.schedule import Window
 
 ShortBatch = Literal["fill", "short", "drop"]
 
-# Shuffles kept ready, of the passes in progress: 8 KiB each at most, so 8 MiB a backend.
-KEPT_SHUFFLES = 1024
+# Shuffles kept ready, of the passes in progress: 32 KiB each at most, so 8 MiB a backend.
+KEPT_SHUFFLES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ class Passes:
         return Tally(rows - missing, 0, 0)
 
     def _shuffle(self, size: int, epoch: int, pass_index: int, *what: str) -> Permutation:
-        name = (epoch, pass_index, *what)
+        name: tuple[int | str, ...] = (epoch, pass_index, *what)
         found = self._shuffles.get(name)
         if found is None:
             if len(self._shuffles) >= KEPT_SHUFFLES:

@@ -184,7 +184,8 @@ class _Debts:
         due = (self.total - left) / np.array(self.shares, np.float64)[:, None]
         due[left == 0] = np.inf
         place = np.argsort(np.argsort(due, axis=0, kind="stable"), axis=0)
-        return left - self.total * (place < ahead)
+        left -= self.total * (place < ahead)
+        return left
 
     def _side_by_side(
         self, credits: NDArray[np.float64]

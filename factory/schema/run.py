@@ -59,7 +59,7 @@ class DiscoveryConfig(MetadataConfig):
                          ".avif"],
         meaning="file suffixes that count as pictures",
     )  # fmt: skip
-    max_megapixels: float = opt(180.0, "larger pictures are dropped as decompression bombs, MP")
+    max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
     verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
 
     def problems(self) -> Iterator[str]:

@@ -239,11 +239,11 @@ class Downloads:
 
 def _by_age(folder: Path) -> list[tuple[int, int, str]]:
     """Return (last use in ns, bytes, name) of every file, the least recently used first."""
-    found = []
-    for info in LocalStorage(str(folder)).objects():
-        # The listing's etag starts with the time of change, which every use renews.
-        found.append((int(info.etag.partition("-")[0], 16), info.size, info.key))
-    return sorted(found)
+    # The listing's etag starts with the time of change, which every use renews.
+    return sorted(
+        (int(info.etag.partition("-")[0], 16), info.size, info.key)
+        for info in LocalStorage(str(folder)).objects()
+    )
 
 
 async def _follow(session: "aiohttp.ClientSession", url: str, where: str, limits: Limits) -> bytes:

@@ -252,7 +252,7 @@ def _open(storage: HuggingFaceStorage) -> _Opened:
             f"column {column!r} of {storage.identity} holds {dataset.features[column]}, "
             "not pictures; correct storage.image_column"
         ) from error
-    fingerprint: str = dataset._fingerprint
+    fingerprint: str = dataset._fingerprint  # noqa: SLF001 - the library has no public name
     paths = dict(_paths(dataset.data.schema))
     return _Opened(dataset, images.with_format("arrow"), fingerprint, paths)
 
@@ -260,7 +260,7 @@ def _open(storage: HuggingFaceStorage) -> _Opened:
 _OPENED: PerProcess[HuggingFaceStorage, _Opened] = PerProcess(_open)
 
 
-def _loaded(storage: HuggingFaceStorage) -> Any:  # noqa: ANN401 - Dataset or DatasetDict, untyped
+def _loaded(storage: HuggingFaceStorage) -> Any:
     """Return the dataset with all its splits, or already cut to a slice."""
     import datasets
 
@@ -276,7 +276,7 @@ def _loaded(storage: HuggingFaceStorage) -> Any:  # noqa: ANN401 - Dataset or Da
         raise _translated(storage, error) from error
 
 
-def _one_split(storage: HuggingFaceStorage, loaded: Any) -> Any:  # noqa: ANN401 - as above
+def _one_split(storage: HuggingFaceStorage, loaded: Any) -> Any:
     """Choose the split that was asked for, or the only one."""
     from datasets import DatasetDict
 
@@ -338,7 +338,7 @@ def _sizes(table: "pa.Table") -> list[int]:
     return [UNKNOWN_SIZE if length is None else length for length in lengths]
 
 
-def _paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:  # noqa: ANN401 - pyarrow is untyped
+def _paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
     """Yield every column and, below structs, every field."""
     import pyarrow as pa
 

@@ -150,6 +150,7 @@ class S3Storage(Storage):
             request["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
 
         async def fetch(client: "AioBaseClient") -> bytes:
+            """Send the request."""
             return await _get(client, request, self.max_attempts)
 
         return self._do(self._attempt("read", full, key), fetch)
@@ -193,6 +194,7 @@ class S3Storage(Storage):
         attempt = self._attempt("write to" if write else "list", self._root)
 
         async def ask(client: "AioBaseClient") -> None:
+            """Send the requests one after the other."""
             page = await client.list_objects_v2(Bucket=self.bucket, Prefix=self._root, MaxKeys=1)
             if "Name" not in page:  # S3 repeats the bucket's name; a web page parsed as XML not
                 raise not_s3(attempt)
@@ -218,7 +220,8 @@ class S3Storage(Storage):
 
     @property
     def _server(self) -> str:
-        return self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or "AWS"
+        # What stands before "@" in the environment's address may be a password.
+        return self.endpoint_url or _environment_endpoint().rpartition("@")[2] or "AWS"
 
     def _attempt(self, verb: str, full: str, key: str = "") -> Attempt:
         where = f"s3://{self.bucket}/{full}"
@@ -265,12 +268,14 @@ def _run(
 
 
 def _close(files: "S3FileSystem | None") -> None:
-    if files is not None and files._s3 is not None:
+    # Not the public `s3`, which would connect first where nothing is connected yet.
+    client = None if files is None else files._s3  # noqa: SLF001
+    if files is not None and client is not None:
         from fsspec.asyn import sync
 
         # Nothing is lost when it fails: the process's end closes the sockets too.
         with suppress(Exception):
-            sync(files.loop, files._s3.close, timeout=1)
+            sync(files.loop, client.close, timeout=1)
 
 
 async def _get(client: "AioBaseClient", request: dict[str, str], attempts: int) -> bytes:
@@ -304,18 +309,13 @@ def _open(storage: S3Storage) -> "S3FileSystem":
     from s3fs import S3FileSystem
 
     session = AioSession()
-    own_server = bool(
-        storage.endpoint_url
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-    )
     settings: dict[str, Any] = {
         "connect_timeout": storage.timeout_s,
         "read_timeout": storage.timeout_s,
         "retries": {"total_max_attempts": storage.max_attempts, "mode": "standard"},
         "max_pool_connections": storage.max_connections,
     }
-    if own_server:
+    if storage.endpoint_url or _environment_endpoint():
         if "AWS_EC2_METADATA_DISABLED" not in os.environ:
             session.get_component("credential_provider").remove("iam-role")
         # Checksums beyond what S3 once asked for: AWS's default, unknown to many servers.
@@ -332,6 +332,11 @@ def _open(storage: S3Storage) -> "S3FileSystem":
     # s3fs would retry on top of botocore, which multiplies the attempts.
     files.retries = 1
     return files
+
+
+def _environment_endpoint() -> str:
+    """Return the server that the SDK takes from the environment; "" for AWS itself."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 _FILESYSTEMS: PerProcess[S3Storage, "S3FileSystem"] = PerProcess(_open)

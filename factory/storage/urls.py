@@ -174,7 +174,8 @@ class UrlListStorage(TabularStorage):
         return _DOWNLOADS.get(self).read(self._file(row), url, where, start, length)
 
     @property
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
+        """The limits of one download and of the cache, in bytes and seconds."""
         return Limits(
             cache_dir=self.cache_dir,
             file_bytes=int(self.max_file_mb * 2**20),
@@ -325,7 +326,7 @@ def _fresh_table(storage: UrlListStorage) -> _Table:
 
 _TABLES: PerProcess[UrlListStorage, _Table] = PerProcess(_load)
 _DOWNLOADS: PerProcess[UrlListStorage, Downloads] = PerProcess(
-    lambda storage: Downloads(storage._limits)
+    lambda storage: Downloads(storage.limits)
 )
 
 

@@ -1,6 +1,5 @@
 """Pretrained encoders: real classes with small random weights, offline."""
 
-import json
 import os
 import pickle
 import shutil
@@ -268,8 +267,8 @@ def test_fingerprint_follows_weights_and_not_their_place(text_folder: Path, tmp_
     assert TransformersTextEncoder(model=str(moved)).fingerprint != before
 
 
-def test_fingerprint_of_large_files_reads_a_part_of_them(
-    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_fingerprint_of_large_files_covers_their_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from factory.encoder import pretrained
 
@@ -286,8 +285,6 @@ def test_fingerprint_of_large_files_reads_a_part_of_them(
         os.utime(folder / "model.safetensors", ns=(len(prints), len(prints)))
         prints.add(TransformersTextEncoder(model=str(folder)).fingerprint)
     assert len(prints) == 3
-    config = json.loads((text_folder / "config.json").read_text())
-    assert config["model_type"] == "bert"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +308,6 @@ def test_text_length_out_of_range_is_named() -> None:
 
 
 def test_keep_the_contracts() -> None:
-    # Looked up on the class: a runtime check of the instance would read `downscale`.
     assert isinstance(AutoencoderKLEncoder(config=TINY), ImageEncoder)
     assert isinstance(TransformersTextEncoder(model="a"), TextEncoder)
 

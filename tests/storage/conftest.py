@@ -68,6 +68,10 @@ def weed_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(20)
+        for port in (s3, admin):  # the server leaves its own sockets behind, wherever TMPDIR is
+            for number in (port, port + 10000):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 def weed_identities() -> dict[str, object]:
@@ -112,8 +116,8 @@ def make_bucket(endpoint: str) -> None:
 def free_ports(count: int) -> list[int]:
     """Find ports that are free together with their gRPC twins, 10000 higher."""
     found: list[int] = []
-    # Below the range that the system hands out by itself, so that nobody takes them meanwhile.
-    for port in random.sample(range(11000, 22000), 200):
+    # With the twins below what the system hands out by itself, so that nobody takes them.
+    for port in random.sample(range(11000, 21000), 200):
         if len(found) < count and is_free(port) and is_free(port + 10000):
             found.append(port)
     return found

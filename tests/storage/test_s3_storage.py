@@ -108,6 +108,13 @@ def test_name_that_does_not_resolve(credentials: None) -> None:
     assert "storage.endpoint_url" in failing(storage, StorageUnavailableError)
 
 
+def test_address_from_the_environment(monkeypatch: pytest.MonkeyPatch, credentials: None) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hunter2@127.0.0.1:1")
+    message = failing(S3Storage("b"), StorageUnavailableError)
+    assert "127.0.0.1:1 cannot be reached" in message
+    assert "hunter2" not in message
+
+
 def test_black_hole(black_hole: str, credentials: None) -> None:
     storage = S3Storage("b", endpoint_url=black_hole, timeout_s=60)
     message = failing(storage, StorageUnavailableError)

@@ -54,7 +54,7 @@ class Web(ThreadingHTTPServer):
 class Page(BaseHTTPRequestHandler):
     server: Web
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:
@@ -243,7 +243,7 @@ def test_objects_need_no_server(lists: Lists) -> None:
 
 def test_prefix(lists: Lists) -> None:
     storage = lists("http://h/a.png", "http://h/b.png")
-    key = sorted(keys(storage))[0]
+    key = min(keys(storage))
     assert keys(storage, key.split("/")[0]) == {key}
     with pytest.raises(ObjectNotFoundError, match="nowhere"):
         list(storage.objects("nowhere"))

@@ -1,0 +1,116 @@
+"""How does a picture become pixels of its bucket's size: resized, then cut.
+
+Quality: shrinking averages areas (`INTER_AREA`), enlarging is bicubic. Together with JPEGs
+decoded at a reduced scale the mean PSNR against a full decode and Lanczos resampling by Pillow
+is above 36 dB on photographs.
+"""
+
+import math
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+# Above this many pixels (200 MB as RGB) only the part around the cut is resized: one column of
+# pixels cut to a square has an intermediary hundreds of times larger than the target.
+_LARGEST_WHOLE = 2**26
+# Source pixels kept around the cut then; bicubic resampling looks two pixels to each side.
+_MARGIN = 3
+_COLOURS = 3
+
+
+@cache
+def opencv() -> ModuleType:
+    """Return OpenCV, kept from starting threads of its own.
+
+    Pictures are worked on many at a time already; OpenCV's pool would compete with those
+    threads, and is left locked in a forked child. The setting holds for the whole process.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
+
+
+def fit(
+    image: Pixels,
+    intermediary: tuple[int, int],
+    crop: tuple[int, int],
+    target: tuple[int, int],
+) -> Pixels:
+    """Return a picture resized to its intermediary size and cut to its target size.
+
+    Args:
+        image: RGB, uint8 [H, W, 3]; it may be larger or smaller than the intermediary.
+        intermediary: Width and height to resize to, px.
+        crop: Top and left of the cut in the resized picture, px.
+        target: Width and height of the cut, px.
+
+    Returns:
+        RGB, uint8 [target height, target width, 3], C-contiguous, never a view of `image`.
+
+    Raises:
+        ValueError: The image is not such an array, or the cut leaves the intermediary.
+    """
+    _check(image, intermediary, crop, target)
+    (wide, tall), (top, left) = intermediary, crop
+    if wide * tall > _LARGEST_WHOLE:
+        image, (wide, tall), (top, left) = _around(image, intermediary, crop, target)
+    resized = _resize(image, wide, tall)
+    cut = resized[top : top + target[1], left : left + target[0]]
+    return cut.copy() if resized is image else np.ascontiguousarray(cut)
+
+
+def _resize(image: Pixels, wide: int, tall: int) -> Pixels:
+    height, width = image.shape[:2]
+    if (wide, tall) == (width, height):
+        return image
+    cv2 = opencv()
+    method = cv2.INTER_AREA if wide * tall < width * height else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (wide, tall), interpolation=method), dtype=np.uint8)
+
+
+def _around(
+    image: Pixels,
+    intermediary: tuple[int, int],
+    crop: tuple[int, int],
+    target: tuple[int, int],
+) -> tuple[Pixels, tuple[int, int], tuple[int, int]]:
+    """Return the part of the image around the cut, its intermediary size, and the cut in it.
+
+    Resampling then starts at most one pixel of the intermediary beside its place.
+    """
+    height, width = image.shape[:2]
+    rows = _span(crop[0], target[1], intermediary[1], height)
+    columns = _span(crop[1], target[0], intermediary[0], width)
+    part = image[rows[0] : rows[1], columns[0] : columns[1]]
+    return part, (columns[2], rows[2]), (rows[3], columns[3])
+
+
+def _span(start: int, length: int, scaled: int, edge: int) -> tuple[int, int, int, int]:
+    """Return first and last source pixel, resized length, and where the cut begins in it."""
+    scale = scaled / edge
+    first = max(0, math.floor(start / scale) - _MARGIN)
+    last = min(edge, math.ceil((start + length) / scale) + _MARGIN)
+    resized = max(length, round((last - first) * scale))
+    begin = min(max(0, start - round(first * scale)), resized - length)
+    return first, last, resized, begin
+
+
+def _check(
+    image: Pixels, intermediary: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
+) -> None:
+    if image.dtype != np.uint8 or image.ndim != _COLOURS or image.shape[2] != _COLOURS:
+        raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
+    if not image.size:
+        raise ValueError(f"image must not be empty, got {image.shape}")
+    (wide, tall), (top, left) = intermediary, crop
+    inside = 0 <= left <= wide - target[0] and 0 <= top <= tall - target[1]
+    if not inside or min(target) <= 0:
+        raise ValueError(
+            f"the cut of {target[0]} x {target[1]} px at top {top}, left {left} must lie in the "
+            f"intermediary of {wide} x {tall} px"
+        )
