@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     from factory.training import train
 
     run = HydraConfig.get()
-    with demo_session(cfg):
+    with cli.advice(), demo_session(cfg):
         train(cfg, list(run.overrides.task), Path(run.runtime.output_dir))
 
 

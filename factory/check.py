@@ -101,14 +101,14 @@ def _adopt_plain_backends(cfg: DictConfig) -> list[str]:
 def _adopted(key: str, node: DictConfig) -> Any:
     value = dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
     kind = value.pop("kind", None)
-    kinds = [name.removesuffix(".yaml") for name in ConfigStore.instance().list("schema/backend")]
+    kinds = sorted(_kinds())
     if kind not in kinds:
         raise ConfigError(
             f"{key}.kind is {kind!r}, expected one of {', '.join(kinds)}; "
             f"or compose it: +data/backend@{key}={kinds[0]}"
         )
     schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node
-    declared = {option.name for option in fields(OmegaConf.get_type(schema))}  # type: ignore[arg-type]
+    declared = {option.name for option in fields(_kinds()[kind])}
     slots = {slot: wired for slot, wired in INHERIT.items() if slot in declared}
     if kind in EMBEDS:
         slots["encoder"] = f"${{encoder.{EMBEDS[kind]}}}"
@@ -129,12 +129,17 @@ def _add_default_embeds(cfg: DictConfig) -> None:
 
 def kind_of(node: DictConfig) -> str:
     """Return the kind of a typed backend: "image", "text_embeds", and so on."""
-    for name in ConfigStore.instance().list("schema/backend"):
-        kind = name.removesuffix(".yaml")
-        schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node
-        if OmegaConf.get_type(schema) is OmegaConf.get_type(node):
-            return kind
-    return ""
+    kind = OmegaConf.get_type(node)
+    return next((name for name, schema in _kinds().items() if schema is kind), "")
+
+
+def _kinds() -> dict[str, type]:
+    """Return the schema of each kind of backend, plugins' included."""
+    entries = ConfigStore.instance().repo["schema"]["backend"]
+    return {
+        name.removesuffix(".yaml"): OmegaConf.get_type(entry.node)  # type: ignore[misc]
+        for name, entry in entries.items()
+    }
 
 
 def _own_storages(cfg: DictConfig) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -15,8 +17,20 @@ from factory.errors import FactoryError
 DEBUG = "FACTORY_DEBUG"
 
 
+@contextmanager
+def advice() -> Iterator[None]:
+    """End the process with advice if the `with` block raises an error of the factory's.
+
+    Stands inside a Hydra main function: what gets past it, Hydra reports in its own way.
+    """
+    try:
+        yield
+    except FactoryError as error:
+        _end(describe(error), error)
+
+
 def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> None:
-    """Call a Hydra main function and end the process with advice if it fails.
+    """Call a Hydra main function, and end with advice if its config cannot be composed.
 
     Args:
         main: A function decorated with `hydra.main`.
@@ -29,8 +43,6 @@ def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> Non
         main()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _end(_composition_text(error, given), error)
-    except FactoryError as error:
-        _end(describe(error), error)
 
 
 def describe(error: BaseException) -> str:
@@ -50,7 +62,7 @@ def _composition_text(error: Exception, arguments: Sequence[str]) -> str:
     return f"Config error: {len(problems)} problems:\n{lines}"
 
 
-def _end(text: str, error: BaseException) -> None:
+def _end(text: str, error: BaseException) -> NoReturn:
     if os.environ.get(DEBUG) == "1":
         raise error
     print(text, file=sys.stderr)

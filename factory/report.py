@@ -12,11 +12,13 @@ from factory.telemetry import Telemetry
 
 # Buckets shown per backend; the rest are counted in one line.
 SHOWN_BUCKETS = 6
+# Columns of text in files and pipes, which have no width of their own.
+TABLE_WIDTH = 120
 
 
 def show(data: FactoryDataModule, console: Console | None = None) -> None:
     """Print the backends, their buckets and what was dropped, and the plan of the first epoch."""
-    console = console or Console()
+    console = console or wide_console()
     console.print(backends_table(data))
     dropped = list(dropped_lines(data.sources.values()))
     if dropped:
@@ -32,12 +34,18 @@ def show(data: FactoryDataModule, console: Console | None = None) -> None:
     console.print(mixture_table(data))
 
 
+def wide_console() -> Console:
+    """Return a console as wide as the terminal, or as the tables need where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)
+
+
 def backends_table(data: FactoryDataModule) -> Table:
     """Return one row for each backend of samples."""
     table = Table(title="Backends", title_justify="left")
     for name, align in (
         ("backend", "left"), ("kind", "left"), ("found", "right"), ("kept", "right"),
-        ("dropped", "right"), ("buckets: samples", "left"), ("storage", "left"),
+        ("dropped", "right"), ("buckets: samples", "left"), ("where", "left"),
     ):  # fmt: skip
         table.add_column(name, justify=align, overflow="fold")  # type: ignore[arg-type]
     for source in data.sources.values():
@@ -50,9 +58,15 @@ def backends_table(data: FactoryDataModule) -> Table:
             str(len(catalog)),
             str(found - len(catalog)),
             buckets(source),
-            source.backend.storage.identity,
+            where(source),
         )
     return table
+
+
+def where(source: Source) -> str:
+    """Return the kind of a backend's storage and the folder in it."""
+    kind = type(source.backend.storage).__name__.removesuffix("Storage")
+    return f"{kind} {source.backend.prefix}".strip()
 
 
 def buckets(source: Source) -> str:

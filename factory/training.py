@@ -1,17 +1,17 @@
 """One training run with Lightning, from a composed config to a folder of results."""
 
+import logging
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
-from rich.console import Console
 
-from factory import report
 from factory.builder import build, make
 from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
+from factory.report import show, stages_table, wide_console
 
 
 def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataModule:
@@ -28,19 +28,28 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
     Raises:
         FactoryError: What cannot be built, read or planned.
     """
+    _quiet()
     cfg.paths.run_dir = str(folder)
     checkpoint = find_checkpoint(cfg.ckpt_path, Path(cfg.paths.output_dir))
     data = build(cfg, overrides)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    report = RunReport(data, folder)
     try:
-        seed_everything(cfg.seed, workers=True, verbose=False)
         callbacks = [make(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-        callbacks.insert(0, RunReport(data, folder))
-        trainer: Trainer = make(cfg.trainer, "trainer", callbacks=callbacks)
+        trainer: Trainer = make(cfg.trainer, "trainer", callbacks=[report, *callbacks])
         model: LightningModule = make(cfg.model, "model")
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
     finally:
         data.close()
+        report.finish()
     return data
+
+
+def _quiet() -> None:
+    """Keep Lightning's notices about itself off the terminal; its warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Raised inside Lightning, about torch; nobody who trains can act on it.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
 def find_checkpoint(path: str | None, output_dir: Path) -> str | None:
@@ -73,37 +82,27 @@ class RunReport(Callback):
     def __init__(self, data: FactoryDataModule, folder: Path) -> None:
         """Store the parts."""
         self._data, self._folder = data, folder
-        self._training: Any = None
+        self._training = ExitStack()
+        self._rank_zero = True
 
-    @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the tables of backends, plan and mixture."""
-        del trainer, pl_module
-        report.show(self._data)
-        self._training = self._data.registry.telemetry.stage("train")
-        self._stage = self._training.__enter__()
+        del pl_module
+        self._rank_zero = trainer.is_global_zero
+        if self._rank_zero:
+            show(self._data)
+            stage = self._data.registry.telemetry.stage("train")
+            counts = self._training.enter_context(stage).counts
+            self._training.callback(lambda: counts.update(steps=trainer.global_step))
 
-    @rank_zero_only
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the metrics and print the stages."""
-        self._finish(trainer)
-
-    @rank_zero_only
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Write the metrics of a run that failed, too."""
-        self._finish(trainer)
-
-    def _finish(self, trainer: Trainer) -> None:
-        if self._training is None:
+    def finish(self) -> None:
+        """Write the metrics, print the stages and list the results."""
+        self._training.close()
+        if not self._rank_zero:
             return
-        self._stage.counts["steps"] = trainer.global_step
-        self._training.__exit__(None, None, None)
-        self._training = None
         self._data.write_metrics(self._folder)
-        console = Console()
-        console.print(report.stages_table(self._data.registry.telemetry))
+        console = wide_console()
+        console.print(stages_table(self._data.registry.telemetry))
         console.print(f"Results are in [bold]{self._folder}[/bold]", highlight=False)
         for file in sorted(self._folder.rglob("*")):
             if file.is_file() and ".hydra" not in file.parts:

@@ -129,6 +129,18 @@ def _code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
+def _refusal(client: Any) -> Exception | None:
+    """Return why a server does not answer a signed request, or None if it does."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client.list_buckets()
+    except (BotoCoreError, ClientError) as error:
+        refusal: Exception = error
+        return refusal
+    return None
+
+
 class S3Server:
     """SeaweedFS on 127.0.0.1, with its own credentials, for as long as it is open.
 
@@ -338,22 +350,16 @@ class S3Server:
 
     def _wait_until_ready(self) -> None:
         """Poll with signed requests, which no other server would accept."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         deadline = time.monotonic() + START_SECONDS
         client = self._client(retries=0)
         try:
-            while True:
+            while (refusal := _refusal(client)) is not None:
                 self._check_alive()
-                try:
-                    client.list_buckets()
-                    return
-                except (BotoCoreError, ClientError) as error:
-                    if time.monotonic() > deadline:
-                        raise StorageUnavailableError(
-                            f"the embedded S3 server did not answer within {START_SECONDS:.0f} s "
-                            f"({type(error).__name__}); its log ends with:\n{self._log_tail()}"
-                        ) from error
+                if time.monotonic() > deadline:
+                    raise StorageUnavailableError(
+                        f"the embedded S3 server did not answer within {START_SECONDS:.0f} s "
+                        f"({type(refusal).__name__}); its log ends with:\n{self._log_tail()}"
+                    ) from refusal
                 time.sleep(POLL_SECONDS)
         finally:
             client.close()

@@ -30,6 +30,8 @@ Pixels = NDArray[np.uint8]
 _CUT_OFF = re.compile("premature end", re.IGNORECASE)
 _DAMAGED = re.compile("bad Huffman code")
 _WHITE = (255, 255, 255, 255)
+# Reduced JPEG decoding comes in steps of an eighth.
+_EIGHTHS = 8
 
 
 def decode(
@@ -82,7 +84,28 @@ def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixe
         if _DAMAGED.search(message):
             raise MediaError("damaged", message) from error
         return None
-    return pixels
+    return _trim(pixels, header, (width, height))
+
+
+def _trim(pixels: Pixels, header: Header, at_least: tuple[int, int]) -> Pixels:
+    """Drop a last row or column of a reduced picture that holds less than half a pixel.
+
+    Sizes are rounded up, so 1067 rows at 3/8 come as 401, of which the last is only an eighth
+    filled; taken as whole it would shift the picture by most of a pixel when resized.
+    """
+    tall, wide = pixels.shape[:2]
+    longest = max(header.width, header.height)
+    if longest == max(tall, wide) or longest <= _EIGHTHS:
+        return pixels
+    eighths = _EIGHTHS * max(tall, wide) // longest
+
+    def trimmed(stored: int, decoded: int, least: int) -> int:
+        excess = decoded - stored * eighths / _EIGHTHS
+        return decoded - 1 if excess > 0.5 and decoded > least else decoded  # noqa: PLR2004
+
+    rows = trimmed(header.height, tall, at_least[1])
+    columns = trimmed(header.width, wide, at_least[0])
+    return np.ascontiguousarray(pixels[:rows, :columns])
 
 
 def _pillow(data: bytes, kind: str) -> Pixels:

@@ -74,8 +74,9 @@ class Shapes:
     @classmethod
     def empty(cls, rows: int) -> "Shapes":
         """Return shapes of so many rows, all zeros."""
-        pairs = (np.zeros((rows, 2), dtype=np.int32) for _ in range(3))
-        return cls(*pairs, np.zeros(rows), np.zeros(rows, dtype=np.uint8))
+        target, intermediary, crop = np.zeros((3, rows, 2), dtype=np.int32)
+        reason = np.zeros(rows, dtype=np.uint8)
+        return cls(target, intermediary, crop, np.zeros(rows), reason)
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,10 @@ class Geometry:
             return np.ones(len(w))
         buckets = np.array(self.crop_aspect_buckets)
         if self.crop_aspect == "random" and uniform is not None:
-            return buckets[_scaled(uniform[:, 0], len(buckets))]
+            return np.asarray(buckets[_scaled(uniform[:, 0], len(buckets))])
         own = aspect_label(w, h, self.aspect_rounding)
         if self.crop_aspect == "closest":
-            return buckets[np.abs(buckets - own[:, None]).argmin(axis=1)]
+            return np.asarray(buckets[np.abs(buckets - own[:, None]).argmin(axis=1)])
         return own
 
     def _target(self, w: Ints, h: Ints, aspect: Floats) -> tuple[Ints, Ints]:
@@ -326,7 +327,7 @@ def round_to_multiple(values: NDArray[Any], multiple: int) -> Ints:
     """Return the nearest multiples, halves to the even one, never below one multiple."""
     rounded = np.maximum(np.rint(values / multiple), 1.0) * multiple
     # Beyond 32 bits the row is refused anyway; the bound keeps the conversion defined.
-    return np.minimum(rounded, 2.0**32).astype(np.int64)
+    return np.asarray(np.minimum(rounded, 2.0**32).astype(np.int64))
 
 
 def _aligned(edge: float, multiple: int) -> int:
@@ -336,7 +337,7 @@ def _aligned(edge: float, multiple: int) -> int:
 def _scaled(uniform: Floats, count: Ints | int) -> Ints:
     """Return whole numbers in [0, count) from numbers in [0, 1)."""
     # The product may round up to count itself.
-    return np.minimum((uniform * count).astype(np.int64), np.asarray(count) - 1)
+    return np.asarray(np.minimum((uniform * count).astype(np.int64), np.asarray(count) - 1))
 
 
 def _cover(w: Ints, h: Ints, tw: Ints, th: Ints) -> tuple[Ints, Ints]:

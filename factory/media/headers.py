@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from factory.errors import MediaError
@@ -143,8 +144,6 @@ def open_pillow(kind: str, file: io.BytesIO) -> Any:  # noqa: ANN401 - PIL is im
     The format's own class is used: `PIL.Image.open` would try them all, and would warn by a
     limit that is global to the process; `read_header` checks the limit instead.
     """
-    from importlib import import_module
-
     module, name = _PILLOW[kind]
     return getattr(import_module(f"PIL.{module}ImagePlugin"), f"{name}ImageFile")(file)
 
@@ -372,18 +371,16 @@ def _avif_item(meta: bytes) -> Header:
     primary = int.from_bytes(boxes[b"pitm"][4 : 8 if version else 6], "big")
     inner = _boxes(boxes[b"iprp"])
     properties = _boxes(dict(inner)[b"ipco"])
-    size, turn, mirror = None, 0, 0
+    width, height, turn, mirror = 0, 0, 0, 0
     for index in _associated(dict(inner)[b"ipma"], primary):
         kind, body = properties[index - 1]
         if kind == b"ispe":
-            size = struct.unpack_from(">II", body, 4)
+            width, height = struct.unpack_from(">II", body, 4)
         elif kind == b"irot":
             turn = body[0] & 3
         elif kind == b"imir":
             mirror = 1 + (body[0] & 1)
-    if size is None:
-        raise MediaError("not a picture", "AVIF without a size")
-    return Header(*size, "AVIF", _TURNS[turn][mirror])
+    return Header(width, height, "AVIF", _TURNS[turn][mirror])
 
 
 def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
-from factory.sampling.passes import ShortBatch
 from factory.sampling.selection import Balanced, Selection
 from factory.sampling.weights import UniformWeighting, Weighting
 

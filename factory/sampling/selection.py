@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from factory.sampling.permutation import random_words
 
 # Shares are whole multiples of 1 / total. Weights that need a larger total than this are
-# rounded to it: wrong by less than 0.001 batch after a billion steps, and every credit stays
-# exact in float64 (53 bits) for up to 1000 backends.
+# rounded to it: wrong by less than 0.001 batch after a billion steps, and every sum of debts
+# stays exact in float64 (53 bits) for up to 1000 backends.
 FINEST_TOTAL = 2**40
 # Steps played through in one go: a chunk costs a millisecond alone, a microsecond among many.
 CHUNK = 1024
@@ -105,12 +105,12 @@ class Balanced:
         shares = whole_shares(weights.tolist())
         total = sum(shares)
         done = int(counts.sum())
-        credits = [
+        owed = [
             share * done - total * int(count)
             for share, count in zip(shares, counts.tolist(), strict=True)
         ]
         # After `total` steps every backend has exactly its share and the sequence repeats.
-        round_trip = _Debts(shares).play(done, credits, min(length, total))
+        round_trip = _Debts(shares).play(done, owed, min(length, total))
         return np.resize(round_trip, length)
 
 
@@ -131,11 +131,11 @@ def whole_shares(weights: Sequence[float]) -> list[int]:
 
 
 class _Debts:
-    """Plays Tijdeman's rule on credits: what each backend is owed, in 1 / total batches.
+    """Plays Tijdeman's rule on what each backend is owed, in units of 1 / total batch.
 
-    Credits are whole numbers held in float64, so sums and comparisons are exact and the
+    What is owed is a whole number held in float64, so sums and comparisons are exact and the
     result is the same on every machine. Far ranges are played in chunks side by side, each
-    from a guess of the credits at its start; chunks whose guess proves wrong are replayed
+    from a guess of what is owed at its start; chunks whose guess proves wrong are replayed
     from the end of the one before, until all ends meet. The result is exactly that of
     playing step by step.
     """
@@ -148,11 +148,11 @@ class _Debts:
         self.most = self.total - self.least
         self.dtype = np.min_scalar_type(len(shares) - 1)
 
-    def play(self, done: int, credits: list[int], length: int) -> NDArray[np.integer]:
-        """Return the choices of `length` steps that follow `done` steps; credits [n]."""
+    def play(self, done: int, owed: list[int], length: int) -> NDArray[np.integer]:
+        """Return the choices of `length` steps that follow `done` steps, with `owed` [n] then."""
         chunks = -(-length // CHUNK)
         starts = self._guess([done + CHUNK * number for number in range(chunks)])
-        starts[:, 0] = credits
+        starts[:, 0] = owed
         ends = np.empty_like(starts)
         chosen = np.empty((CHUNK, chunks), dtype=self.dtype)
         stale = np.ones(chunks, dtype=bool)
@@ -172,9 +172,9 @@ class _Debts:
         return chosen.T.reshape(-1)[:length]
 
     def _guess(self, steps: list[int]) -> NDArray[np.float64]:
-        """Guess the credits after some steps, float64 [n, len(steps)].
+        """Guess what is owed after some steps, float64 [n, len(steps)].
 
-        A credit is what the share leaves over whole batches, less one batch for those served
+        A backend is owed what its share leaves over whole batches, less one batch for those served
         ahead: as many as make the sum zero, taken to be those that would be due first.
         """
         left = np.array(
@@ -188,28 +188,28 @@ class _Debts:
         return left
 
     def _side_by_side(
-        self, credits: NDArray[np.float64]
+        self, owed: NDArray[np.float64]
     ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
-        """Play many chunks at once: choices [CHUNK, m] and end credits [n, m]."""
-        credits = credits.copy()
+        """Play many chunks at once: choices [CHUNK, m] and what is owed at their ends [n, m]."""
+        owed = owed.copy()
         shares = np.array(self.shares, np.float64)[:, None]
-        columns = np.arange(credits.shape[1])
-        chosen = np.empty((CHUNK, credits.shape[1]), dtype=self.dtype)
-        slack = np.empty_like(credits)
+        columns = np.arange(owed.shape[1])
+        chosen = np.empty((CHUNK, owed.shape[1]), dtype=self.dtype)
+        slack = np.empty_like(owed)
         for step in range(CHUNK):
-            credits += shares
-            np.subtract(self.most, credits, out=slack)
+            owed += shares
+            np.subtract(self.most, owed, out=slack)
             slack /= shares
-            slack[credits < self.least] = np.inf
+            slack[owed < self.least] = np.inf
             chosen[step] = slack.argmin(axis=0)
-            credits[chosen[step], columns] -= self.total
-        return chosen, credits
+            owed[chosen[step], columns] -= self.total
+        return chosen, owed
 
     def _one_by_one(
         self, start: NDArray[np.float64]
     ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
-        """Play one chunk: choices [CHUNK] and end credits [n]."""
-        credits: list[float] = start.tolist()
+        """Play one chunk: choices [CHUNK] and what is owed at its end [n]."""
+        owed: list[float] = start.tolist()
         shares = [float(share) for share in self.shares]
         order = range(len(shares))
         least, most = self.least, self.most
@@ -217,9 +217,9 @@ class _Debts:
         for _ in range(CHUNK):
             best, soonest = -1, math.inf
             for index in order:
-                credit = credits[index] = credits[index] + shares[index]
-                if credit >= least and (slack := (most - credit) / shares[index]) < soonest:
+                debt = owed[index] = owed[index] + shares[index]
+                if debt >= least and (slack := (most - debt) / shares[index]) < soonest:
                     best, soonest = index, slack
-            credits[best] -= self.total
+            owed[best] -= self.total
             chosen.append(best)
-        return np.array(chosen, self.dtype), np.array(credits)
+        return np.array(chosen, self.dtype), np.array(owed)

@@ -82,7 +82,7 @@ class Storage(ABC):
         The error names the setting at fault and how to mend it.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most storages hold nothing open
         """Close what this process opened; the storage may be used again afterwards."""
 
 
@@ -105,7 +105,8 @@ def safe_key(key: str) -> str:
         UnsafeKeyError: The key is absolute, empty, holds '..' or a NUL.
     """
     parts = PurePosixPath(key).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in key:
+    # Not only parts[0] == "/": POSIX keeps two leading slashes as a root of its own.
+    if not parts or key.startswith("/") or ".." in parts or "\0" in key:
         raise UnsafeKeyError(
             f"key {key!r} leaves its root; keys are relative paths without '..' or NUL"
         )

@@ -20,9 +20,9 @@ from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
 from factory.storage.rules import (
     check_span,
-    confined_key,
     did_you_mean,
     missing_column,
+    safe_key,
     safe_prefix,
 )
 
@@ -91,7 +91,7 @@ class HuggingFaceStorage(TabularStorage):
         return ObjectInfo(_key(index), size, f"{opened.fingerprint}-{index:x}")
 
     def _index(self, opened: "_Opened", key: str) -> int:
-        match = _KEY.fullmatch(confined_key(key))
+        match = _KEY.fullmatch(safe_key(key))
         index = int(match[1]) if match else -1
         if not 0 <= index < len(opened.images) or key != _key(index):
             raise ObjectNotFoundError(

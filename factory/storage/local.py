@@ -13,7 +13,7 @@ from typing import Literal
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage
-from factory.storage.rules import check_span, confined_key, is_listed, safe_prefix, temporary_name
+from factory.storage.rules import check_span, is_listed, safe_key, safe_prefix, temporary_name
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,11 @@ class LocalStorage(Storage):
         return path
 
     def _path(self, key: str) -> Path:
-        return self._confine(self._root / confined_key(key), key)
+        return self._confine(self._root / safe_key(key), key)
 
     def _own_path(self, key: str) -> Path:
         """Return where a key itself lies (a link's own place), its folder confined."""
-        path = self._root / confined_key(key)
+        path = self._root / safe_key(key)
         self._confine(path.parent, key)
         return path
 
@@ -96,7 +96,7 @@ class LocalStorage(Storage):
             found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ObjectNotFoundError(f"{path} is a folder or a device, not a file")
-        return ObjectInfo(confined_key(key), found.st_size, _etag(found))
+        return ObjectInfo(safe_key(key), found.st_size, _etag(found))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a file's bytes, or a span of them.

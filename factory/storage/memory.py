@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage
-from factory.storage.rules import check_span, confined_key, is_listed, safe_prefix
+from factory.storage.rules import check_span, is_listed, safe_key, safe_prefix
 
 if TYPE_CHECKING:
     from fsspec.implementations.memory import MemoryFileSystem
@@ -32,7 +32,7 @@ class MemoryStorage(Storage):
 
     def __post_init__(self) -> None:
         """Refuse a name that is not one path part."""
-        if "/" in confined_key(self.name):
+        if "/" in safe_key(self.name):
             raise ValueError(f"storage.name={self.name!r} must be one word without '/'")
 
     @property
@@ -41,7 +41,7 @@ class MemoryStorage(Storage):
         return f"memory://{self.name}"
 
     def _path(self, key: str) -> str:
-        return f"/{self.name}/{confined_key(key)}"
+        return f"/{self.name}/{safe_key(key)}"
 
     def _info(self, key: str, data: bytes) -> ObjectInfo:
         # A hash, not a time: two writes within one clock tick must differ.
@@ -85,7 +85,7 @@ class MemoryStorage(Storage):
         Raises:
             ObjectNotFoundError: There is no such object.
         """
-        return self._info(confined_key(key), self._existing(key))
+        return self._info(safe_key(key), self._existing(key))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes, or a span of them.

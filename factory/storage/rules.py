@@ -27,19 +27,6 @@ def is_listed(key: str) -> bool:
     return not (_JUNK.search(key) or TEMPORARY in key or key.endswith("/"))
 
 
-def confined_key(key: str) -> str:
-    """Return a normalised key, or refuse one that would leave its root.
-
-    Raises:
-        UnsafeKeyError: The key is absolute, empty, holds '..' or a NUL.
-    """
-    # POSIX paths keep exactly two leading slashes as a root of its own, "//", which is not
-    # the "/" that `safe_key` looks for; joined to a folder it would still replace the folder.
-    if key.startswith("/"):
-        raise UnsafeKeyError(f"key {key!r} is absolute; keys are relative paths without '..'")
-    return safe_key(key)
-
-
 def safe_prefix(prefix: str) -> str:
     """Return a normalised prefix without slashes at its ends; "" means the root.
 
@@ -48,7 +35,7 @@ def safe_prefix(prefix: str) -> str:
     """
     if prefix in ("", ".", "./"):
         return ""
-    return confined_key(prefix)
+    return safe_key(prefix)
 
 
 def strip_prefix(prefix: str) -> str:

@@ -13,8 +13,8 @@ from factory.storage.base import Storage
 from factory.storage.opened import PerProcess
 from factory.storage.rules import (
     check_span,
-    confined_key,
     is_listed,
+    safe_key,
     safe_prefix,
     strip_prefix,
     temporary_name,
@@ -87,7 +87,7 @@ class S3Storage(Storage):
         return f"s3://{self.bucket}/{strip_prefix(self.prefix)}".rstrip("/") + server
 
     def _full(self, key: str) -> str:
-        return self._root + confined_key(key)
+        return self._root + safe_key(key)
 
     @property
     def _root(self) -> str:
@@ -130,7 +130,7 @@ class S3Storage(Storage):
         said = self._call(
             self._attempt("read", full, key), "head_object", Bucket=self.bucket, Key=full
         )
-        return ObjectInfo(confined_key(key), int(said["ContentLength"]), said["ETag"].strip('"'))
+        return ObjectInfo(safe_key(key), int(said["ContentLength"]), said["ETag"].strip('"'))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes, or a span of them by a ranged request.

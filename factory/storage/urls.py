@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
@@ -17,7 +17,7 @@ from factory.storage.base import Storage, TabularStorage
 from factory.storage.download import Downloads, Limits
 from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
-from factory.storage.rules import below, check_span, confined_key, missing_column, safe_prefix
+from factory.storage.rules import below, check_span, missing_column, safe_key, safe_prefix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,8 @@ class UrlListStorage(TabularStorage):
         max_redirects: Redirects followed for one download.
         connections: Downloads under way at once, for each process.
     """
+
+    independent_objects: ClassVar[bool] = True
 
     table: str
     table_storage: Storage
@@ -114,7 +116,7 @@ class UrlListStorage(TabularStorage):
             return {}
 
     def _row(self, key: str) -> "_Row":
-        row = _TABLES.get(self).rows.get(confined_key(key))
+        row = _TABLES.get(self).rows.get(safe_key(key))
         if row is None:
             raise ObjectNotFoundError(f"{key!r} is no row of {self.identity}")
         return row
@@ -157,7 +159,7 @@ class UrlListStorage(TabularStorage):
             size = LocalStorage(self.cache_dir).head(self._file(row)).size
         except ObjectNotFoundError:
             size = UNKNOWN_SIZE
-        return ObjectInfo(confined_key(key), size, row.digest)
+        return ObjectInfo(safe_key(key), size, row.digest)
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a file's bytes, or a span of them; the first read downloads all of it.

@@ -145,9 +145,7 @@ def test_the_csv_names_pictures_by_relative_url_and_two_bad_rows(demo: Path) -> 
     for url in good:
         decode(demo / "web" / url)
     bad = {row["url"] for row in rows[-2:]}
-    assert {f"web/{url}" for url in bad} == {
-        odd.key for odd in EXPECTED if odd.seen_in == "answer"
-    }
+    assert {f"web/{url}" for url in bad} == {odd.key for odd in EXPECTED if odd.seen_in == "answer"}
     assert not (demo / "web" / "pictures" / "not_there.jpg").exists()
     assert (demo / "web" / "pictures" / "page.html").read_text().startswith("<!doctype html>")
 
@@ -306,9 +304,7 @@ def test_a_root_that_is_a_link_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "real" / MARKER).exists()
 
 
-def test_an_absent_package_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_absent_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[demo\]"):
         write_demo_data(tmp_path / "demo")

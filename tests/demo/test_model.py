@@ -40,9 +40,11 @@ def loader(batches: list[Batch]) -> DataLoader[Any]:
 
 
 def trainer(folder: Path, **settings: Any) -> lightning.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
     return lightning.Trainer(
-        default_root_dir=folder, accelerator="cpu", **(quiet | {"max_steps": 4} | settings)
+        default_root_dir=folder, accelerator="cpu", **({"max_steps": 4} | quiet | settings)
     )
 
 
@@ -62,7 +64,7 @@ def test_loss_falls_on_a_few_samples(tmp_path: Path) -> None:
     model = RectifiedFlow(**TINY, warmup_steps=3)
     batch = make_batch([0, 1, 2, 3])
     before = model.keyed_losses(batch).mean().item()
-    run = trainer(tmp_path, max_steps=80, enable_checkpointing=False)
+    run = trainer(tmp_path, max_steps=80)
     run.fit(model, loader([batch] * 80))
     assert run.global_step == 80
     assert model.keyed_losses(batch).mean().item() < 0.5 * before
@@ -73,7 +75,7 @@ def test_training_is_repeatable(tmp_path: Path) -> None:
     for _ in range(2):
         lightning.seed_everything(3, verbose=False)
         model = RectifiedFlow(**TINY)
-        trainer(tmp_path, enable_checkpointing=False).fit(model, loader([make_batch([0, 1])] * 4))
+        trainer(tmp_path).fit(model, loader([make_batch([0, 1])] * 4))
         weights.append(model.net.out.weight.detach().clone())
     assert torch.equal(*weights)
     assert weights[0].any()
@@ -189,6 +191,6 @@ def test_learning_rate_rises_and_falls() -> None:
 
 def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
     model = RectifiedFlow(**TINY, schedule="constant", warmup_steps=0)
-    run = trainer(tmp_path, max_steps=3, enable_checkpointing=False)
+    run = trainer(tmp_path, max_steps=3)
     run.fit(model, loader([make_batch([0])] * 3))
     assert run.optimizers[0].param_groups[0]["lr"] == TINY["lr"]

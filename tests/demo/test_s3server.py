@@ -1,5 +1,6 @@
 """The demo's S3 server: real answers, keys that matter, and nothing left when it ends."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -116,7 +117,7 @@ def test_upload_names_what_is_absent(server: S3Server, tmp_path: Path) -> None:
     with pytest.raises(ObjectNotFoundError, match="absent"):
         server.upload(tmp_path / "absent", "training-data")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(ObjectNotFoundError, match="no bucket 'other'.*training-data, second"):
+    with pytest.raises(ObjectNotFoundError, match=r"no bucket 'other'.*training-data, second"):
         server.upload(tmp_path, "other")
     server_of_one = S3Server(server.directory)
     with pytest.raises(StorageUnavailableError, match="not running"):
@@ -285,7 +286,7 @@ def test_a_program_that_cannot_run_leaves_no_keys(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("not executable")
 
-    monkeypatch.setattr(s3server.subprocess, "Popen", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(StorageUnavailableError, match="not executable"):
         S3Server(tmp_path / "s3").start()
     assert not (tmp_path / "s3" / "s3.json").exists()
@@ -301,8 +302,8 @@ def test_a_bucket_name_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_an_absent_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
-        raise s3server.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(s3server.importlib.metadata, "files", absent)
+    monkeypatch.setattr(importlib.metadata, "files", absent)
     with pytest.raises(MissingExtraError, match=r"\[s3server\]"):
         s3server._server_program()

@@ -13,10 +13,10 @@ import factory.storage
 from factory.errors import UnsafeKeyError
 from factory.storage.opened import PerProcess
 from factory.storage.rules import (
-    confined_key,
     cut,
     is_listed,
     missing_column,
+    safe_key,
     safe_prefix,
     strip_prefix,
     temporary_name,
@@ -29,11 +29,11 @@ KEYS = st.lists(PARTS, max_size=5).map("/".join)
 @given(KEYS)
 def test_a_safe_key_stays_below_its_root(key: str) -> None:
     try:
-        safe = confined_key(key)
+        safe = safe_key(key)
     except UnsafeKeyError:
         return
     parts = safe.split("/")
-    assert confined_key(safe) == safe
+    assert safe_key(safe) == safe
     assert not safe.startswith("/")
     assert all(part not in ("", ".", "..") for part in parts)
     assert "\0" not in safe
@@ -45,7 +45,7 @@ def test_a_prefix_is_a_key_or_the_root(prefix: str) -> None:
         safe = safe_prefix(prefix)
     except UnsafeKeyError:
         return
-    assert safe == "" or confined_key(safe) == safe
+    assert safe == "" or safe_key(safe) == safe
 
 
 def test_root_prefixes() -> None:

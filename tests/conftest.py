@@ -1,0 +1,15 @@
+"""Options of the whole test run; pytest wants them in the outermost conftest."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the golden cases come from elsewhere."""
+    parser.addoption(
+        "--golden-dir",
+        type=Path,
+        default=Path(__file__).parent / "golden",
+        help="folder of the golden JSON files (default: the copies in tests/golden)",
+    )
