@@ -211,7 +211,7 @@ def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
             if isinstance(node, DictConfig) and name == "backends":
                 continue  # each is walked on its own
             if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(node, name):
-                yield from _walk(f"{key}.{name}", part, node._get_node(name))
+                yield from _walk(f"{key}.{name}", part, node._get_node(name))  # noqa: SLF001 - the one way to read a node unresolved
 
 
 def _references(cfg: DictConfig) -> list[str]:
@@ -228,5 +228,3 @@ def _references(cfg: DictConfig) -> list[str]:
     except ConfigError as error:
         return error.problems
     return []
-
-

@@ -120,7 +120,9 @@ def _advice(
         node = None
     known = [str(option) for option in node] if isinstance(node, DictConfig) else []
     if known and name not in known:
-        return f"{override}: {parent or 'the config'} has no option {name!r}; {suggest(name, known)}"
+        return (
+            f"{override}: {parent or 'the config'} has no option {name!r}; {suggest(name, known)}"
+        )
     return f"{override}: {tidy(error.__cause__)}"
 
 

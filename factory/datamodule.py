@@ -1,10 +1,11 @@
 """Where Lightning enters: backends in, batches of the plan out."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from factory.backends.image import ImageBackend
 from factory.backends.source import Source
@@ -17,9 +18,9 @@ from factory.registry import Backend, Registry
 from factory.runtime.collate import Collate
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Layout, Position, TrainLoader
-from factory.sampling.mixture import Mixture
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.fingerprint import difference
+from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
@@ -116,7 +117,7 @@ class FactoryDataModule(LightningDataModule):
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
                 self._plan = Plan(
-                    [self._plan_backend(backend) for backend in self.registry.data.values()],
+                    [plan_backend(self.sources[name]) for name in self.registry.data],
                     batch_size=self.batch_size,
                     seed=self.seed,
                     weighting=self.sampling.weighting,
@@ -130,21 +131,22 @@ class FactoryDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
-        return self._keep(
-            TrainLoader(
-                self.plan, self._collate(), self.prefetch, self._layout, Position(self._next, self._begin, self._end)
-            )
-        )
+        position = Position(self._next, self._begin, self._end)
+        loader = TrainLoader(self.plan, self._collate(), self.prefetch, self._layout, position)
+        self._loaders.append(loader)
+        return loader
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
         """Return every validation sample once; an empty list without eval backends."""
         plans = [
-            EvalPlan(self._plan_backend(backend), batch_size=self.batch_size)
-            for backend in self.registry.eval.values()
+            EvalPlan(plan_backend(self.sources[name]), batch_size=self.batch_size)
+            for name in self.registry.eval
         ]
         if not plans:
             return []
-        return self._keep(EvalLoader(plans, self._collate(), self.prefetch, self._layout))
+        loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout)
+        self._loaders.append(loader)
+        return loader
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan's fingerprint and the last completed optimizer step."""
@@ -174,6 +176,13 @@ class FactoryDataModule(LightningDataModule):
         epoch, first = self._begun
         return epoch, first + self._micros_done // self._layout.micros
 
+    def count_micro_batch(self) -> None:
+        """Note that the trainer has completed one more micro-batch.
+
+        Lightning's trainer is watched already; a loop of your own calls this after each one.
+        """
+        self._micros_done += 1
+
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
@@ -190,31 +199,8 @@ class FactoryDataModule(LightningDataModule):
         """Write what each stage took to `metrics.json` in a folder."""
         self.registry.telemetry.write(folder / "metrics.json")
 
-    def _plan_backend(self, backend: Any) -> PlanBackend:
-        catalog = self.sources[backend.name].catalog
-        decisions = catalog.decisions
-        drawn = {}
-        if isinstance(backend, ImageBackend):
-            drawn = {
-                "probability": backend.probability,
-                "repeats": backend.repeats,
-                "window": backend.window,
-            }
-        return PlanBackend(
-            name=backend.name,
-            order=decisions.order,
-            offsets=decisions.offsets,
-            buckets=tuple(bucket.name for bucket in decisions.buckets),
-            identity=catalog.identity,
-            **drawn,
-        )
-
     def _collate(self) -> Collate:
         return Collate(self.sources, self.registry.engine, self.seed)
-
-    def _keep(self, loader: Any) -> Any:
-        self._loaders.append(loader)
-        return loader
 
     def _join(self, trainer: Trainer) -> None:
         """Take the layout from a trainer, and watch its steps."""
@@ -259,14 +245,34 @@ class FactoryDataModule(LightningDataModule):
         )
 
 
+def plan_backend(source: Source) -> PlanBackend:
+    """Return what the plan must know of a backend made ready."""
+    decisions = source.catalog.decisions
+    shape = PlanBackend(
+        name=source.name,
+        order=decisions.order,
+        offsets=decisions.offsets,
+        buckets=tuple(bucket.name for bucket in decisions.buckets),
+        identity=source.catalog.identity,
+    )
+    backend = source.backend
+    if not isinstance(backend, ImageBackend):
+        return shape
+    return replace(
+        shape,
+        probability=backend.probability,
+        repeats=backend.repeats,
+        window=backend.window,
+    )
+
+
 class _Commits(Callback):
     """Counts micro-batches the trainer has completed; a step commits with its last one."""
 
     def __init__(self, data: FactoryDataModule) -> None:
         self.data = data
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_train_batch_end(self, *hook: Any) -> None:
         """Count one micro-batch."""
-        self.data._micros_done += 1
+        del hook
+        self.data.count_micro_batch()

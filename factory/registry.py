@@ -90,9 +90,7 @@ class Registry:
             stack.callback(self.cache.storage.close)
             for backend in self.backends.values():
                 stack.callback(
-                    backend.storage.close
-                    if isinstance(backend, SampleBackend)
-                    else backend.close
+                    backend.storage.close if isinstance(backend, SampleBackend) else backend.close
                 )
 
     def write_metrics(self, folder: Path) -> None:
@@ -156,7 +154,7 @@ def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:
 
 def _two_defaults(stores: Mapping[str, Store]) -> list[str]:
     names = [name for name, store in stores.items() if store.default]
-    if len(names) < 2:
+    if len(names) <= 1:
         return []
     listed = " and ".join(f"data.backends.{name}" for name in names)
     return [f"{listed} are both the default of their kind; set default=false for all but one"]

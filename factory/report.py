@@ -12,6 +12,8 @@ from factory.telemetry import Telemetry
 
 # Buckets shown per backend; the rest are counted in one line.
 SHOWN_BUCKETS = 6
+# Names shown for each reason of dropping.
+SHOWN_NAMES = 3
 # Columns of text in files and pipes, which have no width of their own.
 TABLE_WIDTH = 120
 
@@ -85,8 +87,8 @@ def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
         facts, made = source.catalog.facts, source.catalog.decisions
         for reason, count in made.dropped().items():
             rows = (made.reason == made.reasons.index(reason)).nonzero()[0]
-            names = ", ".join(_short(facts, row) for row in rows[:3].tolist())
-            more = ", ..." if count > 3 else ""
+            names = ", ".join(_short(facts, row) for row in rows[:SHOWN_NAMES].tolist())
+            more = ", ..." if count > SHOWN_NAMES else ""
             yield f"{source.name}: {count} {reason} ({names}{more})"
 
 

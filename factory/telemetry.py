@@ -96,6 +96,10 @@ class Telemetry:
         path.write_text(json.dumps({"stages": stages}, indent=1, default=str) + "\n")
 
 
+def _unseen(count: int) -> None:
+    """Advance a bar that nobody sees."""
+
+
 @contextmanager
 def progress(title: str, total: int | None, unit: str = "it") -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and remaining time on a terminal; yield `advance(n)`.
@@ -104,7 +108,7 @@ def progress(title: str, total: int | None, unit: str = "it") -> Iterator[Callab
     what was done. Safe to advance from several threads.
     """
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield _unseen
         return
     from rich.console import Console
     from rich.progress import (

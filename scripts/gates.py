@@ -23,9 +23,7 @@ def main() -> int:
     """Print what is too long; return the exit status."""
     root = Path(__file__).parent.parent
     files = sorted(
-        path
-        for folder in ("factory", "scripts", "tests")
-        for path in (root / folder).rglob("*.py")
+        path for folder in ("factory", "scripts", "tests") for path in (root / folder).rglob("*.py")
     )
     problems, lengths = [], []
     for path in [*files, root / "train.py"]:
@@ -41,7 +39,9 @@ def main() -> int:
                 problems.append(f"{name}: {function} has {lines} lines, the limit is {limit}")
     mean = statistics.mean(lengths)
     if mean >= MAX_MEAN_LINES:
-        problems.append(f"functions have {mean:.1f} lines on average, the limit is {MAX_MEAN_LINES}")
+        problems.append(
+            f"functions have {mean:.1f} lines on average, the limit is {MAX_MEAN_LINES}"
+        )
     print("\n".join(problems))
     print(f"{len(files)} files, {len(lengths)} functions of {mean:.1f} lines on average")
     return 1 if problems else 0

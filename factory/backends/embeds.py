@@ -20,6 +20,7 @@ from factory.media.decode import DECODE_VERSION
 from factory.storage.base import Storage
 from factory.telemetry import progress
 
+
 @dataclass(kw_only=True)
 class EmbedBackend:
     """A store of embeddings; its two kinds differ in what they encode.

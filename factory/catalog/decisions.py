@@ -175,9 +175,7 @@ def _uniform(keys: list[str], seed: int) -> NDArray[np.float64]:
     return (np.array(words, dtype=np.uint64).reshape(-1, 3) >> np.uint64(11)) / 2.0**53
 
 
-def _choose(
-    keys: list[str], kept: NDArray[np.bool_], limit: int, name: str
-) -> NDArray[np.bool_]:
+def _choose(keys: list[str], kept: NDArray[np.bool_], limit: int, name: str) -> NDArray[np.bool_]:
     """Mark at most `limit` kept rows, chosen by the backend's name as seed.
 
     The same choice the former system makes: names sorted, shuffled by `random.Random(name)`,

@@ -101,9 +101,7 @@ class Facts:
     changes: Changes = field(default_factory=Changes)
 
     @classmethod
-    def of(
-        cls, rows: Iterable[Fact], origin: dict[str, Any], known: Mapping[str, Fact]
-    ) -> "Facts":
+    def of(cls, rows: Iterable[Fact], origin: dict[str, Any], known: Mapping[str, Fact]) -> "Facts":
         """Build the table from rows in any order, and compare it with what was known."""
         ordered = sorted(rows, key=lambda fact: fact.key)
         columns = {name: [getattr(fact, name) for fact in ordered] for name in SCHEMA.names}

@@ -36,7 +36,9 @@ def pair(
     """
     rows = {below(key, source_prefix): n for n, key in enumerate(source.table["key"].to_pylist())}
     keys = partner.table["key"].to_pylist()
-    of_partner = np.array([rows.get(below(key, partner_prefix), -1) for key in keys], dtype=np.int64)
+    of_partner = np.array(
+        [rows.get(below(key, partner_prefix), -1) for key in keys], dtype=np.int64
+    )
     reasons = Reasons(len(partner))
     reasons.mark_texts(partner.table["error"].to_pylist())
     found = (of_partner >= 0) & (made.reason[of_partner] == 0)
@@ -58,9 +60,7 @@ def without_partner(made: Decisions, partners: NDArray[np.int64], name: str) -> 
     return Decisions.of(reasons, made.target, made.intermediary, made.crop)
 
 
-def _other_shape(
-    source: Facts, partner: Facts, of_partner: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _other_shape(source: Facts, partner: Facts, of_partner: NDArray[np.int64]) -> NDArray[np.bool_]:
     here = _aspect(source)[of_partner]
     return np.asarray(np.abs(_aspect(partner) / here - 1) > ASPECT_TOLERANCE)
 

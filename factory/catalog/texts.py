@@ -74,7 +74,7 @@ def read_sidecars(
     with progress(f"captions {scan.name}", len(objects), "files") as advance:
         for info, outcome in engine.map(_ReadText(scan.storage), objects):
             text = _text(info, outcome)
-            texts.update({key: text for key in fresh[info.key]})
+            texts.update(dict.fromkeys(fresh[info.key], text))
             advance(1)
     return texts
 

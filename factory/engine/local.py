@@ -41,17 +41,19 @@ class LocalEngine:
             for item in items:
                 waiting.append((item, pool.submit(function, item)))
                 if len(waiting) >= workers * IN_FLIGHT_PER_WORKER:
-                    yield _outcome(*waiting.popleft())
+                    first, future = waiting.popleft()
+                    yield first, _outcome(future)
             while waiting:
-                yield _outcome(*waiting.popleft())
+                first, future = waiting.popleft()
+                yield first, _outcome(future)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _outcome(item: Item, future: "Future[Result]") -> tuple[Item, Result | Exception]:
+def _outcome(future: Future[Result]) -> Result | Exception:
     error = future.exception()
     if error is None:
-        return item, future.result()
+        return future.result()
     if isinstance(error, Exception):
-        return item, error
+        return error
     raise error  # KeyboardInterrupt and its like are nobody's result

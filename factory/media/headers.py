@@ -114,7 +114,7 @@ def read_header(
     kind = sniff(head)
     if kind is None:
         if len(head) < _SIGNATURE and not window.whole:
-            raise NeedMoreBytes(HEAD_BYTES)
+            raise window.short(min(HEAD_BYTES, window.size or HEAD_BYTES))
         raise MediaError("not a picture", f"it starts with {head[:_SIGNATURE]!r}")
     try:
         header = _READERS[kind](window, count_frames)
@@ -138,7 +138,7 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def open_pillow(kind: str, file: io.BytesIO) -> Any:  # noqa: ANN401 - PIL is imported inside
+def open_pillow(kind: str, file: io.BytesIO) -> Any:  # noqa: ANN401 - PIL is imported by its format alone
     """Return Pillow's lazily read image of a format, without its own limit on pixels.
 
     The format's own class is used: `PIL.Image.open` would try them all, and would warn by a
@@ -416,11 +416,16 @@ def _associated(ipma: bytes, wanted: int) -> list[int]:
 
 
 class _Guard(io.BytesIO):
-    """A file that asks for more bytes instead of ending early."""
+    """A file that asks for more bytes instead of ending early.
+
+    Attributes:
+        ended: Whether a read came upon the end of the whole file.
+    """
 
     def __init__(self, window: _Window) -> None:
         super().__init__(window.data)
         self._window = window
+        self.ended = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         window = self._window
@@ -428,14 +433,32 @@ class _Guard(io.BytesIO):
             if size is None or size < 0:
                 raise window.short(window.size or 4 * len(window.data))
             window.need(self.tell() + size)
-        return super().read(size)
+        data = super().read(size)
+        self.ended |= size is not None and len(data) < size
+        return data
+
+
+def _count(image: Any) -> int:  # noqa: ANN401 - PIL is imported by its format alone
+    """Return the number of frames; 1 where those after the first are damaged."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except (NeedMoreBytes, MemoryError):
+        raise
+    except Exception:  # as in `read_header`: whatever the parsing comes upon
+        return 1
 
 
 def _pillow(kind: str) -> Callable[[_Window, bool], Header]:
     def read(window: _Window, count_frames: bool) -> Header:
-        with open_pillow(kind, _Guard(window)) as image:
-            frames = getattr(image, "n_frames", 1) if count_frames else 1
-            width, height = image.size
+        guard = _Guard(window)
+        try:
+            with open_pillow(kind, guard) as image:
+                width, height = image.size
+                frames = _count(image) if count_frames else 1
+        except Exception:
+            if guard.ended:
+                raise window.short(len(window.data) + 1) from None
+            raise
         return Header(width, height, kind, frames=frames)
 
     return read

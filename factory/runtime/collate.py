@@ -46,9 +46,7 @@ class Collate:
         """
         source = self.sources[step.backend]
         catalog = source.catalog
-        captions = [
-            catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()
-        ]
+        captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
         latents, pixels = None, None
         if source.latents is None:
             pixels = source.read_pixels(rows, self.engine)

@@ -62,7 +62,7 @@ class BatchFetcher(Generic[Job, Made]):
         jobs: Iterable[Job],
         settings: Prefetch,
         *,
-        nbytes: Callable[[Made], int] = lambda made: 0,
+        nbytes: Callable[[Made], int] | None = None,
         describe: Callable[[Job], str] = str,
     ) -> None:
         """Store the parts; no thread starts before the first batch is asked for.
@@ -71,7 +71,7 @@ class BatchFetcher(Generic[Job, Made]):
             make: Turns a job into a batch; called in worker threads.
             jobs: The work, in the order of delivery; taken lazily.
             settings: Bounds and deadline.
-            nbytes: Bytes a batch holds.
+            nbytes: Bytes a batch holds; None leaves `megabytes` without effect.
             describe: Names a job in errors, such as "step 12 of photos".
         """
         self._make = make
@@ -120,7 +120,8 @@ class BatchFetcher(Generic[Job, Made]):
         begin = time.perf_counter()
         made = self._guarded(job, lambda: self._await(job, future))
         self.waited_s += time.perf_counter() - begin
-        self._largest = max(self._largest, self._nbytes(made))
+        if self._nbytes is not None:
+            self._largest = max(self._largest, self._nbytes(made))
         self._start_jobs()
         return made
 
@@ -166,7 +167,7 @@ class BatchFetcher(Generic[Job, Made]):
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _stalled(self, job: Job) -> str:
-        frames = sys._current_frames()
+        frames = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
         stacks = []
         for thread in threading.enumerate():
             if thread.name.startswith("factory-") and thread.ident in frames:

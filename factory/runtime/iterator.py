@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from factory.errors import PlanError
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate, batch_bytes
 from factory.runtime.fetcher import BatchFetcher, Prefetch
@@ -116,6 +116,16 @@ class TrainLoader:
         layout = self._layout
         rows = share(job.step.rows, layout.rank, layout.ranks, job.micro, layout.micros)
         return self._collate(job.step, rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: where the run stands is the data module's state.
+
+        The method tells Lightning that this loader continues in mid-epoch.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Accept the nothing that `state_dict` returned."""
 
     def close(self) -> None:
         """Stop prefetching; leaves no thread behind."""

@@ -151,7 +151,8 @@ class Epochs:
             edges = [window.start_epoch - 1, *([window.end_epoch] if window.end_epoch else [])]
             counts += [edge - epoch for edge in edges if edge > epoch]
             steps = [window.first_step, window.steps_end(0)]
-            counts += [max((edge - start) // length, 1) for edge in steps if edge > start]
+            # One step short: a window that opens just as an epoch ends makes it longer.
+            counts += [max((edge - 1 - start) // length, 1) for edge in steps if edge > start]
         return min(counts, default=math.inf)
 
     def _course(self, epoch: int, start: int) -> Course:

@@ -65,8 +65,8 @@ class PlanBackend:
         if len(set(self.buckets)) != len(self.buckets):
             raise PlanError(f"{where}: two buckets have one name in {self.buckets}")
         sizes = np.diff(self.offsets)
-        ends = (int(self.offsets[0]), int(self.offsets[-1])) if len(self.offsets) else (0, 0)
-        if len(sizes) != len(self.buckets) or sizes.min() < 0 or ends != (0, len(self.order)):
+        ends = [int(end) for end in self.offsets[[0, -1]]] if sizes.size else []
+        if len(sizes) != len(self.buckets) or ends != [0, len(self.order)] or sizes.min() < 0:
             raise PlanError(
                 f"{where}: offsets must rise from 0 to {len(self.order)} in "
                 f"{len(self.buckets) + 1} numbers, one more than buckets; got "

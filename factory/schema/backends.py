@@ -11,6 +11,11 @@ from factory.schema.captions import CaptionConfig, CropConfig
 from factory.schema.options import above, at_least, opt
 from factory.schema.storage import StorageConfig
 
+# No training canvas is larger, and no useful edge is shorter: a value beyond these means that
+# the unit was mistaken.
+MAX_MEGAPIXELS = 32
+MIN_EDGE = 16
+
 
 class ResolutionType(StrEnum):
     """What `resolution` measures."""
@@ -72,9 +77,7 @@ class SampleBackendConfig(BackendConfig):
         "pixel: short edge, px | pixel_area: edge of the square of equal area, px | area: MP",
     )
     alignment: int = opt(II("data.alignment"), "target edges are multiples of this, px")
-    minimum_image_size: float | None = opt(
-        None, "smaller samples are dropped; px, or MP with area"
-    )
+    minimum_image_size: float | None = opt(None, "smaller samples are dropped; px, or MP with area")
     minimum_aspect_ratio: float | None = opt(None, "least width/height of a bucket")
     maximum_aspect_ratio: float | None = opt(None, "greatest width/height of a bucket")
     max_samples: int | None = opt(None, "keep at most this many samples, chosen by name")
@@ -97,14 +100,12 @@ class SampleBackendConfig(BackendConfig):
         yield from self._suspicious_units()
 
     def _suspicious_units(self) -> Iterator[str]:
-        # No training canvas is 32 megapixels, and no useful edge is below 16 px: such a
-        # value means that the unit was mistaken.
-        if self.resolution_type is ResolutionType.area and self.resolution > 32:
+        if self.resolution_type is ResolutionType.area and self.resolution > MAX_MEGAPIXELS:
             yield (
                 f"resolution={self.resolution:g} with resolution_type=area means megapixels; "
                 "for an edge in px set resolution_type=pixel_area"
             )
-        if self.resolution_type is not ResolutionType.area and 0 < self.resolution < 16:
+        if self.resolution_type is not ResolutionType.area and 0 < self.resolution < MIN_EDGE:
             yield (
                 f"resolution={self.resolution:g} with resolution_type="
                 f"{self.resolution_type.value} means px; for megapixels set resolution_type=area"

@@ -85,7 +85,7 @@ class CropAspect(StrEnum):
 class CropStyle(StrEnum):
     """Where the cut is placed."""
 
-    center = "center"
+    center = "center"  # type: ignore[assignment]  # hides str.center, which nobody calls
     random = "random"
     corner = "corner"
 

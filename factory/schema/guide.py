@@ -1,8 +1,11 @@
 """The text of `--help`: every option with its default, meaning and unit, read off the schemas."""
 
+import inspect
 import textwrap
 from collections.abc import Iterator
 from enum import Enum
+
+from omegaconf import MISSING
 
 from factory.schema import backends, captions, data, run, storage
 from factory.schema.options import meanings
@@ -14,7 +17,11 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("data", "All backends", data.DataConfig),
     ("data.backends.NAME", "A backend of pictures", backends.ImageBackendConfig),
     ("data.backends.NAME.window", "When it takes part", backends.WindowConfig),
-    ("data.backends.NAME", "data/backend=eval, pictures to validate on", backends.EvalBackendConfig),
+    (
+        "data.backends.NAME",
+        "data/backend=eval, pictures to validate on",
+        backends.EvalBackendConfig,
+    ),
     ("data.backends.NAME", "data/backend=conditioning", backends.ConditioningBackendConfig),
     ("data.backends.NAME", "data/backend=text_embeds", backends.TextEmbedBackendConfig),
     ("data.backends.NAME", "data/backend=image_embeds", backends.ImageEmbedBackendConfig),
@@ -58,7 +65,7 @@ def _lines() -> Iterator[str]:
 
 def _declared(schema: type, name: str) -> tuple[type, str]:
     """Return the class that declares an option last, so that an inherited one is said once."""
-    owner = next(cls for cls in schema.__mro__ if name in cls.__dict__.get("__annotations__", {}))
+    owner = next(cls for cls in schema.__mro__ if name in inspect.get_annotations(cls))
     return owner, name
 
 
@@ -71,17 +78,15 @@ def _option(name: str, value: str, meaning: str) -> Iterator[str]:
 
 
 def _value(default: object) -> str:
+    """Return a default as it is written on the command line; "" where there is none."""
     if isinstance(default, Enum):
         return str(default.value)
-    if default is None:
-        return "null"
-    if default == "???":
+    if default == MISSING or hasattr(default, "problems") or isinstance(default, dict):
         return ""
-    if isinstance(default, list) and len(default) > 2:
-        return f"[{default[0]}, ...]"
-    if hasattr(default, "problems") or isinstance(default, dict):
-        return ""
-    text = str(default)
+    if isinstance(default, list):
+        shown = [str(item) for item in default[:1]] + ["..."] * (len(default) > 1)
+        return f"[{', '.join(shown)}]"
+    text = "null" if default is None else str(default)
     if text == "${own_name:}":
         return "NAME"
     if text.startswith("${"):

@@ -5,7 +5,7 @@ from omegaconf import Node, OmegaConf
 
 def own_name(*, _parent_: Node) -> str:
     """Return the key the enclosing config is filed under: a backend's name."""
-    return str(_parent_._key())
+    return str(_parent_._key())  # noqa: SLF001 - how OmegaConf tells a resolver its place
 
 
 def options_guide() -> str:

@@ -15,16 +15,10 @@ from factory.errors import (
     TableError,
 )
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import TabularStorage
+from factory.storage.base import TabularStorage, safe_key
 from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
-from factory.storage.rules import (
-    check_span,
-    did_you_mean,
-    missing_column,
-    safe_key,
-    safe_prefix,
-)
+from factory.storage.rules import check_span, did_you_mean, missing_column, safe_prefix
 
 if TYPE_CHECKING:
     import pyarrow as pa

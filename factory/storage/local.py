@@ -12,8 +12,8 @@ from typing import Literal
 
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
-from factory.storage.base import Storage
-from factory.storage.rules import check_span, is_listed, safe_key, safe_prefix, temporary_name
+from factory.storage.base import Storage, safe_key
+from factory.storage.rules import check_span, is_listed, safe_prefix, temporary_name
 
 logger = logging.getLogger(__name__)
 

@@ -9,16 +9,9 @@ from urllib.parse import urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
-from factory.storage.base import Storage
+from factory.storage.base import Storage, safe_key
 from factory.storage.opened import PerProcess
-from factory.storage.rules import (
-    check_span,
-    is_listed,
-    safe_key,
-    safe_prefix,
-    strip_prefix,
-    temporary_name,
-)
+from factory.storage.rules import check_span, is_listed, safe_prefix, strip_prefix, temporary_name
 from factory.storage.s3_errors import Attempt, not_s3, storage_error
 
 if TYPE_CHECKING:

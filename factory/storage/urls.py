@@ -13,11 +13,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import Storage, TabularStorage
+from factory.storage.base import Storage, TabularStorage, safe_key
 from factory.storage.download import Downloads, Limits
 from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
-from factory.storage.rules import below, check_span, missing_column, safe_key, safe_prefix
+from factory.storage.rules import below, check_span, missing_column, safe_prefix
 
 if TYPE_CHECKING:
     import pandas as pd

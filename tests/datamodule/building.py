@@ -13,7 +13,6 @@ from factory import (
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
-    Prefetch,
     TextEmbedBackend,
 )
 from factory.catalog.captions import TextFileCaptions
@@ -77,7 +76,9 @@ class Recorder(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Record the samples that count."""
-        self.validated += [k for k, valid in zip(batch.keys, batch.valid.tolist(), strict=True) if valid]
+        self.validated += [
+            k for k, valid in zip(batch.keys, batch.valid.tolist(), strict=True) if valid
+        ]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer for the one number."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from .sizes import assert_sound, settings, shape
 
 GOLDEN = "bucket_extra.json"

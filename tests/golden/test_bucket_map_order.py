@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from .sizes import settings, shape
 
 GOLDEN = "bucket_map_order.json"

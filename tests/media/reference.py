@@ -49,9 +49,7 @@ def first_target(geometry: Geometry, size: Size, aspect: float) -> Size:
 def intermediary(geometry: Geometry, size: Size, target: Size) -> Size:
     (w, h), (tw, th) = size, target
     if geometry.resolution_type == "pixel":
-        scale = max(
-            Fraction(tw, w), Fraction(th, h), Fraction(int(geometry.resolution), min(w, h))
-        )
+        scale = max(Fraction(tw, w), Fraction(th, h), Fraction(int(geometry.resolution), min(w, h)))
     elif tw >= th:
         scale = grown(Fraction(th, h), w, tw)
     else:

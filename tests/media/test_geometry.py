@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import re
 
 import numpy as np
 import pytest
@@ -104,9 +105,10 @@ def test_labels_round_as_python_does_at_every_near_tie() -> None:
     # (2k + 1) / 200 is where two decimals tie, or nearly do.
     odd = np.arange(1, 20_000, 2)
     for factor in (1, 3, 7):
-        height = np.full(len(odd), 200 * factor)
-        expected = [round(w / h, 2) for w, h in zip((odd * factor).tolist(), height, strict=True)]
-        assert aspect_label(odd * factor, height, 2).tolist() == expected
+        height = 200 * factor
+        expected = [round(width / height, 2) for width in (odd * factor).tolist()]
+        got = aspect_label(odd * factor, np.full(len(odd), height), 2)
+        assert got.tolist() == expected
 
 
 def test_numpy_alone_would_round_a_tie_wrongly() -> None:
@@ -252,9 +254,8 @@ def test_one_target_for_all_of_a_bucket_whatever_the_scan_order() -> None:
     ],
 )
 def test_wrong_settings_are_refused_by_name(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match=re.escape(words)):
         Geometry(**({"resolution": 512} | changes))  # type: ignore[arg-type]
-    assert words in str(caught.value)
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:

@@ -43,5 +43,5 @@ def test_closing_stops_the_threads() -> None:
 
 
 def test_an_engine_without_threads_is_refused() -> None:
-    with pytest.raises(ValueError, match="engine.workers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"engine\.workers must be at least 1, got 0"):
         LocalEngine(workers=0)

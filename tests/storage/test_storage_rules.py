@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import factory.storage
 from factory.errors import UnsafeKeyError
+from factory.storage.base import safe_key
 from factory.storage.opened import PerProcess
 from factory.storage.rules import (
     cut,
     is_listed,
     missing_column,
-    safe_key,
     safe_prefix,
     strip_prefix,
     temporary_name,
