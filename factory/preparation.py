@@ -8,7 +8,7 @@ from factory.backends.source import Source
 from factory.catalog.catalog import Catalog
 from factory.catalog.facts import Facts
 from factory.catalog.pairing import pair, without_partner
-from factory.errors import EmptyBackendError
+from factory.errors import EmptyBackendError, FactoryError
 from factory.registry import Registry
 
 # Always encoded: what a dropped caption becomes.
@@ -36,11 +36,14 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
         registry.cache.storage.check(write=True)
     facts = {name: _scan(registry, backend) for name, backend in registry.samples.items()}
     sources = _decide(registry, facts, seed)
-    if unreadable := _encode_pictures(registry, sources.values()):
+    touched = list(sources.values())
+    # Repeated, for max_samples may put others in the place of what could not be read.
+    while unreadable := _encode_pictures(registry, touched):
         for name, errors in unreadable.items():
             facts[name] = facts[name].with_errors(errors)
             facts[name].save(registry.cache.storage, registry.cache.catalog_key(name))
         sources = _decide(registry, facts, seed)
+        touched = [source for name in unreadable for source in _with_partners(sources[name])]
     _encode_captions(registry, sources.values())
     return sources
 
@@ -67,7 +70,11 @@ def _scan(registry: Registry, backend: SampleBackend) -> Facts:
     cache = registry.cache
     key = cache.catalog_key(backend.name)
     with registry.telemetry.stage(f"scan {backend.name}") as stage:
-        backend.storage.check()
+        try:
+            backend.storage.check()
+        except FactoryError as error:
+            error.add_note(f"while checking the storage of backend {backend.name!r}")
+            raise
         known = Facts.load(cache.storage, key)
         facts = backend.scan(known, registry.engine)
         if known is None or not facts.table.equals(known.table) or facts.origin != known.origin:
@@ -111,9 +118,11 @@ def _paired(
     left = without_partner(catalog.decisions, partners, backend.name)
     if not left.kept:
         raise EmptyBackendError(
-            f"backend {source.name!r}: no sample has a partner in {backend.name!r}; partners "
-            f"share their path below the prefix, without suffix: compare "
-            f"{source.backend.prefix!r} with {backend.prefix!r}"
+            f"backend {source.name!r}: no sample has a partner in {backend.name!r} "
+            f"({', '.join(f'{n} {why}' for why, n in decided.dropped().items())}); partners "
+            "share their path below the prefix, without suffix: compare "
+            f"data.backends.{source.name}.prefix={source.backend.prefix!r} with "
+            f"data.backends.{backend.name}.prefix={backend.prefix!r}"
         )
     source.catalog = Catalog(catalog.facts, left, catalog.captions)
     store = registry.image_store(backend)
@@ -140,6 +149,10 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
     for store in registry.image_embeds.values():
         store.encoder.release()
     return unreadable
+
+
+def _with_partners(source: Source) -> list[Source]:
+    return [source, *(partner for partner, _ in source.conditioning.values())]
 
 
 def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:

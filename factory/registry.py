@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
-from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
+from factory.backends.image import (
+    ConditioningBackend,
+    EvalBackend,
+    ImageBackend,
+    SampleBackend,
+)
 from factory.backends.order import build_order
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
@@ -50,7 +55,9 @@ class Registry:
         names = [backend.name for backend in listed]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ConfigError(f"two backends are named {twice[0]!r}; give each its own name")
+            raise ConfigError(
+                [f"two backends are named {name!r}; give each its own name" for name in twice]
+            )
         by_name = dict(zip(names, listed, strict=True))
         needs = {name: dict(self._references(by_name[name])) for name in names}
         self.backends: dict[str, Backend] = {n: by_name[n] for n in build_order(needs)}
@@ -112,8 +119,9 @@ class Registry:
             "source": ImageBackend | EvalBackend,
         }
         problems = [
-            f"data.backends.{name}.{field} names {other!r}, which is a "
-            f"{type(self.backends[other]).__name__}"
+            f"data.backends.{name}.{field} names {other!r} of type "
+            f"{type(self.backends[other]).__name__}; "
+            + _instead([n for n, b in self.backends.items() if isinstance(b, kinds[field])])
             for name, fields in needs.items()
             for field, other in fields.items()
             if not isinstance(self.backends[other], kinds[field])
@@ -127,11 +135,15 @@ class Registry:
         problems = []
         for name, backend in self.samples.items():
             store = self.image_store(backend)
-            if store is not None and backend.alignment % store.encoder.downscale:
+            # Conditioning pictures are cut as their sources are.
+            cut = backend
+            if isinstance(backend, ConditioningBackend):
+                cut = self.samples[backend.source]
+            if store is not None and cut.alignment % store.encoder.downscale:
                 problems.append(
-                    f"data.backends.{name}.alignment={backend.alignment} is no multiple of the "
-                    f"image encoder's downscale {store.encoder.downscale}; "
-                    f"set data.alignment={store.encoder.downscale * 8}"
+                    f"data.backends.{cut.name}.alignment={cut.alignment} is no multiple of the "
+                    f"downscale {store.encoder.downscale} of {store.name!r}, which encodes "
+                    f"{name!r}; set data.alignment={store.encoder.downscale * 8}"
                 )
         return problems
 
@@ -150,6 +162,10 @@ def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:
         return stores[name]
     default = [store for store in stores.values() if store.default]
     return next(iter(default or stores.values()), None)
+
+
+def _instead(names: list[str]) -> str:
+    return f"name one of {', '.join(names)}" if names else "there is no backend that fits"
 
 
 def _two_defaults(stores: Mapping[str, Store]) -> list[str]:

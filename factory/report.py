@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from factory.backends.source import Source
@@ -26,7 +27,8 @@ def show(data: FactoryDataModule, console: Console | None = None) -> None:
     if dropped:
         console.print("[bold]Dropped[/bold] (see the catalog for each one's detail)")
         for line in dropped:
-            console.print(f"  {line}", highlight=False)
+            # Names of files may look like markup, or like an emoji's code.
+            console.print(f"  {line}", highlight=False, markup=False, emoji=False)
     plan = data.plan
     console.print(
         f"[bold]Plan[/bold] epoch of {plan.steps(0)} optimizer steps, {data.batch_size} samples "
@@ -54,7 +56,7 @@ def backends_table(data: FactoryDataModule) -> Table:
         catalog = source.catalog
         found = len(catalog.facts)
         table.add_row(
-            source.name,
+            escape(source.name),
             type(source.backend).__name__.removesuffix("Backend").lower(),
             str(found),
             str(len(catalog)),
@@ -68,7 +70,7 @@ def backends_table(data: FactoryDataModule) -> Table:
 def where(source: Source) -> str:
     """Return the kind of a backend's storage and the folder in it."""
     kind = type(source.backend.storage).__name__.removesuffix("Storage")
-    return f"{kind} {source.backend.prefix}".strip()
+    return f"{kind} {escape(source.backend.prefix)}".strip()
 
 
 def buckets(source: Source) -> str:
@@ -107,7 +109,7 @@ def mixture_table(data: FactoryDataModule) -> Table:
         table.add_column(name, justify=align)  # type: ignore[arg-type]
     for account, weight in zip(data.plan.accounting(0), data.plan.weights, strict=True):
         table.add_row(
-            account.backend,
+            escape(account.backend),
             f"{weight:.3g}",
             f"{account.requested:.1%}",
             f"{account.achieved:.1%}",
@@ -130,7 +132,7 @@ def stages_table(telemetry: Telemetry) -> RenderableType:
     for stage in telemetry.stages:
         counts = ", ".join(f"{key} {value}" for key, value in stage.counts.items())
         table.add_row(
-            stage.name,
+            escape(stage.name),
             f"{stage.seconds:.2f} s",
             f"{stage.rss_mb:.0f} MiB",
             f"{stage.peak_rss_mb:.0f} MiB",

@@ -14,6 +14,7 @@ from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore, Writer
+from factory.catalog.facts import TRANSIENT
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import CacheError, MediaError, ObjectNotFoundError, StorageError
 from factory.media.decode import DECODE_VERSION
@@ -50,8 +51,9 @@ class EmbedBackend:
         return self.cache.store(self.name)
 
     def close(self) -> None:
-        """Let go of memory maps."""
+        """Let go of memory maps, and close the cache's storage."""
         self.store.close()
+        self.cache.storage.close()
 
 
 @dataclass(kw_only=True)
@@ -164,8 +166,8 @@ class ImageEmbedBackend(EmbedBackend):
         fields = self.encoder.encode(pixels)
         if "latents" not in fields:
             raise CacheError(
-                f"image encoder of {self.name!r} gave the fields {sorted(fields)}; "
-                "it must give 'latents'"
+                f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
+                f"{labels[0]!r}; it must give 'latents'"
             )
         writer.add(keys[numbers], fields, labels=labels)
 
@@ -203,7 +205,7 @@ def _readable(
         elif isinstance(outcome, ObjectNotFoundError) or (
             storage.independent_objects and isinstance(outcome, StorageError)
         ):
-            errors[picture.row] = f"not readable: {outcome}"
+            errors[picture.row] = f"{TRANSIENT}: {outcome}"
         else:
             outcome.add_note(f"while reading {picture.key!r} in {storage.identity}")
             raise outcome

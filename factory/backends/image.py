@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.catalog import Catalog
-from factory.catalog.decisions import decide
+from factory.catalog.decisions import Decisions, decide
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
 from factory.catalog.metadata import Metadata, Scan
@@ -76,6 +76,10 @@ class SampleBackend:
         prefix = self.prefix.strip("/")
         object.__setattr__(self, "prefix", "" if prefix == "." else prefix)
         _ = self.geometry
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(
+                f"backend {self.name!r}: max_samples must be at least 1, got {self.max_samples}"
+            )
 
     @property
     def geometry(self) -> Geometry:
@@ -112,8 +116,8 @@ class SampleBackend:
         if not len(facts):
             raise EmptyBackendError(
                 f"backend {self.name!r}: no picture in {self.prefix or '/'!r} of "
-                f"{self.storage.identity}; check data.backends.{self.name}.prefix and "
-                "metadata.suffixes"
+                f"{self.storage.identity}; check data.backends.{self.name}.prefix, and "
+                "metadata.suffixes or the rows of its table"
             )
         return facts
 
@@ -133,21 +137,29 @@ class SampleBackend:
             max_samples=self.max_samples,
         )
         if not decisions.kept:
-            raise EmptyBackendError(self._all_dropped(len(facts), decisions.dropped()))
+            raise EmptyBackendError(self._all_dropped(facts, decisions))
         return Catalog(facts, decisions, self.caption)
 
-    def _all_dropped(self, total: int, dropped: dict[str, int]) -> str:
-        where = f"data.backends.{self.name}"
+    def _all_dropped(self, facts: Facts, made: Decisions) -> str:
+        """Say why nothing is left: each reason's count and, for the commonest, the mend."""
+        where, dropped = f"data.backends.{self.name}", made.dropped()
+        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        first = next(iter(dropped))
+        row = int((made.reason == made.reasons.index(first)).argmax())
+        columns = (facts.table[name][row].as_py() for name in ("error", "text_error"))
+        example = next((text for text in columns if text), "")
         advice = {
-            "minimum_image_size": f"lower {where}.minimum_image_size",
-            "minimum_aspect_ratio": f"lower {where}.minimum_aspect_ratio",
-            "maximum_aspect_ratio": f"raise {where}.maximum_aspect_ratio",
+            "minimum_image_size": f"lower {where}.minimum_image_size={self.minimum_image_size}",
+            "minimum_aspect_ratio": (
+                f"lower {where}.minimum_aspect_ratio={self.minimum_aspect_ratio}"
+            ),
+            "maximum_aspect_ratio": (
+                f"raise {where}.maximum_aspect_ratio={self.maximum_aspect_ratio}"
+            ),
             "no caption": f"choose another data/caption@{where}, such as filename",
         }
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        first = next(iter(dropped), "")
-        mend = advice.get(first, "look at one of the files")
-        return f"backend {self.name!r}: all {total} samples are dropped: {counts}; {mend}"
+        mend = advice.get(first, f"mend such files as {facts.key(row)!r} ({example or first})")
+        return f"backend {self.name!r}: all {len(facts)} samples are dropped: {counts}; {mend}"
 
 
 @dataclass(frozen=True, kw_only=True)

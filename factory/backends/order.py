@@ -36,8 +36,17 @@ def _visit(
     if name in order:
         return
     if name in path:
-        circle = " -> ".join([*path[path.index(name) :], name])
-        raise ConfigError(f"backends depend on each other in a circle: {circle}; remove one link")
+        names = path[path.index(name) :]
+        links = [
+            f"data.backends.{one}.{field}"
+            for one, other in zip(names, [*names[1:], name], strict=True)
+            for field in needs[one]
+            if needs[one][field] == other
+        ]
+        raise ConfigError(
+            f"backends depend on each other in a circle: {' -> '.join([*names, name])}; "
+            f"change {' or '.join(links)}"
+        )
     for other in needs[name].values():
         _visit(other, needs, [*path, name], order)
     order.append(name)

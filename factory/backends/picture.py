@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from factory.catalog.catalog import Cut
 from factory.media.crop import fit
 from factory.media.decode import decode
+from factory.media.headers import MAX_PIXELS
 from factory.storage.base import Storage
 
 
@@ -20,12 +21,14 @@ class Picture:
         key: Storage key.
         etag: Changes whenever the content does.
         cut: How it is resized and cut.
+        pixels: Its width x height as the catalog has them, px.
     """
 
     row: int
     key: str
     etag: str
     cut: Cut
+    pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,5 +49,8 @@ class ReadPicture:
             StorageError: It cannot be read.
         """
         cut = picture.cut
-        pixels = decode(self.storage.read(picture.key), at_least=cut.intermediary)
+        # What the scan let in by a limit of its own is no bomb here.
+        most = max(MAX_PIXELS, picture.pixels)
+        data = self.storage.read(picture.key)
+        pixels = decode(data, at_least=cut.intermediary, max_pixels=most)
         return fit(pixels, cut.intermediary, cut.crop, cut.target)

@@ -41,8 +41,8 @@ class Source:
     def picture(self, row: int) -> Picture:
         """Describe the picture of a row: which object, and how it is cut."""
         facts = self.catalog.facts
-        etag = str(facts.table["etag"][row].as_py())
-        return Picture(row, facts.key(row), etag, self.catalog.cut(row))
+        etag, width, height = (facts.table[n][row].as_py() for n in ("etag", "width", "height"))
+        return Picture(row, facts.key(row), etag, self.catalog.cut(row), width * height)
 
     def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
         """Describe the pictures of some rows, in their order."""

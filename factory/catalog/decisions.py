@@ -1,7 +1,6 @@
 """Which samples are kept and how they are cut: recomputed from facts at every start."""
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.captions import Captions
 from factory.catalog.facts import Facts
-from factory.media.geometry import REASONS, Geometry
+from factory.media.geometry import DRAWS, REASONS, Geometry
 
 KEPT = "kept"
 NO_CAPTION = "no caption"
@@ -170,9 +169,11 @@ def _uniform(keys: list[str], seed: int) -> NDArray[np.float64]:
     import xxhash
 
     names = [key.encode() for key in keys]
-    words = [[xxhash.xxh3_64_intdigest(name, seed + n) for n in range(3)] for name in names]
+    # Seeds of their own for each run's seed: the next one must not shift the columns by one.
+    seeds = range(DRAWS * seed, DRAWS * (seed + 1))
+    words = [[xxhash.xxh3_64_intdigest(name, one) for one in seeds] for name in names]
     # 53 bits are what a float64 holds exactly.
-    return (np.array(words, dtype=np.uint64).reshape(-1, 3) >> np.uint64(11)) / 2.0**53
+    return (np.array(words, dtype=np.uint64).reshape(-1, DRAWS) >> np.uint64(11)) / 2.0**53
 
 
 def _choose(keys: list[str], kept: NDArray[np.bool_], limit: int, name: str) -> NDArray[np.bool_]:
@@ -202,12 +203,3 @@ def _buckets(
     offsets = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(distinct)))])
     shapes = tuple((int(s >> 32), int(s & 0xFFFFFFFF)) for s in distinct.tolist())
     return order, offsets.astype(np.int64), shapes
-
-
-def summarise(decisions: Decisions) -> str:
-    """Return "118 kept in 9 buckets; dropped: 2 truncated, 1 no caption"."""
-    text = f"{decisions.kept} kept in {len(decisions.shapes)} buckets"
-    dropped = Counter(decisions.dropped())
-    if dropped:
-        text += "; dropped: " + ", ".join(f"{n} {why}" for why, n in dropped.items())
-    return text

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from factory.bulk import Engine
-from factory.catalog.facts import Fact, Facts
+from factory.catalog.facts import TRANSIENT, Fact, Facts, is_transient
 from factory.catalog.metadata import Scan
 from factory.catalog.texts import Text, column_texts, read_sidecars
 from factory.errors import MediaError, ObjectNotFoundError, StorageError
@@ -127,14 +127,8 @@ def _fact(
     raise outcome
 
 
-# Facts with this reason are measured again at the next scan: the object may be back.
-TRANSIENT = "not readable"
-
-
 def _same(fact: Fact | None, info: ObjectInfo) -> bool:
-    if fact is None or fact.etag != info.etag:
-        return False
-    return fact.error is None or not fact.error.startswith(TRANSIENT)
+    return fact is not None and fact.etag == info.etag and not is_transient(fact)
 
 
 def _reusable(known: Facts | None, origin: dict[str, str]) -> dict[str, Fact]:

@@ -55,6 +55,15 @@ class Fact:
     text_error: str | None = None
 
 
+# Reason of facts that are measured again at the next scan: the object may be back.
+TRANSIENT = "not readable"
+
+
+def is_transient(fact: Fact) -> bool:
+    """Tell whether a fact's error may pass, so that the sample is to be tried again."""
+    return fact.error is not None and fact.error.startswith(TRANSIENT)
+
+
 @dataclass(frozen=True)
 class Changes:
     """What a refresh found, in samples."""
@@ -145,7 +154,8 @@ class Facts:
         header = {"format_version": FORMAT_VERSION, "origin": self.origin, "rows": len(self)}
         table = self.table.replace_schema_metadata({b"factory": json.dumps(header).encode()})
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
+        # Page checksums: a flipped bit would otherwise read as another size or another name.
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         storage.write(key, sink.getvalue())
 
     @classmethod
@@ -160,13 +170,13 @@ class Facts:
         except ObjectNotFoundError:
             return None
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
             header = json.loads((table.schema.metadata or {})[b"factory"])
-        except (pa.ArrowInvalid, KeyError, OSError, ValueError) as error:
+            if header["format_version"] != FORMAT_VERSION:
+                return None
+            return cls(table.replace_schema_metadata(None).cast(SCHEMA), dict(header["origin"]))
+        except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
             raise CacheError(
                 f"catalog {key} in {storage.identity} is damaged ({error}); "
                 "delete it and start again: the samples are then measured anew"
             ) from error
-        if header.get("format_version") != FORMAT_VERSION:
-            return None
-        return cls(table.replace_schema_metadata(None).cast(SCHEMA), header["origin"])

@@ -34,7 +34,10 @@ def pair(
         The partner's row for each source row, int64 [n], -1 where there is none; and the
         decisions about the m rows: cut exactly as their source samples are.
     """
-    rows = {below(key, source_prefix): n for n, key in enumerate(source.table["key"].to_pylist())}
+    names = [below(key, source_prefix) for key in source.table["key"].to_pylist()]
+    # Of several rows of one stem (a.png, a damaged a.jpg, a duplicate) the first kept one counts.
+    ranked = sorted(range(len(names)), key=lambda n: (made.reason[n] == 0, -n))
+    rows = {names[n]: n for n in ranked}
     keys = partner.table["key"].to_pylist()
     of_partner = np.array(
         [rows.get(below(key, partner_prefix), -1) for key in keys], dtype=np.int64

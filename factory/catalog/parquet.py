@@ -2,16 +2,19 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from factory.bulk import Engine
-from factory.catalog.facts import Fact, Facts
+from factory.catalog.facts import Fact, Facts, is_transient
 from factory.catalog.metadata import Scan
 from factory.catalog.texts import flatten
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.records import ObjectInfo
 from factory.storage.base import safe_key
+
+# Of a column of 32-bit integers, which the facts keep sizes in.
+_LARGEST_EDGE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ class ParquetTable:
         columns = [self.file_column, self.width_column, self.height_column]
         rows = self._read(scan, [*columns, *scan.captions.columns])
         listed = {info.key: info for info in scan.storage.objects(scan.prefix)}
-        facts = list(self._facts(scan.prefix, rows, listed))
         known = {} if scan.known is None else {fact.key: fact for fact in scan.known.rows()}
+        facts = [
+            _still_unreadable(fact, known.get(fact.key))
+            for fact in self._facts(scan.prefix, rows, listed)
+        ]
         return Facts.of(facts, scan.origin(self), known)
 
     def _read(self, scan: Scan, columns: Sequence[str]) -> Iterator[list[Any]]:
@@ -61,13 +67,16 @@ class ParquetTable:
             ) from error
         try:
             file = pq.ParquetFile(pa.BufferReader(data))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise TableError(f"{where} is not a Parquet file: {error}") from error
-        names = file.schema_arrow.names
-        absent = [name for name in columns if name not in names]
-        if absent:
-            raise TableError(_absent(where, absent, names, scan.name))
-        table = file.read(columns=list(dict.fromkeys(columns)))
+            names = file.schema_arrow.names
+            absent = [name for name in columns if name not in names]
+            if absent:
+                raise TableError(_absent(where, absent, names, scan.name))
+            table = file.read(columns=list(dict.fromkeys(columns)))
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(
+                f"{where} is not a Parquet file, or a damaged one: {error}; write it again, or "
+                f"set data.backends.{scan.name}.metadata.path to another"
+            ) from error
         return map(list, zip(*(table[name].to_pylist() for name in columns), strict=True))
 
     def _facts(
@@ -100,12 +109,36 @@ def _fact(
         return Fact(key, 0, "", error=f"file missing: {key} is in the table only")
     if duplicate:
         return Fact(key, info.size, info.etag, error=f"duplicate row: {key}")
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+    wide, tall = _edge(width), _edge(height)
+    if wide is None or tall is None:
         return Fact(
             key, info.size, info.etag, error=f"no size in table: {key} has {width!r} x {height!r}"
         )
     text = flatten(cells) if cells else None
-    return Fact(key, info.size, info.etag, width, height, text=text)
+    return Fact(key, info.size, info.etag, wide, tall, text=text)
+
+
+def _edge(value: object) -> int | None:
+    """Return an edge in px; None for what is none.
+
+    Whole floats count: a column of integers with an empty cell comes out of pandas as floats.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_EDGE:
+        return value
+    return None
+
+
+def _still_unreadable(fact: Fact, known: Fact | None) -> Fact:
+    """Keep the error of a picture that proved unreadable when it was encoded.
+
+    Such a fact has a size and an error; what is wrong in the table itself has no size.
+    """
+    if known is None or fact.error is not None or known.etag != fact.etag:
+        return fact
+    proved = known.error is not None and known.width and not is_transient(known)
+    return replace(fact, error=known.error) if proved else fact
 
 
 def _absent(where: str, absent: list[str], names: list[str], backend: str) -> str:

@@ -122,7 +122,7 @@ class LossCurve(lightning.Callback):
         """Draw what there is; a failure to draw is noted on the error that ended the fit."""
         try:
             self.on_fit_end(trainer)
-        except Exception as error:  # noqa: BLE001 (the fit's own error is the one to see)
+        except Exception as error:  # noqa: BLE001 (the error that ended the fit is the one to see)
             exception.add_note(f"{self.path} was not drawn: {error}")
 
     def write(self) -> Path | None:
@@ -188,7 +188,8 @@ class SampleGrid(lightning.Callback):
 
     Captions come with their embeddings from the first training batches, at most two new ones
     from each, so that subjects and shapes vary; or are given, and encoded by `text_encoder`.
-    The model needs a method `sample(embeds, mask, pooled, size, steps, guidance, seed)`.
+    The model needs a method `sample(embeds, mask, pooled, size, steps, guidance, temperature,
+    seed)`.
 
     Args:
         encoder: Decodes the latents; the one the training pictures were encoded with.
@@ -200,6 +201,7 @@ class SampleGrid(lightning.Callback):
         columns: Pictures in a row.
         steps: Steps of the sampler.
         guidance: Strength of the caption; 1 as trained, more exaggerates.
+        temperature: Deviation of the starting noise; below 1 steadies a hardly trained model.
         seed: Seed of the noise.
 
     Raises:
@@ -210,13 +212,15 @@ class SampleGrid(lightning.Callback):
         self,
         encoder: ImageEncoder,
         directory: str | Path,
+        *,
         filename: str = "samples.png",
         captions: Sequence[str] | None = None,
         text_encoder: TextEncoder | None = None,
         count: int = 8,
         columns: int = 4,
-        steps: int = 20,
+        steps: int = 12,
         guidance: float = 1.5,
+        temperature: float = 0.6,
         seed: int = 0,
     ) -> None:
         """Start with no caption seen."""
@@ -226,14 +230,17 @@ class SampleGrid(lightning.Callback):
                 "give both, or leave captions empty to take those of the first batches"
             )
         numbers = {"count": count, "columns": columns, "steps": steps}
-        if problems := [f"SampleGrid.{k} is {v}; allowed are 1 and more"
-                        for k, v in numbers.items() if v < 1]:
+        if problems := [
+            f"SampleGrid.{k} is {v}; allowed are 1 and more" for k, v in numbers.items() if v < 1
+        ]:
             raise ConfigError(problems)
         self.encoder, self.text_encoder = encoder, text_encoder
         self.directory, self.filename = Path(directory), filename
         self.captions = None if captions is None else list(captions)
         self.count, self.columns = count, columns
-        self.steps, self.guidance, self.seed = steps, guidance, seed
+        self.settings = {
+            "steps": steps, "guidance": guidance, "temperature": temperature, "seed": seed,
+        }  # fmt: skip
         self._seen: dict[str, _Wish] = {}
         self._sizes: dict[tuple[int, int], None] = {}
 
@@ -260,9 +267,7 @@ class SampleGrid(lightning.Callback):
             text = {name: field[row : row + 1].cpu() for name, field in batch.text.items()}
             self._seen[caption] = _Wish(caption, (height, width), text)
 
-    def on_fit_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the pictures."""
         if trainer.is_global_zero:
             self.write(pl_module, trainer.global_step)
@@ -298,7 +303,7 @@ class SampleGrid(lightning.Callback):
             pictures = self._draw(model, wishes)
         finally:
             model.train(was_training)
-        title = f"drawn after {step:,} optimizer steps (guidance {self.guidance:g})"
+        title = f"drawn after {step:,} optimizer steps (guidance {self.settings['guidance']:g})"
         figure = _grid([wish.caption for wish in wishes], pictures, self.columns, title)
         _save(figure, self.path)
         return self.path
@@ -329,7 +334,7 @@ class SampleGrid(lightning.Callback):
             text = {name: torch.cat([wishes[row].text[name] for row in rows]) for name in fields}
             latents = model.sample(
                 text.get("embeds"), text.get("mask"), text.get("pooled"), size=size,
-                steps=self.steps, guidance=self.guidance, seed=self.seed,
+                **self.settings,
             )  # fmt: skip
             for row, picture in zip(rows, self.encoder.decode(latents).cpu(), strict=True):
                 pictures[row] = picture.numpy()

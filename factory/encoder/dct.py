@@ -10,8 +10,11 @@ from factory.errors import ConfigError
 
 # Edge of a block in pixels, so a latent cell stands for 8x8 pixels like those of common VAEs.
 BLOCK = 8
-# Three colour planes of 8x8 coefficients each: keeping all of them loses nothing but rounding.
-MAX_CHANNELS = 3 * BLOCK * BLOCK
+COLOURS = 3
+# All coefficients of a block: keeping them loses nothing but rounding.
+MAX_CHANNELS = COLOURS * BLOCK * BLOCK
+# Batches of pictures and of latents have four dimensions.
+_BATCH_DIMS = 4
 FLOAT_DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -56,7 +59,7 @@ def coefficient_order() -> list[tuple[int, int, int]]:
         return u + v + chroma, plane, abs(u - v), u
 
     edge = range(BLOCK)
-    return sorted(((p, u, v) for p in range(3) for u in edge for v in edge), key=cost)
+    return sorted(((p, u, v) for p in range(COLOURS) for u in edge for v in edge), key=cost)
 
 
 def _deviation(plane: int, u: int, v: int) -> float:
@@ -64,7 +67,7 @@ def _deviation(plane: int, u: int, v: int) -> float:
         return _DC_STD[plane]
     amplitude, power, decay = _AC_STD[plane]
     radius = math.hypot(u, v)
-    return amplitude * radius**-power * math.exp(-radius / decay)
+    return amplitude * math.pow(radius, -power) * math.exp(-radius / decay)
 
 
 def _cosines() -> torch.Tensor:
@@ -157,7 +160,7 @@ class BlockDCT:
         Raises:
             ConfigError: If the latents have another number of channels than this encoder.
         """
-        if latents.ndim != 4 or latents.shape[1] != self.channels:
+        if latents.ndim != _BATCH_DIMS or latents.shape[1] != self.channels:
             raise ConfigError(
                 f"BlockDCT(channels={self.channels}) decodes [B, {self.channels}, h, w]; "
                 f"given {list(latents.shape)}"
@@ -174,7 +177,7 @@ class BlockDCT:
 
 
 def _check_pixels(pixels: torch.Tensor) -> None:
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+    if pixels.dtype != torch.uint8 or pixels.ndim != _BATCH_DIMS or pixels.shape[-1] != COLOURS:
         raise ConfigError(
             "BlockDCT encodes uint8 RGB pixels [B, H, W, 3]; "
             f"given {pixels.dtype} {list(pixels.shape)}"

@@ -39,7 +39,7 @@ def _normal(kind: str, name: str, dim: int) -> NDArray[np.float64]:
     )  # fmt: skip
     numbers = np.frombuffer(stream, np.uint8, count=dim * _BYTES_PER_NUMBER)
     sums = numbers.reshape(dim, _BYTES_PER_NUMBER).sum(axis=1, dtype=np.int64)
-    vector = (sums - _SUM_MEAN) / _SUM_STD
+    vector: NDArray[np.float64] = (sums - _SUM_MEAN) / _SUM_STD
     vector.flags.writeable = False
     return vector
 

@@ -260,7 +260,7 @@ class AutoencoderKLEncoder(_Pretrained):
     def _noise(self, picture: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Draw normal numbers by the content of one picture, uint8 [H, W, 3]."""
         digest = hashlib.blake2b(str(self.seed).encode(), digest_size=8)
-        digest.update(picture.contiguous().numpy())
+        digest.update(picture.numpy().tobytes())
         # Torch takes seeds of 63 bits without a sign.
         seed = int.from_bytes(digest.digest(), "little") >> 1
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
@@ -277,8 +277,8 @@ class AutoencoderKLEncoder(_Pretrained):
         latents = latents.to(device).float() / scale + shift
         with torch.no_grad():
             images = module.decode(latents.to(FLOAT_DTYPES[self.compute_dtype])).sample
-        pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
-        return pixels.permute(0, 2, 3, 1).contiguous()
+        levels: torch.Tensor = ((images.float() + 1) * 127.5).round().clamp(0, 255)
+        return levels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _shift_and_scale(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,19 +41,18 @@ class LocalEngine:
             for item in items:
                 waiting.append((item, pool.submit(function, item)))
                 if len(waiting) >= workers * IN_FLIGHT_PER_WORKER:
-                    first, future = waiting.popleft()
-                    yield first, _outcome(future)
+                    yield _outcome(waiting.popleft())
             while waiting:
-                first, future = waiting.popleft()
-                yield first, _outcome(future)
+                yield _outcome(waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _outcome(future: Future[Result]) -> Result | Exception:
+def _outcome(job: tuple[Item, Future[Result]]) -> tuple[Item, Result | Exception]:
+    item, future = job
     error = future.exception()
     if error is None:
-        return future.result()
+        return item, future.result()
     if isinstance(error, Exception):
-        return error
+        return item, error
     raise error  # KeyboardInterrupt and its like are nobody's result

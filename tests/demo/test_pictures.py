@@ -114,9 +114,7 @@ def test_first_captions_are_taken_two_a_batch(tmp_path: Path) -> None:
 
 def test_given_captions_are_encoded_and_drawn(tmp_path: Path) -> None:
     captions = ["one", "two", "a very long caption that needs more than a single line to be shown"]
-    samples = grid(
-        tmp_path, captions=captions, text_encoder=HashedText(tokens=4, dim=8), columns=2
-    )
+    samples = grid(tmp_path, captions=captions, text_encoder=HashedText(tokens=4, dim=8), columns=2)
     model = RectifiedFlow(**TINY)
     model.train()
     samples.on_train_batch_start(trainer(tmp_path), model, make_batch([0]), 0)
@@ -133,9 +131,7 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_absent_matplotlib_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absent_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     curve = LossCurve(tmp_path)
     curve.load_state_dict({"train": [(1, 1.0)], "val": []})

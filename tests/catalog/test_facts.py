@@ -1,0 +1,136 @@
+"""Facts survive a round trip, and a damaged catalog is never taken for a sound one."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory.catalog import facts as facts_module
+from factory.catalog.facts import SCHEMA, Changes, Fact, Facts
+from factory.errors import CacheError
+from factory.storage.local import LocalStorage
+from factory.storage.memory import MemoryStorage
+from tests.catalog.fakes import facts_of
+
+words = st.text(max_size=8)
+rows = st.lists(
+    st.builds(
+        Fact,
+        key=words,
+        size=st.integers(-1, 2**62),
+        etag=words,
+        width=st.integers(0, 2**31 - 1),
+        height=st.integers(0, 2**31 - 1),
+        format=words,
+        frames=st.integers(1, 1000),
+        error=st.none() | words,
+        text=st.none() | st.lists(words, max_size=3).map(tuple),
+        text_etag=st.none() | words,
+        text_error=st.none() | words,
+    ),
+    max_size=6,
+    unique_by=lambda fact: fact.key,
+)
+
+
+@settings(deadline=None)  # the first example imports the reader
+@given(rows)
+def test_what_is_saved_is_loaded(given_rows: list[Fact]) -> None:
+    storage = MemoryStorage("round-trip")
+    facts = Facts.of(given_rows, {"prefix": "p"}, {})
+    facts.save(storage, "catalog/a.parquet")
+    loaded = Facts.load(storage, "catalog/a.parquet")
+    assert loaded is not None
+    assert loaded.rows() == facts.rows() == sorted(given_rows, key=lambda fact: fact.key)
+    assert loaded.origin == {"prefix": "p"}
+    assert loaded.table.schema == SCHEMA
+
+
+def test_an_absent_catalog_is_none(tmp_path: Path) -> None:
+    assert Facts.load(LocalStorage(str(tmp_path)), "catalog/a.parquet") is None
+
+
+def test_another_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(str(tmp_path))
+    monkeypatch.setattr(facts_module, "FORMAT_VERSION", facts_module.FORMAT_VERSION + 1)
+    facts_of((8, 8)).save(storage, "a.parquet")
+    monkeypatch.undo()
+    assert Facts.load(storage, "a.parquet") is None
+
+
+ADVICE = r"catalog a\.parquet in file://.* is damaged \(.*\); delete it and start again: the sam"
+
+
+def test_every_cut_is_found(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    facts_of((8, 8), (9, 9)).save(storage, "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for length in range(0, len(whole), 97):
+        (tmp_path / "a.parquet").write_bytes(whole[:length])
+        with pytest.raises(CacheError, match=ADVICE):
+            Facts.load(storage, "a.parquet")
+
+
+def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    facts = facts_of(*[(100 + n, 200 + n) for n in range(40)])
+    facts.save(storage, "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    # The pages; the footer has no checksum of its own in the format.
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    found = 0
+    for at in range(4, pages, 3):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        (tmp_path / "a.parquet").write_bytes(data)
+        try:
+            loaded = Facts.load(storage, "a.parquet")
+        except CacheError:
+            found += 1
+        else:
+            assert loaded is None or loaded.rows() == facts.rows()
+    assert found > pages / 3 / 2
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 1, "origin": 3}'],
+)
+def test_a_parquet_file_that_is_no_catalog_is_damaged(tmp_path: Path, header: bytes | None) -> None:
+    table = facts_of((8, 8)).table
+    if header is not None:
+        table = table.replace_schema_metadata({b"factory": header})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CacheError, match=ADVICE):
+        Facts.load(LocalStorage(str(tmp_path)), "a.parquet")
+
+
+def test_other_columns_under_our_header_are_damaged(tmp_path: Path) -> None:
+    header = json.dumps({"format_version": facts_module.FORMAT_VERSION, "origin": {}})
+    table = pa.table({"key": ["a"]}).replace_schema_metadata({b"factory": header.encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CacheError, match=ADVICE):
+        Facts.load(LocalStorage(str(tmp_path)), "a.parquet")
+
+
+def test_errors_are_marked_in_place() -> None:
+    facts = facts_of((8, 8), (9, 9))
+    marked = facts.with_errors({1: "damaged: its bits"})
+    assert [fact.error for fact in marked.rows()] == [None, "damaged: its bits"]
+    assert [fact.error for fact in facts.rows()] == [None, None]
+    assert marked.table.schema == SCHEMA
+    assert marked.column("width").tolist() == [8, 9]
+
+
+def test_changes_say_what_a_refresh_found() -> None:
+    known = {key: Fact(key, 1, "e") for key in ("same", "gone", "new bytes")}
+    now = [Fact("same", 1, "e"), Fact("new bytes", 1, "f", error="x"), Fact("added", 1, "e")]
+    changes = Changes.between(known, now)
+    assert changes == Changes(added=1, changed=1, removed=1, unchanged=1, unreadable=1)
+    assert str(changes) == "1 added, 1 changed, 1 removed, 1 unchanged, 1 unreadable"
+    assert str(Changes(added=2)) == "2 added"
+    assert str(Changes()) == "nothing found"

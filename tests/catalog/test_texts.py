@@ -1,0 +1,101 @@
+"""Raw caption texts are found beside their samples, each read once."""
+
+from pathlib import Path
+
+import pytest
+
+from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions, TextFileCaptions
+from factory.catalog.facts import Fact
+from factory.catalog.metadata import Scan
+from factory.catalog.texts import Text, column_texts, flatten, read_sidecars, stem
+from factory.errors import StorageUnavailableError, TableError
+from factory.storage.urls import UrlListStorage
+from tests.catalog.fakes import ENGINE, Watched
+
+
+def read(storage: Watched, facts: dict[str, Fact], *, reuse: bool = True) -> dict[str, Text]:
+    """Read the sidecars of some samples."""
+    scan = Scan("pics", storage, "", TextFileCaptions())
+    return read_sidecars(scan, ENGINE, list(storage.objects()), facts, reuse=reuse)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Watched:
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.txt").write_text("second")
+    return Watched(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("a.png", "a"), ("s.d/a.b.png", "s.d/a.b"), ("a", "a"), ("s/.hidden", "s/.hidden")],
+)
+def test_a_stem_has_lost_its_last_suffix_only(key: str, expected: str) -> None:
+    assert stem(key) == expected
+
+
+def test_each_folder_has_its_own(storage: Watched) -> None:
+    facts = {key: Fact(key, 1, "e") for key in ("a.png", "sub/a.png", "b.png")}
+    texts = read(storage, facts)
+    assert {key: text.words for key, text in texts.items()} == {
+        "a.png": ("first",),
+        "sub/a.png": ("second",),
+    }
+    assert all(text.etag for text in texts.values())
+
+
+def test_samples_of_one_stem_share_one_read(storage: Watched) -> None:
+    facts = {key: Fact(key, 1, "e") for key in ("a.png", "a.jpg")}
+    assert {text.words for text in read(storage, facts).values()} == {("first",)}
+    assert dict(storage.reads) == {"a.txt": 1}
+
+
+def test_known_texts_are_reused_only_from_the_same_source(storage: Watched) -> None:
+    etag = storage.head("a.txt").etag
+    facts = {"a.png": Fact("a.png", 1, "e", text=("kept",), text_etag=etag)}
+    assert read(storage, facts)["a.png"].words == ("kept",)
+    assert storage.taken() == []
+    assert read(storage, facts, reuse=False)["a.png"].words == ("first",)
+    stale = {"a.png": Fact("a.png", 1, "e", text=("kept",), text_etag="another")}
+    assert read(storage, stale)["a.png"].words == ("first",)
+
+
+def test_a_byte_order_mark_is_no_text(storage: Watched, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfmarked")
+    assert read(storage, {"a.png": Fact("a.png", 1, "e")})["a.png"].words == ("marked",)
+
+
+def test_utf16_is_named_in_the_advice(storage: Watched, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("wide".encode("utf-16"))
+    text = read(storage, {"a.png": Fact("a.png", 1, "e")})["a.png"]
+    assert text.words is None
+    assert "iconv -f UTF-16 -t UTF-8" in (text.error or "")
+
+
+def test_a_storage_that_fails_names_the_file(storage: Watched) -> None:
+    storage.broken["a.txt"] = StorageUnavailableError("down")
+    with pytest.raises(StorageUnavailableError, match="down") as caught:
+        read(storage, {"a.png": Fact("a.png", 1, "e")})
+    assert caught.value.__notes__ == ["while reading the caption file 'a.txt'"]
+
+
+def test_columns_of_a_table_go_to_their_keys(tmp_path: Path) -> None:
+    (tmp_path / "u.csv").write_text("url,a,b\nhttp://h/1.png,one,\nhttp://h/2.png,two,zwei\n")
+    urls = UrlListStorage(table="u.csv", table_storage=Watched(str(tmp_path)))
+    texts = column_texts(urls, ColumnCaptions(columns=("b", "a")))
+    words = {key.rpartition("/")[2]: text.words for key, text in texts.items()}
+    assert words == {"1.png": ("", "one"), "2.png": ("zwei", "two")}
+    with pytest.raises(TableError, match="no column 'c'; it has: url, a, b"):
+        column_texts(urls, ColumnCaptions(columns=("c",)))
+
+
+def test_cells_become_one_text_each() -> None:
+    assert flatten(["a", None, ["b", None, "c"], [], 4]) == (
+        "a",
+        "",
+        f"b{LIST_SEPARATOR}c",
+        "",
+        "4",
+    )
+    assert flatten([]) == ()

@@ -1,0 +1,265 @@
+"""A registry orders its backends, refuses what does not fit together, and closes everything."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory import (
+    CachePlace,
+    ConditioningBackend,
+    EvalBackend,
+    ImageBackend,
+    ImageEmbedBackend,
+    TextEmbedBackend,
+)
+from factory.encoder.dct import BlockDCT
+from factory.encoder.hashed_text import HashedText
+from factory.engine.local import LocalEngine
+from factory.errors import CacheError, ConfigError, EmptyBackendError, ObjectNotFoundError
+from factory.preparation import load, prepare
+from factory.registry import Registry
+from factory.storage.local import LocalStorage
+from factory.storage.memory import MemoryStorage
+from tests.pictures import write_pictures
+
+HERE = LocalStorage(".")
+PLACE = CachePlace(HERE)
+SMALL: dict[str, Any] = {"storage": HERE, "resolution": 64, "alignment": 16}
+
+
+def image(name: str, **settings: Any) -> ImageBackend:
+    return ImageBackend(name=name, **{"prefix": name, **SMALL, **settings})
+
+
+def latents(name: str = "latents", **settings: Any) -> ImageEmbedBackend:
+    return ImageEmbedBackend(name=name, **{"cache": PLACE, "encoder": BlockDCT(), **settings})
+
+
+def texts(name: str = "text", **settings: Any) -> TextEmbedBackend:
+    return TextEmbedBackend(name=name, **{"cache": PLACE, "encoder": HashedText(), **settings})
+
+
+def registry(*backends: Any, cache: CachePlace = PLACE) -> Registry:
+    return Registry(backends, cache=cache, engine=LocalEngine(workers=1))
+
+
+def problems(*backends: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        registry(*backends)
+    return caught.value.problems
+
+
+def test_backends_are_held_by_name_and_kind_in_order_of_need() -> None:
+    edges = ConditioningBackend(name="edges", source="a", image_embeds="latents", **SMALL)
+    held = EvalBackend(name="held", **SMALL)
+    made = registry(edges, image("a"), held, latents(), texts())
+    assert list(made.backends) == ["latents", "a", "edges", "held", "text"]
+    assert list(made.data) == ["a"]
+    assert list(made.eval) == ["held"]
+    assert list(made.samples) == ["a", "edges", "held"]
+    assert list(made.text_embeds) == ["text"]
+    assert list(made.image_embeds) == ["latents"]
+
+
+def test_every_name_that_comes_twice_is_reported() -> None:
+    assert problems(image("a"), image("b"), image("a"), latents("b")) == [
+        "two backends are named 'a'; give each its own name",
+        "two backends are named 'b'; give each its own name",
+    ]
+
+
+def test_an_unknown_reference_is_refused_with_a_suggestion() -> None:
+    (problem,) = problems(image("a", image_embeds="latent"), latents())
+    assert problem == (
+        "data.backends.a.image_embeds names 'latent', which is no backend; "
+        "did you mean 'latents'? backends are a, latents"
+    )
+
+
+def test_circles_are_refused() -> None:
+    one = ConditioningBackend(name="x", source="y", **SMALL)
+    other = ConditioningBackend(name="y", source="x", **SMALL)
+    (problem,) = problems(one, other)
+    assert "circle: x -> y -> x; change data.backends.x.source or data.backends.y.so" in problem
+
+
+def test_a_reference_to_the_wrong_kind_names_those_of_the_right_one() -> None:
+    edges = ConditioningBackend(name="edges", source="text", **SMALL)
+    found = problems(edges, image("a", text_embeds="latents"), image("b"), latents(), texts())
+    assert sorted(found) == [
+        "data.backends.a.text_embeds names 'latents' of type ImageEmbedBackend; name one of text",
+        "data.backends.edges.source names 'text' of type TextEmbedBackend; name one of a, b",
+    ]
+    (alone,) = problems(image("a", text_embeds="latents"), latents())
+    assert alone.endswith("there is no backend that fits")
+
+
+def test_two_defaults_are_refused() -> None:
+    stores = [texts("t1", default=True), texts("t2", default=True), texts("t3")]
+    (problem,) = problems(image("a"), *stores)
+    assert problem == (
+        "data.backends.t1 and data.backends.t2 are both the default of their kind; "
+        "set default=false for all but one"
+    )
+
+
+def test_the_named_store_then_the_default_then_the_first() -> None:
+    a, b = image("a", text_embeds="t1"), image("b")
+    made = registry(a, b, texts("t1"), texts("t2", default=True))
+    assert made.text_store(a) is made.text_embeds["t1"]
+    assert made.text_store(b) is made.text_embeds["t2"]
+    assert made.image_store(a) is None
+    only = registry(b, latents("l1"), latents("l2"))
+    assert only.image_store(b) is only.image_embeds["l1"]
+
+
+def test_an_alignment_that_cuts_through_latent_cells_is_refused_at_construction() -> None:
+    (problem,) = problems(image("a", alignment=12), image("b"), latents())
+    assert problem == (
+        "data.backends.a.alignment=12 is no multiple of the downscale 8 of 'latents', which "
+        "encodes 'a'; set data.alignment=64"
+    )
+    registry(image("a", alignment=12))  # pixels need no alignment
+
+
+@dataclass(frozen=True)
+class Coarse(BlockDCT):
+    """An encoder of larger cells."""
+
+    @property
+    def downscale(self) -> int:
+        """Twice as many pixels as a block has."""
+        return 32
+
+
+def test_the_source_decides_the_alignment_of_its_partners() -> None:
+    edges = ConditioningBackend(
+        name="edges", source="a", image_embeds="coarse", **{**SMALL, "alignment": 32}
+    )
+    coarse = latents("coarse", encoder=Coarse())
+    (problem,) = problems(image("a", image_embeds="latents"), edges, latents(), coarse)
+    assert problem.startswith("data.backends.a.alignment=16 is no multiple of the downscale 32")
+    assert "'edges'" in problem
+
+
+@dataclass(frozen=True)
+class Closing(LocalStorage):
+    """A storage that counts how often it is closed, and may refuse."""
+
+    closed: Counter[str] = field(default_factory=Counter, compare=False)
+    label: str = ""
+
+    def close(self) -> None:
+        """Count, then fail if the label says so."""
+        self.closed[self.label] += 1
+        if self.label == "bad":
+            raise OSError("will not close")
+
+
+def test_everything_is_closed_even_if_one_close_fails() -> None:
+    log: Counter[str] = Counter()
+    storages = {n: Closing(".", closed=log, label=n) for n in ("one", "bad", "two", "own", "run")}
+    backends: list[Any] = [image(n, storage=storages[n]) for n in ("one", "bad", "two")]
+    backends.append(latents(cache=replace(PLACE, storage=storages["own"])))
+    made = registry(*backends, cache=replace(PLACE, storage=storages["run"]))
+    with pytest.raises(OSError, match="will not close"):
+        made.close()
+    assert dict(log) == dict.fromkeys(storages, 1)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Registry:
+    write_pictures(tmp_path / "a", 3)
+    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    backend = image("a", storage=LocalStorage(str(tmp_path)))
+    return registry(backend, latents(cache=place), texts(cache=place), cache=place)
+
+
+def test_metrics_tell_each_stage_with_time_memory_and_counts(
+    made: Registry, tmp_path: Path
+) -> None:
+    prepare(made, seed=0)
+    made.write_metrics(tmp_path / "run/folder")
+    stages = json.loads((tmp_path / "run/folder/metrics.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == [
+        "check storage",
+        "scan a",
+        "decide",
+        "encode a",
+        "encode text",
+    ]
+    for stage in stages:
+        assert set(stage) == {"name", "seconds", "rss_mb", "peak_rss_mb", "counts"}
+        assert stage["seconds"] >= 0
+        assert stage["peak_rss_mb"] >= stage["rss_mb"] > 1
+    counts = {stage["name"]: stage["counts"] for stage in stages}
+    assert counts["scan a"] == {"samples": 3, "changes": "3 added"}
+    assert counts["decide"] == {"kept": 3}
+    assert counts["encode a"] == {"encoded": 3, "cached": 0}
+    # Three file names, and the empty caption that a dropped one becomes.
+    assert counts["encode text"] == {"encoded": 4, "cached": 0}
+
+
+def test_a_second_run_does_and_writes_nothing_anew(made: Registry, tmp_path: Path) -> None:
+    prepare(made, seed=0)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*") if p.is_file()}
+    made.telemetry.stages.clear()
+    prepare(made, seed=0)
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*") if p.is_file()}
+    assert before == after
+    counts = {stage.name: stage.counts for stage in made.telemetry.stages}
+    assert counts["scan a"]["changes"] == "3 unchanged"
+    assert counts["encode a"] == {"encoded": 0, "cached": 3}
+
+
+def test_load_opens_what_prepare_published_without_the_samples(
+    made: Registry, tmp_path: Path
+) -> None:
+    first = prepare(made, seed=0)["a"]
+    (tmp_path / "a").rename(tmp_path / "away")
+    second = load(made, seed=0)["a"]
+    assert second.catalog.identity == first.catalog.identity
+
+
+def test_load_without_prepare_says_what_must_come_first(made: Registry) -> None:
+    with pytest.raises(EmptyBackendError, match=r"backend 'a' has no published catalog in file:.*"):
+        load(made, seed=0)
+    with pytest.raises(EmptyBackendError, match=r"prepare_data\(\) must have run"):
+        load(made, seed=0)
+
+
+def test_a_damaged_catalog_is_measured_anew_once_it_is_deleted(
+    made: Registry, tmp_path: Path
+) -> None:
+    prepare(made, seed=0)
+    file = tmp_path / "cache/catalog/a.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CacheError, match=r"cache/catalog/a\.parquet .* delete it and start again"):
+        prepare(made, seed=0)
+    file.unlink()
+    assert len(prepare(made, seed=0)["a"].catalog) == 3
+
+
+def test_a_catalog_of_another_format_is_measured_anew(
+    made: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(made, seed=0)
+    made.telemetry.stages.clear()
+    monkeypatch.setattr("factory.catalog.facts.FORMAT_VERSION", 2)
+    prepare(made, seed=0)
+    counts = {stage.name: stage.counts for stage in made.telemetry.stages}
+    assert counts["scan a"]["changes"] == "3 added"
+    assert counts["encode a"]["cached"] == 3
+
+
+def test_a_storage_that_cannot_be_reached_is_told_by_its_backend(tmp_path: Path) -> None:
+    away = LocalStorage(str(tmp_path / "nowhere"))
+    place = CachePlace(MemoryStorage("registry"))
+    made = registry(image("a", storage=away), cache=place)
+    with pytest.raises(ObjectNotFoundError, match=r"nowhere.*correct storage\.root") as caught:
+        prepare(made, seed=0)
+    assert caught.value.__notes__ == ["while checking the storage of backend 'a'"]

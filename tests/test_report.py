@@ -1,0 +1,130 @@
+"""What a person sees before the first step and after the last."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from factory import FactoryDataModule, ImageBackend
+from factory.report import SHOWN_BUCKETS, buckets, dropped_lines, show, stages_table, wide_console
+from factory.storage.local import LocalStorage
+from factory.telemetry import Stage, Telemetry
+from tests.datamodule.building import data_module, write_folders
+from tests.pictures import write_pictures
+
+
+def printed(*things: Any, width: int = 140) -> str:
+    """Return what a console as wide as this shows."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
+    for thing in things:
+        console.print(thing)
+    return stream.getvalue()
+
+
+def shown(data: FactoryDataModule) -> str:
+    stream = io.StringIO()
+    show(data, Console(file=stream, width=140))
+    return stream.getvalue()
+
+
+def cells(text: str, name: str) -> list[str]:
+    """Return the cells of the first row that starts with a name."""
+    row = next(line for line in text.splitlines() if line.startswith(f"│ {name} "))
+    return [cell.strip() for cell in row.strip("│").split("│")]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> FactoryDataModule:
+    write_folders(tmp_path)
+    for number in range(5):
+        (tmp_path / f"a/bad{number} [bold] :smile:.png").write_text("no picture")
+    (tmp_path / "b/0100.txt").write_text("\n")
+    made = data_module(tmp_path, probability=3.0)
+    made.prepare_data()
+    made.setup()
+    return made
+
+
+def test_backends_with_counts_buckets_and_place(data: FactoryDataModule) -> None:
+    text = shown(data)
+    name, kind, found, kept, dropped, sizes, where = cells(text, "a")
+    assert (name, kind, found, kept, dropped, where) == ("a", "image", "18", "13", "5", "Local a")
+    assert sizes == "80x48: 5, 48x80: 4, 64x64: 4"
+    assert cells(text, "held")[:5] == ["held", "eval", "5", "5", "0"]
+
+
+def test_dropped_samples_with_reason_count_and_names(data: FactoryDataModule) -> None:
+    text = shown(data)
+    assert (
+        "  a: 5 not a picture (bad0 [bold] :smile:.png, bad1 [bold] :smile:.png, "
+        "bad2 [bold] :smile:.png, ...)" in text
+    )
+    assert "  b: 1 no caption (0100.png)" in text
+
+
+def test_the_mixture_with_weights_and_shares(data: FactoryDataModule) -> None:
+    text = shown(data)
+    plan = data.plan
+    assert f"Plan epoch of {plan.steps(0)} optimizer steps, 4 samples each" in text
+    assert plan.fingerprint[:12] in text
+    mixture = text[text.index("Mixture of epoch 1") :]
+    accounts = {account.backend: account for account in plan.accounting(0)}
+    row = cells(mixture, "a")
+    assert row[1:4] == [
+        "3",
+        *(f"{x:.1%}" for x in (accounts["a"].requested, accounts["a"].achieved)),
+    ]
+    assert row[4:6] == [str(accounts["a"].batches), str(accounts["a"].rows)]
+    assert cells(mixture, "b")[1] == "1"
+
+
+def test_nothing_dropped_is_not_mentioned(tmp_path: Path) -> None:
+    write_folders(tmp_path)
+    made = data_module(tmp_path)
+    made.prepare_data()
+    made.setup()
+    assert list(dropped_lines(made.sources.values())) == []
+    assert "Dropped" not in shown(made)
+
+
+def test_rare_buckets_are_counted_together(tmp_path: Path) -> None:
+    sizes = [(64 + 40 * n, 64) for n in range(SHOWN_BUCKETS + 3)]
+    write_pictures(tmp_path / "a", 20, sizes=sizes)
+    backend = ImageBackend(
+        name="a", prefix="a", storage=LocalStorage(str(tmp_path)), resolution=256, alignment=8
+    )
+    made = FactoryDataModule([backend])
+    made.registry.cache = data_module(tmp_path).registry.cache
+    made.prepare_data()
+    parts = buckets(made.sources["a"]).split(", ")
+    assert len(parts) == SHOWN_BUCKETS + 1
+    counts = [int(part.rpartition(": ")[2]) for part in parts]
+    assert counts[:-1] == sorted(counts[:-1], reverse=True)
+    assert parts[-1].startswith("3 more: ")
+    assert sum(counts) == 20
+
+
+def test_folders_that_look_like_markup(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "[red]", 4)
+    backend = ImageBackend(
+        name="a", prefix="[red]", storage=LocalStorage(str(tmp_path)), resolution=64, alignment=8
+    )
+    made = FactoryDataModule([backend])
+    made.registry.cache = data_module(tmp_path).registry.cache
+    made.prepare_data()
+    made.setup()
+    assert "Local [red]" in shown(made)
+
+
+def test_stages_with_time_memory_and_counts() -> None:
+    record = Telemetry()
+    record.stages.append(Stage("scan a", 1.234, 100, 200, {"samples": 3, "changes": "3 added"}))
+    row = cells(printed(stages_table(record)), "scan a")
+    assert row == ["scan a", "1.23 s", "100 MiB", "200 MiB", "samples 3, changes 3 added"]
+
+
+def test_tables_in_a_file_are_not_squeezed() -> None:
+    assert wide_console().width == 120
