@@ -36,16 +36,23 @@ def train(place: Path, *arguments: str, **variables: str) -> subprocess.Complete
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def first(place: Path) -> subprocess.CompletedProcess[str]:
+    """A first run, whose outputs lie apart so that it is the newest one there."""
+    return train(place, *QUICK, OUTPUT_DIR=str(place / "first"))
+
+
 def run_folder(output: str) -> Path:
     found = re.search(r"Results are in (\S+)", output.replace("\n", " "))
     assert found, output
     return Path(found[1])
 
 
-def test_one_folder_to_checkpoint_curve_and_pictures(place: Path) -> None:
-    done = train(place, *QUICK)
-    assert done.returncode == 0, done.stderr
-    folder = run_folder(done.stdout)
+def test_one_folder_to_checkpoint_curve_and_pictures(
+    first: subprocess.CompletedProcess[str],
+) -> None:
+    assert first.returncode == 0, first.stderr
+    folder = run_folder(first.stdout)
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     for name in ("loss.png", "samples.png"):
         with Image.open(folder / name) as picture:
@@ -56,12 +63,14 @@ def test_one_folder_to_checkpoint_curve_and_pictures(place: Path) -> None:
     assert (stages[-1]["name"], stages[-1]["counts"]["steps"]) == ("train", 4)
     assert all(stage["peak_rss_mb"] > 0 for stage in stages)
     for words in ("Backends", "1 truncated (truncated.jpg)", "Mixture of epoch 1", "fingerprint"):
-        assert words in done.stdout
+        assert words in first.stdout
 
 
-def test_a_run_continues_where_the_newest_one_stopped(place: Path) -> None:
-    train(place, *QUICK)
-    done = train(place, *QUICK, "trainer.max_steps=6", "ckpt_path=last")
+def test_a_run_continues_where_the_newest_one_stopped(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    outputs = str(run_folder(first.stdout).parent.parent)
+    done = train(place, *QUICK, "trainer.max_steps=6", "ckpt_path=last", OUTPUT_DIR=outputs)
     assert done.returncode == 0, done.stderr
     stages = json.loads((run_folder(done.stdout) / "metrics.json").read_text())["stages"]
     assert stages[-1]["counts"]["steps"] == 6
@@ -69,9 +78,12 @@ def test_a_run_continues_where_the_newest_one_stopped(place: Path) -> None:
     assert counts["encode photos"]["encoded"] == 0
 
 
-def test_a_changed_mixture_is_refused_on_resume(place: Path) -> None:
-    train(place, *QUICK)
-    done = train(place, *QUICK, "data.batch_size=8", "trainer.max_steps=6", "ckpt_path=last")
+def test_a_changed_mixture_is_refused_on_resume(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    outputs = str(run_folder(first.stdout).parent.parent)
+    more = ("data.batch_size=8", "trainer.max_steps=6", "ckpt_path=last")
+    done = train(place, *QUICK, *more, OUTPUT_DIR=outputs)
     assert done.returncode == 1
     assert "the checkpoint belongs to another plan" in done.stderr
     assert "batch_size" in done.stderr

@@ -1,0 +1,1 @@
+"""Encoded tensors, stored as rows of equal shape and found by their recipe."""

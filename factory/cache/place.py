@@ -1,0 +1,45 @@
+"""Where a run keeps its facts and encoded tensors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.cache.store import TensorStore
+from factory.storage.base import Storage
+
+
+@dataclass(frozen=True)
+class CachePlace:
+    """A folder of a storage, and a local folder for what has to be mapped from there.
+
+    Attributes:
+        storage: Storage of the cache.
+        prefix: Folder of the cache in its storage.
+        scratch_dir: Local folder that remote shards are mirrored to.
+        shard_mb: Size a shard is closed at, MiB.
+    """
+
+    storage: Storage
+    prefix: str = "cache"
+    scratch_dir: str = ".scratch/shards"
+    shard_mb: float = 256.0
+
+    def __post_init__(self) -> None:
+        """Refuse a cache without a folder of its own."""
+        if not self.prefix.strip("/"):
+            raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
+        if self.shard_mb <= 0:
+            raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
+
+    def catalog_key(self, backend: str) -> str:
+        """Return where the facts of a backend are published."""
+        return f"{self.prefix}/catalog/{backend}.parquet"
+
+    def store(self, backend: str) -> TensorStore:
+        """Return the tensors of an embeddings backend."""
+        folder = f"{self.prefix}/tensors/{backend}"
+        return TensorStore(
+            self.storage,
+            folder,
+            local_dir=str(Path(self.scratch_dir) / backend),
+            shard_mb=self.shard_mb,
+        )

@@ -1,0 +1,277 @@
+"""How do rows of equal shape lie in a shard, and how are they gathered from it?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from factory.cache.container import CODES, DTYPES, Bytes, DamagedError, digest, header, parse
+from factory.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named tensor of a row.
+
+    Attributes:
+        name: Such as "latents".
+        code: Element type, a key of `container.DTYPES`.
+        shape: Shape of one row.
+    """
+
+    name: str
+    code: str
+    shape: tuple[int, ...]
+
+    @property
+    def stride(self) -> int:
+        """Bytes of one row."""
+        return prod(self.shape) * DTYPES[self.code].itemsize
+
+    def __str__(self) -> str:
+        """Such as "latents F16 [4, 8, 8]"."""
+        return f"{self.name} {self.code} {list(self.shape)}"
+
+
+# What every row of a shard is made of, in the order of the file.
+Layout: TypeAlias = tuple[Field, ...]
+
+
+def layout_of(fields: Mapping[str, torch.Tensor]) -> Layout:
+    """Return the layout of tensors [n, ...]: wide elements first, so that all lie aligned.
+
+    Raises:
+        CacheError: There is no field, one is a scalar, or its dtype cannot be stored.
+    """
+    if not fields or "__metadata__" in fields:
+        raise CacheError(f"a row needs named tensors; got the fields {sorted(fields)}")
+    for name, tensor in fields.items():
+        if tensor.ndim == 0 or tensor.dtype not in CODES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in CODES)
+            raise CacheError(
+                f"field {name!r} is {tensor.dtype} {list(tensor.shape)}; it must be [rows, ...] "
+                f"of one of {allowed}"
+            )
+    found = [Field(n, CODES[t.dtype], tuple(t.shape[1:])) for n, t in fields.items()]
+    return tuple(sorted(found, key=_file_order))
+
+
+def _file_order(field: Field) -> tuple[int, str]:
+    return -DTYPES[field.code].itemsize, field.name
+
+
+def describe(layout: Layout) -> str:
+    """Return the layout in words, for messages."""
+    return ", ".join(str(field) for field in sorted(layout, key=lambda field: field.name))
+
+
+def layout_json(layout: Layout) -> list[list[Any]]:
+    """Return the layout as JSON values."""
+    return [[field.name, field.code, list(field.shape)] for field in layout]
+
+
+def layout_from_json(value: Sequence[Sequence[Any]]) -> Layout:
+    """Return the layout that `layout_json` wrote.
+
+    Raises:
+        ValueError, TypeError: It wrote no such thing.
+    """
+    fields = tuple(Field(str(name), code, tuple(shape)) for name, code, shape in value)
+    numbers = [n for field in fields for n in field.shape]
+    if not all(f.code in DTYPES for f in fields) or not all(
+        type(n) is int and n >= 0 for n in numbers
+    ):
+        raise ValueError(f"no layout: {value}")
+    return fields
+
+
+def byte_matrix(tensor: torch.Tensor) -> Bytes:
+    """Return the memory of a contiguous CPU tensor [n, ...] as uint8 [n, stride]."""
+    stride = prod(tensor.shape[1:]) * tensor.itemsize
+    matrix: Bytes = tensor.view(torch.uint8).numpy().reshape(tensor.shape[0], stride)
+    return matrix
+
+
+class OpenShard:
+    """Rows collected in memory in the form of the file they become."""
+
+    def __init__(self, layout: Layout, capacity: int) -> None:
+        """Reserve room for `capacity` rows; memory is taken as rows come."""
+        self.layout, self.capacity, self.rows = layout, capacity, 0
+        self._head = len(header(self._tensors(capacity), {}))
+        self._data = np.empty(self._head + capacity * self.row_bytes, np.uint8)
+        self._fields = _fields(self._data[self._head :], layout, capacity)
+        self.checksums = np.empty(capacity, np.uint64)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, all fields together."""
+        return sum(field.stride for field in self.layout)
+
+    def append(self, matrices: Sequence[Bytes]) -> None:
+        """Copy rows in, uint8 [n, stride] of each field in the layout's order; n must fit."""
+        start, end = self.rows, self.rows + len(matrices[0])
+        for place, matrix in zip(self._fields, matrices, strict=True):
+            place[start:end] = matrix
+        for row in range(start, end):
+            self.checksums[row] = digest(place[row].data for place in self._fields)
+        self.rows = end
+
+    def finish(self) -> memoryview:
+        """Return the whole file; no more rows may follow."""
+        view, end = self._data.data, self._head
+        begin = self._head
+        for field in self.layout:
+            size = self.rows * field.stride
+            if begin != end:  # rows that did not come leave gaps, and the format allows none
+                view[end : end + size] = view[begin : begin + size]
+            begin += self.capacity * field.stride
+            end += size
+        view[: self._head] = header(self._tensors(self.rows), {}, room=self._head)
+        return view[:end]
+
+    def _tensors(self, rows: int) -> list[tuple[str, str, tuple[int, ...]]]:
+        return [(field.name, field.code, (rows, *field.shape)) for field in self.layout]
+
+
+def _fields(data: Bytes, layout: Layout, rows: int) -> list[Bytes]:
+    """Cut the data of a file into uint8 [rows, stride] for each field."""
+    places, start = [], 0
+    for field in layout:
+        end = start + rows * field.stride
+        places.append(data[start:end].reshape(rows, field.stride))
+        start = end
+    return places
+
+
+class Shard:
+    """A published shard, its rows ready to be copied out.
+
+    Attributes:
+        source: What errors call it.
+        layout: What its rows are made of.
+        rows: How many there are.
+    """
+
+    def __init__(self, data: Bytes, source: str, layout: Layout, rows: int) -> None:
+        """Check that the file holds what its index says.
+
+        Raises:
+            DamagedError: It does not.
+            CacheError: It was written in a newer format.
+        """
+        self.source, self.layout, self.rows = source, layout, rows
+        tensors = parse(data, source)[1]
+        found = [(name, tensor.code, tensor.shape) for name, tensor in tensors.items()]
+        if sorted(found) != sorted((f.name, f.code, (rows, *f.shape)) for f in layout):
+            raise DamagedError(f"{source} does not hold the {rows} rows that its index lists")
+        self._fields = [tensors[f.name].data.reshape(rows, f.stride) for f in layout]
+        self._verified = bytearray(rows)
+
+    def take(self, rows: Sequence[int], at: Sequence[int] | None, out: Sequence[Bytes]) -> None:
+        """Copy rows to the places `at` of each field's matrix uint8 [n, stride]; None: to all.
+
+        Raises:
+            DamagedError: A row is beyond the shard's end.
+        """
+        self._check(rows)
+        for matrix, place in zip(self._fields, out, strict=True):
+            if at is None:
+                # mode="clip" because "raise" would copy through a buffer; rows were checked.
+                matrix.take(rows, axis=0, out=place, mode="clip")
+            else:  # straight to its place: an indexed copy would go through a buffer too
+                for target, row in zip(at, rows, strict=True):
+                    place[target] = matrix[row]
+
+    def unsound(self, rows: Sequence[int], checksums: Sequence[int]) -> list[int]:
+        """Return those of the rows whose bytes do not give their checksum.
+
+        Rows found sound once are not looked at again.
+
+        Raises:
+            DamagedError: A row is beyond the shard's end.
+        """
+        self._check(rows)
+        bad = []
+        for row, checksum in zip(rows, checksums, strict=True):
+            if self._verified[row]:
+                continue
+            if digest(matrix[row].data for matrix in self._fields) == checksum:
+                self._verified[row] = True
+            else:
+                bad.append(row)
+        return bad
+
+    def _check(self, rows: Sequence[int]) -> None:
+        if max(rows) >= self.rows:
+            raise DamagedError(f"the index of {self.source} lists a row beyond its {self.rows}")
+
+
+def batch_tensors(
+    layout: Layout, count: int, out: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    """Return a tensor [count, ...] for each field: parts of `out`, or new ones put into it.
+
+    Raises:
+        CacheError: A tensor of `out` does not fit.
+    """
+    reused = {} if out is None else out
+    if extra := set(reused) - {field.name for field in layout}:
+        raise CacheError(f"out holds {sorted(extra)}, and the rows are {describe(layout)}")
+    batch = {}
+    for field in layout:
+        if field.name not in reused:
+            reused[field.name] = torch.empty((count, *field.shape), dtype=DTYPES[field.code])
+        tensor = reused[field.name]
+        _check_fits(tensor, field, count)
+        batch[field.name] = tensor if tensor.shape[0] == count else tensor[:count]
+    return batch
+
+
+def _check_fits(tensor: torch.Tensor, field: Field, count: int) -> None:
+    fits = (
+        tensor.dtype == DTYPES[field.code]
+        and tuple(tensor.shape[1:]) == field.shape
+        and tensor.shape[0] >= count
+        and tensor.is_contiguous()
+        and tensor.device.type == "cpu"
+        and not tensor.requires_grad
+    )
+    if not fits:
+        raise CacheError(
+            f"out[{field.name!r}] is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; "
+            f"{count} rows of {field} need a contiguous CPU tensor of that shape without "
+            "gradient; use a dict of its own for each bucket"
+        )
+
+
+def matrices_of(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[Bytes]:
+    """Return the tensors' memory, uint8 [n, stride], in the layout's order."""
+    return [byte_matrix(tensors[field.name]) for field in layout]
+
+
+def unfinite_rows(layout: Layout, matrices: Iterable[Bytes]) -> dict[str, list[int]]:
+    """Return, for each floating field that has some, the rows that hold NaN or infinity."""
+    found = {}
+    for field, matrix in zip(layout, matrices, strict=True):
+        if field.code not in _EXPONENTS or not matrix.size:
+            continue
+        unsigned, ones = _EXPONENTS[field.code]
+        # All ones in the exponent mean "not finite"; on bits this is ten times isfinite's speed.
+        bits = matrix.view(unsigned) & unsigned(ones)
+        if int(bits.max()) == ones:
+            found[field.name] = np.flatnonzero((bits == ones).any(axis=1)).tolist()
+    return found
+
+
+_EXPONENTS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F8_E4M3": (np.uint8, 0x7F),  # this type has no infinity, and a single NaN pattern
+    "F8_E5M2": (np.uint8, 0x7C),
+}
