@@ -237,7 +237,7 @@ class RectifiedFlow(lightning.LightningModule):
         *,
         channels: int = 16,
         patch: int = 2,
-        hidden: int = 256,
+        hidden: int = 224,
         depth: int = 4,
         heads: int = 4,
         text_dim: int = 64,

@@ -1,0 +1,1 @@
+"""What goes wrong with what a user gives, from the config to the message."""
