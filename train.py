@@ -7,6 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from factory import cli, composer
+from factory.builder import preflight
+from factory.demo.session import demo_session
 
 composer.register()
 
@@ -14,13 +16,14 @@ composer.register()
 @hydra.main(version_base=composer.HYDRA_VERSION, config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     """Build the backends, train the model, and say what was done."""
-    # Imported here, so that --help and shell completion need no torch.
-    from factory.demo.session import demo_session
-    from factory.training import train
-
     run = HydraConfig.get()
+    overrides = list(run.overrides.task)
     with cli.advice(), demo_session(cfg):
-        train(cfg, list(run.overrides.task), Path(run.runtime.output_dir))
+        preflight(cfg, overrides)
+        # Imported here: what is wrong with a config is said before torch has loaded.
+        from factory.training import train
+
+        train(cfg, overrides, Path(run.runtime.output_dir))
 
 
 if __name__ == "__main__":

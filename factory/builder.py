@@ -1,22 +1,23 @@
 """From a composed config to objects: the one place that calls `instantiate`."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from factory.backends.order import build_order
-from factory.check import EMBEDS, check, kind_of
-from factory.datamodule import FactoryDataModule
+from factory.check import EMBEDS, check, kind_of, order
 from factory.errors import ConfigError, FactoryError
 from factory.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from factory.datamodule import FactoryDataModule
 
 
 def build(
     cfg: DictConfig, overrides: Iterable[str] = (), *, telemetry: Telemetry | None = None
-) -> FactoryDataModule:
+) -> "FactoryDataModule":
     """Check a composed config and build the data module from it; no I/O.
 
     Args:
@@ -30,14 +31,14 @@ def build(
     Raises:
         ConfigError: The config cannot be built; all problems at once.
     """
+    # Brings torch and Lightning: some seconds, in which nothing could be said about a config.
+    from factory.datamodule import FactoryDataModule
+
     telemetry = telemetry or Telemetry()
-    cfg = cfg.copy()
-    OmegaConf.set_readonly(cfg, False)
-    OmegaConf.set_struct(cfg, False)
     with telemetry.stage("check config"):
-        check(cfg, overrides)
+        cfg = _checked(cfg, overrides)
     built = []
-    for name in _order(cfg):
+    for name in order(cfg):
         node = cfg.data.backends[name]
         if kind_of(node) in EMBEDS and node.encoder is None:
             continue  # no encoder was chosen: pixels, or texts, are delivered as they are
@@ -53,6 +54,28 @@ def build(
         telemetry=telemetry,
         **parts,
     )
+
+
+def preflight(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Check a composed config, and that its storages answer; quick, and brings no torch.
+
+    Raises:
+        ConfigError: The config cannot be built; all problems at once.
+        StorageError: A storage does not answer or refuses, within 10 seconds; names the
+            setting at fault.
+    """
+    cfg = _checked(cfg, overrides)
+    make(cfg.cache.storage, "cache.storage").check(write=True)
+    make(cfg.storage, "storage").check()
+
+
+def _checked(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Return a completed copy of a composed config."""
+    cfg = cfg.copy()
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    check(cfg, overrides)
+    return cfg
 
 
 def make(node: DictConfig, key: str, **given: Any) -> Any:
@@ -75,12 +98,3 @@ def make(node: DictConfig, key: str, **given: Any) -> Any:
             raise cause from None
         reason = cause if isinstance(cause, ValueError | TypeError) else error
         raise ConfigError(f"{key}: {reason}") from error
-
-
-def _order(cfg: DictConfig) -> list[str]:
-    needs = {}
-    for name, node in cfg.data.backends.items():
-        backend = OmegaConf.to_object(node)
-        needs[str(name)] = dict(backend.references())  # type: ignore[union-attr]
-    embeds = [name for name in needs if kind_of(cfg.data.backends[name]) in EMBEDS]
-    return build_order({name: needs[name] for name in [*embeds, *needs]})

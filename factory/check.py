@@ -215,16 +215,24 @@ def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
 
 
 def _references(cfg: DictConfig) -> list[str]:
-    needs: dict[str, Mapping[str, str]] = {}
-    for name, node in cfg.data.backends.items():
-        try:
-            backend = OmegaConf.to_object(node)
-        except (OmegaConfBaseException, ValueError):
-            needs[str(name)] = {}
-            continue
-        needs[str(name)] = dict(backend.references())  # type: ignore[union-attr]
     try:
-        build_order(needs)
+        order(cfg)
     except ConfigError as error:
         return error.problems
     return []
+
+
+def order(cfg: DictConfig) -> list[str]:
+    """Return the names of the backends as they are built: embeddings, then sources of samples.
+
+    Raises:
+        ConfigError: A backend needs one that is unknown, or that needs it in turn.
+    """
+    needs: dict[str, Mapping[str, str]] = {}
+    for name, node in cfg.data.backends.items():
+        try:
+            needs[str(name)] = dict(OmegaConf.to_object(node).references())  # type: ignore[union-attr]
+        except (OmegaConfBaseException, ValueError):
+            needs[str(name)] = {}  # its own problem is reported by its own check
+    embeds = [name for name in needs if kind_of(cfg.data.backends[name]) in EMBEDS]
+    return build_order({name: needs[name] for name in [*embeds, *needs]})
