@@ -83,6 +83,10 @@ class FactoryDataModule(LightningDataModule):
             )
         # Facts in a bucket are made once for all nodes, on local disks once for each node.
         self.prepare_data_per_node = self.registry.cache.storage.local_path("catalog") is not None
+        if not self.registry.eval:
+            # Lightning asks for no loader where the method is not overridden; an empty one
+            # it would warn of at every start.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         self.sources: dict[str, Source] = {}
         self._plan: Plan | None = None
         self._loaders: list[TrainLoader | EvalLoader] = []
@@ -136,14 +140,12 @@ class FactoryDataModule(LightningDataModule):
         self._loaders.append(loader)
         return loader
 
-    def val_dataloader(self) -> EvalLoader | list[Any]:
-        """Return every validation sample once; an empty list without eval backends."""
+    def val_dataloader(self) -> EvalLoader:
+        """Return every sample of the eval backends once; not called where there are none."""
         plans = [
             EvalPlan(plan_backend(self.sources[name]), batch_size=self.batch_size)
             for name in self.registry.eval
         ]
-        if not plans:
-            return []
         loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout)
         self._loaders.append(loader)
         return loader

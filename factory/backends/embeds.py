@@ -15,8 +15,9 @@ from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore, Writer
 from factory.catalog.facts import TRANSIENT
+from factory.catalog.misfortune import is_own
 from factory.encoder.base import ImageEncoder, TextEncoder
-from factory.errors import CacheError, MediaError, ObjectNotFoundError, StorageError
+from factory.errors import CacheError, MediaError
 from factory.media.decode import DECODE_VERSION
 from factory.storage.base import Storage
 from factory.telemetry import progress
@@ -202,9 +203,7 @@ def _readable(
             yield number, outcome
         elif isinstance(outcome, MediaError):
             errors[picture.row] = str(outcome)
-        elif isinstance(outcome, ObjectNotFoundError) or (
-            storage.independent_objects and isinstance(outcome, StorageError)
-        ):
+        elif is_own(outcome, storage):
             errors[picture.row] = f"{TRANSIENT}: {outcome}"
         else:
             outcome.add_note(f"while reading {picture.key!r} in {storage.identity}")

@@ -6,8 +6,9 @@ from pathlib import PurePosixPath
 from factory.bulk import Engine
 from factory.catalog.facts import TRANSIENT, Fact, Facts, is_transient
 from factory.catalog.metadata import Scan
+from factory.catalog.misfortune import is_own
 from factory.catalog.texts import Text, column_texts, read_sidecars
-from factory.errors import MediaError, ObjectNotFoundError, StorageError
+from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.headers import HEAD_BYTES, MAX_PIXELS, NeedMoreBytes, measure
 from factory.records import MediaFacts, ObjectInfo
@@ -118,10 +119,7 @@ def _fact(
         )
     if isinstance(outcome, MediaError):
         return Fact(info.key, info.size, info.etag, error=str(outcome))
-    # An object that vanished since the listing, or one URL of many that fails, is that
-    # sample's own misfortune. A storage that fails as a whole ends the scan.
-    own = isinstance(outcome, ObjectNotFoundError) or storage.independent_objects
-    if own and isinstance(outcome, StorageError):
+    if is_own(outcome, storage):
         return Fact(info.key, info.size, info.etag, error=f"{TRANSIENT}: {outcome}")
     outcome.add_note(f"while measuring {info.key!r} in {storage.identity}")
     raise outcome

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from factory.bulk import Item, Result
 
@@ -48,7 +49,7 @@ class LocalEngine:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _outcome(job: tuple[Item, Future[Result]]) -> tuple[Item, Result | Exception]:
+def _outcome(job: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
     item, future = job
     error = future.exception()
     if error is None:

@@ -1,5 +1,6 @@
 """URLs that give no picture cost their own row, with the reason; the others are trained on."""
 
+import errno
 import io
 import threading
 from collections import Counter
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from factory import FactoryDataModule
-from factory.errors import EmptyBackendError
+from factory.errors import EmptyBackendError, StorageError
 from factory.storage import download
+from factory.storage.local import LocalStorage
 from tests.bad_input.building import batches, built, pinned, refused
 from tests.pictures import colour
 
@@ -157,6 +159,27 @@ def test_what_may_pass_is_tried_again_and_what_was_measured_is_not(
     assert dict(web.asked) == {"missing": 1}
     assert set(errors(second)) == {"disguised"}
     second.close()
+
+
+def test_a_disk_full_of_downloads_ends_the_run_and_drops_nothing(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module(tmp_path, web, "1", "2", "3")
+    real = LocalStorage.write
+
+    def write(self: LocalStorage, key: str, body: bytes) -> None:
+        if body and "downloads" in self.root:
+            cause = OSError(errno.ENOSPC, "No space left on device")
+            raise StorageError(f"cannot write {self.root}/{key}: no space left") from cause
+        real(self, key, body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "write", write)
+        with refused(StorageError, "downloads/", "no space left", "while measuring '"):
+            data.prepare_data()
+    assert sum(len(batch.keys) for batch in batches(data)) >= 3
+    assert errors(data) == {}
+    data.close()
 
 
 def test_nothing_that_answers_says_why(tmp_path: Path, web: Web) -> None:

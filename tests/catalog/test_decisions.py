@@ -188,7 +188,9 @@ def test_the_next_seed_draws_new_numbers() -> None:
     tall = [Fact(f"{n:02d}.png", 1, "e", 64, 640) for n in range(30)]
     tops = [cut[2] for cut in cuts(tall, 5).values()]
     lefts = [[cut[3] for cut in cuts(WIDE, seed).values()] for seed in (3, 4, 5, 6)]
-    assert tops not in lefts
+    # Both have the same room but for a few pixels, so equal numbers give nearly equal places.
+    for other in lefts:
+        assert max(abs(top - left) for top, left in zip(tops, other, strict=True)) > 50
 
 
 def test_a_centred_crop_needs_no_seed() -> None:

@@ -1,0 +1,28 @@
+"""Is a failure one sample's own, or does the storage fail as a whole?"""
+
+import errno
+
+from factory.errors import ObjectNotFoundError, StorageError
+from factory.storage.base import Storage
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_own(error: Exception, storage: Storage) -> bool:
+    """Tell whether an error costs one sample alone.
+
+    An object that vanished since the listing, or one URL of many that fails, does. What fails
+    in a storage of one place does not, and neither does a disk that is full of downloads.
+    """
+    if isinstance(error, ObjectNotFoundError):
+        return True
+    return storage.independent_objects and isinstance(error, StorageError) and not _is_full(error)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Look for a full disk behind an error, however often it was raised again."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
