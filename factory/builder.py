@@ -41,7 +41,9 @@ def build(
     for name in order(cfg):
         node = cfg.data.backends[name]
         if kind_of(node) in EMBEDS and node.encoder is None:
-            continue  # no encoder was chosen: pixels, or texts, are delivered as they are
+            # No encoder was chosen: pixels, or texts, are delivered as they are.
+            _forget(cfg, kind_of(node), str(name))
+            continue
         with telemetry.stage(f"build {name}"):
             built.append(make(node, f"data.backends.{name}"))
     shared = ("sampling", "cache", "prefetch", "engine")
@@ -54,6 +56,13 @@ def build(
         telemetry=telemetry,
         **parts,
     )
+
+
+def _forget(cfg: DictConfig, kind: str, name: str) -> None:
+    """Take back what backends say about a store of embeddings that is not built."""
+    for node in cfg.data.backends.values():
+        if OmegaConf.select(node, kind) == name:
+            node[kind] = None
 
 
 def preflight(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:

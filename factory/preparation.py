@@ -30,9 +30,11 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
     Raises:
         StorageError: A storage cannot be reached, read or written.
         EmptyBackendError: A backend has no sample left.
+        ConfigError: Targets do not divide into the latent cells of their encoder.
         CacheError: The cache is damaged, or an encoder gave unusable rows.
     """
     with registry.telemetry.stage("check storage"):
+        registry.check_alignment()
         registry.cache.storage.check(write=True)
     facts = {name: _scan(registry, backend) for name, backend in registry.samples.items()}
     sources = _decide(registry, facts, seed)

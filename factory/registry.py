@@ -127,11 +127,17 @@ class Registry:
             if not isinstance(self.backends[other], kinds[field])
         ]
         problems += _two_defaults(self.text_embeds) + _two_defaults(self.image_embeds)
-        problems += [] if problems else self._misaligned()
         if problems:
             raise ConfigError(problems)
 
-    def _misaligned(self) -> list[str]:
+    def check_alignment(self) -> None:
+        """Refuse targets that an image encoder cannot divide into latent cells.
+
+        Apart from construction, since a pretrained encoder reads its model's config for this.
+
+        Raises:
+            ConfigError: An alignment is no multiple of the encoder's downscale.
+        """
         problems = []
         for name, backend in self.samples.items():
             store = self.image_store(backend)
@@ -145,7 +151,8 @@ class Registry:
                     f"downscale {store.encoder.downscale} of {store.name!r}, which encodes "
                     f"{name!r}; set data.alignment={store.encoder.downscale * 8}"
                 )
-        return problems
+        if problems:
+            raise ConfigError(problems)
 
     def image_store(self, backend: SampleBackend) -> ImageEmbedBackend | None:
         """Return where a backend's latents are kept; None where pixels are read."""

@@ -98,6 +98,12 @@ def test_a_reference_to_the_wrong_kind_names_those_of_the_right_one() -> None:
     assert alone.endswith("there is no backend that fits")
 
 
+def misaligned(*backends: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        registry(*backends).check_alignment()
+    return caught.value.problems
+
+
 def test_two_defaults_are_refused() -> None:
     stores = [texts("t1", default=True), texts("t2", default=True), texts("t3")]
     (problem,) = problems(image("a"), *stores)
@@ -117,13 +123,13 @@ def test_the_named_store_then_the_default_then_the_first() -> None:
     assert only.image_store(b) is only.image_embeds["l1"]
 
 
-def test_an_alignment_that_cuts_through_latent_cells_is_refused_at_construction() -> None:
-    (problem,) = problems(image("a", alignment=12), image("b"), latents())
+def test_an_alignment_that_cuts_through_latent_cells_is_refused() -> None:
+    (problem,) = misaligned(image("a", alignment=12), image("b"), latents())
     assert problem == (
         "data.backends.a.alignment=12 is no multiple of the downscale 8 of 'latents', which "
         "encodes 'a'; set data.alignment=64"
     )
-    registry(image("a", alignment=12))  # pixels need no alignment
+    registry(image("a", alignment=12)).check_alignment()  # pixels need none
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def test_the_source_decides_the_alignment_of_its_partners() -> None:
         name="edges", source="a", image_embeds="coarse", **{**SMALL, "alignment": 32}
     )
     coarse = latents("coarse", encoder=Coarse())
-    (problem,) = problems(image("a", image_embeds="latents"), edges, latents(), coarse)
+    (problem,) = misaligned(image("a", image_embeds="latents"), edges, latents(), coarse)
     assert problem.startswith("data.backends.a.alignment=16 is no multiple of the downscale 32")
     assert "'edges'" in problem
 

@@ -136,7 +136,7 @@ def _breaks_off(data: bytes, kind: str) -> bool:
     return position != len(data)
 
 
-def _rgb(image: Any) -> Pixels:  # noqa: ANN401 - PIL is imported inside
+def _rgb(image: Any) -> Pixels:
     """Return the pixels of a loaded Pillow image of any mode."""
     mode = image.mode
     if mode.startswith("I;16"):

@@ -138,7 +138,7 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def open_pillow(kind: str, file: io.BytesIO) -> Any:  # noqa: ANN401 - PIL is imported by its format alone
+def open_pillow(kind: str, file: io.BytesIO) -> Any:
     """Return Pillow's lazily read image of a format, without its own limit on pixels.
 
     The format's own class is used: `PIL.Image.open` would try them all, and would warn by a
@@ -438,13 +438,13 @@ class _Guard(io.BytesIO):
         return data
 
 
-def _count(image: Any) -> int:  # noqa: ANN401 - PIL is imported by its format alone
+def _count(image: Any) -> int:
     """Return the number of frames; 1 where those after the first are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
     except (NeedMoreBytes, MemoryError):
         raise
-    except Exception:  # as in `read_header`: whatever the parsing comes upon
+    except Exception:  # noqa: BLE001 - as in `read_header`: whatever parsing comes upon
         return 1
 
 

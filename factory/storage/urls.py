@@ -247,6 +247,7 @@ class UrlListStorage(TabularStorage):
         downloads = _DOWNLOADS.pop(self)
         if downloads is not None:
             downloads.close()
+        self.table_storage.close()
 
 
 @dataclass(frozen=True, slots=True)

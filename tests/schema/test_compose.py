@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from factory.builder import build
 from factory.check import check, kind_of
 from factory.composer import compose, conf_dir
 from factory.errors import ConfigError
@@ -188,6 +189,20 @@ def test_a_circle_of_backends_is_refused() -> None:
         "+data.backends.b={kind:conditioning,source:a}",
     )
     assert "depend on each other in a circle: a -> b -> a" in text
+
+
+def test_without_an_encoder_a_named_store_is_forgotten() -> None:
+    cfg = compose(["encoder/image=none", "data.backends.photos.image_embeds=latents"])
+    data = build(cfg)
+    assert data.registry.image_embeds == {}
+    assert data.registry.data["photos"].image_embeds is None
+
+
+def test_building_leaves_the_config_as_it_was() -> None:
+    cfg = compose(["data=picked"])
+    before = OmegaConf.to_container(cfg)
+    build(cfg)
+    assert OmegaConf.to_container(cfg) == before
 
 
 def test_a_slot_only_option_is_refused_for_the_run() -> None:
