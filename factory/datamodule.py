@@ -199,7 +199,7 @@ class FactoryDataModule(LightningDataModule):
 
     def write_metrics(self, folder: Path) -> None:
         """Write what each stage took to `metrics.json` in a folder."""
-        self.registry.telemetry.write(folder / "metrics.json")
+        self.registry.write_metrics(folder)
 
     def _collate(self) -> Collate:
         return Collate(self.sources, self.registry.engine, self.seed)
@@ -236,9 +236,9 @@ class FactoryDataModule(LightningDataModule):
     def _check_restored(self) -> None:
         if self._restored is None or self._restored["fingerprint"] == self.plan.fingerprint:
             return
-        changes = difference(self._restored["plan"], self.plan.describe())
         if self.accept_changed_plan:
             return
+        changes = difference(self._restored["plan"], self.plan.describe())
         lines = "\n".join(f"  {change}" for change in changes)
         raise ResumeError(
             f"the checkpoint belongs to another plan:\n{lines}\nRestore these settings or the "

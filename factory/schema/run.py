@@ -131,12 +131,14 @@ class PrefetchConfig:
     batches: int = opt(4, "batches kept ready")
     megabytes: float = opt(1024.0, "memory that ready batches may hold, MiB")
     timeout_s: float = opt(300.0, "seconds to wait for a batch before the run is stopped")
+    workers: int = opt(2, "threads that make batches, each a whole one")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from at_least("batches", self.batches, 1)
         yield from above("megabytes", self.megabytes, 0)
         yield from above("timeout_s", self.timeout_s, 0)
+        yield from at_least("workers", self.workers, 1)
 
 
 @dataclass

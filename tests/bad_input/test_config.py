@@ -96,7 +96,7 @@ def test_an_alignment_that_the_encoder_cannot_take(tmp_path: Path) -> None:
         "data.backends.a.alignment=12 is no multiple of the downscale 8 of 'image_embeds'",
         "set data.alignment=64",
     ):
-        built(tmp_path, image("a", "alignment:12"))
+        built(tmp_path, image("a", "alignment:12")).prepare_data()
 
 
 def test_two_default_stores(tmp_path: Path) -> None:
