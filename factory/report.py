@@ -99,19 +99,23 @@ def _short(facts: Facts, row: int) -> str:
 
 
 def mixture_table(data: FactoryDataModule) -> Table:
-    """Return weights, requested and achieved shares of the first epoch."""
+    """Return weights, shares and counts of the first epoch."""
     table = Table(title="Mixture of epoch 1", title_justify="left")
     for name, align in (
-        ("backend", "left"), ("weight", "right"), ("requested", "right"), ("achieved", "right"),
-        ("batches", "right"), ("samples", "right"), ("repeated to fill", "right"),
-        ("left out", "right"),
+        ("backend", "left"), ("weight", "right"), ("share asked", "right"),
+        ("share of epoch", "right"), ("batches", "right"), ("samples", "right"),
+        ("repeated to fill", "right"), ("left out", "right"),
     ):  # fmt: skip
         table.add_column(name, justify=align)  # type: ignore[arg-type]
-    for account, weight in zip(data.plan.accounting(0), data.plan.weights, strict=True):
+    plan = data.plan
+    # Asked while all take part; a backend leaves when its passes are done, and the epoch
+    # ends with the last one, so over a whole epoch shares follow lengths too.
+    asked = plan.stretches(0)[0].shares
+    for account, weight, share in zip(plan.accounting(0), plan.weights, asked, strict=True):
         table.add_row(
             escape(account.backend),
             f"{weight:.3g}",
-            f"{account.requested:.1%}",
+            f"{share:.1%}",
             f"{account.achieved:.1%}",
             str(account.batches),
             str(account.rows),
