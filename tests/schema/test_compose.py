@@ -68,7 +68,7 @@ def test_one_backend_can_be_pinned() -> None:
     assert target(cfg.data.backends.photos.storage) == "LocalStorage"
     assert target(cfg.data.backends.holdout.storage) == "S3Storage"
     assert cfg.data.backends.table.crop.aspect == "square"
-    assert cfg.data.backends.photos.crop.aspect == "preserve"
+    assert cfg.data.backends.photos.crop.aspect == "closest"
 
 
 def test_cache_can_live_elsewhere() -> None:
