@@ -36,6 +36,8 @@ _KEPT_BLOCKS = 4
 # Demuxers that read nothing but the file they are given.
 _OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"}
 _MICROSECONDS = 1_000_000  # the unit of a container's duration
+# A year at 60 frames a second; above it, an index or a duration is damaged.
+_MOST_FRAMES = 365 * 86400 * 60
 
 Pixels = NDArray[np.uint8]
 
@@ -171,6 +173,8 @@ def measure_video(
         count = 1 + sum(1 for _ in frames) if verify else _count(container, stream)
         if verify and count < stream.frames:
             raise _breaks_off(count, stream.frames)
+        if not 0 < count <= _MOST_FRAMES:
+            raise MediaError("damaged header", f"it claims {count} frames")
         return MediaFacts(width, height, container.format.name.split(",")[0].upper(), count)
 
 
@@ -196,7 +200,8 @@ def decode_clip(
 
     Raises:
         MediaError: With reason "truncated" where the video ends before the last of them;
-            "damaged", or those of `measure_video` for other bytes that give no video.
+            "damaged", also of frames that differ in size; or those of `measure_video` for
+            other bytes that give no video.
         MissingExtraError: PyAV is not installed.
     """
     taken = []
@@ -206,6 +211,8 @@ def decode_clip(
             if number in numbers:
                 pixels = _turned(frame, frame.to_ndarray(format="rgb24"))
                 taken.append(pixels if each is None else each(pixels))
+                if taken[-1].shape != taken[0].shape:
+                    raise MediaError("damaged", f"frame {number} is of another size")
             if len(taken) == len(numbers):
                 return np.stack(taken)
     raise _breaks_off(number + 1, numbers[-1] + 1)
@@ -226,8 +233,7 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
             reason = "damaged"
             yield container, _stream(container)
     except av.error.FFmpegError as error:
-        if isinstance(error, MemoryError):
-            raise
+        # FFmpeg's own "cannot allocate memory" is among them: a damaged length asked for it.
         raise MediaError(reason, f"{error.strerror}; it starts with {head!r}") from error
 
 

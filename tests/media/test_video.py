@@ -2,13 +2,14 @@
 
 import io
 import os
+import struct
 import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from factory.errors import MediaError, MissingExtraError, StorageUnavailableError
@@ -144,6 +145,15 @@ def test_verifying_finds_an_index_that_promises_too_much(tmp_path: Path) -> None
     assert reason(file, verify=True) in ("truncated", "damaged")
 
 
+def test_an_absurd_length_is_damage(tmp_path: Path) -> None:
+    file = write_clip(tmp_path / "a.mkv")
+    data = bytearray(file.read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, a float of 8 bytes in milliseconds
+    data[place : place + 8] = struct.pack(">d", 1e14)
+    file.write_bytes(bytes(data))
+    assert reason(file) == "damaged header"
+
+
 def test_larger_frames_than_allowed_are_refused(tmp_path: Path) -> None:
     file = write_clip(tmp_path / "a.mp4")
     with file.open("rb") as stream, pytest.raises(MediaError, match=r"too large: .* 96 x 64 px"):
@@ -158,6 +168,27 @@ def test_titles_in_any_encoding_are_let_pass(tmp_path: Path) -> None:
     assert b"Lavf" in data
     file.write_bytes(data.replace(b"Lavf", b"\xe4\xf6\xfc\xff"))
     assert measured(file).frames == 12
+
+
+@pytest.fixture(scope="module", params=[".mp4", ".mkv", ".webm", ".avi"])
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("sound")
+    return write_clip(folder / f"a{request.param}", frames=8, size=(48, 32)).read_bytes()
+
+
+@settings(max_examples=100)
+@given(draw=st.data())
+def test_any_damage_gives_frames_or_a_reason(sound: bytes, draw: st.DataObject) -> None:
+    data = bytearray(sound[: draw.draw(st.integers(0, len(sound)))])
+    for _ in range(draw.draw(st.integers(0, 20)) if data else 0):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        assert measure_video(io.BytesIO(data), max_pixels=10**6).frames > 0
+        clip = decode_clip(io.BytesIO(data), range(1, 7, 2), max_pixels=10**6)
+    except MediaError as error:
+        event(error.reason)
+    else:
+        assert len(clip) == 3
 
 
 def noise(file: Path) -> bytes:
