@@ -115,6 +115,9 @@ def test_other_frames_are_other_rows_and_the_same_ones_are_not(storage: Watched)
     assert fill(source_of(storage, Counting()))[0] == 0
     assert fill(source_of(storage, Counting(), frames=5))[0] == 5
     assert fill(source_of(storage, Counting(), frame_interval=2))[0] == 5
+    # Of 13 frames both of these begin with the sixth.
+    assert fill(source_of(storage, Counting(), frames=2, frame_interval=1))[0] == 5
+    assert fill(source_of(storage, Counting(), frames=2, frame_interval=2))[0] == 5
 
 
 def test_an_encoder_that_loses_a_frame_is_named_with_its_clip(storage: Watched) -> None:

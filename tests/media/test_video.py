@@ -109,11 +109,14 @@ def test_what_is_no_video_says_so(tmp_path: Path) -> None:
     assert reason(tmp_path / "sound.mp4") == "no video stream"
 
 
-def test_a_list_that_names_other_files_is_not_followed(tmp_path: Path) -> None:
+def test_a_list_that_names_other_files_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     other = write_clip(tmp_path / "other.mp4")
     file = tmp_path / "a.mp4"
     file.write_text(f"ffconcat version 1.0\nfile {other.name}\n")
-    with av.open(str(file)) as container:
+    with file.open("rb") as stream, av.open(io.BytesIO(stream.read())) as container:
         assert container.format.name == "concat"
     assert reason(file) == "not a video"
     file.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n")
