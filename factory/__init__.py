@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
     from factory.backends.image import ConditioningBackend, Crop, EvalBackend, ImageBackend
+    from factory.backends.video import VideoBackend
     from factory.builder import build
     from factory.cache.place import CachePlace
     from factory.composer import compose
@@ -32,6 +33,7 @@ _HOMES = {
     "Mixture": "factory.sampling.mixture",
     "Prefetch": "factory.runtime.fetcher",
     "TextEmbedBackend": "factory.backends.embeds",
+    "VideoBackend": "factory.backends.video",
     "build": "factory.builder",
     "compose": "factory.composer",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "Mixture",
     "Prefetch",
     "TextEmbedBackend",
+    "VideoBackend",
     "build",
     "compose",
 ]

@@ -10,7 +10,7 @@
     │  ├─ AccessDeniedError       credentials missing, wrong or too weak (also a PermissionError)
     │  ├─ StorageUnavailableError server down, refused, too slow (also a ConnectionError)
     │  └─ UnsafeKeyError          a key that leaves its root
-    ├─ MediaError             bytes that are not the picture they claim to be
+    ├─ MediaError             bytes that are not the picture or video they claim to be
     ├─ TableError             a table without the columns it was said to have
     ├─ EmptyBackendError      no sample is left to train on
     ├─ PlanError              a mixture that cannot be planned
@@ -79,7 +79,7 @@ class UnsafeKeyError(StorageError, ValueError):
 
 
 class MediaError(FactoryError):
-    """Bytes that are not the picture they claim to be.
+    """Bytes that are not the picture or video they claim to be.
 
     Attributes:
         reason: A short phrase for tables of dropped samples, such as "truncated".

@@ -142,7 +142,7 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
         with registry.telemetry.stage(f"encode {source.name}") as stage:
             pictures = source.pictures(source.catalog.decisions.order)
             done, errors = source.latents.fill(
-                source.backend.storage, pictures, registry.engine, source.name
+                source.backend.reader, pictures, registry.engine, source.name
             )
             stage.counts.update(encoded=done, cached=len(pictures) - done - len(errors))
             if errors:

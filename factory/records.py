@@ -23,11 +23,11 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class MediaFacts:
-    """What a header says about a picture.
+    """What a header says about a picture or video.
 
     Attributes:
-        width: Pixels, after EXIF orientation is applied.
-        height: Pixels, after EXIF orientation is applied.
+        width: Pixels, after orientation is applied.
+        height: Pixels, after orientation is applied.
         format: Upper-case format name, such as "JPEG".
         frames: Number of frames; 1 for a still picture.
     """

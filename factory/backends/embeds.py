@@ -1,5 +1,6 @@
 """Backends of embeddings: an encoder, and the store its rows are kept in."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.picture import Picture, ReadPicture
+from factory.backends.picture import Picture, Reader
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
@@ -18,8 +19,6 @@ from factory.catalog.facts import TRANSIENT
 from factory.catalog.misfortune import is_own
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import CacheError, MediaError
-from factory.media.decode import DECODE_VERSION
-from factory.storage.base import Storage
 from factory.telemetry import progress
 
 
@@ -104,29 +103,25 @@ class TextEmbedBackend(EmbedBackend):
 
 @dataclass(kw_only=True)
 class ImageEmbedBackend(EmbedBackend):
-    """Pictures encoded to latents once.
+    """Pictures, and frames of clips, encoded to latents once.
 
     Attributes:
         encoder: What makes the latents.
+        batch_size: Pictures encoded at once; each frame of a clip is one.
     """
 
     encoder: ImageEncoder
 
-    @property
-    def recipe(self) -> Mapping[str, object]:
-        """What shaped every row of this store, whatever its picture."""
-        return {
-            "kind": "latents",
-            "encoder": self.encoder.fingerprint,
-            "decode": DECODE_VERSION,
-        }
+    def recipe(self, reader: Reader) -> Mapping[str, object]:
+        """Return what shaped every row that a reader's pictures have in this store."""
+        return {"kind": "latents", "encoder": self.encoder.fingerprint, **reader.recipe}
 
-    def keys(self, storage: str, pictures: Sequence[Picture]) -> Keys:
-        """Return the recipe key of each picture of a storage's identity, 16 bytes each."""
-        return recipe_keys({**self.recipe, "storage": storage}, [_parts(p) for p in pictures])
+    def keys(self, reader: Reader, pictures: Sequence[Picture]) -> Keys:
+        """Return the recipe key of each picture, 16 bytes each."""
+        return recipe_keys(self.recipe(reader), [reader.parts(p) for p in pictures])
 
     def fill(
-        self, storage: Storage, pictures: Sequence[Picture], engine: Engine, title: str
+        self, reader: Reader, pictures: Sequence[Picture], engine: Engine, title: str
     ) -> tuple[int, dict[int, str]]:
         """Encode the pictures that are not in the store yet.
 
@@ -140,14 +135,14 @@ class ImageEmbedBackend(EmbedBackend):
             StorageError: The storage failed for reasons that are not one picture's own.
             CacheError: The encoder gave rows of another count or shape, or NaN.
         """
-        keys = self.keys(storage.identity, pictures)
+        keys = self.keys(reader, pictures)
         missing = np.flatnonzero(~self.store.contains(keys)).tolist()
         errors: dict[int, str] = {}
         with (
             progress(f"encode {title}", len(missing), "pictures") as advance,
-            self.store.writer(recipe={**self.recipe, "storage": storage.identity}) as writer,
+            self.store.writer(recipe=self.recipe(reader)) as writer,
         ):
-            jobs = _readable(engine, storage, pictures, missing, errors)
+            jobs = _readable(engine, reader, pictures, missing, errors)
             for batch in _same_shape(jobs, self.batch_size):
                 self._encode(writer, keys, pictures, batch)
                 advance(len(batch))
@@ -164,7 +159,7 @@ class ImageEmbedBackend(EmbedBackend):
         numbers = [number for number, _ in batch]
         labels = [pictures[number].key for number in numbers]
         pixels = torch.from_numpy(np.stack([image for _, image in batch]))
-        fields = self.encoder.encode(pixels)
+        fields = self._encode_frames(pixels)
         if "latents" not in fields:
             raise CacheError(
                 f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
@@ -172,51 +167,52 @@ class ImageEmbedBackend(EmbedBackend):
             )
         writer.add(keys[numbers], fields, labels=labels)
 
-    def gather(self, storage: str, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+    def _encode_frames(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode pictures [B, H, W, 3], or clips [B, F, H, W, 3] picture by picture."""
+        rows = pixels.shape[:-3]
+        parts = torch.split(pixels.flatten(0, -4), self.batch_size)
+        encoded = [self.encoder.encode(part) for part in parts]
+        fields = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+        if len(rows) == 1 or any(len(field) != rows.numel() for field in fields.values()):
+            return fields  # the writer refuses what has too few rows, or too many
+        return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
+
+    def gather(self, reader: Reader, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order."""
-        return self.store.gather(self.keys(storage, pictures))
-
-
-def _parts(picture: Picture) -> dict[str, object]:
-    cut = picture.cut
-    return {
-        "key": picture.key,
-        "etag": picture.etag,
-        "resize": list(cut.intermediary),
-        "crop": list(cut.crop),
-        "target": list(cut.target),
-    }
+        return self.store.gather(self.keys(reader, pictures))
 
 
 def _readable(
     engine: Engine,
-    storage: Storage,
+    reader: Reader,
     pictures: Sequence[Picture],
     numbers: Sequence[int],
     errors: dict[int, str],
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield (number, pixels) of what can be read; note the reason of what cannot."""
     wanted = [pictures[number] for number in numbers]
-    outcomes = engine.map(ReadPicture(storage), wanted)
+    outcomes = engine.map(reader, wanted)
     for number, (picture, outcome) in zip(numbers, outcomes, strict=True):
         if not isinstance(outcome, Exception):
             yield number, outcome
         elif isinstance(outcome, MediaError):
             errors[picture.row] = str(outcome)
-        elif is_own(outcome, storage):
+        elif is_own(outcome, reader.storage):
             errors[picture.row] = f"{TRANSIENT}: {outcome}"
         else:
-            outcome.add_note(f"while reading {picture.key!r} in {storage.identity}")
+            outcome.add_note(f"while reading {picture.key!r} in {reader.storage.identity}")
             raise outcome
 
 
 def _same_shape(
     jobs: Iterator[tuple[int, NDArray[np.uint8]]], size: int
 ) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    """Cut a stream into batches of at most `size` pictures of equal shape."""
+    """Cut a stream into batches of equal shape and at most `size` pictures, but one clip."""
     batch: list[tuple[int, NDArray[np.uint8]]] = []
     for job in jobs:
-        if batch and (len(batch) == size or batch[0][1].shape != job[1].shape):
+        frames = math.prod(job[1].shape[:-3])
+        full = (len(batch) + 1) * frames > size
+        if batch and (full or batch[0][1].shape != job[1].shape):
             yield batch
             batch = []
         batch.append(job)

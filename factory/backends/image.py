@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from factory.backends.picture import Reader, ReadPicture
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
+from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.geometry import Geometry
+from factory.media.video import Clip
 from factory.sampling.schedule import Window
 from factory.storage.base import Storage
 
@@ -53,7 +57,10 @@ class SampleBackend:
         max_samples: Keep at most this many samples, chosen by the backend's name.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
+        what: What one sample is called in messages.
     """
+
+    what: ClassVar[str] = "picture"
 
     name: str
     storage: Storage
@@ -96,6 +103,21 @@ class SampleBackend:
             maximum_aspect_ratio=self.maximum_aspect_ratio,
         )
 
+    @property
+    def medium(self) -> Medium:
+        """Which files count, and how they are measured."""
+        return Pictures()
+
+    @property
+    def clip(self) -> Clip | None:
+        """Which frames of a video are taken; None for still pictures."""
+        return None
+
+    @property
+    def reader(self) -> Reader:
+        """How samples become pixels."""
+        return ReadPicture(self.storage)
+
     def scan(self, known: Facts | None, engine: Engine) -> Facts:
         """Measure what is new or changed since `known`.
 
@@ -103,7 +125,7 @@ class SampleBackend:
             ObjectNotFoundError: The folder does not exist.
             EmptyBackendError: It holds no picture.
         """
-        scan = Scan(self.name, self.storage, self.prefix, self.caption, known)
+        scan = Scan(self.name, self.storage, self.prefix, self.caption, known, self.medium)
         try:
             facts = self.metadata.scan(scan, engine)
         except ObjectNotFoundError as error:
@@ -115,9 +137,9 @@ class SampleBackend:
             raise
         if not len(facts):
             raise EmptyBackendError(
-                f"backend {self.name!r}: no picture in {self.prefix or '/'!r} of "
+                f"backend {self.name!r}: no {self.what} in {self.prefix or '/'!r} of "
                 f"{self.storage.identity}; check data.backends.{self.name}.prefix, and "
-                "metadata.suffixes or the rows of its table"
+                f"{self._suffixes()} or the rows of its table"
             )
         return facts
 
@@ -135,20 +157,33 @@ class SampleBackend:
             name=self.name,
             seed=seed,
             max_samples=self.max_samples,
+            clip=self.clip,
         )
         if not decisions.kept:
             raise EmptyBackendError(self._all_dropped(facts, decisions))
         return Catalog(facts, decisions, self.caption)
 
+    def _suffixes(self) -> str:
+        """Name the setting that says which files count."""
+        own = self.medium.suffixes is not None
+        return f"data.backends.{self.name}.suffixes" if own else "metadata.suffixes"
+
     def _all_dropped(self, facts: Facts, made: Decisions) -> str:
         """Say why nothing is left: each reason's count and, for the commonest, the mend."""
-        where, dropped = f"data.backends.{self.name}", made.dropped()
+        dropped = made.dropped()
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         first = next(iter(dropped))
         row = int((made.reason == made.reasons.index(first)).argmax())
         columns = (facts.table[name][row].as_py() for name in ("error", "text_error"))
         example = next((text for text in columns if text), "")
-        advice = {
+        mend = f"mend such files as {facts.key(row)!r} ({example or first})"
+        mend = self.advice().get(first, mend)
+        return f"backend {self.name!r}: all {len(facts)} samples are dropped: {counts}; {mend}"
+
+    def advice(self) -> dict[str, str]:
+        """Return how to keep samples, by the reason they are dropped for."""
+        where = f"data.backends.{self.name}"
+        return {
             "minimum_image_size": f"lower {where}.minimum_image_size={self.minimum_image_size}",
             "minimum_aspect_ratio": (
                 f"lower {where}.minimum_aspect_ratio={self.minimum_aspect_ratio}"
@@ -158,8 +193,6 @@ class SampleBackend:
             ),
             "no caption": f"choose another data/caption@{where}, such as filename",
         }
-        mend = advice.get(first, f"mend such files as {facts.key(row)!r} ({example or first})")
-        return f"backend {self.name!r}: all {len(facts)} samples are dropped: {counts}; {mend}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,23 @@
 """One picture of a backend, from its object to pixels of its bucket's shape."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.catalog.catalog import Cut
 from factory.media.crop import fit
-from factory.media.decode import decode
+from factory.media.decode import DECODE_VERSION, decode
 from factory.media.headers import MAX_PIXELS
+from factory.records import UNKNOWN_SIZE
 from factory.storage.base import Storage
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Which object, and how it is cut.
+    """Which object, a picture or a video, and how it is cut.
 
     Attributes:
         row: Row in its catalog.
@@ -22,6 +25,8 @@ class Picture:
         etag: Changes whenever the content does.
         cut: How it is resized and cut.
         pixels: Its width x height as the catalog has them, px.
+        size: Its bytes, or `UNKNOWN_SIZE`.
+        frames: Its frames as the catalog has them.
     """
 
     row: int
@@ -29,6 +34,38 @@ class Picture:
     etag: str
     cut: Cut
     pixels: int = 0
+    size: int = UNKNOWN_SIZE
+    frames: int = 1
+
+
+class Reader(Protocol):
+    """How samples of a backend become pixels; a picklable value."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where the objects are."""
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What shapes the pixels of every sample alike, the storage's identity included."""
+
+    def parts(self, picture: Picture) -> Mapping[str, object]:
+        """Return what shapes the pixels of one sample beside the recipe."""
+
+    def __call__(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return RGB pixels of the target size: [H, W, 3], or [F, H, W, 3] of a clip."""
+
+
+def cut_parts(picture: Picture) -> dict[str, object]:
+    """Return which object a sample is and how it is cut, as parts of a recipe."""
+    cut = picture.cut
+    return {
+        "key": picture.key,
+        "etag": picture.etag,
+        "resize": list(cut.intermediary),
+        "crop": list(cut.crop),
+        "target": list(cut.target),
+    }
 
 
 @dataclass(frozen=True)
@@ -40,6 +77,15 @@ class ReadPicture:
     """
 
     storage: Storage
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What shapes the pixels of every picture."""
+        return {"decode": DECODE_VERSION, "storage": self.storage.identity}
+
+    def parts(self, picture: Picture) -> Mapping[str, object]:
+        """Return what shapes the pixels of one picture."""
+        return cut_parts(picture)
 
     def __call__(self, picture: Picture) -> NDArray[np.uint8]:
         """Return RGB pixels [H, W, 3] of the target size.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.picture import Picture, ReadPicture
+from factory.backends.picture import Picture
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
 
@@ -40,24 +40,29 @@ class Source:
 
     def picture(self, row: int) -> Picture:
         """Describe the picture of a row: which object, and how it is cut."""
-        facts = self.catalog.facts
-        etag, width, height = (facts.table[n][row].as_py() for n in ("etag", "width", "height"))
-        return Picture(row, facts.key(row), etag, self.catalog.cut(row), width * height)
+        table = self.catalog.facts.table
+        key, etag, width, height, size, frames = (
+            table[name][row].as_py()
+            for name in ("key", "etag", "width", "height", "size", "frames")
+        )
+        cut = self.catalog.cut(row)
+        return Picture(row, key, etag, cut, width * height, size, frames)
 
     def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
         """Describe the pictures of some rows, in their order."""
         return [self.picture(row) for row in rows.tolist()]
 
     def read_pixels(self, rows: NDArray[np.int64], engine: Engine) -> torch.Tensor:
-        """Read pictures of one bucket: uint8 RGB [B, H, W, 3], in the order of the rows.
+        """Read samples of one bucket: uint8 RGB [B, H, W, 3], in the order of the rows.
+
+        Clips come as [B, F, H, W, 3].
 
         Raises:
             MediaError: A picture is damaged; the note names it and how to drop it.
             StorageError: A picture cannot be read.
         """
-        read = ReadPicture(self.backend.storage)
         pixels = []
-        for picture, outcome in engine.map(read, self.pictures(rows)):
+        for picture, outcome in engine.map(self.backend.reader, self.pictures(rows)):
             if isinstance(outcome, Exception):
                 outcome.add_note(
                     f"while reading {picture.key!r} of backend {self.name!r}; to drop such "
@@ -71,7 +76,7 @@ class Source:
         """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...]."""
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.latents.gather(self.backend.storage.identity, self.pictures(rows))
+        return self.latents.gather(self.backend.reader, self.pictures(rows))
 
     def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from factory.catalog.captions import Captions
 from factory.catalog.facts import Facts
 from factory.media.geometry import DRAWS, REASONS, Geometry
+from factory.media.video import Clip
 
 KEPT = "kept"
 NO_CAPTION = "no caption"
 OVER_LIMIT = "over max_samples"
+TOO_SHORT = "too few frames"
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,19 @@ class Bucket:
         width: Target width, px.
         height: Target height, px.
         rows: Catalog rows of the bucket, ascending, int64 [n].
+        frames: Frames of each sample; None for still pictures.
     """
 
     width: int
     height: int
     rows: NDArray[np.int64]
+    frames: int | None = None
 
     @property
     def name(self) -> str:
-        """The target shape as "WIDTHxHEIGHT"."""
-        return f"{self.width}x{self.height}"
+        """The target shape as "WIDTHxHEIGHT", or "WIDTHxHEIGHT@FRAMES" of clips."""
+        length = "" if self.frames is None else f"@{self.frames}"
+        return f"{self.width}x{self.height}{length}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Decisions:
         order: Kept rows sorted by bucket, ascending within one, int64 [kept].
         offsets: Where each bucket starts in `order`, int64 [buckets + 1].
         shapes: Target (width, height) of each bucket, widest aspect last.
+        frames: Frames of each sample; None for still pictures.
     """
 
     reason: NDArray[np.int32]
@@ -59,6 +65,7 @@ class Decisions:
     order: NDArray[np.int64]
     offsets: NDArray[np.int64]
     shapes: tuple[tuple[int, int], ...]
+    frames: int | None = None
 
     @classmethod
     def of(
@@ -67,11 +74,12 @@ class Decisions:
         target: NDArray[np.int32],
         intermediary: NDArray[np.int32],
         crop: NDArray[np.int32],
+        frames: int | None = None,
     ) -> "Decisions":
         """Sort what was kept into buckets of equal target shape."""
         order, offsets, shapes = _buckets(target, reasons.code == 0)
         names = tuple(reasons.names)
-        return cls(reasons.code, names, target, intermediary, crop, order, offsets, shapes)
+        return cls(reasons.code, names, target, intermediary, crop, order, offsets, shapes, frames)
 
     @property
     def kept(self) -> int:
@@ -82,7 +90,7 @@ class Decisions:
     def buckets(self) -> list[Bucket]:
         """The buckets, in the order of `offsets`."""
         spans = zip(self.offsets[:-1], self.offsets[1:], self.shapes, strict=True)
-        return [Bucket(w, h, self.order[start:stop]) for start, stop, (w, h) in spans]
+        return [Bucket(w, h, self.order[i:j], self.frames) for i, j, (w, h) in spans]
 
     def dropped(self) -> dict[str, int]:
         """Return how many rows were dropped for each reason, most first."""
@@ -99,6 +107,7 @@ def decide(
     name: str,
     seed: int = 0,
     max_samples: int | None = None,
+    clip: Clip | None = None,
 ) -> Decisions:
     """Decide for every row: kept or dropped with one reason, its bucket and its cut.
 
@@ -111,6 +120,7 @@ def decide(
         name: The backend's name; seeds the choice of `max_samples`.
         seed: Seed of random crops.
         max_samples: Keep at most this many samples.
+        clip: Which frames of a video are taken; None for still pictures.
     """
     reasons = Reasons(len(facts))
     reasons.mark_texts(facts.table["error"].to_pylist())
@@ -123,6 +133,8 @@ def decide(
         np.where(measured, facts.column("height"), 1),
         uniform,
     )
+    if clip is not None:
+        reasons.mark(facts.column("frames") < clip.minimum_frames, TOO_SHORT)
     reasons.mark_codes(shapes.reason, REASONS)
     texts = facts.table["text"].to_pylist()
     silent = [not captions.captions(k, t or ()) for k, t in zip(keys, texts, strict=True)]
@@ -130,7 +142,8 @@ def decide(
     if max_samples is not None:
         chosen = _choose(keys, reasons.code == 0, max_samples, name)
         reasons.mark(~chosen, OVER_LIMIT)
-    return Decisions.of(reasons, shapes.target, shapes.intermediary, shapes.crop)
+    frames = None if clip is None else clip.frames
+    return Decisions.of(reasons, shapes.target, shapes.intermediary, shapes.crop, frames)
 
 
 class Reasons:

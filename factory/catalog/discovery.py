@@ -5,12 +5,12 @@ from pathlib import PurePosixPath
 
 from factory.bulk import Engine
 from factory.catalog.facts import TRANSIENT, Fact, Facts, is_transient
+from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
 from factory.catalog.texts import Text, column_texts, read_sidecars
 from factory.errors import MediaError
-from factory.media.decode import decode
-from factory.media.headers import HEAD_BYTES, MAX_PIXELS, NeedMoreBytes, measure
+from factory.media.headers import MAX_PIXELS
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
@@ -20,10 +20,11 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class Discovery:
-    """Find pictures by listing and measure them by their headers.
+    """Find samples by listing and measure them by their headers.
 
     Attributes:
-        suffixes: File suffixes that count as pictures; rows of tables always do.
+        suffixes: File suffixes that count as pictures; rows of tables always do. Backends of
+            videos have suffixes of their own.
         max_megapixels: Larger pictures are dropped as decompression bombs, MP.
         verify: Decode every picture once, so that damaged ones are dropped by the scan.
     """
@@ -37,7 +38,7 @@ class Discovery:
         object.__setattr__(self, "suffixes", tuple(suffix.lower() for suffix in self.suffixes))
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
-        """Return the facts of every picture, measuring only what is new or changed.
+        """Return the facts of every sample, measuring only what is new or changed.
 
         Raises:
             StorageError: The storage cannot be listed, or fails for reasons that are not one
@@ -45,23 +46,21 @@ class Discovery:
         """
         tabular = isinstance(scan.storage, TabularStorage)
         listing = list(scan.storage.objects("" if tabular else scan.prefix))
-        pictures = listing if tabular else [o for o in listing if self._is_picture(o.key)]
+        suffixes = scan.medium.suffixes or self.suffixes
+        samples = listing if tabular else [o for o in listing if _ends(o.key, suffixes)]
         origin = scan.origin(self)
         known = _reusable(scan.known, origin)
-        facts = {o.key: known[o.key] for o in pictures if _same(known.get(o.key), o)}
-        new = [o for o in pictures if o.key not in facts]
+        facts = {o.key: known[o.key] for o in samples if _same(known.get(o.key), o)}
+        new = [o for o in samples if o.key not in facts]
         facts.update(self._measure_all(scan, engine, new))
         texts = self._texts(scan, engine, facts, listing)
         rows = [_with_text(fact, texts.get(fact.key)) for fact in facts.values()]
         return Facts.of(rows, origin, known)
 
-    def _is_picture(self, key: str) -> bool:
-        return PurePosixPath(key).suffix.lower() in self.suffixes
-
     def _measure_all(
         self, scan: Scan, engine: Engine, objects: list[ObjectInfo]
     ) -> dict[str, Fact]:
-        look = _Measure(scan.storage, int(self.max_megapixels * 1e6), self.verify)
+        look = _Measure(scan.medium, scan.storage, int(self.max_megapixels * 1e6), self.verify)
         facts = {}
         with progress(f"measure {scan.name}", len(objects), "files") as advance:
             for info, outcome in engine.map(look, objects):
@@ -86,27 +85,22 @@ class Discovery:
 
 @dataclass(frozen=True)
 class _Measure:
-    """Reads one picture's header; picklable, so that any engine can run it."""
+    """Reads one sample's header; picklable, so that any engine can run it."""
 
+    medium: Medium
     storage: Storage
     max_pixels: int
     verify: bool
 
     def __call__(self, info: ObjectInfo) -> tuple[MediaFacts, ObjectInfo]:
-        if self.verify:
-            data = self.storage.read(info.key)
-            facts = measure(data, len(data), max_pixels=self.max_pixels)
-            decode(data, max_pixels=self.max_pixels)
-            return facts, info
-        length = HEAD_BYTES
-        while True:
-            head = self.storage.read(info.key, 0, length)
-            try:
-                return measure(head, info.size, max_pixels=self.max_pixels), info
-            except NeedMoreBytes as more:
-                if len(head) < length:
-                    raise MediaError("truncated header", f"{info.key}: {more}") from more
-                length = max(more.length, 2 * length)
+        facts = self.medium.measure(
+            self.storage, info, max_pixels=self.max_pixels, verify=self.verify
+        )
+        return facts, info
+
+
+def _ends(key: str, suffixes: tuple[str, ...]) -> bool:
+    return PurePosixPath(key).suffix.lower() in suffixes
 
 
 def _fact(

@@ -1,11 +1,12 @@
 """The contract of metadata backends: from a storage's objects to facts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from factory.bulk import Engine
 from factory.catalog.captions import Captions
 from factory.catalog.facts import Facts
+from factory.catalog.medium import Medium, Pictures
 from factory.storage.base import Storage
 
 
@@ -19,6 +20,7 @@ class Scan:
         prefix: Folder of the samples in the storage.
         captions: Which raw texts are wanted beside the facts.
         known: Facts of an earlier scan, or None.
+        medium: What the samples are: pictures, or videos.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Scan:
     prefix: str
     captions: Captions
     known: Facts | None = None
+    medium: Medium = field(default_factory=Pictures)
 
     def origin(self, metadata: "Metadata") -> dict[str, Any]:
         """Say what facts of this scan are measured from; others are not reused."""
@@ -33,6 +36,7 @@ class Scan:
             "storage": self.storage.identity,
             "prefix": self.prefix,
             "metadata": repr(metadata),
+            "medium": repr(self.medium),
             "captions": self.captions.source,
         }
 

@@ -60,7 +60,7 @@ def without_partner(made: Decisions, partners: NDArray[np.int64], name: str) -> 
     reasons = Reasons(made.reason.size)
     reasons.names, reasons.code = list(made.reasons), made.reason.copy()
     reasons.mark(partners < 0, f"no partner in {name}")
-    return Decisions.of(reasons, made.target, made.intermediary, made.crop)
+    return Decisions.of(reasons, made.target, made.intermediary, made.crop, made.frames)
 
 
 def _other_shape(source: Facts, partner: Facts, of_partner: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -26,12 +26,14 @@ class ParquetTable:
         file_column: Column with each picture's key below the backend's prefix.
         width_column: Column with widths after orientation, px.
         height_column: Column with heights after orientation, px.
+        frames_column: Column with numbers of frames, for videos; None for still pictures.
     """
 
     path: str
     file_column: str = "file_name"
     width_column: str = "width"
     height_column: str = "height"
+    frames_column: str | None = None
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
         """Return one fact for each row of the table.
@@ -45,7 +47,8 @@ class ParquetTable:
         """
         del engine  # one table and one listing are all the work there is
         columns = [self.file_column, self.width_column, self.height_column]
-        rows = self._read(scan, [*columns, *scan.captions.columns])
+        frames = [] if self.frames_column is None else [self.frames_column]
+        rows = self._read(scan, [*columns, *frames, *scan.captions.columns])
         listed = {info.key: info for info in scan.storage.objects(scan.prefix)}
         known = {} if scan.known is None else {fact.key: fact for fact in scan.known.rows()}
         facts = [
@@ -92,7 +95,9 @@ class ParquetTable:
             except UnsafeKeyError as error:
                 yield Fact(name, 0, "", error=f"unsafe name: {error}")
                 continue
-            yield _fact(key, listed.get(key), width, height, cells, duplicate=key in seen)
+            frames = 1 if self.frames_column is None else _edge(cells.pop(0)) or 0
+            fact = _fact(key, listed.get(key), width, height, cells, duplicate=key in seen)
+            yield replace(fact, frames=frames)
             seen.add(key)
 
 
@@ -119,7 +124,7 @@ def _fact(
 
 
 def _edge(value: object) -> int | None:
-    """Return an edge in px; None for what is none.
+    """Return an edge in px, or a number of frames; None for what is none.
 
     Whole floats count: a column of integers with an empty cell comes out of pandas as floats.
     """

@@ -13,7 +13,8 @@ class Batch:
 
     Attributes:
         backend: Name of the backend the samples come from.
-        bucket: Target shape shared by all samples, "WIDTHxHEIGHT" in pixels.
+        bucket: Target shape shared by all samples, "WIDTHxHEIGHT" in pixels; of clips
+            "WIDTHxHEIGHT@FRAMES".
         epoch: Epoch the batch was planned for, from 0.
         step: Optimizer step within the epoch the batch belongs to, from 0.
         keys: Storage keys of the samples, B long.
@@ -22,8 +23,10 @@ class Batch:
         target_size: Trained size, int32 [B, 2] as (width, height), pixels.
         crop_top_left: Offset of the crop in the resized picture, int32 [B, 2] as (top, left).
         valid: bool [B]; False marks a repeat that only pads ranks to equal size (validation).
-        latents: Encoded pictures [B, C, h, w], or None where no image encoder is set.
-        pixels: uint8 RGB [B, H, W, 3], or None where latents are given instead.
+        latents: Encoded pictures [B, C, h, w], or frames of clips [B, F, C, h, w]; None where
+            no image encoder is set.
+        pixels: uint8 RGB [B, H, W, 3], or [B, F, H, W, 3] of clips; None where latents are
+            given instead.
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
         conditioning: Latents of each conditioning backend by name, [B, C, h, w].
     """

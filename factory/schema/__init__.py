@@ -21,6 +21,7 @@ SCHEMAS: dict[str, type] = {
     "caption/column": captions.ColumnCaptionConfig,
     "crop": captions.CropConfig,
     "backend/image": backends.ImageBackendConfig,
+    "backend/video": backends.VideoBackendConfig,
     "backend/eval": backends.EvalBackendConfig,
     "backend/conditioning": backends.ConditioningBackendConfig,
     "backend/text_embeds": backends.TextEmbedBackendConfig,

@@ -136,6 +136,37 @@ class ImageBackendConfig(SampleBackendConfig):
 
 
 @dataclass
+class VideoBackendConfig(ImageBackendConfig):
+    """Clips of videos to train on, each of as many frames."""
+
+    _target_: str = "factory.backends.video.VideoBackend"
+    frames: int = opt(16, "frames of a clip, taken around the middle of each video")
+    frame_interval: int = opt(
+        1, "every n-th frame is taken; videos below (frames-1)*n+1 frames are dropped"
+    )
+    suffixes: list[str] = opt(
+        factory=lambda: [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"],
+        meaning="file suffixes that count as videos",
+    )
+
+    @property
+    def minimum_frames(self) -> int:
+        """Frames a video must have: from the first one taken to the last."""
+        return (self.frames - 1) * self.frame_interval + 1
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from super().problems()
+        yield from at_least("frames", self.frames, 1)
+        yield from at_least("frame_interval", self.frame_interval, 1)
+        if not self.suffixes:
+            yield "suffixes is empty; set suffixes=[.mp4]"
+        for suffix in self.suffixes:
+            if not suffix.startswith("."):
+                yield f"suffixes must start with a dot, got {suffix!r}"
+
+
+@dataclass
 class EvalBackendConfig(SampleBackendConfig):
     """Pictures to validate on: every one once, in a fixed order, never trained on."""
 

@@ -17,6 +17,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("data", "All backends", data.DataConfig),
     ("data.backends.NAME", "A backend of pictures", backends.ImageBackendConfig),
     ("data.backends.NAME.window", "When it takes part", backends.WindowConfig),
+    ("data.backends.NAME", "data/backend=video, clips of videos", backends.VideoBackendConfig),
     (
         "data.backends.NAME",
         "data/backend=eval, pictures to validate on",

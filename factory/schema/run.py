@@ -79,6 +79,7 @@ class ParquetConfig(MetadataConfig):
     file_column: str = opt("file_name", "column with each picture's key below the prefix")
     width_column: str = opt("width", "column with widths, px")
     height_column: str = opt("height", "column with heights, px")
+    frames_column: str | None = opt(None, "column with numbers of frames, for videos")
 
 
 @dataclass

@@ -71,7 +71,7 @@ def fill(source: Source) -> tuple[int, dict[int, str]]:
     """Encode what is missing of a source."""
     assert source.latents is not None
     pictures = source.pictures(source.catalog.decisions.order)
-    return source.latents.fill(source.backend.storage, pictures, ENGINE, source.name)
+    return source.latents.fill(source.backend.reader, pictures, ENGINE, source.name)
 
 
 @pytest.fixture

@@ -1,0 +1,133 @@
+"""Backends of videos: clips of equal length, taken from the middle of each one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.backends.image import ImageBackend
+from factory.backends.picture import Picture, Reader, cut_parts
+from factory.bulk import Engine
+from factory.catalog.decisions import TOO_SHORT
+from factory.catalog.facts import Facts
+from factory.catalog.medium import VIDEOS, Medium, Videos
+from factory.media.crop import fit
+from factory.media.headers import MAX_PIXELS
+from factory.media.video import CLIP_VERSION, FRAMES_BLOCK, Clip, decode_clip, open_object, pyav
+from factory.storage.base import Storage
+
+
+@dataclass(frozen=True)
+class ReadClip:
+    """Reads one video and cuts its clip; picklable, so that any engine can run it.
+
+    Attributes:
+        storage: Where the objects are.
+        clip: Which frames are taken.
+    """
+
+    storage: Storage
+    clip: Clip
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What shapes the frames of every clip."""
+        return {
+            "decode": CLIP_VERSION,
+            "storage": self.storage.identity,
+            "frames": self.clip.frames,
+            "frame_interval": self.clip.interval,
+        }
+
+    def parts(self, picture: Picture) -> Mapping[str, object]:
+        """Return what shapes the frames of one clip: the cut, and where it begins."""
+        return {**cut_parts(picture), "first": self.clip.numbers(picture.frames).start}
+
+    def __call__(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return RGB frames [F, H, W, 3] of the target size.
+
+        Raises:
+            MediaError: The object is not the video it claims to be, or ends too early.
+            StorageError: It cannot be read.
+            MissingExtraError: PyAV is not installed.
+        """
+        cut = picture.cut
+        return decode_clip(
+            open_object(self.storage, picture.key, picture.size, FRAMES_BLOCK),
+            self.clip.numbers(picture.frames),
+            each=lambda frame: fit(frame, cut.intermediary, cut.crop, cut.target),
+            max_pixels=max(MAX_PIXELS, picture.pixels),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBackend(ImageBackend):
+    """Clips of videos to train on, each of as many frames.
+
+    Attributes:
+        frames: Frames of a clip.
+        frame_interval: Every n-th frame of the video is taken.
+        suffixes: File suffixes that count as videos; rows of tables always do.
+    """
+
+    what: ClassVar[str] = "video"
+
+    frames: int = 16
+    frame_interval: int = 1
+    suffixes: Sequence[str] = VIDEOS
+
+    def __post_init__(self) -> None:
+        """Check numbers and geometry, and accept any sequence of suffixes."""
+        super().__post_init__()
+        object.__setattr__(self, "suffixes", tuple(suffix.lower() for suffix in self.suffixes))
+        numbers = (("frames", self.frames), ("frame_interval", self.frame_interval))
+        for field_name, value in numbers:
+            if value < 1:
+                raise ValueError(
+                    f"backend {self.name!r}: {field_name} must be at least 1, got {value}"
+                )
+        if not self.suffixes:
+            raise ValueError(f"backend {self.name!r}: suffixes must name at least one")
+
+    @property
+    def clip(self) -> Clip:
+        """Which frames of each video are taken."""
+        return Clip(self.frames, self.frame_interval)
+
+    @property
+    def minimum_frames(self) -> int:
+        """Videos of fewer frames are dropped as "too few frames"."""
+        return self.clip.minimum_frames
+
+    @property
+    def medium(self) -> Medium:
+        """Files that count are videos."""
+        return Videos(tuple(self.suffixes))
+
+    @property
+    def reader(self) -> Reader:
+        """Samples are read as clips."""
+        return ReadClip(self.storage, self.clip)
+
+    def scan(self, known: Facts | None, engine: Engine) -> Facts:
+        """Measure what is new or changed since `known`.
+
+        Raises:
+            MissingExtraError: PyAV is not installed.
+            ObjectNotFoundError: The folder does not exist.
+            EmptyBackendError: It holds no video.
+        """
+        pyav()  # before anything is listed
+        return super().scan(known, engine)
+
+    def advice(self) -> dict[str, str]:
+        """Return how to keep samples, by the reason they are dropped for."""
+        where = f"data.backends.{self.name}"
+        shorter = (
+            f"a clip needs {self.minimum_frames} frames: lower {where}.frames={self.frames} or "
+            f"{where}.frame_interval={self.frame_interval}; with metadata=parquet set "
+            "metadata.frames_column"
+        )
+        return {**super().advice(), TOO_SHORT: shorter}
