@@ -1,5 +1,6 @@
 """How a command ends that goes wrong: with advice on one screen, not a stack of frames."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -7,11 +8,13 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from factory.composer import refusals, tidy
-from factory.errors import FactoryError
+from factory.check import check
+from factory.composer import compose, refusals, tidy
+from factory.errors import ConfigError, FactoryError
 
 # Set to 1, shows the full traceback of every error.
 DEBUG = "FACTORY_DEBUG"
@@ -53,13 +56,38 @@ def describe(error: BaseException) -> str:
 
 
 def _composition_text(error: Exception, arguments: Sequence[str]) -> str:
-    overrides = [text for text in arguments if not text.startswith("-")]
-    problems = [] if isinstance(error, YAMLError) else refusals(overrides)
-    problems = problems or [tidy(error)]
-    if len(problems) == 1:
-        return f"Config error: {problems[0]}"
-    lines = "\n".join(f"  {n}. {text}" for n, text in enumerate(problems, 1))
-    return f"Config error: {len(problems)} problems:\n{lines}"
+    """Return what is wrong with each override; Hydra names the first alone."""
+    given = _parse(arguments)
+    problems: list[str] = []
+    # A sweep is no single config, and another primary config is not ours to compose.
+    ours = not (given.multirun or given.config_name or given.config_path)
+    if ours and not isinstance(error, YAMLError):
+        problems, accepted = refusals(given.overrides, given.config_dir)
+        problems += _value_problems(accepted, given.config_dir) if problems else []
+    return describe(ConfigError(problems or [tidy(error)]))
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the flags of Hydra's that say what is composed; the rest are overrides."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    given, rest = parser.parse_known_args(arguments)
+    given.overrides = [text for text in rest if "=" in text or text.startswith("~")]
+    return given
+
+
+def _value_problems(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Return what is wrong with values that Hydra has no word against."""
+    try:
+        cfg = compose(overrides, config_dir=config_dir)
+        OmegaConf.set_struct(cfg, False)
+        check(cfg, overrides)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _end(text: str, error: BaseException) -> NoReturn:

@@ -60,14 +60,16 @@ def compose(
     except YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {tidy(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        problems = list(_refused(overrides, config_name, config_dir)) or [tidy(error)]
-        raise ConfigError(problems) from None
+        problems, _ = _refused(overrides, config_name, config_dir)
+        raise ConfigError(problems or [tidy(error)]) from None
 
 
-def refusals(overrides: Sequence[str]) -> list[str]:
-    """Return what is wrong with each override of the factory's own config; empty if nothing."""
+def refusals(
+    overrides: Sequence[str], config_dir: str | Path | None = None
+) -> tuple[list[str], list[str]]:
+    """Return what is wrong with overrides of the factory's own config, and those accepted."""
     register()
-    return list(_refused(overrides, "config", None))
+    return _refused(overrides, "config", config_dir)
 
 
 def _compose(
@@ -82,20 +84,22 @@ def _compose(
 
 def _refused(
     overrides: Sequence[str], config_name: str, config_dir: str | Path | None
-) -> Iterator[str]:
-    """Yield what is wrong with each override, by trying them one after the other.
+) -> tuple[list[str], list[str]]:
+    """Return what is wrong with each override, by trying them one by one, and what is right.
 
     Hydra stops at the first refusal; a user wants to hear of all of them. Choices of options
     come first, since values may belong to what they bring.
     """
+    problems: list[str] = []
     accepted: list[str] = []
     for override in sorted(overrides, key=_is_value):
         try:
             _compose([*accepted, override], config_name, config_dir)
         except (HydraException, OmegaConfBaseException) as error:
-            yield _advice(override, error, accepted, config_name, config_dir)
+            problems.append(_advice(override, error, accepted, config_name, config_dir))
         else:
             accepted.append(override)
+    return problems, accepted
 
 
 def _is_value(override: str) -> bool:
