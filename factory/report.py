@@ -25,7 +25,8 @@ def show(data: FactoryDataModule, console: Console | None = None) -> None:
     console.print(backends_table(data))
     dropped = list(dropped_lines(data.sources.values()))
     if dropped:
-        console.print("[bold]Dropped[/bold] (see the catalog for each one's detail)")
+        where = escape(data.registry.cache.catalog_key("BACKEND"))
+        console.print(f"[bold]Dropped[/bold] (each one's detail: {where})", highlight=False)
         for line in dropped:
             # Names of files may look like markup, or like an emoji's code.
             console.print(f"  {line}", highlight=False, markup=False, emoji=False)

@@ -61,8 +61,8 @@ def test_composed_example_with_the_yaml_example(
     write_pictures(tmp_path / "people" / "photos", 33, sizes=[(600, 600)])
     write_pictures(tmp_path / "art", 33, sizes=[(600, 600)], captions=False)
     option = next(block for block in blocks("yaml") if "backends.photos" in block)
-    (tmp_path / "conf" / "data").mkdir(parents=True)
-    (tmp_path / "conf" / "data" / "mine.yaml").write_text(option.replace("1024", "64"))
+    (tmp_path / "myconf" / "data").mkdir(parents=True)
+    (tmp_path / "myconf" / "data" / "mine.yaml").write_text(option.replace("1024", "64"))
     code = next(block for block in blocks("python") if "factory.compose" in block)
     model = run_block(code, tmp_path, monkeypatch)
     assert len(model.seen) == 2  # type: ignore[arg-type]
