@@ -1,5 +1,6 @@
 """Train on any mix of backends: `python train.py data=multi storage=s3`."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main(cfg: DictConfig) -> None:
     overrides = list(run.overrides.task)
     with cli.advice(), demo_session(cfg):
         preflight(cfg, overrides)
+        logging.getLogger("factory").info("config and storage are sound; loading torch")
         # Imported here: what is wrong with a config is said before torch has loaded.
         from factory.training import train
 
