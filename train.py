@@ -13,7 +13,7 @@ from factory.builder import preflight
 from factory.demo.session import demo_session
 
 # Torch's threads spin while they wait, which on a busy machine takes the cores from each other
-# (one run in six took ten times as long). Read once, when torch loads; a setting of yours wins.
+# (a run was seen to take many times as long). Read once, when torch loads; a setting of yours wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 composer.register()

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.backends.image import ImageBackend
 from factory.backends.source import Source
@@ -17,12 +20,14 @@ from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
 from factory.runtime.collate import Collate
 from factory.runtime.fetcher import Prefetch
-from factory.runtime.iterator import EvalLoader, Layout, Position, TrainLoader
+from factory.runtime.iterator import EvalLoader, Layout, TrainLoader
+from factory.runtime.position import Position
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.fingerprint import difference
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
+from factory.sampling.schedule import Window
 from factory.storage.local import LocalStorage
 from factory.telemetry import Telemetry
 
@@ -89,11 +94,10 @@ class FactoryDataModule(LightningDataModule):
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         self.sources: dict[str, Source] = {}
         self._plan: Plan | None = None
-        self._loaders: list[TrainLoader | EvalLoader] = []
-        self._restored: dict[str, Any] | None = None
-        self._begun = (0, 0)
-        self._micros_done = 0
-        self._ended = -1
+        # Weak: trainers may ask for new ones every epoch, and drop the old ones.
+        self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
+        self._unchecked: dict[str, Any] | None = None
+        self._position = Position()
         self._layout = Layout()
 
     @property
@@ -115,7 +119,6 @@ class FactoryDataModule(LightningDataModule):
             PlanError: The mixture cannot be planned.
             ResumeError: The checkpoint loaded before belongs to another plan.
         """
-        del stage  # one plan serves fitting and validation
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
         if self._plan is None:
@@ -131,13 +134,20 @@ class FactoryDataModule(LightningDataModule):
                 record.counts["steps"] = self._plan.steps(0)
             self._check_restored()
         if self.trainer is not None:
-            self._join(self.trainer)
+            self._layout = Layout(
+                self.trainer.global_rank,
+                self.trainer.world_size,
+                self.trainer.accumulate_grad_batches,
+            )
+            if stage == TrainerFn.FITTING:
+                self._join(self.trainer)
 
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
-        position = Position(self._next, self._begin, self._end)
-        loader = TrainLoader(self.plan, self._collate(), self.prefetch, self._layout, position)
-        self._loaders.append(loader)
+        loader = TrainLoader(
+            self.plan, self._collate(), self.prefetch, self._layout, self._position
+        )
+        self._loaders.add(loader)
         return loader
 
     def val_dataloader(self) -> EvalLoader:
@@ -147,7 +157,7 @@ class FactoryDataModule(LightningDataModule):
             for name in self.registry.eval
         ]
         loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout)
-        self._loaders.append(loader)
+        self._loaders.add(loader)
         return loader
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,30 +177,35 @@ class FactoryDataModule(LightningDataModule):
             ResumeError: The checkpoint belongs to another plan; the message shows the
                 difference, key by key.
         """
-        self._restored = dict(state_dict)
-        self._begun, self._micros_done = (state_dict["epoch"], state_dict["step"]), 0
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return  # a model is looked at, not trained on
+        self._unchecked = dict(state_dict)
+        self._position.move(state_dict["epoch"], state_dict["step"])
         if self._plan is not None:
             self._check_restored()
 
     @property
     def committed(self) -> tuple[int, int]:
         """The epoch, and the number of its optimizer steps that are completed."""
-        epoch, first = self._begun
-        return epoch, first + self._micros_done // self._layout.micros
+        return self._position.committed
 
     def count_micro_batch(self) -> None:
         """Note that the trainer has completed one more micro-batch.
 
         Lightning's trainer is watched already; a loop of your own calls this after each one.
         """
-        self._micros_done += 1
+        self._position.count()
 
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
         for loader in self._loaders:
             loader.close()
-        self._loaders.clear()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Stop prefetching; Lightning calls it instead of `teardown` when a fit fails."""
+        del exception
+        self.teardown()
 
     def close(self) -> None:
         """Stop prefetching and close every store and storage."""
@@ -205,40 +220,31 @@ class FactoryDataModule(LightningDataModule):
         return Collate(self.sources, self.registry.engine, self.seed)
 
     def _join(self, trainer: Trainer) -> None:
-        """Take the layout from a trainer, and watch its steps."""
-        micros = trainer.accumulate_grad_batches
-        self._layout = Layout(trainer.global_rank, trainer.world_size, micros)
+        """Take part in a fit: watch the trainer's steps."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        watching = [c for c in callbacks if isinstance(c, _Commits) and c.data is self]
-        if not watching:
-            self._begun, self._micros_done, self._ended = (0, 0), 0, -1
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+            raise PlanError(
+                "gradient accumulation must stay the same for the whole run, since it divides "
+                "the batches of the plan; remove GradientAccumulationScheduler and set "
+                "trainer.accumulate_grad_batches"
+            )
+        if any(backend.window != Window() for backend in self.plan.backends):
+            # Else Lightning cuts every epoch to the length of the first one.
+            trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        if not any(isinstance(c, _Commits) and c.data is self for c in callbacks):
+            if not self._position.restored:
+                self._position = Position()
             # First, so that a checkpoint saved in the same hook counts the step.
-            callbacks.insert(0, _Commits(self))
-
-    def _next(self) -> tuple[int, int]:
-        """Say which (epoch, step) comes next."""
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        if self._restored is not None:
-            at, step = self._restored["epoch"], self._restored["step"]
-            if at >= epoch and step < self.plan.steps(at):
-                return at, step
-            self._ended = max(self._ended, at)
-        # A trainer that stops by steps may count an epoch as open that was given out whole.
-        return max(epoch, self._ended + 1), 0
-
-    def _begin(self, epoch: int, step: int) -> None:
-        self._restored = None
-        self._begun, self._micros_done = (epoch, step), 0
-
-    def _end(self, epoch: int) -> None:
-        self._ended = epoch
+            callbacks.insert(0, _Commits(self, self._position))
+        self._position.divide(self._layout.micros)
 
     def _check_restored(self) -> None:
-        if self._restored is None or self._restored["fingerprint"] == self.plan.fingerprint:
+        state, self._unchecked = self._unchecked, None
+        if state is None or state["fingerprint"] == self.plan.fingerprint:
             return
         if self.accept_changed_plan:
             return
-        changes = difference(self._restored["plan"], self.plan.describe())
+        changes = difference(state["plan"], self.plan.describe())
         lines = "\n".join(f"  {change}" for change in changes)
         raise ResumeError(
             f"the checkpoint belongs to another plan:\n{lines}\nRestore these settings or the "
@@ -269,12 +275,58 @@ def plan_backend(source: Source) -> PlanBackend:
 
 
 class _Commits(Callback):
-    """Counts micro-batches the trainer has completed; a step commits with its last one."""
+    """Counts what a trainer has completed; a step commits with its last micro-batch."""
 
-    def __init__(self, data: FactoryDataModule) -> None:
-        self.data = data
+    def __init__(self, data: FactoryDataModule, position: Position) -> None:
+        self.data, self.position = data, position
 
-    def on_train_batch_end(self, *hook: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make a trainer that was restored agree with where the run stands."""
+        del pl_module
+        if not self._watches(trainer):
+            return
+        if (
+            not self.position.restored
+            and trainer.current_epoch
+            and not any(self.position.committed)
+        ):
+            self.position.move(trainer.current_epoch, 0)  # restored without a state of this data
+        if self.position.restored:
+            _, step = self.position.next(self.data.plan.steps)
+            _align(trainer, step * trainer.accumulate_grad_batches)
+
+    def on_train_batch_end(self, trainer: Trainer, *hook: Any) -> None:
         """Count one micro-batch."""
+        if self._watches(trainer):
+            self.position.count()
+            self.on_train_epoch_end(trainer, *hook)
+
+    def on_train_epoch_end(self, trainer: Trainer, *hook: Any) -> None:
+        """Note the end of an epoch, unless the run merely stops in the middle of one."""
         del hook
-        self.data.count_micro_batch()
+        if self._watches(trainer) and trainer.is_last_batch:
+            self.position.finish()
+
+    def _watches(self, trainer: Trainer) -> bool:
+        """Tell whether it is this data that the trainer trains on."""
+        return trainer.datamodule is self.data  # type: ignore[attr-defined]
+
+
+def _align(trainer: Trainer, done: int) -> None:
+    """Set a restored trainer's count of micro-batches completed in the epoch.
+
+    Its own count is of another accumulation where that was changed, and goes on from the
+    middle of a step where a checkpoint was saved there.
+    """
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    saved_by_batch, progress = loop.restarted_on_train_batch_end, loop.batch_progress
+    if fit.restarted_on_epoch_end or (saved_by_batch and progress.is_last_batch):
+        # Saved while an epoch was closed. Else one batch of the next epoch would be fetched to
+        # find that out, or the old epoch's count be held against the next one's length.
+        if fit.restarted_on_epoch_end:
+            fit.epoch_progress.increment_completed()
+        for each in (fit, loop, loop.val_loop):
+            each.on_iteration_done()
+    elif not progress.is_last_batch:
+        # The loop adds the batch that was being closed when the checkpoint was saved.
+        progress.current.completed = done - int(saved_by_batch)

@@ -83,6 +83,7 @@ class BatchFetcher(Generic[Job, Made]):
         self._pool: ThreadPoolExecutor | None = None
         self._largest = 0
         self._closed = False
+        self._stuck = False
         self.waited_s = 0.0
         self.delivered = 0
 
@@ -100,12 +101,15 @@ class BatchFetcher(Generic[Job, Made]):
             self.close()
 
     def close(self) -> None:
-        """Cancel what has not begun, wait for what has, and leave no thread behind."""
+        """Cancel what has not begun, wait for what has, and leave no thread behind.
+
+        A batch that was given up on is not waited for: its thread ends when its read does.
+        """
         self._closed = True
         pool, self._pool = self._pool, None
         self._ahead.clear()
         if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not self._stuck, cancel_futures=True)
 
     def _next(self) -> Made:
         if self._closed:
@@ -149,6 +153,7 @@ class BatchFetcher(Generic[Job, Made]):
         except FutureTimeoutError:
             if future.done():  # the job itself timed out on something: that is its error
                 raise
+            self._stuck = True
             raise FetchError(self._stalled(job)) from None
 
     def _guarded(self, job: Job, call: Callable[[], Made]) -> Made:

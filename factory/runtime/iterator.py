@@ -1,12 +1,14 @@
 """The loaders Lightning iterates over: micro-batches of this rank, in plan order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from factory.errors import PlanError
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate, batch_bytes
 from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.position import Position
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
@@ -39,21 +41,6 @@ class _Job:
         )
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands, kept by whoever owns the loader.
-
-    Attributes:
-        next: Says which (epoch, step) comes next.
-        begin: Told which (epoch, step) an iteration begins at.
-        end: Told the epoch whose last micro-batch is about to be given out.
-    """
-
-    next: Callable[[], tuple[int, int]]
-    begin: Callable[[int, int], None]
-    end: Callable[[int], None]
-
-
 class TrainLoader:
     """This rank's micro-batches of one epoch after another.
 
@@ -84,18 +71,28 @@ class TrainLoader:
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
         self.fetcher: BatchFetcher[_Job, Batch] | None = None
-        check_division(plan.batch_size, layout.ranks, layout.micros)
+        self._closed = False
+        _check_layout(plan, layout)
 
     def __len__(self) -> int:
-        """Return the number of micro-batches of the epoch that comes next, counted whole."""
-        epoch, _ = self._position.next()
+        """Return the number of micro-batches of the epoch that comes next, counted whole.
+
+        0 after `close`: trainers ask once more while they are torn down.
+
+        Raises:
+            PlanError: No backend is active in that epoch.
+        """
+        if self._closed:
+            return 0
+        epoch, _ = self._position.next(self._plan.steps)
         return self._plan.steps(epoch) * self._layout.micros
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield what is left of the epoch that comes next."""
-        epoch, step = self._position.next()
+        epoch, step = self._position.next(self._plan.steps)
         self._position.begin(epoch, step)
         self.close()
+        self._closed = False
         self.fetcher = BatchFetcher(
             self._make, self._jobs(epoch, step), self._prefetch, nbytes=batch_bytes
         )
@@ -103,7 +100,7 @@ class TrainLoader:
         for number, batch in enumerate(self.fetcher, 1):
             if number == left:
                 # Said before it is given out: nobody asks for a batch after the last one.
-                self._position.end(epoch)
+                self._position.give_out_last()
             yield batch
 
     def _jobs(self, epoch: int, first: int) -> Iterator[_Job]:
@@ -129,9 +126,27 @@ class TrainLoader:
 
     def close(self) -> None:
         """Stop prefetching; leaves no thread behind."""
+        self._closed = True
         if self.fetcher is not None:
             self.fetcher.close()
             self.fetcher = None
+
+
+def _check_layout(plan: Plan, layout: Layout) -> None:
+    """Refuse a layout that cannot share every batch of a plan equally, the short ones too."""
+    check_division(plan.batch_size, layout.ranks, layout.micros)
+    if plan.short_batch != "short":
+        return
+    parts = layout.ranks * layout.micros
+    for backend in plan.backends:
+        rest = backend.sizes % (backend.batch_size or plan.batch_size) % parts
+        if rest.any():
+            bucket = backend.buckets[int(rest.argmax())]
+            raise PlanError(
+                f"backend {backend.name!r}: the short batch of bucket {bucket} cannot be shared "
+                f"by {layout.ranks} ranks x {layout.micros} micro-batches; set "
+                "sampling.short_batch=fill or drop, or train without accumulation on one device"
+            )
 
 
 class EvalLoader:

@@ -39,7 +39,9 @@ def data_module(root: Path, **settings: Any) -> FactoryDataModule:
         "resolution": 64,
         "alignment": 16,
     }
-    for_a = {key: settings.pop(key) for key in ("probability", "repeats") if key in settings}
+    for_a = {
+        key: settings.pop(key) for key in ("probability", "repeats", "window") if key in settings
+    }
     encoded = settings.pop("encoded", True)
     backends: list[Any] = [
         ImageBackend(name="a", prefix="a", **shared, **for_a),
