@@ -330,3 +330,7 @@ def _align(trainer: Trainer, done: int) -> None:
     elif not progress.is_last_batch:
         # The loop adds the batch that was being closed when the checkpoint was saved.
         progress.current.completed = done - int(saved_by_batch)
+    elif not loop.val_loop.restarted_mid_evaluation:
+        # Saved by the validation after the last batch; whether that is due, the loop would ask
+        # of the next epoch's length.
+        loop.val_loop._has_run = True  # noqa: SLF001 - there is no other way to say so

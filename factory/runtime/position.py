@@ -1,0 +1,70 @@
+"""Where a run stands: which step was completed last, and which comes next."""
+
+from collections.abc import Callable
+
+
+class Position:
+    """The place of a run in its plan, in epochs and optimizer steps from 0.
+
+    The plan's own count decides, not the trainer's: a trainer that stops by steps, or that is
+    restored, may be an epoch ahead or behind. Only where a trainer ends an epoch on purpose
+    (`limit_train_batches`) is the rest of it left out, see `finish`.
+    """
+
+    def __init__(self) -> None:
+        """Stand before the first step."""
+        self._epoch, self._step = 0, 0
+        self._micros, self._done = 1, 0
+        self._given_out = -1
+        self._under_way = False
+        self._restored = False
+
+    @property
+    def committed(self) -> tuple[int, int]:
+        """The epoch, and the number of its optimizer steps that are completed."""
+        return self._epoch, self._step + self._done // self._micros
+
+    @property
+    def restored(self) -> bool:
+        """Whether it was set by `move` and nothing was begun since."""
+        return self._restored
+
+    def next(self, steps: Callable[[int], int]) -> tuple[int, int]:
+        """Return the (epoch, step) that comes next.
+
+        Args:
+            steps: Returns the length of an epoch in optimizer steps.
+        """
+        epoch, step = self.committed
+        # A loop that does not count is taken by what it was given.
+        uncounted = self._given_out == epoch and not self._done
+        return (epoch + 1, 0) if uncounted or step >= steps(epoch) else (epoch, step)
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Note that batches are given out from this step on."""
+        self._epoch, self._step, self._done = epoch, step, 0
+        self._given_out, self._under_way, self._restored = -1, True, False
+
+    def count(self) -> None:
+        """Note that one more micro-batch is completed."""
+        self._done += 1
+
+    def give_out_last(self) -> None:
+        """Note that the last micro-batch of the epoch is about to be given out."""
+        self._given_out = self._epoch
+
+    def finish(self) -> None:
+        """Note that the trainer has ended the epoch, be it whole or not."""
+        if self._under_way:
+            self._epoch, self._step, self._done = self._epoch + 1, 0, 0
+            self._under_way = False
+
+    def move(self, epoch: int, step: int) -> None:
+        """Stand after a completed step; a step of an accumulation under way is done again."""
+        self.begin(epoch, step)
+        self._under_way, self._restored = False, True
+
+    def divide(self, micros: int) -> None:
+        """Set the micro-batches of one optimizer step."""
+        self._epoch, self._step = self.committed
+        self._micros, self._done = micros, 0
