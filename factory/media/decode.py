@@ -84,6 +84,8 @@ def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixe
         if _DAMAGED.search(message):
             raise MediaError("damaged", message) from error
         return None
+    except KeyError:  # a colour subsampling that simplejpeg has no name for
+        return None
     return _trim(pixels, header, (width, height))
 
 
