@@ -307,6 +307,12 @@ class _Commits(Callback):
         if self._watches(trainer) and trainer.is_last_batch:
             self.position.finish()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""
+        del pl_module
+        if self._watches(trainer):
+            self.data.teardown()
+
     def _watches(self, trainer: Trainer) -> bool:
         """Tell whether it is this data that the trainer trains on."""
         return trainer.datamodule is self.data  # type: ignore[attr-defined]
@@ -319,18 +325,17 @@ def _align(trainer: Trainer, done: int) -> None:
     middle of a step where a checkpoint was saved there.
     """
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    saved_by_batch, progress = loop.restarted_on_train_batch_end, loop.batch_progress
-    if fit.restarted_on_epoch_end or (saved_by_batch and progress.is_last_batch):
-        # Saved while an epoch was closed. Else one batch of the next epoch would be fetched to
-        # find that out, or the old epoch's count be held against the next one's length.
-        if fit.restarted_on_epoch_end:
-            fit.epoch_progress.increment_completed()
+    epochs, batches = fit.epoch_progress, loop.batch_progress
+    if batches.is_last_batch and not loop.val_loop.restarted_mid_evaluation:
+        # Saved while an epoch was being closed. Lightning would fetch a batch of the next one to
+        # find that out, or hold the old epoch's count against the next one's length.
+        at: Any = epochs.current
+        if at.processed < at.started:
+            epochs.increment_processed()
+        if at.completed < at.processed:
+            epochs.increment_completed()
         for each in (fit, loop, loop.val_loop):
             each.on_iteration_done()
-    elif not progress.is_last_batch:
+    elif not batches.is_last_batch:
         # The loop adds the batch that was being closed when the checkpoint was saved.
-        progress.current.completed = done - int(saved_by_batch)
-    elif not loop.val_loop.restarted_mid_evaluation:
-        # Saved by the validation after the last batch; whether that is due, the loop would ask
-        # of the next epoch's length.
-        loop.val_loop._has_run = True  # noqa: SLF001 - there is no other way to say so
+        batches.current.completed = done - int(loop.restarted_on_train_batch_end)

@@ -122,6 +122,20 @@ def test_a_batch_that_never_comes_ends_the_run_with_a_report() -> None:
     fetcher.close()
 
 
+def test_a_batch_given_up_on_is_not_waited_for() -> None:
+    release = threading.Event()
+    fetcher = BatchFetcher(lambda job: release.wait(30), range(3), Prefetch(timeout_s=0.05))
+    with pytest.raises(FetchError, match="no batch within"):
+        list(fetcher)
+    fetcher.close()
+    still_reading = threads()
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name in still_reading:
+            thread.join(10)
+    assert still_reading
+
+
 def test_a_timeout_of_the_job_itself_is_its_own_error() -> None:
     def make(job: int) -> int:
         raise TimeoutError("storage")
