@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from factory import cli, composer
-from factory.builder import preflight
-from factory.demo.session import demo_session
+from factory.builder import preflight, verify
+from factory.demo.session import demo_session, promised
 
 # Torch's threads spin while they wait, which on a busy machine takes the cores from each other
 # (a run was seen to take many times as long). Read once, when torch loads; a setting of yours wins.
@@ -24,6 +24,8 @@ def main(cfg: DictConfig) -> None:
     """Build the backends, train the model, and say what was done."""
     run = HydraConfig.get()
     overrides = list(run.overrides.task)
+    with cli.advice(), promised(cfg):
+        verify(cfg, overrides)  # before the demo's data is written
     with cli.advice(), demo_session(cfg):
         preflight(cfg, overrides)
         logging.getLogger("factory").info("config and storage are sound; loading torch")

@@ -1,6 +1,7 @@
 """From a composed config to objects: the one place that calls `instantiate`."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
@@ -65,6 +66,15 @@ def _forget(cfg: DictConfig, kind: str, name: str) -> None:
             node[kind] = None
 
 
+def verify(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Check a composed config without any I/O; it is left as it was.
+
+    Raises:
+        ConfigError: The config cannot be built; all problems at once.
+    """
+    _checked(cfg, overrides)
+
+
 def preflight(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     """Check a composed config, and that its storages answer; quick, and brings no torch.
 
@@ -74,8 +84,10 @@ def preflight(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
             setting at fault.
     """
     cfg = _checked(cfg, overrides)
-    make(cfg.cache.storage, "cache.storage").check(write=True)
-    make(cfg.storage, "storage").check()
+    with closing(make(cfg.cache.storage, "cache.storage")) as storage:
+        storage.check(write=True)
+    with closing(make(cfg.storage, "storage")) as storage:
+        storage.check()
 
 
 def _checked(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:

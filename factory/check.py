@@ -1,5 +1,6 @@
 """Whether a composed config can be built: every problem found, before any I/O."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -206,12 +207,23 @@ def _value_problems(key: str, node: DictConfig) -> Iterator[str]:
 
 def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
     if hasattr(value, "problems"):
-        yield from (f"{key}: {problem}" for problem in value.problems())
+        yield from (_in_full(key, problem, vars(value)) for problem in value.problems())
         for name, part in vars(value).items():
             if isinstance(node, DictConfig) and name == "backends":
                 continue  # each is walked on its own
             if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(node, name):
                 yield from _walk(f"{key}.{name}", part, node._get_node(name))  # noqa: SLF001 - the one way to read a node unresolved
+
+
+def _in_full(key: str, problem: str, options: Iterable[str]) -> str:
+    """Name options in a schema's sentence as they are set on the command line.
+
+    A schema knows its own options only: "batch_size must be ...; set batch_size=1".
+    """
+    names = "|".join(map(re.escape, options))
+    if not re.match(rf"({names})\b", problem):
+        return f"{key}: {problem}"
+    return f"{key}." + re.sub(rf"\bset ({names})=", rf"set {key}.\1=", problem)
 
 
 def _references(cfg: DictConfig) -> list[str]:

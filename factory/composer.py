@@ -52,9 +52,14 @@ def compose(
         The composed config, typed by its schemas.
 
     Raises:
-        ConfigError: Unknown keys, options or types; all of them at once.
+        ConfigError: Unknown keys, options or types, all of them at once; or `config_dir` is
+            no folder.
     """
     register()
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(
+            f"config_dir={str(config_dir)!r} is no folder; give one with groups in it"
+        )
     try:
         return _compose(overrides, config_name, config_dir)
     except YAMLError as error:
@@ -77,7 +82,8 @@ def _compose(
 ) -> DictConfig:
     listed = list(overrides)
     if config_dir is not None:
-        listed.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+        quoted = str(Path(config_dir).resolve()).replace("'", r"\'")
+        listed.append(f"hydra.searchpath=['file://{quoted}']")
     with initialize_config_dir(str(conf_dir().resolve()), version_base=HYDRA_VERSION):
         return hydra_compose(config_name, overrides=listed)
 

@@ -38,7 +38,7 @@ def test_all_refusals_and_bad_values_are_told_together(
     assert text.startswith("Config error: 3 problems:")
     assert "group data has no option 'mutli'; did you mean 'multi'?" in text
     assert "group storage has no option 's4'" in text
-    assert "data: batch_size must be at least 1, got 0" in text
+    assert "data.batch_size must be at least 1, got 0" in text
     assert "FACTORY_DEBUG=1" in text
     assert "Traceback" not in text
 

@@ -26,6 +26,8 @@ S3_SETTINGS = (
     "S3_ENDPOINT_URL",
     "DATA_BUCKET",
 )
+# What a server of its own sets, as far as a config's check looks at it.
+S3_PROMISED = ("DATA_BUCKET", "S3_ENDPOINT_URL")
 
 
 @contextmanager
@@ -56,6 +58,14 @@ def demo_session(cfg: DictConfig) -> Iterator[None]:
                 "set DATA_BUCKET, S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
                 server.endpoint_url,
             )
+        yield
+
+
+@contextmanager
+def promised(cfg: DictConfig) -> Iterator[None]:
+    """Set what a session will set, so that a config can be checked before there is one."""
+    names = S3_PROMISED if wants_s3_server(cfg) else ()
+    with _environment(dict.fromkeys(names, "http://127.0.0.1")):
         yield
 
 

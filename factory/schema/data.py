@@ -26,7 +26,7 @@ class DataConfig:
     alignment: int = opt(64, "target edges are multiples of this, px")
     caption: CaptionConfig = opt(MISSING, "caption strategy of backends that pin none")
     crop: CropConfig = opt(MISSING, "crop of backends that pin none")
-    # Values are BackendConfig; `Any` lets `+data.backends.NAME={...}` in (see compose.adopt).
+    # Values are BackendConfig; `Any` lets `+data.backends.NAME={...}` in, which `check` then types.
     backends: dict[str, Any] = opt(factory=dict, meaning="the backends, by name")
     sampling: Any = opt(MISSING, "follows the group `sampling`")
     cache: Any = opt(MISSING, "follows the group `cache`")

@@ -73,8 +73,8 @@ def test_negative_weight_and_repeats_are_reported_together(tmp_path: Path) -> No
     with refused(
         ConfigError,
         "2 problems",
-        "data.backends.a: probability must be at least 0, got -0.5",
-        "data.backends.a: repeats must be at least 0, got -2",
+        "data.backends.a.probability must be at least 0, got -0.5",
+        "data.backends.a.repeats must be at least 0, got -2",
     ):
         built(tmp_path, image("a", "probability:-0.5,repeats:-2"))
 

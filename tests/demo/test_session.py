@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from factory import compose
-from factory.demo.session import S3_SETTINGS, demo_session, wants_s3_server
+from factory import ConfigError, compose
+from factory.builder import verify
+from factory.demo.session import S3_SETTINGS, demo_session, promised, wants_s3_server
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +82,13 @@ def test_variables_are_taken_back_when_the_run_fails(monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="stopped here"):
         fail()
     assert os.environ["DEMO_URL"] == "http://before"
+
+
+def test_a_config_can_be_checked_before_anything_is_written(tmp_path: Path) -> None:
+    cfg = composed("data=multi", "storage=s3", "data.batch_size=0")
+    with promised(cfg), pytest.raises(ConfigError) as caught:
+        verify(cfg)
+    assert len(caught.value.problems) == 1
+    assert "batch_size must be at least 1" in str(caught.value)
+    assert not (tmp_path / "data").exists()
+    assert "DATA_BUCKET" not in os.environ

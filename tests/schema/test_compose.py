@@ -128,19 +128,19 @@ def test_bad_values_are_refused_all_at_once() -> None:
         "data.backends.photos.window.end_epoch=2",
     )
     assert text.startswith("6 problems")
-    assert "data.backends.photos: repeats must be at least 0, got -1" in text
-    assert "data.backends.photos: probability must be at least 0, got -2" in text
-    assert "data: batch_size must be at least 1, got 0" in text
-    assert "prefetch: batches must be at least 1, got 0" in text
+    assert "data.backends.photos.repeats must be at least 0, got -1" in text
+    assert "data.backends.photos.probability must be at least 0, got -2" in text
+    assert "data.batch_size must be at least 1, got 0" in text
+    assert "prefetch.batches must be at least 1, got 0" in text
     assert "minimum_aspect_ratio 3 is above maximum_aspect_ratio 2" in text
-    assert "data.backends.photos.window: end_epoch 2 comes before start_epoch 3" in text
+    assert "data.backends.photos.window.end_epoch 2 comes before start_epoch 3" in text
 
 
 def test_mistaken_units_are_refused() -> None:
-    assert "for an edge in px set resolution_type=pixel_area" in problems(
-        "data.resolution_type=area", "data.resolution=1024"
-    )
-    assert "for megapixels set resolution_type=area" in problems("data.resolution=1")
+    edge = problems("data.resolution_type=area", "data.resolution=1024")
+    assert "for an edge in px set data.backends.photos.resolution_type=pixel_area" in edge
+    area = problems("data.resolution=1")
+    assert "for megapixels set data.backends.photos.resolution_type=area" in area
 
 
 def test_missing_values_name_the_key_and_the_edit() -> None:
@@ -251,3 +251,23 @@ def test_importing_factory_is_quick_and_brings_no_torch() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["plain", "a b, c=1", "it's {here}"])
+def test_a_folder_of_configs_may_have_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "data").mkdir(parents=True)
+    text = "defaults: [base, {backend@backends.mine: image}, _self_]\nbatch_size: 3\n"
+    (tmp_path / name / "data" / "mine.yaml").write_text(text)
+    assert compose(["data=mine"], config_dir=tmp_path / name).data.batch_size == 3
+
+
+def test_a_folder_of_configs_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config_dir='.*nowhere' is no folder"):
+        compose(config_dir=tmp_path / "nowhere")
+
+
+def test_the_edit_that_mends_a_value_can_be_typed_as_it_stands() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(compose(["data.batch_size=0", "cache.prefix=''", "storage=s3", "paths.bucket=null"]))
+    mends = ("set data.batch_size=1", "set cache.prefix=cache", "or storage.bucket=NAME")
+    assert all(mend in str(caught.value) for mend in mends)

@@ -40,7 +40,7 @@ def test_bad_values_are_named_all_at_once() -> None:
         f"{where}.suffixes=[mp4]",
         f"{where}.repeats=-1",
     )
-    assert f"{where}: frames must be at least 1, got 0" in said
+    assert f"{where}.frames must be at least 1, got 0" in said
     assert "frame_interval must be at least 1, got 0" in said
     assert "suffixes must start with a dot, got 'mp4'" in said
     assert "repeats must be at least 0, got -1" in said
