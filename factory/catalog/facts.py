@@ -1,28 +1,25 @@
-"""What was measured once about each sample of a backend, and how it is kept."""
+"""What was measured once about each sample of a backend, as a table."""
 
-import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from factory.errors import CacheError, ObjectNotFoundError
-from factory.storage.base import Storage
+from factory.catalog.changes import Changes, compare
+from factory.catalog.columns import rank, text_lists
 
-# Raised when a column changes its meaning; a catalog of another version is measured anew.
-FORMAT_VERSION = 1
+# Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
+_TEXT = pa.large_string()
 
 SCHEMA = pa.schema(
     [
-        # large_string: a column of 32-bit offsets overflows at 2 GB of names.
-        pa.field("key", pa.large_string(), nullable=False),
+        pa.field("key", _TEXT, nullable=False),
         pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
+        pa.field("etag", _TEXT, nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("format", pa.string(), nullable=False),
@@ -30,12 +27,20 @@ SCHEMA = pa.schema(
         # Why the sample cannot be used, "reason: detail"; null where it can.
         pa.field("error", pa.string()),
         # Raw caption texts, as the caption source gave them; null where there are none.
-        pa.field("text", pa.list_(pa.string())),
-        pa.field("text_etag", pa.string()),
+        pa.field("text", pa.large_list(_TEXT)),
+        pa.field("text_etag", _TEXT),
         # Why the caption cannot be used, "reason: detail".
         pa.field("text_error", pa.string()),
     ]
 )
+# What a row says where a source has no such column.
+DEFAULTS: dict[str, Any] = {
+    "size": 0, "etag": "", "width": 0, "height": 0, "format": "", "frames": 1,
+}  # fmt: skip
+
+# Rows of a chunk: enough that 100 million rows are 96 chunks, few enough that work on one
+# chunk holds some tens of megabytes.
+CHUNK_ROWS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +64,13 @@ class Fact:
 TRANSIENT = "not readable"
 
 
-def is_transient(fact: Fact) -> bool:
-    """Tell whether a fact's error may pass, so that the sample is to be tried again."""
-    return fact.error is not None and fact.error.startswith(TRANSIENT)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a refresh found, in samples."""
-
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    unreadable: int = 0
-
-    @classmethod
-    def between(cls, known: Mapping[str, Fact], now: Sequence[Fact]) -> "Changes":
-        """Compare the facts of two scans, by key and etag."""
-        facts = {fact.key: fact for fact in now}
-        shared = facts.keys() & known.keys()
-        changed = sum(facts[key].etag != known[key].etag for key in shared)
-        return cls(
-            added=len(facts.keys() - known.keys()),
-            changed=changed,
-            removed=len(known.keys() - facts.keys()),
-            unchanged=len(shared) - changed,
-            unreadable=sum(fact.error is not None for fact in now),
-        )
-
-    def __str__(self) -> str:
-        """Return "3 added, 1 removed, 120 unchanged", leaving out zeros."""
-        parts = [f"{count} {name}" for name, count in vars(self).items() if count]
-        return ", ".join(parts) or "nothing found"
-
-
 @dataclass
 class Facts:
     """The facts of one backend, sorted by key.
 
     Attributes:
-        table: Rows of `SCHEMA`.
+        table: Rows of `SCHEMA`, then columns of the backend's own (see `extra`). It may be
+            a memory map of any size.
         origin: What the facts were measured from (storage, prefix, metadata settings,
             caption source); facts of another origin are not reused.
         changes: What the refresh that made them found.
@@ -110,34 +81,77 @@ class Facts:
     changes: Changes = field(default_factory=Changes)
 
     @classmethod
-    def of(cls, rows: Iterable[Fact], origin: dict[str, Any], known: Mapping[str, Fact]) -> "Facts":
-        """Build the table from rows in any order, and compare it with what was known."""
-        ordered = sorted(rows, key=lambda fact: fact.key)
-        columns = {name: [getattr(fact, name) for fact in ordered] for name in SCHEMA.names}
-        table = pa.table(columns, schema=SCHEMA)
-        return cls(table, origin, Changes.between(known, ordered))
+    def of_table(
+        cls, table: pa.Table, origin: dict[str, Any], known: "Facts | None" = None
+    ) -> "Facts":
+        """Make facts of columns in any order, and compare them with what was known.
+
+        Columns of `SCHEMA` that are absent get the defaults of a `Fact`; others are kept as
+        they are, after those of `SCHEMA`. Of several rows of one key, the first one counts
+        and the others become rows "duplicate row" of a key of their own.
+        """
+        table = _by_key(_complete(table))
+        return cls(table, origin, compare(None if known is None else known.table, table))
+
+    @classmethod
+    def of(
+        cls, rows: Iterable[Fact], origin: dict[str, Any], known: "Facts | None" = None
+    ) -> "Facts":
+        """Make facts of rows in any order; see `of_table`."""
+        listed = list(rows)
+        columns = {name: [getattr(fact, name) for fact in listed] for name in SCHEMA.names}
+        return cls.of_table(pa.table(columns, schema=SCHEMA), origin, known)
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return int(self.table.num_rows)
 
+    @property
+    def extra(self) -> list[str]:
+        """Names of the columns beyond `SCHEMA`."""
+        return [name for name in self.table.column_names if name not in SCHEMA.names]
+
+    def chunks(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield (first row, rows) of parts of at most `CHUNK_ROWS`, without copying."""
+        first = 0
+        for batch in self.table.to_batches(max_chunksize=CHUNK_ROWS):
+            yield first, batch
+            first += batch.num_rows
+
     def column(self, name: str) -> NDArray[Any]:
-        """Return a numeric column as an array of its own type."""
+        """Return a whole numeric column; copies it where the table has several chunks."""
         return np.asarray(self.table[name].to_numpy())
+
+    def take(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[Any]:
+        """Return a numeric column at some rows, in their order; touches only these rows."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        views = self._views(name)
+        if len(views) == 1:
+            return views[0][wanted]
+        chunk = np.searchsorted(self._starts, wanted, side="right") - 1
+        found = np.empty(len(wanted), dtype=views[0].dtype if views else np.int64)
+        for number in np.unique(chunk).tolist():
+            here = chunk == number
+            found[here] = views[number][wanted[here] - self._starts[number]]
+        return found
+
+    def texts(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> list[Any]:
+        """Return a column of texts (or of lists of them) at some rows, in their order."""
+        return [self._cell(name, row) for row in np.asarray(rows, dtype=np.int64).tolist()]
 
     def key(self, row: int) -> str:
         """Return the storage key of a row."""
-        return str(self.table["key"][row].as_py())
+        return str(self._cell("key", row))
 
     def text(self, row: int) -> tuple[str, ...]:
         """Return the raw caption texts of a row."""
-        return tuple(self.table["text"][row].as_py() or ())
+        return tuple(self._cell("text", row) or ())
 
     def rows(self) -> list[Fact]:
         """Return every row as a `Fact`."""
         return [
             Fact(**{**row, "text": None if row["text"] is None else tuple(row["text"])})
-            for row in self.table.to_pylist()
+            for row in self.table.select(SCHEMA.names).to_pylist()
         ]
 
     def with_errors(self, errors: dict[int, str]) -> "Facts":
@@ -145,38 +159,103 @@ class Facts:
         column = self.table["error"].to_pylist()
         for row, reason in errors.items():
             column[row] = reason
-        index = self.table.schema.get_field_index("error")
-        table = self.table.set_column(index, SCHEMA.field("error"), pa.array(column, pa.string()))
-        return Facts(table, self.origin, self.changes)
+        return Facts(
+            replaced(self.table, "error", pa.array(column, pa.string())), self.origin, self.changes
+        )
 
-    def save(self, storage: Storage, key: str) -> None:
-        """Publish the facts as one Parquet object, whole or not at all."""
-        header = {"format_version": FORMAT_VERSION, "origin": self.origin, "rows": len(self)}
-        table = self.table.replace_schema_metadata({b"factory": json.dumps(header).encode()})
-        sink = io.BytesIO()
-        # Page checksums: a flipped bit would otherwise read as another size or another name.
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        storage.write(key, sink.getvalue())
+    def _cell(self, name: str, row: int) -> Any:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._chunks(name)[number][row - int(self._starts[number])].as_py()
 
-    @classmethod
-    def load(cls, storage: Storage, key: str) -> "Facts | None":
-        """Read published facts; None if there are none of this format.
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """First row of each chunk; all columns are cut alike."""
+        lengths = [batch.num_rows for batch in self.table.to_batches()]
+        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[: max(len(lengths), 1)]
 
-        Raises:
-            CacheError: The object is there but damaged.
-        """
-        try:
-            data = storage.read(key)
-        except ObjectNotFoundError:
-            return None
-        try:
-            table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-            header = json.loads((table.schema.metadata or {})[b"factory"])
-            if header["format_version"] != FORMAT_VERSION:
-                return None
-            return cls(table.replace_schema_metadata(None).cast(SCHEMA), dict(header["origin"]))
-        except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
-            raise CacheError(
-                f"catalog {key} in {storage.identity} is damaged ({error}); "
-                "delete it and start again: the samples are then measured anew"
-            ) from error
+    @cached_property
+    def _cut(self) -> dict[str, list[pa.Array]]:
+        batches = self.table.to_batches()
+        names = self.table.column_names
+        return {name: [batch.column(n) for batch in batches] for n, name in enumerate(names)}
+
+    def _chunks(self, name: str) -> list[pa.Array]:
+        return self._cut[name]
+
+    @cached_property
+    def _viewed(self) -> dict[str, list[NDArray[Any]]]:
+        return {}
+
+    def _views(self, name: str) -> list[NDArray[Any]]:
+        """Return a column's chunks as arrays that share its memory."""
+        views = self._viewed.get(name)
+        if views is None:
+            chunks = self._chunks(name)
+            views = [chunk.to_numpy(zero_copy_only=chunk.null_count == 0) for chunk in chunks]
+            self._viewed[name] = views
+        return views
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the columns, not the views into them."""
+        return {"table": self.table, "origin": self.origin, "changes": self.changes}
+
+
+def replaced(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Return a table with one of its columns replaced, chunked as the others are."""
+    index = table.schema.get_field_index(name)
+    changed = table.set_column(index, table.schema.field(name), column)
+    return changed.combine_chunks() if table.num_rows <= CHUNK_ROWS else _even(changed)
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """Return the columns of `SCHEMA` in its order and types, then the others."""
+    rows = table.num_rows
+    columns = []
+    for wanted in SCHEMA:
+        if wanted.name not in table.column_names:
+            columns.append(pa.repeat(pa.scalar(DEFAULTS.get(wanted.name), wanted.type), rows))
+        elif wanted.name == "text":
+            columns.append(text_lists(table["text"]))
+        else:
+            columns.append(table[wanted.name].cast(wanted.type))
+    extra = [name for name in table.column_names if name not in SCHEMA.names]
+    fields = [*SCHEMA, *(table.schema.field(name) for name in extra)]
+    return pa.table([*columns, *(table[name] for name in extra)], schema=pa.schema(fields))
+
+
+def _by_key(table: pa.Table) -> pa.Table:
+    """Sort by key, and give repeated keys a place of their own."""
+    order = rank(table["key"])
+    if order is not None:
+        table = table.take(order)
+    return _even(_without_twins(table))
+
+
+def _without_twins(table: pa.Table) -> pa.Table:
+    """Mark every further row of a key as "duplicate row", under a key that tells it apart."""
+    import pyarrow.compute as pc
+
+    rows = table.num_rows
+    keys = table["key"]
+    same = np.zeros(rows, dtype=bool)
+    if rows > 1:
+        same[1:] = pc.equal(keys.slice(1), keys.slice(0, rows - 1)).to_numpy()
+    if not same.any():
+        return table
+    names, errors = keys.to_pylist(), table["error"].to_pylist()
+    for row in np.flatnonzero(same).tolist():
+        errors[row] = f"duplicate row: {names[row]} stands there more than once"
+        names[row] = f"{names[row]}\0{row}"  # no storage's key holds a NUL
+    marked = replaced(replaced(table, "error", pa.array(errors, pa.string())), "key",
+                      pa.array(names, _TEXT))  # fmt: skip
+    order = rank(marked["key"])
+    return marked if order is None else marked.take(order)
+
+
+def _even(table: pa.Table) -> pa.Table:
+    """Return the table in chunks of `CHUNK_ROWS`, all columns cut alike."""
+    rows = table.num_rows
+    if rows <= CHUNK_ROWS:
+        return table.combine_chunks()
+    parts = [table.slice(at, CHUNK_ROWS).combine_chunks() for at in range(0, rows, CHUNK_ROWS)]
+    return pa.concat_tables(parts)

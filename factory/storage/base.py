@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
-from factory.errors import ObjectNotFoundError, UnsafeKeyError
+from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ class Storage(ABC):
     # True where objects live on servers of their own (a list of URLs), so that one failing
     # says nothing of the others.
     independent_objects: ClassVar[bool] = False
+    # Spans that one call of `read_many` should be given: many where it reads them side by side
+    # or where one read costs microseconds, few where each waits for a server.
+    spans_at_once: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -37,6 +40,23 @@ class Storage(ABC):
         Raises:
             ObjectNotFoundError: The root or prefix does not exist.
         """
+
+    def listing(self, prefix: str = "") -> "pa.Table":
+        """Return every object below a folder-like prefix, as columns sorted by key.
+
+        Returns:
+            Columns `key` (large_string), `size` (int64) and `etag` (large_string), as in
+            `ObjectInfo`.
+
+        Raises:
+            ObjectNotFoundError: The root or prefix does not exist.
+        """
+        from factory.storage.listing import Listing
+
+        found = Listing()
+        for info in self.objects(prefix):
+            found.add(info.key, info.size, info.etag)
+        return found.table()
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo:
@@ -53,6 +73,19 @@ class Storage(ABC):
         Raises:
             ObjectNotFoundError: There is no such object.
         """
+
+    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> "list[bytes | StorageError]":
+        """Return several spans (key, start, length) in their order, each as `read` would.
+
+        What fails stands in the place of its bytes, so that one bad object costs no other.
+        """
+        return [self._read_or_error(span) for span in spans]
+
+    def _read_or_error(self, span: tuple[str, int, int]) -> "bytes | StorageError":
+        try:
+            return self.read(*span)
+        except StorageError as error:
+            return error
 
     @abstractmethod
     def write(self, key: str, data: bytes | memoryview) -> None:

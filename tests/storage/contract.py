@@ -6,7 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from factory.errors import ObjectNotFoundError, UnsafeKeyError
+from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.storage import Storage
 
 ODD_NAMES = [
@@ -43,6 +43,32 @@ class StorageContract:
         assert storage.read("empty") == b""
         assert storage.read("empty", 0, 10) == b""
         assert storage.read("view") == b"234"
+
+    def test_a_listing_holds_the_same_as_columns_sorted_by_key(self, storage: Storage) -> None:
+        for name in ("b/2.bin", "a/1.bin", "a.bin", "c/é.bin"):
+            storage.write(name, name.encode())
+        for prefix in ("", "a"):
+            table = storage.listing(prefix)
+            assert table.column_names == ["key", "size", "etag"]
+            rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+            found = [(info.key, info.size, info.etag) for info in storage.objects(prefix)]
+            assert rows == sorted(found)
+        with pytest.raises(ObjectNotFoundError):
+            storage.listing("nowhere")
+
+    def test_reads_many_spans_in_order_and_fails_one_by_one(self, storage: Storage) -> None:
+        names = [f"f{n}/{n}.bin" for n in range(40)]
+        for n, name in enumerate(names):
+            storage.write(name, b"0123456789"[: n % 10 + 1])
+        spans = [(name, 1, 4) for name in reversed(names)]
+        spans[7:7] = [("absent", 0, 5), ("../out", 0, 5), ("f3", 0, 5)]
+        found = storage.read_many(spans)
+        assert [type(found[n]) for n in (7, 8)] == [ObjectNotFoundError, UnsafeKeyError]
+        assert isinstance(found[9], StorageError)
+        assert "absent" in str(found[7])
+        assert found[:7] + found[10:] == [storage.read(n, 1, 4) for n in reversed(names)]
+        assert storage.read_many([]) == []
+        assert storage.read_many([(names[9], 0, 0), ("nowhere/a", 0, 0)])[0] == b""
 
     def test_overwrites(self, storage: Storage) -> None:
         storage.write("a", b"one")

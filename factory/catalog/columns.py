@@ -1,0 +1,143 @@
+"""Whole columns at once: sorting, matching and hashing keys without a loop over rows."""
+
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Column = pa.Array | pa.ChunkedArray
+
+_MASK = 2**64 - 1
+# The golden ratio as a 64-bit fraction, and the multipliers of Stafford's mix 13 (splitmix64).
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_WORD = 8
+
+
+def rank(keys: Column) -> pa.Array | None:
+    """Return the order that sorts the keys by their bytes, stably; None if they are sorted."""
+    rows = len(keys)
+    if rows < 2 or pc.all(pc.less_equal(keys.slice(0, rows - 1), keys.slice(1))).as_py():  # noqa: PLR2004 - one row is sorted
+        return None
+    return pc.sort_indices(keys)
+
+
+def find(keys: Column, among: Column) -> NDArray[np.int64]:
+    """Return where each key stands among others (their last place), int64 [n]; -1 if nowhere."""
+    if len(keys) == len(among) and keys.equals(among):
+        return np.arange(len(keys), dtype=np.int64)
+    places = pc.index_in(keys, value_set=among)
+    return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def flags(mask: Column) -> NDArray[np.bool_]:
+    """Return a column of truth values as an array; null counts as False."""
+    filled = pc.fill_null(mask, False)  # noqa: FBT003 - the value that fills
+    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def text_lists(column: Column) -> Column:
+    """Return a column of lists of texts with 64-bit offsets."""
+    return column.cast(pa.large_list(pa.large_string()))
+
+
+def one_each(column: Column) -> pa.Array:
+    """Return a column of texts as lists of one text each; null stays null, as no list."""
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    flat = flat.cast(pa.large_string())
+    valid = flags(pc.is_valid(flat))
+    offsets = np.concatenate([[0], np.cumsum(valid, dtype=np.int64)])
+    made = pa.LargeListArray.from_arrays(pa.array(offsets), flat.drop_null())
+    return pc.if_else(pa.array(valid), made, pa.scalar(None, made.type))
+
+
+def stems(keys: Column) -> Column:
+    """Return keys without the suffix of their last part, as `PurePosixPath.with_suffix("")`."""
+    return pc.replace_substring_regex(keys, pattern=r"([^/])\.[^/.]+$", replacement=r"\1")
+
+
+def hash_texts(texts: Column, seed: int = 0) -> NDArray[np.uint64]:
+    """Return a number for each text that is the same on every machine, uint64 [n].
+
+    Eight bytes at a time go through the mixing steps of splitmix64. Texts of one column are
+    worked on together, the k-th words of all of them at once.
+    """
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    hashed = [_hash(chunk.cast(pa.large_binary()), seed) for chunk in chunks]
+    return np.concatenate(hashed) if hashed else np.zeros(0, dtype=np.uint64)
+
+
+def _hash(texts: pa.LargeBinaryArray, seed: int) -> NDArray[np.uint64]:
+    rows = len(texts)
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, dtype="<i8")[texts.offset : texts.offset + rows + 1]
+    lengths = np.diff(ends)
+    state = _mix(lengths.astype(np.uint64) ^ _scramble(seed))
+    if data is None or not rows or not lengths.max():
+        return state
+    words = _Words(data, int(ends[0]), int(ends[-1]))
+    active = np.flatnonzero(lengths > 0)
+    for at in range(0, int(lengths.max()), _WORD):
+        active = active[lengths[active] > at]
+        word = words.at(ends[active] + at, lengths[active] - at)
+        state[active] = _mix(state[active] ^ word)
+    return state
+
+
+class _Words:
+    """Eight bytes from any place of a buffer, as little-endian numbers."""
+
+    def __init__(self, data: pa.Buffer, first: int, last: int) -> None:
+        raw = np.frombuffer(data, dtype=np.uint8)[first:last]
+        # Padded, so that the last text's word does not end behind the buffer.
+        padded = np.concatenate([raw, np.zeros(_WORD, dtype=np.uint8)])
+        self._first = first
+        self._view = np.lib.stride_tricks.as_strided(
+            padded[:_WORD].view("<u8"), shape=(len(raw) + 1,), strides=(1,)
+        )
+        self._keep = padded
+
+    def at(self, places: NDArray[np.int64], left: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the words at places; bytes beyond the `left` ones are zeros."""
+        word = self._view[places - self._first].astype(np.uint64)
+        spare = np.maximum(_WORD - left, 0).astype(np.uint64) * np.uint64(8)
+        return np.asarray((word << spare) >> spare)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the numbers mixed as splitmix64 mixes its counter."""
+    state = state + np.uint64(_GOLDEN)
+    state = (state ^ (state >> np.uint64(30))) * _MIX_1
+    state = (state ^ (state >> np.uint64(27))) * _MIX_2
+    return np.asarray(state ^ (state >> np.uint64(31)))
+
+
+def _scramble(*numbers: int) -> np.uint64:
+    """Return one number that depends on every one given and on their order."""
+    state = np.zeros(1, dtype=np.uint64)
+    for number in numbers:
+        state = _mix(state ^ np.uint64(number & _MASK))
+    return np.uint64(state[0])
+
+
+def uniform(
+    hashes: NDArray[np.uint64], draws: int, *, seed: int, epoch: int = 0
+) -> NDArray[np.float64]:
+    """Return numbers in [0, 1) that follow from (seed, sample, epoch), float64 [n, draws].
+
+    Args:
+        hashes: `hash_texts` of the samples' keys.
+        draws: Numbers for each sample.
+        seed: The run's seed.
+        epoch: The epoch, from 0.
+    """
+    columns = [_mix(hashes ^ _scramble(seed, epoch, n)) for n in range(draws)]
+    # 53 bits are what a float64 holds exactly.
+    return np.asarray((np.stack(columns, axis=1) >> np.uint64(11)) / 2.0**53)
+
+
+if sys.byteorder != "little":  # pragma: no cover - no such machine trains today
+    raise ImportError("the catalog's hashes need a little-endian machine")

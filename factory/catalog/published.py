@@ -1,0 +1,186 @@
+"""How are facts kept: published whole as Parquet, and used through a memory-mapped Arrow file.
+
+Parquet is the exchange format: compressed, checked page by page, written to the cache's storage
+in one piece. From it follows, once on each machine, an uncompressed Arrow file that opens in
+milliseconds whatever its size, since nothing of it is read before it is asked for. Losing the
+Arrow file loses nothing.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts
+from factory.errors import CacheError, ObjectNotFoundError
+from factory.storage.base import Storage
+from factory.storage.rules import temporary_name
+
+logger = logging.getLogger(__name__)
+
+# Raised when a column changes its meaning; a catalog of another version is measured anew.
+FORMAT_VERSION = 2
+_HEADER = b"factory"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the facts of one backend are kept.
+
+    Attributes:
+        storage: The cache's storage.
+        key: Key of the Parquet object.
+        mapped: The Arrow file on this machine.
+    """
+
+    storage: Storage
+    key: str
+    mapped: Path
+
+    def save(self, facts: Facts) -> Facts:
+        """Publish facts whole or not at all, and return them as a memory map.
+
+        Raises:
+            StorageError: The storage does not take them.
+        """
+        header = {
+            "format_version": FORMAT_VERSION,
+            "origin": facts.origin,
+            "rows": len(facts),
+            "checksum": checksum(facts.table),
+        }
+        self.storage.write(self.key, _parquet(facts.table, header))
+        return Facts(self._map(facts.table, header), facts.origin, facts.changes)
+
+    def load(self) -> Facts | None:
+        """Open published facts; None if there are none of this format.
+
+        Raises:
+            CacheError: They are there but damaged.
+        """
+        try:
+            etag = self.storage.head(self.key).etag
+        except ObjectNotFoundError:
+            return None
+        mapped = self._opened(etag)
+        if mapped is not None:
+            return mapped
+        found = self._read()
+        if found is None:
+            return None
+        table, header = found
+        return Facts(self._map(table, header), dict(header["origin"]))
+
+    def _read(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
+        try:
+            source = self._source()
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            header = json.loads((file.schema_arrow.metadata or {})[_HEADER])
+            if header["format_version"] != FORMAT_VERSION:
+                return None
+            table = _typed(file.read())
+            if len(table) != header["rows"] or checksum(table) != header["checksum"]:
+                raise ValueError("its rows do not match its checksum")
+            dict(header["origin"])
+        except ObjectNotFoundError:
+            return None
+        except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+            raise CacheError(
+                f"catalog {self.key} in {self.storage.identity} is damaged ({error}); "
+                "delete it and start again: the samples are then measured anew"
+            ) from error
+        return table, header
+
+    def _source(self) -> Any:
+        path = self.storage.local_path(self.key)
+        if path is not None:
+            return pa.memory_map(str(path))
+        return pa.BufferReader(self.storage.read(self.key))
+
+    def _opened(self, etag: str) -> Facts | None:
+        """Open the Arrow file if it was made from the Parquet object of this etag."""
+        try:
+            table = _mapped(self.mapped)
+            header = json.loads((table.schema.metadata or {})[_HEADER])
+            if header["parquet"] != etag or header["rows"] != len(table):
+                return None
+            return Facts(_typed(table), dict(header["origin"]))
+        except (pa.ArrowException, KeyError, OSError, TypeError, ValueError):
+            return None  # absent, of another format or damaged: made anew from Parquet
+
+    def _map(self, table: pa.Table, header: Mapping[str, Any]) -> pa.Table:
+        """Write the Arrow file and return its memory map; the table itself where that fails."""
+        etag = self.storage.head(self.key).etag
+        text = json.dumps({**header, "parquet": etag}).encode()
+        schema = table.schema.with_metadata({_HEADER: text})
+        temporary = self.mapped.parent / temporary_name()
+        try:
+            self.mapped.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+                    out.write_table(table.replace_schema_metadata(schema.metadata), CHUNK_ROWS)
+                temporary.replace(self.mapped)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+            return _typed(_mapped(self.mapped))
+        except (OSError, pa.ArrowException) as error:
+            logger.warning(
+                "%s cannot be written (%s): the facts of %s stay in memory, in every process",
+                self.mapped, error, self.key,
+            )  # fmt: skip
+            return table
+
+
+def checksum(table: pa.Table) -> str:
+    """Return a hash of all rows, 16 hex digits; the same however the table is chunked."""
+    state = xxhash.xxh3_64()
+    schema = table.schema.remove_metadata()
+    for at in range(0, table.num_rows, CHUNK_ROWS):
+        part = table.slice(at, CHUNK_ROWS).combine_chunks()
+        sink = io.BytesIO()
+        # As an IPC message: its buffers are cut to the rows, and padded in one way only.
+        with pa.ipc.new_stream(sink, schema) as out:
+            out.write_table(part.replace_schema_metadata(None))
+        state.update(sink.getbuffer())
+    return state.hexdigest()
+
+
+def _mapped(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """Return the columns of `SCHEMA` in their order, then those of the backend's own.
+
+    Raises:
+        KeyError: A column is absent.
+        ArrowInvalid: A column is of another type.
+    """
+    table = table.replace_schema_metadata(None)
+    extra = [name for name in table.column_names if name not in SCHEMA.names]
+    fields = [*SCHEMA, *(table.schema.field(name) for name in extra)]
+    ordered = table.select([field.name for field in fields])
+    return ordered if ordered.schema.equals(pa.schema(fields)) else ordered.cast(pa.schema(fields))
+
+
+def _parquet(table: pa.Table, header: Mapping[str, Any]) -> memoryview:
+    sink = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata({_HEADER: json.dumps(header).encode()}),
+        sink,
+        compression="zstd",
+        row_group_size=CHUNK_ROWS,
+        # Page checksums: a flipped bit would otherwise read as another size or another name.
+        write_page_checksum=True,
+    )
+    return sink.getbuffer()
