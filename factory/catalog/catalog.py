@@ -4,27 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
 from factory.catalog.captions import Captions, choose
+from factory.catalog.cuts import Cut, CutArrays, Cuts
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How one sample is resized and cut.
-
-    Attributes:
-        intermediary: Size resized to (width, height), px.
-        crop: Offset of the cut in the resized picture (top, left), px.
-        target: Size cut to (width, height), px.
-    """
-
-    intermediary: tuple[int, int]
-    crop: tuple[int, int]
-    target: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,11 +22,13 @@ class Catalog:
         facts: What was measured, n rows sorted by key.
         decisions: What is done with each row.
         captions: The strategy that turns raw texts into captions.
+        shapes: How rows are resized and cut.
     """
 
     facts: Facts
     decisions: Decisions
     captions: Captions
+    shapes: Cuts
 
     @property
     def identity(self) -> str:
@@ -47,12 +36,13 @@ class Catalog:
 
         Two catalogs of equal identity and equal order train on the same samples.
         """
-        kept = self.facts.table.select(["key", "etag"]).take(self.decisions.order)
         state = xxhash.xxh3_128()
-        for column in kept.itercolumns():
-            for text in column.to_pylist():
-                state.update(text.encode())
-                state.update(b"\0")  # no key or etag holds it
+        for first, rows in self.facts.chunks():
+            kept = self.decisions.reason[first : first + rows.num_rows] == 0
+            chosen = rows.select(["key", "etag"])
+            chosen = chosen if kept.all() else chosen.filter(pa.array(kept))
+            for column in chosen.columns:
+                _hash_texts(state, column)
         return state.hexdigest()
 
     def __len__(self) -> int:
@@ -61,8 +51,11 @@ class Catalog:
 
     def cut(self, row: int) -> Cut:
         """Return how a row is resized and cut."""
-        made = self.decisions
-        return Cut(_pair(made.intermediary[row]), _pair(made.crop[row]), _pair(made.target[row]))
+        return self.cuts(np.array([row])).each()[0]
+
+    def cuts(self, rows: NDArray[np.int64]) -> CutArrays:
+        """Return how some rows are resized and cut, in their order."""
+        return self.shapes.of(np.asarray(rows, dtype=np.int64))
 
     def texts(self, row: int) -> tuple[str, ...]:
         """Return every caption of a row; never empty for a kept row."""
@@ -73,10 +66,20 @@ class Catalog:
         return choose(self.texts(row), seed=seed, epoch=epoch, row=row)
 
     def all_texts(self) -> Iterator[str]:
-        """Yield every caption of every kept row, repeats included."""
-        for row in self.decisions.order.tolist():
-            yield from self.texts(row)
+        """Yield every caption of every kept row in the order of rows, repeats included."""
+        for first, rows in self.facts.chunks():
+            kept = np.flatnonzero(self.decisions.reason[first : first + rows.num_rows] == 0)
+            chosen = rows.select(["key", "text"]).take(pa.array(kept))
+            pairs = zip(chosen["key"].to_pylist(), chosen["text"].to_pylist(), strict=True)
+            for key, text in pairs:
+                yield from self.captions.captions(key, text or ())
 
 
-def _pair(values: NDArray[np.int32]) -> tuple[int, int]:
-    return int(values[0]), int(values[1])
+def _hash_texts(state: "xxhash.xxh3_128", column: pa.Array) -> None:
+    """Add texts to a hash: their lengths, then their bytes, read where they lie."""
+    _, offsets, data = column.buffers()
+    rows = len(column)
+    ends = np.frombuffer(offsets, dtype="<i8")[column.offset : column.offset + rows + 1]
+    state.update(np.diff(ends).tobytes())
+    if data is not None and rows:
+        state.update(memoryview(data)[int(ends[0]) : int(ends[-1])])

@@ -26,7 +26,7 @@ def rank(keys: Column) -> pa.Array | None:
 
 
 def find(keys: Column, among: Column) -> NDArray[np.int64]:
-    """Return where each key stands among others (their last place), int64 [n]; -1 if nowhere."""
+    """Return where each key first stands among others, int64 [n]; -1 where it does not."""
     if len(keys) == len(among) and keys.equals(among):
         return np.arange(len(keys), dtype=np.int64)
     places = pc.index_in(keys, value_set=among)

@@ -1,21 +1,31 @@
-"""Which samples are kept and how they are cut: recomputed from facts at every start."""
+"""Which samples are kept, and in which bucket: recomputed from facts at every start."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.captions import Captions
+from factory.catalog.columns import Column, flags
+from factory.catalog.cuts import draws
 from factory.catalog.facts import Facts
-from factory.media.geometry import DRAWS, REASONS, Geometry
+from factory.catalog.row_filters import RowFilter
+from factory.media.geometry import REASONS, Geometry
 from factory.media.video import Clip
 
 KEPT = "kept"
 NO_CAPTION = "no caption"
 OVER_LIMIT = "over max_samples"
 TOO_SHORT = "too few frames"
+
+# Most buckets a backend may have; their numbers are sorted as 16-bit integers, which is ten
+# times quicker than sorting shapes.
+MAX_BUCKETS = 2**16
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,13 @@ class Bucket:
     Attributes:
         width: Target width, px.
         height: Target height, px.
-        rows: Catalog rows of the bucket, ascending, int64 [n].
+        rows: Catalog rows of the bucket, ascending, int64 or uint32 [n].
         frames: Frames of each sample; None for still pictures.
     """
 
     width: int
     height: int
-    rows: NDArray[np.int64]
+    rows: NDArray[Any]
     frames: int | None = None
 
     @property
@@ -46,40 +56,20 @@ class Decisions:
     """What is done with each row of a catalog of n rows.
 
     Attributes:
-        reason: Index into `reasons` for each row, int32 [n]; 0 is kept.
+        reason: Index into `reasons` for each row, uint8 [n]; 0 is kept.
         reasons: Why rows are dropped; the first is "kept".
-        target: Trained size (width, height), px, int32 [n, 2].
-        intermediary: Size resized to before the cut (width, height), px, int32 [n, 2].
-        crop: Offset of the cut in the resized picture (top, left), px, int32 [n, 2].
-        order: Kept rows sorted by bucket, ascending within one, int64 [kept].
+        order: Kept rows sorted by bucket, ascending within one, uint32 or int64 [kept].
         offsets: Where each bucket starts in `order`, int64 [buckets + 1].
-        shapes: Target (width, height) of each bucket, widest aspect last.
+        shapes: Target (width, height) of each bucket, widest last.
         frames: Frames of each sample; None for still pictures.
     """
 
-    reason: NDArray[np.int32]
+    reason: NDArray[np.uint8]
     reasons: tuple[str, ...]
-    target: NDArray[np.int32]
-    intermediary: NDArray[np.int32]
-    crop: NDArray[np.int32]
-    order: NDArray[np.int64]
+    order: NDArray[Any]
     offsets: NDArray[np.int64]
     shapes: tuple[tuple[int, int], ...]
     frames: int | None = None
-
-    @classmethod
-    def of(
-        cls,
-        reasons: "Reasons",
-        target: NDArray[np.int32],
-        intermediary: NDArray[np.int32],
-        crop: NDArray[np.int32],
-        frames: int | None = None,
-    ) -> "Decisions":
-        """Sort what was kept into buckets of equal target shape."""
-        order, offsets, shapes = _buckets(target, reasons.code == 0)
-        names = tuple(reasons.names)
-        return cls(reasons.code, names, target, intermediary, crop, order, offsets, shapes, frames)
 
     @property
     def kept(self) -> int:
@@ -98,6 +88,114 @@ class Decisions:
         pairs = zip(self.reasons[1:], counts[1:].tolist(), strict=True)
         return dict(sorted((p for p in pairs if p[1]), key=lambda pair: -pair[1]))
 
+    def without(self, rows: NDArray[np.bool_], name: str) -> "Decisions":
+        """Return the same decisions with some more rows dropped for a reason."""
+        reasons = Reasons(self.reason.size, self.reasons)
+        reasons.code[:] = self.reason
+        reasons.mark(rows, name)
+        left = reasons.code[self.order] == 0
+        ends = np.concatenate([[0], np.cumsum(left, dtype=np.int64)])
+        offsets = ends[self.offsets]
+        full = np.diff(offsets) > 0
+        return Decisions(
+            reasons.code,
+            tuple(reasons.names),
+            self.order[left],
+            np.concatenate([[0], offsets[1:][full]]).astype(np.int64),
+            tuple(shape for shape, some in zip(self.shapes, full, strict=True) if some),
+            self.frames,
+        )
+
+
+class Reasons:
+    """Gives each row the first reason that strikes it.
+
+    Attributes:
+        names: The reasons so far; the first is "kept".
+        code: Index into `names` for each row, uint8 [n].
+    """
+
+    def __init__(self, rows: int, names: Sequence[str] = (KEPT,)) -> None:
+        """Keep every row to begin with."""
+        self.names = list(names)
+        self.code = np.zeros(rows, dtype=np.uint8)
+
+    def mark(self, mask: NDArray[np.bool_], name: str, first: int = 0) -> None:
+        """Drop the marked rows that are still kept; the mask begins with row `first`."""
+        if mask.any():
+            part = self.code[first : first + len(mask)]
+            part[mask & (part == 0)] = self._code(name)
+
+    def mark_texts(self, errors: Column, first: int = 0) -> None:
+        """Drop rows that have an error, by the words before its colon."""
+        if errors.null_count == len(errors):
+            return
+        rows = np.flatnonzero(flags(pc.is_valid(errors)))
+        texts = errors.take(pa.array(rows)).to_pylist()
+        short = np.array([text.partition(":")[0] for text in texts], dtype=object)
+        for name in sorted(set(short)):
+            mask = np.zeros(len(errors), dtype=bool)
+            mask[rows[short == name]] = True
+            self.mark(mask, str(name), first)
+
+    def mark_codes(self, codes: NDArray[Any], names: tuple[str, ...], first: int = 0) -> None:
+        """Drop rows whose code is not 0, by the code's name."""
+        for code in np.unique(codes[codes != 0]).tolist():
+            self.mark(codes == code, names[code], first)
+
+    def _code(self, name: str) -> int:
+        if name not in self.names:
+            if len(self.names) > np.iinfo(self.code.dtype).max:
+                name = "other"
+            if name not in self.names:
+                self.names.append(name)
+        return self.names.index(name)
+
+
+class Buckets:
+    """Gives each shape a number, in the order shapes are met, and sorts rows by bucket."""
+
+    def __init__(self, rows: int) -> None:
+        """Start without a bucket."""
+        self._number = np.zeros(rows, dtype=np.uint16)
+        self._shapes: dict[int, int] = {}
+
+    def put(self, target: NDArray[np.int32], first: int) -> None:
+        """Note the target sizes [n, 2] of the rows from `first` on.
+
+        Raises:
+            ValueError: There are more shapes than buckets may be.
+        """
+        # One number per shape; widths and heights stay below 2**31.
+        shape = target[:, 0].astype(np.int64) << 32 | target[:, 1]
+        distinct = np.unique(shape)
+        for one in distinct.tolist():
+            self._shapes.setdefault(one, len(self._shapes))
+        if len(self._shapes) > MAX_BUCKETS:
+            raise ValueError(
+                f"more than {MAX_BUCKETS} target shapes; raise data.alignment, or set "
+                "crop_aspect_buckets with data/crop=closest"
+            )
+        numbers = np.array([self._shapes[one] for one in distinct.tolist()], dtype=np.uint16)
+        self._number[first : first + len(shape)] = numbers[np.searchsorted(distinct, shape)]
+
+    def decisions(self, reasons: Reasons, frames: int | None) -> Decisions:
+        """Sort what was kept by bucket, the buckets by their shape."""
+        shapes = np.array(list(self._shapes), dtype=np.int64)
+        place = np.argsort(shapes)
+        new_number = np.empty(len(shapes), dtype=np.uint16)
+        new_number[place] = np.arange(len(shapes), dtype=np.uint16)
+        kind = np.uint32 if len(reasons.code) < 2**32 else np.int64
+        rows = np.flatnonzero(reasons.code == 0).astype(kind)
+        number = new_number[self._number[rows]] if len(shapes) else self._number[rows]
+        # Of 16-bit numbers the stable sort is a radix sort: two passes, whatever the order.
+        order = rows[np.argsort(number, kind="stable")]
+        counts = np.bincount(number, minlength=len(shapes))
+        full = counts > 0
+        offsets = np.concatenate([[0], np.cumsum(counts[full])]).astype(np.int64)
+        sizes = [(int(s >> 32), int(s & 0xFFFFFFFF)) for s in shapes[place][full].tolist()]
+        return Decisions(reasons.code, tuple(reasons.names), order, offsets, tuple(sizes), frames)
+
 
 def decide(
     facts: Facts,
@@ -108,10 +206,12 @@ def decide(
     seed: int = 0,
     max_samples: int | None = None,
     clip: Clip | None = None,
+    filters: Sequence[RowFilter] = (),
 ) -> Decisions:
-    """Decide for every row: kept or dropped with one reason, its bucket and its cut.
+    """Decide for every row: kept or dropped with one reason, and its bucket.
 
-    A pure function: the random choices of a crop depend on the seed and the sample's key.
+    A pure function: the random choices of a crop depend on the seed and the sample's key. Rows
+    are worked on in parts, so that memory stays at a few bytes a row.
 
     Args:
         facts: The catalog, n rows.
@@ -121,98 +221,62 @@ def decide(
         seed: Seed of random crops.
         max_samples: Keep at most this many samples.
         clip: Which frames of a video are taken; None for still pictures.
+        filters: Conditions on columns of the samples' table.
+
+    Raises:
+        TableError: A filter's column cannot be compared with its condition.
     """
-    reasons = Reasons(len(facts))
-    reasons.mark_texts(facts.table["error"].to_pylist())
-    reasons.mark_texts(facts.table["text_error"].to_pylist())
-    keys = facts.table["key"].to_pylist()
-    measured = reasons.code == 0
-    uniform = _uniform(keys, seed) if geometry.uses_random else None
-    shapes = geometry.decide(
-        np.where(measured, facts.column("width"), 1),
-        np.where(measured, facts.column("height"), 1),
-        uniform,
-    )
-    if clip is not None:
-        reasons.mark(facts.column("frames") < clip.minimum_frames, TOO_SHORT)
-    reasons.mark_codes(shapes.reason, REASONS)
-    texts = facts.table["text"].to_pylist()
-    silent = [not captions.captions(k, t or ()) for k, t in zip(keys, texts, strict=True)]
-    reasons.mark(np.array(silent, dtype=bool), NO_CAPTION)
+    reasons, buckets = Reasons(len(facts)), Buckets(len(facts))
+    for first, rows in facts.chunks():
+        reasons.mark_texts(rows["error"], first)
+        reasons.mark_texts(rows["text_error"], first)
+        here = reasons.code[first : first + rows.num_rows]
+        _shape(rows, here == 0, geometry, seed, reasons, buckets, first)
+        if clip is not None:
+            reasons.mark(_numbers(rows, "frames") < clip.minimum_frames, TOO_SHORT, first)
+        for one in filters:
+            column = pa.chunked_array([rows[f"column.{one.column}"]])
+            reasons.mark(~one.keeps(column), one.reason, first)
+        reasons.mark(captions.silent(rows["key"], rows["text"]), NO_CAPTION, first)
     if max_samples is not None:
-        chosen = _choose(keys, reasons.code == 0, max_samples, name)
+        chosen = _choose(facts, reasons.code == 0, max_samples, name)
         reasons.mark(~chosen, OVER_LIMIT)
-    frames = None if clip is None else clip.frames
-    return Decisions.of(reasons, shapes.target, shapes.intermediary, shapes.crop, frames)
+    return buckets.decisions(reasons, None if clip is None else clip.frames)
 
 
-class Reasons:
-    """Gives each row the first reason that strikes it.
-
-    Attributes:
-        names: The reasons so far; the first is "kept".
-        code: Index into `names` for each row, int32 [n].
-    """
-
-    def __init__(self, rows: int) -> None:
-        """Keep every row to begin with."""
-        self.names = [KEPT]
-        self.code = np.zeros(rows, dtype=np.int32)
-
-    def mark(self, mask: NDArray[np.bool_], name: str) -> None:
-        """Drop the marked rows that are still kept."""
-        if name not in self.names:
-            self.names.append(name)
-        self.code[mask & (self.code == 0)] = self.names.index(name)
-
-    def mark_texts(self, errors: list[str | None]) -> None:
-        """Drop rows that have an error, by the words before its colon."""
-        short = [None if error is None else error.partition(":")[0] for error in errors]
-        for name in sorted({text for text in short if text is not None}):
-            self.mark(np.array([text == name for text in short], dtype=bool), name)
-
-    def mark_codes(self, codes: NDArray[Any], names: tuple[str, ...]) -> None:
-        """Drop rows whose code is not 0, by the code's name."""
-        for code in np.unique(codes[codes != 0]).tolist():
-            self.mark(codes == code, names[code])
+def _shape(
+    rows: pa.RecordBatch,
+    measured: NDArray[np.bool_],
+    geometry: Geometry,
+    seed: int,
+    reasons: Reasons,
+    buckets: Buckets,
+    first: int,
+) -> None:
+    """Put the rows of one part into buckets, and drop those whose size or shape is refused."""
+    width, height = _numbers(rows, "width"), _numbers(rows, "height")
+    if not measured.all():
+        width, height = np.where(measured, width, 1), np.where(measured, height, 1)
+    shapes = geometry.decide(width, height, draws(geometry, rows["key"], seed))
+    reasons.mark_codes(shapes.reason, REASONS, first)
+    buckets.put(shapes.target, first)
 
 
-def _uniform(keys: list[str], seed: int) -> NDArray[np.float64]:
-    """Return three numbers in [0, 1) for each key, equal on every machine and in every run."""
-    import xxhash
-
-    names = [key.encode() for key in keys]
-    # Seeds of their own for each run's seed: the next one must not shift the columns by one.
-    seeds = range(DRAWS * seed, DRAWS * (seed + 1))
-    words = [[xxhash.xxh3_64_intdigest(name, one) for one in seeds] for name in names]
-    # 53 bits are what a float64 holds exactly.
-    return (np.array(words, dtype=np.uint64).reshape(-1, DRAWS) >> np.uint64(11)) / 2.0**53
+def _numbers(rows: pa.RecordBatch, name: str) -> NDArray[Any]:
+    return np.asarray(rows[name].to_numpy(zero_copy_only=False))
 
 
-def _choose(keys: list[str], kept: NDArray[np.bool_], limit: int, name: str) -> NDArray[np.bool_]:
+def _choose(facts: Facts, kept: NDArray[np.bool_], limit: int, name: str) -> NDArray[np.bool_]:
     """Mark at most `limit` kept rows, chosen by the backend's name as seed.
 
     The same choice the former system makes: names sorted, shuffled by `random.Random(name)`,
-    the first ones taken.
+    the first ones taken. Facts are sorted by key, so their rows are.
     """
     rows = np.flatnonzero(kept)
     if rows.size <= limit:
         return kept
-    ordered = sorted(rows.tolist(), key=keys.__getitem__)
+    ordered = rows.tolist()
     random.Random(name).shuffle(ordered)  # noqa: S311 - a fixed choice, not a secret
     chosen = np.zeros_like(kept)
     chosen[ordered[:limit]] = True
     return chosen
-
-
-def _buckets(
-    target: NDArray[np.int32], kept: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[tuple[int, int], ...]]:
-    rows = np.flatnonzero(kept).astype(np.int64)
-    # One number per shape; widths and heights stay far below 2**31.
-    shape = target[rows, 0].astype(np.int64) << 32 | target[rows, 1]
-    distinct, bucket = np.unique(shape, return_inverse=True)
-    order = rows[np.argsort(bucket, kind="stable")]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(distinct)))])
-    shapes = tuple((int(s >> 32), int(s & 0xFFFFFFFF)) for s in distinct.tolist())
-    return order, offsets.astype(np.int64), shapes

@@ -1,14 +1,22 @@
 """Facts by discovery: list the storage once, then measure the header of what is new."""
 
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from factory.bulk import Engine
-from factory.catalog.facts import TRANSIENT, Fact, Facts, is_transient
+from factory.catalog.changes import same_etag
+from factory.catalog.columns import find, flags
+from factory.catalog.facts import SCHEMA, TRANSIENT, Facts
+from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
-from factory.catalog.texts import Text, column_texts, read_sidecars
+from factory.catalog.texts import TEXT_COLUMNS, texts_of
 from factory.errors import MediaError
 from factory.media.headers import MAX_PIXELS
 from factory.records import MediaFacts, ObjectInfo
@@ -16,6 +24,9 @@ from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+# What measuring gives; captions come beside it.
+_MEASURED = pa.schema([field for field in SCHEMA if not field.name.startswith("text")])
 
 
 @dataclass(frozen=True)
@@ -25,17 +36,30 @@ class Discovery:
     Attributes:
         suffixes: File suffixes that count as pictures; rows of tables always do. Backends of
             videos have suffixes of their own.
+        include: Patterns of keys below the prefix that count; none means all. "*" stays in a
+            folder, "**" crosses folders, a pattern without "/" counts at any depth.
+        exclude: Patterns of keys that do not count.
         max_megapixels: Larger pictures are dropped as decompression bombs, MP.
         verify: Decode every picture once, so that damaged ones are dropped by the scan.
     """
 
     suffixes: tuple[str, ...] = PICTURES
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     max_megapixels: float = MAX_PIXELS / 1e6
     verify: bool = False
 
     def __post_init__(self) -> None:
-        """Accept any sequence of suffixes."""
+        """Accept any sequence of suffixes and patterns.
+
+        Raises:
+            ValueError: A pattern cannot be understood.
+        """
         object.__setattr__(self, "suffixes", tuple(suffix.lower() for suffix in self.suffixes))
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for pattern in (*self.include, *self.exclude):
+            expression(pattern)
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
         """Return the facts of every sample, measuring only what is new or changed.
@@ -45,94 +69,157 @@ class Discovery:
                 sample's own.
         """
         tabular = isinstance(scan.storage, TabularStorage)
-        listing = list(scan.storage.objects("" if tabular else scan.prefix))
-        suffixes = scan.medium.suffixes or self.suffixes
-        samples = listing if tabular else [o for o in listing if _ends(o.key, suffixes)]
-        origin = scan.origin(self)
-        known = _reusable(scan.known, origin)
-        facts = {o.key: known[o.key] for o in samples if _same(known.get(o.key), o)}
-        new = [o for o in samples if o.key not in facts]
-        facts.update(self._measure_all(scan, engine, new))
-        texts = self._texts(scan, engine, facts, listing)
-        rows = [_with_text(fact, texts.get(fact.key)) for fact in facts.values()]
-        return Facts.of(rows, origin, known)
+        listing = scan.storage.listing("" if tabular else scan.prefix)
+        samples = listing if tabular else self.samples(scan, listing)
+        origin = scan.origin(self.settings)
+        table = self._measured(scan, engine, samples, _reusable(scan, origin))
+        columns = texts_of(scan, engine, listing, table["key"], origin)
+        for name, column in zip(TEXT_COLUMNS, columns, strict=True):
+            table = table.append_column(SCHEMA.field(name), column)
+        for name in scan.columns:
+            table = table.append_column(f"column.{name}", _extra(scan, name, table["key"]))
+        return Facts.of_table(table, origin, scan.known)
 
-    def _measure_all(
-        self, scan: Scan, engine: Engine, objects: list[ObjectInfo]
-    ) -> dict[str, Fact]:
+    @property
+    def settings(self) -> str:
+        """What shapes a measurement; which files are measured does not."""
+        return f"Discovery(max_megapixels={self.max_megapixels}, verify={self.verify})"
+
+    def samples(self, scan: Scan, listing: pa.Table) -> pa.Table:
+        """Return the rows of a listing that are samples."""
+        keys = relative(listing["key"], scan.prefix)
+        counts = with_suffix(keys, scan.medium.suffixes or self.suffixes)
+        if self.include:
+            counts &= matching(keys, self.include)
+        if self.exclude:
+            counts &= ~matching(keys, self.exclude)
+        return listing if counts.all() else listing.filter(pa.array(counts))
+
+    def _measured(
+        self, scan: Scan, engine: Engine, samples: pa.Table, known: pa.Table | None
+    ) -> pa.Table:
+        """Return `_MEASURED` of every sample: what is known of it, or a new look."""
+        if known is None:
+            return _joined([self._look(scan, engine, samples)])
+        places = find(samples["key"], known["key"])
+        same = same_etag(samples, known, places)
+        error = known["error"]
+        if error.null_count < len(error):
+            transient = flags(pc.starts_with(error, TRANSIENT))
+            same &= ~transient[places]
+        if same.all():
+            return known.take(pa.array(places)) if len(places) < len(known) else known
+        old = known.take(pa.array(places[same]))
+        return _joined([old, self._look(scan, engine, samples.filter(pa.array(~same)))])
+
+    def _look(self, scan: Scan, engine: Engine, samples: pa.Table) -> pa.Table:
         look = _Measure(scan.medium, scan.storage, int(self.max_megapixels * 1e6), self.verify)
-        facts = {}
-        with progress(f"measure {scan.name}", len(objects), "files") as advance:
-            for info, outcome in engine.map(look, objects):
-                facts[info.key] = _fact(info, outcome, scan.storage)
-                advance(1)
-        return facts
-
-    def _texts(
-        self,
-        scan: Scan,
-        engine: Engine,
-        facts: dict[str, Fact],
-        listing: list[ObjectInfo],
-    ) -> dict[str, Text]:
-        if isinstance(scan.storage, TabularStorage) and scan.captions.columns:
-            return column_texts(scan.storage, scan.captions)
-        if scan.captions.sidecar is None:
-            return {}
-        same_source = scan.known is not None and scan.known.origin == scan.origin(self)
-        return read_sidecars(scan, engine, listing, facts, reuse=same_source)
+        found = []
+        with progress(f"measure {scan.name}", len(samples), "files") as advance:
+            for chunk, rows in engine.map(look, chunks(samples, scan.storage, self.verify)):
+                if isinstance(rows, Exception):
+                    raise rows
+                if scan.journal is not None:
+                    scan.journal.add(rows)
+                found.append(rows)
+                advance(len(chunk))
+        return _joined(found)
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """Reads one sample's header; picklable, so that any engine can run it."""
+    """Reads the headers of some samples; picklable, so that any engine can run it."""
 
     medium: Medium
     storage: Storage
     max_pixels: int
     verify: bool
 
-    def __call__(self, info: ObjectInfo) -> tuple[MediaFacts, ObjectInfo]:
-        facts = self.medium.measure(
-            self.storage, info, max_pixels=self.max_pixels, verify=self.verify
+    def __call__(self, chunk: pa.Table) -> pa.Table:
+        infos = list(map(ObjectInfo, *(column.to_pylist() for column in chunk.columns)))
+        outcomes = self.medium.measure_many(
+            self.storage, infos, max_pixels=self.max_pixels, verify=self.verify
         )
-        return facts, info
+        return self._columns(chunk, infos, outcomes)
+
+    def _columns(
+        self,
+        chunk: pa.Table,
+        infos: Sequence[ObjectInfo],
+        outcomes: Sequence[MediaFacts | Exception],
+    ) -> pa.Table:
+        errors: list[str | None] = [None] * len(outcomes)
+        facts = []
+        for number, outcome in enumerate(outcomes):
+            if isinstance(outcome, MediaFacts):
+                facts.append(outcome)
+            else:
+                errors[number] = self._reason(infos[number], outcome)
+                facts.append(_NOTHING)
+        numbers = [
+            pa.array([fact.width for fact in facts], pa.int32()),
+            pa.array([fact.height for fact in facts], pa.int32()),
+            pa.array([fact.format for fact in facts], pa.string()),
+            pa.array([fact.frames for fact in facts], pa.int32()),
+            pa.array(errors, pa.string()),
+        ]
+        return pa.table([*chunk.columns, *numbers], schema=_MEASURED)
+
+    def _reason(self, info: ObjectInfo, error: Exception) -> str:
+        """Return why one sample cannot be used; raise what is not its own misfortune."""
+        if isinstance(error, MediaError):
+            return str(error)
+        if is_own(error, self.storage):
+            return f"{TRANSIENT}: {error}"
+        error.add_note(f"while measuring {info.key!r} in {self.storage.identity}")
+        raise error
 
 
-def _ends(key: str, suffixes: tuple[str, ...]) -> bool:
-    return PurePosixPath(key).suffix.lower() in suffixes
+_NOTHING = MediaFacts(0, 0, "", 1)
 
 
-def _fact(
-    info: ObjectInfo, outcome: tuple[MediaFacts, ObjectInfo] | Exception, storage: Storage
-) -> Fact:
-    if isinstance(outcome, tuple):
-        media = outcome[0]
-        return Fact(
-            info.key, info.size, info.etag, media.width, media.height, media.format, media.frames
-        )
-    if isinstance(outcome, MediaError):
-        return Fact(info.key, info.size, info.etag, error=str(outcome))
-    if is_own(outcome, storage):
-        return Fact(info.key, info.size, info.etag, error=f"{TRANSIENT}: {outcome}")
-    outcome.add_note(f"while measuring {info.key!r} in {storage.identity}")
-    raise outcome
+def chunks(samples: pa.Table, storage: Storage, whole: bool = False) -> Iterator[pa.Table]:
+    """Cut samples into pieces of work: as many as a storage reads well at once.
 
-
-def _same(fact: Fact | None, info: ObjectInfo) -> bool:
-    return fact is not None and fact.etag == info.etag and not is_transient(fact)
-
-
-def _reusable(known: Facts | None, origin: dict[str, str]) -> dict[str, Fact]:
-    """Return earlier facts by key, if they were measured in the same way.
-
-    The caption source may differ: texts are read again then, pictures are not.
+    With `whole` objects to decode, each is work enough by itself.
     """
-    if known is None or known.origin | {"captions": ""} != origin | {"captions": ""}:
-        return {}
-    return {fact.key: fact for fact in known.rows()}
+    size = 1 if whole else storage.spans_at_once
+    for start in range(0, len(samples), size):
+        yield samples.slice(start, size)
 
 
-def _with_text(fact: Fact, text: Text | None) -> Fact:
-    text = text or Text()
-    return replace(fact, text=text.words, text_etag=text.etag, text_error=text.error)
+def _joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of all parts, sorted by key as every listing is."""
+    table = pa.concat_tables([_MEASURED.empty_table(), *parts]).combine_chunks()
+    return table if len(parts) == 1 else table.take(pc.sort_indices(table["key"]))
+
+
+def _reusable(scan: Scan, origin: dict[str, Any]) -> pa.Table | None:
+    """Return what was measured before in the same way, and by a scan that was cut off.
+
+    The caption source may differ: texts are read again then, samples are not.
+    """
+    parts = []
+    known = scan.known
+    if known is not None and known.origin | {"captions": ""} == origin | {"captions": ""}:
+        parts.append(known.table.select(_MEASURED.names))
+    left = None if scan.journal is None else scan.journal.read()
+    if left is not None and left.schema.equals(_MEASURED):
+        parts.append(left)
+    if len(parts) < 2:  # noqa: PLR2004 - nothing to join
+        return parts[0] if parts else None
+    # Of several rows of a key the last one counts: the newest look.
+    table = pa.concat_tables(parts).combine_chunks()
+    keys = table["key"].combine_chunks()
+    backwards = pa.array(np.arange(len(keys) - 1, -1, -1))
+    last = find(pc.unique(keys), keys.take(backwards))
+    return table.take(pa.array(len(keys) - 1 - last))
+
+
+def _extra(scan: Scan, name: str, keys: pa.ChunkedArray) -> pa.Array:
+    """Return a column of the samples' own table, in the order of the keys."""
+    if not isinstance(scan.storage, TabularStorage):
+        raise TypeError(f"storage {scan.storage.identity} has no columns, so no {name!r}")
+    table = scan.storage.rows([name])
+    places = find(keys, table["key"].cast(keys.type))
+    return table[name].take(pa.array(places, mask=places < 0)).combine_chunks()

@@ -1,9 +1,10 @@
 """What are the samples of a backend: which files count, and how is one measured?"""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from factory.errors import MediaError
+from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
 from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
@@ -13,13 +14,15 @@ from factory.storage.base import Storage
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
-class Medium(Protocol):
+class Medium(ABC):
     """A kind of sample; a picklable value, so that any engine can measure with it."""
 
     @property
+    @abstractmethod
     def suffixes(self) -> tuple[str, ...] | None:
         """File suffixes that count, lower case; None leaves them to the metadata backend."""
 
+    @abstractmethod
     def measure(
         self, storage: Storage, info: ObjectInfo, *, max_pixels: int, verify: bool
     ) -> MediaFacts:
@@ -30,9 +33,25 @@ class Medium(Protocol):
             StorageError: It cannot be read.
         """
 
+    def measure_many(
+        self, storage: Storage, infos: Sequence[ObjectInfo], *, max_pixels: int, verify: bool
+    ) -> list[MediaFacts | Exception]:
+        """Return what each object says about itself, in their order; errors in their place."""
+        return [
+            self._measured(storage, info, max_pixels=max_pixels, verify=verify) for info in infos
+        ]
+
+    def _measured(
+        self, storage: Storage, info: ObjectInfo, *, max_pixels: int, verify: bool
+    ) -> MediaFacts | Exception:
+        try:
+            return self.measure(storage, info, max_pixels=max_pixels, verify=verify)
+        except (MediaError, StorageError) as error:
+            return error
+
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Medium):
     """Still pictures, measured by their first bytes."""
 
     suffixes: tuple[str, ...] | None = None
@@ -46,19 +65,50 @@ class Pictures:
             facts = measure(data, len(data), max_pixels=max_pixels)
             decode(data, max_pixels=max_pixels)
             return facts
-        length = HEAD_BYTES
-        while True:
-            head = storage.read(info.key, 0, length)
-            try:
-                return measure(head, info.size, max_pixels=max_pixels)
-            except NeedMoreBytes as more:
-                if len(head) < length:
-                    raise MediaError("truncated header", f"{info.key}: {more}") from more
-                length = max(more.length, 2 * length)
+        (outcome,) = self.measure_many(storage, [info], max_pixels=max_pixels, verify=False)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def measure_many(
+        self, storage: Storage, infos: Sequence[ObjectInfo], *, max_pixels: int, verify: bool
+    ) -> list[MediaFacts | Exception]:
+        """Return size and format of each; those with longer headers are asked again together."""
+        if verify:
+            return super().measure_many(storage, infos, max_pixels=max_pixels, verify=True)
+        outcomes: list[MediaFacts | Exception] = [MediaError("not read")] * len(infos)
+        wanted = dict.fromkeys(range(len(infos)), HEAD_BYTES)
+        while wanted:
+            spans = [(infos[n].key, 0, length) for n, length in wanted.items()]
+            again = {}
+            for number, head in zip(wanted, storage.read_many(spans), strict=True):
+                outcome = _look(head, infos[number], wanted[number], max_pixels)
+                if isinstance(outcome, int):
+                    again[number] = outcome
+                else:
+                    outcomes[number] = outcome
+            wanted = again
+        return outcomes
+
+
+def _look(
+    head: bytes | StorageError, info: ObjectInfo, asked: int, max_pixels: int
+) -> MediaFacts | Exception | int:
+    """Return what a picture's first bytes say; or how many to read, if that is not enough."""
+    if isinstance(head, StorageError):
+        return head
+    try:
+        return measure(head, info.size, max_pixels=max_pixels)
+    except NeedMoreBytes as more:
+        if len(head) < asked:
+            return MediaError("truncated header", f"{info.key}: {more}")
+        return max(more.length, 2 * asked)
+    except MediaError as error:
+        return error
 
 
 @dataclass(frozen=True)
-class Videos:
+class Videos(Medium):
     """Videos, measured by their container's header and first frame.
 
     Attributes:

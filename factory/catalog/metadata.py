@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from factory.bulk import Engine
 from factory.catalog.captions import Captions
 from factory.catalog.facts import Facts
+from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
 from factory.storage.base import Storage
 
@@ -21,6 +22,8 @@ class Scan:
         captions: Which raw texts are wanted beside the facts.
         known: Facts of an earlier scan, or None.
         medium: What the samples are: pictures, or videos.
+        columns: Columns of the samples' table that filters look at; kept as "column.NAME".
+        journal: Keeps what is measured until it is published; None keeps nothing.
     """
 
     name: str
@@ -29,13 +32,19 @@ class Scan:
     captions: Captions
     known: Facts | None = None
     medium: Medium = field(default_factory=Pictures)
+    columns: tuple[str, ...] = ()
+    journal: Journal | None = None
 
-    def origin(self, metadata: "Metadata") -> dict[str, Any]:
-        """Say what facts of this scan are measured from; others are not reused."""
+    def origin(self, metadata: object) -> dict[str, Any]:
+        """Say what facts of this scan are measured from; others are not reused.
+
+        Args:
+            metadata: What shapes a measurement, as it prints itself.
+        """
         return {
             "storage": self.storage.identity,
             "prefix": self.prefix,
-            "metadata": repr(metadata),
+            "metadata": metadata if isinstance(metadata, str) else repr(metadata),
             "medium": repr(self.medium),
             "captions": self.captions.source,
         }

@@ -1,11 +1,13 @@
 """Samples and the conditioning pictures that belong to them, matched by path stem."""
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from factory.catalog.decisions import Decisions, Reasons
+from factory.catalog.columns import Column, find, stems
+from factory.catalog.decisions import Buckets, Decisions, Reasons
 from factory.catalog.facts import Facts
-from factory.catalog.texts import stem
+from factory.catalog.globs import relative
 
 # A partner of half the size is off by at most one pixel in 50 along its short edge.
 ASPECT_TOLERANCE = 0.02
@@ -13,14 +15,9 @@ NO_SOURCE = "no source sample"
 OTHER_SHAPE = "shape differs from its source"
 
 
-def below(key: str, prefix: str) -> str:
-    """Return a key's stem relative to its backend's prefix."""
-    return stem(key.removeprefix(prefix).lstrip("/"))
-
-
 def pair(
     source: Facts, made: Decisions, source_prefix: str, partner: Facts, partner_prefix: str
-) -> tuple[NDArray[np.int64], Decisions]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Decisions]:
     """Match the samples of a source with those of a conditioning backend.
 
     Args:
@@ -31,36 +28,39 @@ def pair(
         partner_prefix: Folder its keys are below.
 
     Returns:
-        The partner's row for each source row, int64 [n], -1 where there is none; and the
-        decisions about the m rows: cut exactly as their source samples are.
+        The partner's row for each source row, int64 [n], -1 where there is none; the source's
+        row for each partner row, int64 [m], likewise; and the decisions about the m rows: in
+        the buckets of their source samples, since they are cut exactly as those are.
     """
-    names = [below(key, source_prefix) for key in source.table["key"].to_pylist()]
+    names = _names(source, source_prefix)
     # Of several rows of one stem (a.png, a damaged a.jpg, a duplicate) the first kept one counts.
-    ranked = sorted(range(len(names)), key=lambda n: (made.reason[n] == 0, -n))
-    rows = {names[n]: n for n in ranked}
-    keys = partner.table["key"].to_pylist()
-    of_partner = np.array(
-        [rows.get(below(key, partner_prefix), -1) for key in keys], dtype=np.int64
-    )
+    ranked = np.argsort(made.reason != 0, kind="stable")
+    places = find(_names(partner, partner_prefix), names.take(pa.array(ranked)))
+    of_partner = np.where(places >= 0, ranked[places], -1).astype(np.int64)
     reasons = Reasons(len(partner))
-    reasons.mark_texts(partner.table["error"].to_pylist())
-    found = (of_partner >= 0) & (made.reason[of_partner] == 0)
-    reasons.mark(~found, NO_SOURCE)
+    reasons.mark_texts(partner.table["error"])
+    reasons.mark(~((of_partner >= 0) & (made.reason[of_partner] == 0)), NO_SOURCE)
     reasons.mark(_other_shape(source, partner, of_partner), OTHER_SHAPE)
-    decided = Decisions.of(
-        reasons, made.target[of_partner], made.intermediary[of_partner], made.crop[of_partner]
-    )
+    buckets = Buckets(len(partner))
+    buckets.put(_targets(made, len(source))[of_partner], 0)
+    decided = buckets.decisions(reasons, made.frames)
     partners = np.full(len(source), -1, dtype=np.int64)
-    partners[of_partner[decided.order]] = decided.order
-    return partners, decided
+    # Backwards, so that of several partners of one sample the first one counts.
+    chosen = np.sort(decided.order.astype(np.int64))[::-1]
+    partners[of_partner[chosen]] = chosen
+    return partners, of_partner, decided
 
 
-def without_partner(made: Decisions, partners: NDArray[np.int64], name: str) -> Decisions:
-    """Drop source rows that a conditioning backend has no picture for."""
-    reasons = Reasons(made.reason.size)
-    reasons.names, reasons.code = list(made.reasons), made.reason.copy()
-    reasons.mark(partners < 0, f"no partner in {name}")
-    return Decisions.of(reasons, made.target, made.intermediary, made.crop, made.frames)
+def _names(facts: Facts, prefix: str) -> Column:
+    return stems(relative(facts.table["key"], prefix)).combine_chunks()
+
+
+def _targets(made: Decisions, rows: int) -> NDArray[np.int32]:
+    """Return the target size of each kept row, int32 [n, 2]; 1 x 1 for the others."""
+    target = np.ones((rows, 2), dtype=np.int32)
+    for bucket in made.buckets:
+        target[bucket.rows] = bucket.width, bucket.height
+    return target
 
 
 def _other_shape(source: Facts, partner: Facts, of_partner: NDArray[np.int64]) -> NDArray[np.bool_]:

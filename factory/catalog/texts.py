@@ -1,106 +1,88 @@
 """Raw caption texts, read from sidecar files or table columns beside the samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from factory.bulk import Engine
 from factory.catalog.captions import LIST_SEPARATOR, Captions, decode_text
-from factory.catalog.facts import Fact
+from factory.catalog.changes import same_etag
+from factory.catalog.columns import Column, find, flags, one_each, stems
+from factory.catalog.facts import SCHEMA
 from factory.catalog.metadata import Scan
-from factory.errors import MediaError, ObjectNotFoundError
-from factory.records import ObjectInfo
+from factory.errors import MediaError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
 
+TEXT_COLUMNS = ("text", "text_etag", "text_error")
+_TEXT_LIST = SCHEMA.field("text").type
+# Sidecars larger than this are no captions; reading them would only cost memory, bytes.
+MAX_TEXT_BYTES = 2**20
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The raw caption of one sample.
-
-    Attributes:
-        words: Texts as the source gave them; None where there is no source.
-        etag: Changes whenever the source does.
-        error: Why the source cannot be used, "reason: detail".
-    """
-
-    words: tuple[str, ...] | None = None
-    etag: str | None = None
-    error: str | None = None
+TextColumns = tuple[Column, Column, Column]
 
 
-@dataclass(frozen=True)
-class _ReadText:
-    """Reads one text file; picklable, so that any engine can run it."""
-
-    storage: Storage
-
-    def __call__(self, info: ObjectInfo) -> str:
-        return decode_text(self.storage.read(info.key))
-
-
-def stem(key: str) -> str:
-    """Return a key without the suffix of its last part."""
-    return str(PurePosixPath(key).with_suffix(""))
-
-
-def read_sidecars(
-    scan: Scan,
-    engine: Engine,
-    listing: list[ObjectInfo],
-    facts: dict[str, Fact],
-    *,
-    reuse: bool,
-) -> dict[str, Text]:
-    """Return the text beside each sample, reading only files that are new or changed.
+def texts_of(
+    scan: Scan, engine: Engine, listing: pa.Table, keys: Column, origin: dict[str, Any]
+) -> TextColumns:
+    """Return the columns `TEXT_COLUMNS` of some samples, in the order of their keys.
 
     Args:
-        scan: The scan; its captions name the sidecar's suffix.
+        scan: The scan; its captions say where the texts are.
         engine: Runs the reads.
         listing: Every object of the storage, as listed for the samples.
-        facts: Samples by key, with the texts of an earlier scan.
-        reuse: Whether those earlier texts come from the same source.
-    """
-    suffix = scan.captions.sidecar
-    files = {stem(o.key): o for o in listing if PurePosixPath(o.key).suffix == suffix}
-    wanted = {key: files[stem(key)] for key in facts if stem(key) in files}
-    texts: dict[str, Text] = {}
-    fresh: dict[str, list[str]] = {}
-    for key, info in wanted.items():
-        if reuse and facts[key].text_etag == info.etag:
-            texts[key] = Text(facts[key].text, info.etag, facts[key].text_error)
-        else:
-            fresh.setdefault(info.key, []).append(key)
-    objects = [files[stem(keys[0])] for keys in fresh.values()]
-    with progress(f"captions {scan.name}", len(objects), "files") as advance:
-        for info, outcome in engine.map(_ReadText(scan.storage), objects):
-            text = _text(info, outcome)
-            texts.update(dict.fromkeys(fresh[info.key], text))
-            advance(1)
-    return texts
-
-
-def _text(info: ObjectInfo, outcome: str | Exception) -> Text:
-    if isinstance(outcome, str):
-        return Text((outcome,), info.etag)
-    # An empty etag never equals a listed one, so a file that vanished is looked for again.
-    if isinstance(outcome, ObjectNotFoundError):
-        return Text(None, "", f"no caption: {info.key} vanished")
-    if isinstance(outcome, MediaError):
-        return Text(None, info.etag, str(outcome))
-    outcome.add_note(f"while reading the caption file {info.key!r}")
-    raise outcome
-
-
-def column_texts(storage: TabularStorage, captions: Captions) -> dict[str, Text]:
-    """Return the caption columns of each row of a table.
+        keys: Keys of the samples.
+        origin: What the facts of this scan are measured from.
 
     Raises:
-        TableError: A column is not there.
+        TableError: A caption column is not there.
+        StorageError: A text cannot be read for reasons that are not its own.
     """
+    captions = scan.captions
+    if isinstance(scan.storage, TabularStorage) and captions.columns:
+        return _of_columns(scan.storage, captions, keys)
+    if captions.sidecar is None:
+        return _nothing(len(keys))
+    known = scan.known
+    reuse = known is not None and known.origin == origin
+    return _of_sidecars(scan, engine, listing, keys, known.table if reuse else None)
+
+
+def _nothing(rows: int) -> TextColumns:
+    return (
+        pa.nulls(rows, _TEXT_LIST),
+        pa.nulls(rows, pa.large_string()),
+        pa.nulls(rows, pa.string()),
+    )
+
+
+def _of_columns(storage: TabularStorage, captions: Captions, keys: Column) -> TextColumns:
     table = storage.rows(captions.columns)
-    values = [table[name].to_pylist() for name in captions.columns]
-    keys = table["key"].to_pylist()
-    return {key: Text(flatten(cells)) for key, *cells in zip(keys, *values, strict=True)}
+    found = column_texts([table[name] for name in captions.columns])
+    places = find(keys, table["key"].cast(pa.large_string()))
+    _, etags, errors = _nothing(len(keys))
+    return found.take(pa.array(places, mask=places < 0)), etags, errors
+
+
+def column_texts(columns: Sequence[Column]) -> Column:
+    """Return the texts of each row of a table, one entry a column; "" for an empty cell.
+
+    The texts of a cell that holds a list are kept apart by `LIST_SEPARATOR`.
+    """
+    if len(columns) == 1 and _is_text(columns[0].type):
+        return one_each(pc.fill_null(columns[0].cast(pa.large_string()), ""))
+    cells = zip(*(column.to_pylist() for column in columns), strict=True)
+    return pa.array([flatten(list(row)) for row in cells], _TEXT_LIST)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def flatten(cells: list[object]) -> tuple[str, ...]:
@@ -115,3 +97,113 @@ def flatten(cells: list[object]) -> tuple[str, ...]:
         else:
             texts.append("" if cell is None else str(cell))
     return tuple(texts)
+
+
+def _of_sidecars(
+    scan: Scan, engine: Engine, listing: pa.Table, keys: Column, known: pa.Table | None
+) -> TextColumns:
+    """Return the text beside each sample, reading only files that are new or changed."""
+    suffix = scan.captions.sidecar or ""
+    files = listing.filter(pc.ends_with(listing["key"], suffix))
+    places = find(stems(keys), stems(files["key"]))
+    if not len(files):
+        return _nothing(len(keys))
+    etags = files["etag"].take(pa.array(places, mask=places < 0))
+    same = np.zeros(len(keys), dtype=bool)
+    before = np.full(len(keys), -1, dtype=np.int64)
+    if known is not None:
+        before = find(keys, known["key"])
+        now = pa.table({"etag": pc.fill_null(etags, "")})
+        old = pa.table({"etag": pc.fill_null(known["text_etag"], "\0")})
+        same = same_etag(now, old, before)
+    fresh = np.flatnonzero((places >= 0) & ~same)
+    read = _read(scan, engine, files.take(pa.array(np.unique(places[fresh]))))
+    return _merged(_Texts(places, same, before, fresh), etags, known, read)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Where each sample's text comes from: its file, the earlier facts, or a new read."""
+
+    files: NDArray[np.int64]
+    same: NDArray[np.bool_]
+    before: NDArray[np.int64]
+    fresh: NDArray[np.int64]
+
+
+def _merged(
+    found: _Texts, etags: Column, known: pa.Table | None, read: pa.Table
+) -> TextColumns:
+    """Join the texts read now with those kept, in the order of the samples."""
+    rows = len(found.files)
+    # Places in the rows kept, followed by the rows read now.
+    places = np.full(rows, -1, dtype=np.int64)
+    kept = _empty(read.schema) if known is None else known.select(["text", "text_error"])
+    places[found.same] = found.before[found.same]
+    numbers = np.unique(found.files[found.fresh])
+    places[found.fresh] = len(kept) + np.searchsorted(numbers, found.files[found.fresh])
+    source = pa.concat_tables([kept, read.select(["text", "text_error"])])
+    chosen = source.take(pa.array(places, mask=places < 0))
+    # An empty etag never equals a listed one, so a file that vanished is looked for again.
+    error = chosen["text_error"]
+    if error.null_count < rows:
+        vanished = flags(pc.starts_with(error, "no caption"))
+        etags = pc.if_else(pa.array(vanished), "", etags)
+    return chosen["text"], etags, error
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    return schema.empty_table().select(["text", "text_error"])
+
+
+def _read(scan: Scan, engine: Engine, files: pa.Table) -> pa.Table:
+    """Return text and error of some text files, in their order."""
+    parts = [pa.table([pa.nulls(0, _TEXT_LIST), pa.nulls(0, pa.string())],
+                      names=["text", "text_error"])]  # fmt: skip
+    size = scan.storage.spans_at_once
+    pieces = (files.slice(start, size) for start in range(0, len(files), size))
+    with progress(f"captions {scan.name}", len(files), "files") as advance:
+        for piece, outcome in engine.map(_ReadTexts(scan.storage), pieces):
+            if isinstance(outcome, Exception):
+                raise outcome
+            parts.append(outcome)
+            advance(len(piece))
+    return pa.concat_tables(parts)
+
+
+@dataclass(frozen=True)
+class _ReadTexts:
+    """Reads some text files; picklable, so that any engine can run it."""
+
+    storage: Storage
+
+    def __call__(self, files: pa.Table) -> pa.Table:
+        keys = files["key"].to_pylist()
+        spans = [(key, 0, MAX_TEXT_BYTES + 1) for key in keys]
+        texts: list[list[str] | None] = []
+        errors: list[str | None] = []
+        for key, outcome in zip(keys, self.storage.read_many(spans), strict=True):
+            text, error = _text(key, outcome)
+            texts.append(text)
+            errors.append(error)
+        columns = [pa.array(texts, _TEXT_LIST), pa.array(errors, pa.string())]
+        return pa.table(columns, names=["text", "text_error"])
+
+
+def _text(key: str, outcome: bytes | StorageError) -> tuple[list[str] | None, str | None]:
+    if isinstance(outcome, ObjectNotFoundError):
+        return None, f"no caption: {key} vanished"
+    if isinstance(outcome, StorageError):
+        outcome.add_note(f"while reading the caption file {key!r}")
+        raise outcome
+    if len(outcome) > MAX_TEXT_BYTES:
+        return None, f"caption too long: {key} is above {MAX_TEXT_BYTES} bytes"
+    try:
+        return [decode_text(outcome)], None
+    except MediaError as error:
+        return None, str(error)
+
+
+def stem(key: str) -> str:
+    """Return a key without the suffix of its last part."""
+    return str(PurePosixPath(key).with_suffix(""))

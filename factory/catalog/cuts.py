@@ -1,0 +1,111 @@
+"""How are samples resized and cut: worked out from their facts whenever it is asked.
+
+Cuts are not kept: those of 100 million samples would take gigabytes, those of a batch take a
+fraction of a millisecond.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from factory.catalog.columns import Column, hash_texts, uniform
+from factory.catalog.facts import Facts
+from factory.media.geometry import DRAWS, Geometry
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one sample is resized and cut.
+
+    Attributes:
+        intermediary: Size resized to (width, height), px.
+        crop: Offset of the cut in the resized picture (top, left), px.
+        target: Size cut to (width, height), px.
+    """
+
+    intermediary: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CutArrays:
+    """How some samples are resized and cut, column by column.
+
+    Attributes:
+        intermediary: Sizes resized to (width, height), px, int32 [n, 2].
+        crop: Offsets of the cuts in the resized pictures (top, left), px, int32 [n, 2].
+        target: Sizes cut to (width, height), px, int32 [n, 2].
+    """
+
+    intermediary: NDArray[np.int32]
+    crop: NDArray[np.int32]
+    target: NDArray[np.int32]
+
+    def each(self) -> list[Cut]:
+        """Return one `Cut` a row."""
+        columns = (self.intermediary.tolist(), self.crop.tolist(), self.target.tolist())
+        return [Cut((a, b), (c, d), (e, f)) for (a, b), (c, d), (e, f) in zip(*columns, strict=True)]
+
+
+class Cuts(Protocol):
+    """Answers how rows of a catalog are cut."""
+
+    def of(self, rows: NDArray[np.int64]) -> CutArrays:
+        """Return the cuts of some rows, in their order."""
+
+
+@dataclass(frozen=True)
+class OwnCuts:
+    """Cuts that follow from the samples' own sizes.
+
+    Attributes:
+        facts: The catalog.
+        geometry: How targets and cuts follow from sizes.
+        seed: Seed of random crops.
+    """
+
+    facts: Facts
+    geometry: Geometry
+    seed: int = 0
+
+    def of(self, rows: NDArray[np.int64]) -> CutArrays:
+        """Return the cuts of some rows, in their order."""
+        keys = pa.array(self.facts.texts("key", rows), pa.large_string())
+        shapes = self.geometry.decide(
+            self.facts.take("width", rows),
+            self.facts.take("height", rows),
+            draws(self.geometry, keys, self.seed),
+        )
+        return CutArrays(shapes.intermediary, shapes.crop, shapes.target)
+
+
+@dataclass(frozen=True)
+class PartnerCuts:
+    """Cuts of conditioning samples: those of the source samples they belong to.
+
+    Attributes:
+        source: Cuts of the source.
+        rows: Row of the source for each row here, int64 [n].
+    """
+
+    source: Cuts
+    rows: NDArray[np.int64]
+
+    def of(self, rows: NDArray[np.int64]) -> CutArrays:
+        """Return the cuts of some rows, in their order."""
+        return self.source.of(self.rows[rows])
+
+
+def draws(geometry: Geometry, keys: Column, seed: int) -> NDArray[np.float64] | None:
+    """Return a sample's random numbers, float64 [n, 3]; None where nothing is random.
+
+    They follow from the seed and the sample's key alone, so a sample keeps its cut when others
+    come or go.
+    """
+    if not geometry.uses_random:
+        return None
+    return uniform(hash_texts(keys), DRAWS, seed=seed)
