@@ -1,7 +1,7 @@
 """Backends of pictures: where they lie, what they say, and how they are cut."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from factory.backends.picture import Reader, ReadPicture
@@ -124,7 +124,9 @@ class SampleBackend:
         Raises:
             ObjectNotFoundError: The folder does not exist.
             EmptyBackendError: It holds no picture.
+            ConfigError: The captions' filter file is wrong; read before anything is measured.
         """
+        _ = self.caption.edits
         scan = Scan(self.name, self.storage, self.prefix, self.caption, known, self.medium)
         try:
             facts = self.metadata.scan(scan, engine)
@@ -221,7 +223,16 @@ class ImageBackend(SampleBackend):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalBackend(SampleBackend):
-    """Pictures to validate on: every one once, in a fixed order, never trained on."""
+    """Pictures to validate on: every one once, in a fixed order, never trained on.
+
+    Their captions are never dropped, also where the strategy shared with others drops some.
+    """
+
+    def __post_init__(self) -> None:
+        """Keep every caption."""
+        super().__post_init__()
+        if self.caption.dropout:
+            object.__setattr__(self, "caption", replace(self.caption, dropout=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,9 +136,7 @@ def decide(
     if clip is not None:
         reasons.mark(facts.column("frames") < clip.minimum_frames, TOO_SHORT)
     reasons.mark_codes(shapes.reason, REASONS)
-    texts = facts.table["text"].to_pylist()
-    silent = [not captions.captions(k, t or ()) for k, t in zip(keys, texts, strict=True)]
-    reasons.mark(np.array(silent, dtype=bool), NO_CAPTION)
+    reasons.mark(captions.silent(facts.table["key"], facts.table["text"]), NO_CAPTION)
     if max_samples is not None:
         chosen = _choose(keys, reasons.code == 0, max_samples, name)
         reasons.mark(~chosen, OVER_LIMIT)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from factory.bulk import Engine
-from factory.catalog.captions import LIST_SEPARATOR, Captions, decode_text
+from factory.catalog.captions import LIST_SEPARATOR, Captions
 from factory.catalog.facts import Fact
 from factory.catalog.metadata import Scan
 from factory.errors import MediaError, ObjectNotFoundError
@@ -33,9 +33,10 @@ class _ReadText:
     """Reads one text file; picklable, so that any engine can run it."""
 
     storage: Storage
+    captions: Captions
 
-    def __call__(self, info: ObjectInfo) -> str:
-        return decode_text(self.storage.read(info.key))
+    def __call__(self, info: ObjectInfo) -> tuple[str, ...]:
+        return self.captions.parse(self.storage.read(info.key))
 
 
 def stem(key: str) -> str:
@@ -72,16 +73,16 @@ def read_sidecars(
             fresh.setdefault(info.key, []).append(key)
     objects = [files[stem(keys[0])] for keys in fresh.values()]
     with progress(f"captions {scan.name}", len(objects), "files") as advance:
-        for info, outcome in engine.map(_ReadText(scan.storage), objects):
+        for info, outcome in engine.map(_ReadText(scan.storage, scan.captions), objects):
             text = _text(info, outcome)
             texts.update(dict.fromkeys(fresh[info.key], text))
             advance(1)
     return texts
 
 
-def _text(info: ObjectInfo, outcome: str | Exception) -> Text:
-    if isinstance(outcome, str):
-        return Text((outcome,), info.etag)
+def _text(info: ObjectInfo, outcome: tuple[str, ...] | Exception) -> Text:
+    if isinstance(outcome, tuple):
+        return Text(outcome, info.etag)
     # An empty etag never equals a listed one, so a file that vanished is looked for again.
     if isinstance(outcome, ObjectNotFoundError):
         return Text(None, "", f"no caption: {info.key} vanished")
