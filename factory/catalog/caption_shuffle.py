@@ -3,6 +3,7 @@
 import hashlib
 import random
 from dataclasses import dataclass, fields
+from typing import Any
 
 # What tags stand between, and what is put between them again.
 SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
@@ -65,3 +66,12 @@ class Shuffle:
             random.Random(start + number).shuffle(order)  # noqa: S311 - an order, not a secret
             found.append(joint.join([*fixed, *order]))
         return tuple(dict.fromkeys(found))
+
+
+def shuffle_of(count: int, **options: Any) -> Shuffle | None:
+    """Return how captions are shuffled as a config says it, where a count of 0 means not at all.
+
+    Raises:
+        ValueError: A value is wrong.
+    """
+    return Shuffle(count=count, **options) if count else None

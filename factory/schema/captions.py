@@ -22,8 +22,8 @@ NO_TABLES = ("LocalStorage", "S3Storage", "MemoryStorage")
 class ShuffleConfig:
     """Variants of each caption whose tags stand in another order."""
 
-    _target_: str = "factory.catalog.caption_shuffle.Shuffle"
-    count: int = opt(1, "variants made of each caption; all are encoded beforehand")
+    _target_: str = "factory.catalog.caption_shuffle.shuffle_of"
+    count: int = opt(0, "variants made of each caption, all encoded beforehand; 0 means none")
     seed: int = opt(II("data.seed"), "seed of the orders")
     split_on: str = opt("comma", "what parts the tags: comma | space | period")
     position_start: int = opt(0, "the first so many tags keep their place")
@@ -31,7 +31,7 @@ class ShuffleConfig:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("count", self.count, 1)
+        yield from at_least("count", self.count, 0)
         yield from at_least("position_start", self.position_start, 0)
         if self.split_on not in SPLITS:
             yield (
@@ -56,8 +56,8 @@ class CaptionConfig:
     filters_file: str | None = opt(
         None, "file with more filters: .txt, one a line, or .json, a list"
     )
-    shuffle: ShuffleConfig | None = opt(
-        None, "variants of each caption with its tags in other orders; {} turns it on"
+    shuffle: ShuffleConfig = opt(
+        factory=ShuffleConfig, meaning="variants of each caption with its tags in other orders"
     )
     dropout: float = opt(0.0, "probability (0 to 1) that a sample's caption is empty in an epoch")
 
