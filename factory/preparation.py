@@ -1,13 +1,15 @@
 """Making a registry's backends ready: scan, decide, encode, once for all ranks."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.image import ConditioningBackend, SampleBackend
 from factory.backends.source import Source
 from factory.catalog.catalog import Catalog
+from factory.catalog.cuts import PartnerCuts
 from factory.catalog.facts import Facts
-from factory.catalog.pairing import pair, without_partner
+from factory.catalog.pairing import pair
 from factory.errors import EmptyBackendError, FactoryError
 from factory.registry import Registry
 
@@ -42,8 +44,8 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
     # Repeated, for max_samples may put others in the place of what could not be read.
     while unreadable := _encode_pictures(registry, touched):
         for name, errors in unreadable.items():
-            facts[name] = facts[name].with_errors(errors)
-            facts[name].save(registry.cache.storage, registry.cache.catalog_key(name))
+            marked = facts[name].with_errors(errors)
+            facts[name] = registry.cache.shelf(name).save(marked)
         sources = _decide(registry, facts, seed)
         touched = [source for name in unreadable for source in _with_partners(sources[name])]
     _encode_captions(registry, sources.values())
@@ -58,7 +60,7 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
     """
     facts = {}
     for name in registry.samples:
-        found = Facts.load(registry.cache.storage, registry.cache.catalog_key(name))
+        found = registry.cache.shelf(name).load()
         if found is None:
             raise EmptyBackendError(
                 f"backend {name!r} has no published catalog in {registry.cache.storage.identity}; "
@@ -69,18 +71,18 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
 
 
 def _scan(registry: Registry, backend: SampleBackend) -> Facts:
-    cache = registry.cache
-    key = cache.catalog_key(backend.name)
+    shelf, journal = registry.cache.shelf(backend.name), registry.cache.journal(backend.name)
     with registry.telemetry.stage(f"scan {backend.name}") as stage:
         try:
             backend.storage.check()
         except FactoryError as error:
             error.add_note(f"while checking the storage of backend {backend.name!r}")
             raise
-        known = Facts.load(cache.storage, key)
-        facts = backend.scan(known, registry.engine)
-        if known is None or not facts.table.equals(known.table) or facts.origin != known.origin:
-            facts.save(cache.storage, key)
+        known = shelf.load()
+        facts = backend.scan(known, registry.engine, journal)
+        if known is None or facts.origin != known.origin or not facts.table.equals(known.table):
+            facts = shelf.save(facts)
+        journal.clear()
         stage.counts.update(samples=len(facts), changes=str(facts.changes))
     return facts
 
@@ -114,10 +116,10 @@ def _paired(
     """Pair a conditioning backend with its source, which loses what has no partner."""
     source = sources[backend.source]
     catalog = source.catalog
-    partners, decided = pair(
+    partners, of_partner, decided = pair(
         catalog.facts, catalog.decisions, source.backend.prefix, facts, backend.prefix
     )
-    left = without_partner(catalog.decisions, partners, backend.name)
+    left = catalog.decisions.without(partners < 0, f"no partner in {backend.name}")
     if not left.kept:
         raise EmptyBackendError(
             f"backend {source.name!r}: no sample has a partner in {backend.name!r} "
@@ -126,9 +128,11 @@ def _paired(
             f"data.backends.{source.name}.prefix={source.backend.prefix!r} with "
             f"data.backends.{backend.name}.prefix={backend.prefix!r}"
         )
-    source.catalog = Catalog(catalog.facts, left, catalog.captions)
-    store = registry.image_store(backend)
-    partner = Source(backend, Catalog(facts, decided, backend.caption), store)
+    source.catalog = replace(catalog, decisions=left)
+    cuts = PartnerCuts(catalog.shapes, of_partner)
+    partner = Source(
+        backend, Catalog(facts, decided, backend.caption, cuts), registry.image_store(backend)
+    )
     source.conditioning[backend.name] = (partner, partners)
     return partner
 

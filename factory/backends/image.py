@@ -1,18 +1,21 @@
 """Backends of pictures: where they lie, what they say, and how they are cut."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from factory.backends.picture import Reader, ReadPicture
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.catalog import Catalog
+from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
+from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
+from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
@@ -57,6 +60,7 @@ class SampleBackend:
         max_samples: Keep at most this many samples, chosen by the backend's name.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
+        filters: Conditions on columns of the samples' table; rows that fail one are dropped.
         what: What one sample is called in messages.
     """
 
@@ -77,11 +81,13 @@ class SampleBackend:
     max_samples: int | None = None
     text_embeds: str | None = None
     image_embeds: str | None = None
+    filters: Sequence[RowFilter] = ()
 
     def __post_init__(self) -> None:
         """Check the geometry now, so that a mistake is found before any I/O."""
         prefix = self.prefix.strip("/")
         object.__setattr__(self, "prefix", "" if prefix == "." else prefix)
+        object.__setattr__(self, "filters", tuple(self.filters))
         _ = self.geometry
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(
@@ -118,14 +124,27 @@ class SampleBackend:
         """How samples become pixels."""
         return ReadPicture(self.storage)
 
-    def scan(self, known: Facts | None, engine: Engine) -> Facts:
+    def scan(
+        self, known: Facts | None, engine: Engine, journal: Journal | None = None
+    ) -> Facts:
         """Measure what is new or changed since `known`.
 
         Raises:
             ObjectNotFoundError: The folder does not exist.
             EmptyBackendError: It holds no picture.
+            ConfigError: The captions' filter file is wrong; read before anything is measured.
         """
-        scan = Scan(self.name, self.storage, self.prefix, self.caption, known, self.medium)
+        _ = self.caption.edits
+        scan = Scan(
+            name=self.name,
+            storage=self.storage,
+            prefix=self.prefix,
+            captions=self.caption,
+            known=known,
+            medium=self.medium,
+            columns=tuple(dict.fromkeys(one.column for one in self.filters)),
+            journal=journal,
+        )
         try:
             facts = self.metadata.scan(scan, engine)
         except ObjectNotFoundError as error:
@@ -158,10 +177,12 @@ class SampleBackend:
             seed=seed,
             max_samples=self.max_samples,
             clip=self.clip,
+            filters=self.filters,
         )
         if not decisions.kept:
             raise EmptyBackendError(self._all_dropped(facts, decisions))
-        return Catalog(facts, decisions, self.caption)
+        cuts = OwnCuts(facts, self.geometry, seed)
+        return Catalog(facts, decisions, self.caption, cuts)
 
     def _suffixes(self) -> str:
         """Name the setting that says which files count."""
@@ -174,7 +195,7 @@ class SampleBackend:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         first = next(iter(dropped))
         row = int((made.reason == made.reasons.index(first)).argmax())
-        columns = (facts.table[name][row].as_py() for name in ("error", "text_error"))
+        columns = (facts.texts(name, [row])[0] for name in ("error", "text_error"))
         example = next((text for text in columns if text), "")
         mend = f"mend such files as {facts.key(row)!r} ({example or first})"
         mend = self.advice().get(first, mend)
@@ -221,7 +242,16 @@ class ImageBackend(SampleBackend):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalBackend(SampleBackend):
-    """Pictures to validate on: every one once, in a fixed order, never trained on."""
+    """Pictures to validate on: every one once, in a fixed order, never trained on.
+
+    Their captions are never dropped, also where the strategy shared with others drops some.
+    """
+
+    def __post_init__(self) -> None:
+        """Keep every caption."""
+        super().__post_init__()
+        if self.caption.dropout:
+            object.__setattr__(self, "caption", replace(self.caption, dropout=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.catalog.catalog import Cut
+from factory.catalog.cuts import Cut
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSION, decode
 from factory.media.headers import MAX_PIXELS

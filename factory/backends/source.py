@@ -40,17 +40,22 @@ class Source:
 
     def picture(self, row: int) -> Picture:
         """Describe the picture of a row: which object, and how it is cut."""
-        table = self.catalog.facts.table
-        key, etag, width, height, size, frames = (
-            table[name][row].as_py()
-            for name in ("key", "etag", "width", "height", "size", "frames")
-        )
-        cut = self.catalog.cut(row)
-        return Picture(row, key, etag, cut, width * height, size, frames)
+        return self.pictures(np.array([row]))[0]
 
     def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
         """Describe the pictures of some rows, in their order."""
-        return [self.picture(row) for row in rows.tolist()]
+        facts = self.catalog.facts
+        pixels = facts.take("width", rows).astype(np.int64) * facts.take("height", rows)
+        columns = (
+            np.asarray(rows).tolist(),
+            facts.texts("key", rows),
+            facts.texts("etag", rows),
+            self.catalog.cuts(rows).each(),
+            pixels.tolist(),
+            facts.take("size", rows).tolist(),
+            facts.take("frames", rows).tolist(),
+        )
+        return list(map(Picture, *columns))
 
     def read_pixels(self, rows: NDArray[np.int64], engine: Engine) -> torch.Tensor:
         """Read samples of one bucket: uint8 RGB [B, H, W, 3], in the order of the rows.

@@ -12,6 +12,7 @@ from factory.backends.picture import Picture, Reader, cut_parts
 from factory.bulk import Engine
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
+from factory.catalog.journal import Journal
 from factory.catalog.medium import VIDEOS, Medium, Videos
 from factory.media.crop import fit
 from factory.media.headers import MAX_PIXELS
@@ -111,7 +112,9 @@ class VideoBackend(ImageBackend):
         """Samples are read as clips."""
         return ReadClip(self.storage, self.clip)
 
-    def scan(self, known: Facts | None, engine: Engine) -> Facts:
+    def scan(
+        self, known: Facts | None, engine: Engine, journal: Journal | None = None
+    ) -> Facts:
         """Measure what is new or changed since `known`.
 
         Raises:
@@ -120,7 +123,7 @@ class VideoBackend(ImageBackend):
             EmptyBackendError: It holds no video.
         """
         pyav()  # before anything is listed
-        return super().scan(known, engine)
+        return super().scan(known, engine, journal)
 
     def advice(self) -> dict[str, str]:
         """Return how to keep samples, by the reason they are dropped for."""

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from factory.cache.store import TensorStore
+from factory.catalog.journal import Journal
+from factory.catalog.published import Shelf
 from factory.storage.base import Storage
 
 
@@ -29,6 +33,20 @@ class CachePlace:
             raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
         if self.shard_mb <= 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
+
+    def shelf(self, backend: str) -> Shelf:
+        """Return where the facts of a backend are published, and mapped on this machine."""
+        key = self.catalog_key(backend)
+        here = self.storage.local_path(key)
+        if here is None:
+            # A folder of its own for each cache: two runs may have backends of one name.
+            name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
+            here = Path(self.scratch_dir).parent / "catalogs" / name / f"{backend}.parquet"
+        return Shelf(self.storage, key, here.with_suffix(".arrow"))
+
+    def journal(self, backend: str) -> Journal:
+        """Return what an unfinished scan of a backend leaves."""
+        return Journal(self.storage, f"{self.prefix}/catalog/{backend}.scan")
 
     def catalog_key(self, backend: str) -> str:
         """Return where the facts of a backend are published."""

@@ -5,38 +5,74 @@ or nowhere) and turns it into captions without any I/O of its own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from pathlib import PurePosixPath
 
-from factory.errors import MediaError
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from factory.catalog.caption_filters import check_suffix, read_filters
+from factory.catalog.caption_shuffle import Shuffle
+from factory.catalog.caption_silence import holding, names_holding, perhaps_nameless, speaking
+from factory.edits import Edit, edit_problems, parse_edits
+from factory.errors import ConfigError, MediaError
 
 # Between the texts of one table cell that holds a list of captions: the ASCII record separator,
 # which no caption contains, unlike a line break.
 LIST_SEPARATOR = "\x1e"
 
-_MASK = 2**64 - 1
-# The golden ratio as a 64-bit fraction, and the multipliers of Stafford's mix 13 (splitmix64).
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+# Rows turned into Python texts at once where they have to be looked at one by one.
+_BLOCK = 65536
 
 
 @dataclass(frozen=True)
 class Captions(ABC):
     """How the captions of a sample are found.
 
-    Captions are trimmed of white space and line ends; blank ones are left out.
+    A strategy yields texts; each is trimmed of white space, edited by the filters, trimmed
+    again and, if anything is left, shuffled and prefixed. Subclasses implement `_texts`, and
+    may say more quickly than row by row which samples are silent (`_blank`, `_holding`).
 
     Attributes:
         prepend: Text put before every caption and a space, such as a trigger word.
+        filters: What is removed from every caption or replaced in it, one entry after the
+            other; see `factory.edits`.
+        filters_file: File of this machine with more entries, a .txt of one a line or a .json
+            list; read once, when it is first needed.
+        shuffle: Adds variants of each caption in other orders; None adds none.
+        dropout: Probability from 0 to 1 that a sample's caption is "" in an epoch.
         sidecar: Suffix of the text file read beside each sample; None if none is read.
         columns: Columns wanted from the table of the samples.
     """
 
     prepend: str | None = field(default=None, kw_only=True)
+    filters: Sequence[str] = field(default=(), kw_only=True)
+    filters_file: str | None = field(default=None, kw_only=True)
+    shuffle: Shuffle | None = field(default=None, kw_only=True)
+    dropout: float = field(default=0.0, kw_only=True)
     sidecar: str | None = field(default=None, init=False, repr=False)
     columns: tuple[str, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check what every strategy shares; a subclass that overrides this calls it.
+
+        Raises:
+            ValueError: A value is wrong; a filter is named by its number.
+        """
+        if isinstance(self.filters, str):
+            raise ConfigError(f"filters must be a list of texts, got {self.filters!r}")
+        object.__setattr__(self, "filters", tuple(self.filters or ()))
+        if problems := list(edit_problems(self.filters, "filters entry")):
+            raise ConfigError(problems)
+        if self.filters_file is not None:
+            check_suffix(self.filters_file)
+        if self.shuffle is not None and not isinstance(self.shuffle, Shuffle):
+            raise ValueError(f"shuffle must be a Shuffle or None, got {self.shuffle!r}")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must be a probability from 0 to 1, got {self.dropout!r}")
 
     @property
     def source(self) -> str:
@@ -45,8 +81,27 @@ class Captions(ABC):
             return f"sidecar:{self.sidecar}"
         return f"columns:{'|'.join(self.columns)}" if self.columns else "none"
 
+    @cached_property
+    def edits(self) -> tuple[Edit, ...]:
+        """What the filters do, those of the file last.
+
+        Raises:
+            ObjectNotFoundError: There is no such filter file.
+            ConfigError: An entry is wrong; named by file and line.
+        """
+        own = parse_edits(self.filters, "filters entry")
+        return own if self.filters_file is None else (*own, *read_filters(self.filters_file))
+
+    def parse(self, data: bytes) -> tuple[str, ...]:
+        """Return the raw texts in the bytes of a sidecar file, as `captions` takes them.
+
+        Raises:
+            MediaError: The bytes are not such a file.
+        """
+        return (decode_text(data),)
+
     def captions(self, key: str, raw: Sequence[str]) -> tuple[str, ...]:
-        """Return all captions of one sample, perhaps none.
+        """Return all captions of one sample that may be drawn, perhaps none.
 
         Args:
             key: Storage key of the sample.
@@ -54,16 +109,89 @@ class Captions(ABC):
                 `columns`, "" where a cell is empty; or nothing.
         """
         before = (self.prepend or "").strip()
-        texts = (text.strip() for text in self._texts(key, raw))
-        return tuple(f"{before} {text}" if before else text for text in texts if text)
+        return tuple(
+            f"{before} {text}" if before else text
+            for spoken in self._spoken(key, raw)
+            for text in (self.shuffle.variants(spoken) if self.shuffle else (spoken,))
+        )
+
+    def silent(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
+        """Mark the samples that have no caption, bool [n]; agrees with `captions` on each.
+
+        Args:
+            keys: Storage keys, large_string, n rows.
+            texts: Raw texts of each, list<string>, n rows; null where there are none.
+        """
+        blank = self._blank(keys, texts)
+        if blank is None:
+            blank, doubtful = np.zeros(len(keys), dtype=bool), np.ones(len(keys), dtype=bool)
+        else:
+            doubtful = ~blank & self._edited(keys, texts)
+        for start in range(0, len(keys), _BLOCK):
+            rows = np.flatnonzero(doubtful[start : start + _BLOCK])
+            if rows.size:
+                names = keys.slice(start, _BLOCK).take(rows).to_pylist()
+                raws = texts.slice(start, _BLOCK).take(rows).to_pylist()
+                spoken = (self._spoken(n, r or ()) for n, r in zip(names, raws, strict=True))
+                blank[start + rows] = [next(words, None) is None for words in spoken]
+        return blank
 
     @abstractmethod
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
-        """Yield the captions before they are trimmed and prefixed."""
+        """Yield the captions before they are trimmed, filtered, shuffled and prefixed."""
+
+    def _blank(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_] | None:
+        """Mark samples whose texts are all blank before the filters; None asks row by row."""
+        del keys, texts
+        return None
+
+    def _holding(
+        self, keys: pa.ChunkedArray, texts: pa.ChunkedArray, literal: str
+    ) -> NDArray[np.bool_]:
+        """Mark at least the samples with a caption that holds a literal, before the filters."""
+        del texts, literal
+        return np.ones(len(keys), dtype=bool)
+
+    def _edited(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
+        """Mark at least the samples with a caption that a filter changes."""
+        marked = np.zeros(len(keys), dtype=bool)
+        for edit in self.edits:
+            if edit.literal is None:
+                return np.ones(len(keys), dtype=bool)
+            if edit.literal:
+                marked |= self._holding(keys, texts, edit.literal)
+        return marked
+
+    def _spoken(self, key: str, raw: Sequence[str]) -> Iterator[str]:
+        """Yield the captions as filtered, blank ones left out."""
+        for text in self._texts(key, [text or "" for text in raw]):
+            edited = reduce(lambda before, edit: edit(before), self.edits, text.strip()).strip()
+            if edited:
+                yield edited
 
 
 @dataclass(frozen=True)
-class TextFileCaptions(Captions):
+class RawTextCaptions(Captions):
+    """Strategies whose captions are cut from raw texts: one whose texts are blank is silent."""
+
+    @property
+    def _entries(self) -> int | None:
+        """How many raw texts of a sample are looked at; None for all."""
+        return None
+
+    def _blank(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
+        del keys
+        return ~speaking(texts, self._entries)
+
+    def _holding(
+        self, keys: pa.ChunkedArray, texts: pa.ChunkedArray, literal: str
+    ) -> NDArray[np.bool_]:
+        del keys
+        return holding(texts, literal, self._entries)
+
+
+@dataclass(frozen=True)
+class TextFileCaptions(RawTextCaptions):
     """A text file of the same stem beside each sample.
 
     Attributes:
@@ -82,6 +210,7 @@ class TextFileCaptions(Captions):
         """
         if not self.suffix.startswith("."):
             raise ValueError(f"suffix must start with a dot, such as .txt; got {self.suffix!r}")
+        super().__post_init__()
         object.__setattr__(self, "sidecar", self.suffix)
 
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
@@ -101,6 +230,20 @@ class FilenameCaptions(Captions):
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
         del raw
         return [PurePosixPath(key).stem.replace("_", " ")]
+
+    def _blank(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
+        del texts
+        blank = np.zeros(len(keys), dtype=bool)
+        rows = perhaps_nameless(keys)
+        names = keys.take(rows).to_pylist()
+        blank[rows] = [not any(text.strip() for text in self._texts(name, ())) for name in names]
+        return blank
+
+    def _holding(
+        self, keys: pa.ChunkedArray, texts: pa.ChunkedArray, literal: str
+    ) -> NDArray[np.bool_]:
+        del texts
+        return names_holding(keys, literal)
 
 
 @dataclass(frozen=True)
@@ -124,6 +267,12 @@ class InstanceCaptions(Captions):
         if not any(texts):
             raise ValueError(f"prompt must be a text or texts, not blank; got {self.prompt!r}")
         object.__setattr__(self, "prompt", tuple(text for text in texts if text))
+        super().__post_init__()
+
+    def silent(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
+        """Mark all samples or none, since they all say the same; see `Captions.silent`."""
+        del texts
+        return np.full(len(keys), not self.captions("", ()))
 
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
         del key, raw
@@ -131,7 +280,7 @@ class InstanceCaptions(Captions):
 
 
 @dataclass(frozen=True)
-class ColumnCaptions(Captions):
+class ColumnCaptions(RawTextCaptions):
     """Columns of the samples' own table: Parquet, CSV or Hugging Face.
 
     Attributes:
@@ -154,14 +303,31 @@ class ColumnCaptions(Captions):
             raise ValueError(f"columns must name at least one column, got {self.columns!r}")
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "fallback_columns", fallback)
+        super().__post_init__()
+
+    @property
+    def _entries(self) -> int:
+        return len(self.columns)
 
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
         del key
-        cells = dict(zip(self.columns, raw, strict=False))
-        first = [text for name, text in cells.items() if name not in self.fallback_columns]
-        if not any(text.strip(LIST_SEPARATOR).strip() for text in first):
-            first = [text for name, text in cells.items() if name in self.fallback_columns]
-        return (part for text in first for part in text.split(LIST_SEPARATOR))
+        return listed(self.columns, raw, self.fallback_columns)
+
+
+def listed(names: Sequence[str], cells: Sequence[str], fallback: Sequence[str]) -> Iterator[str]:
+    """Yield the texts of cells, those of fallbacks only where all the others are blank.
+
+    Args:
+        names: What each cell is called.
+        cells: The cells, each one text or several with `LIST_SEPARATOR` between.
+        fallback: Names of the fallbacks.
+    """
+    pairs = list(zip(names, cells, strict=False))
+    first = [text for name, text in pairs if name not in fallback]
+    # The separator is white space itself.
+    if not any(text.strip() for text in first):
+        first = [text for name, text in pairs if name in fallback]
+    return (part for text in first for part in text.split(LIST_SEPARATOR))
 
 
 def decode_text(data: bytes) -> str:
@@ -181,26 +347,3 @@ def decode_text(data: bytes) -> str:
             f"byte 0x{data[position]:02x} at position {position}; if the file is {guess}, "
             f"convert it with: iconv -f {guess} -t UTF-8 FILE > NEW",
         ) from error
-
-
-def choose(captions: Sequence[str], *, seed: int, epoch: int, row: int) -> str:
-    """Return the caption a sample has in an epoch: a function of (seed, epoch, row) alone.
-
-    The three numbers go one after the other through the mixing steps of splitmix64; the high
-    bits of the result pick the entry, each with equal chance to within n / 2**64.
-
-    Raises:
-        ValueError: There is no caption to choose from.
-    """
-    if not captions:
-        raise ValueError(f"row {row} has no caption to choose from; drop it as 'no caption'")
-    state = 0
-    for number in (seed, epoch, row):
-        state = _mix((state ^ (number & _MASK)) + _GOLDEN & _MASK)
-    return captions[state * len(captions) >> 64]
-
-
-def _mix(state: int) -> int:
-    state = (state ^ state >> 30) * _MIX_1 & _MASK
-    state = (state ^ state >> 27) * _MIX_2 & _MASK
-    return state ^ state >> 31

@@ -8,7 +8,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from factory.catalog.captions import Captions, choose
+from factory.catalog.caption_draws import choose, dropped
+from factory.catalog.captions import Captions
 from factory.catalog.cuts import Cut, CutArrays, Cuts
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
@@ -62,8 +63,14 @@ class Catalog:
         return self.captions.captions(self.facts.key(row), self.facts.text(row))
 
     def caption(self, row: int, *, seed: int, epoch: int) -> str:
-        """Return the caption a row has in an epoch: a function of (seed, epoch, row)."""
-        return choose(self.texts(row), seed=seed, epoch=epoch, row=row)
+        """Return the caption a row has in an epoch: a function of (seed, epoch, key).
+
+        It is "" where the strategy's dropout strikes.
+        """
+        key = self.facts.key(row)
+        if dropped(self.captions.dropout, seed=seed, epoch=epoch, key=key):
+            return ""
+        return choose(self.texts(row), seed=seed, epoch=epoch, key=key)
 
     def all_texts(self) -> Iterator[str]:
         """Yield every caption of every kept row in the order of rows, repeats included."""

@@ -72,6 +72,8 @@ class Discovery:
         listing = scan.storage.listing("" if tabular else scan.prefix)
         samples = listing if tabular else self.samples(scan, listing)
         origin = scan.origin(self.settings)
+        if scan.journal is not None:
+            scan.journal.origin = origin | {"captions": ""}
         table = self._measured(scan, engine, samples, _reusable(scan, origin))
         columns = texts_of(scan, engine, listing, table["key"], origin)
         for name, column in zip(TEXT_COLUMNS, columns, strict=True):

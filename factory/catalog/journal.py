@@ -31,7 +31,7 @@ class Journal:
 
     storage: Storage
     folder: str
-    origin: Mapping[str, Any]
+    origin: Mapping[str, Any] = field(default_factory=dict)
     every_s: float = EVERY_S
     _waiting: list[pa.Table] = field(default_factory=list, repr=False)
     _written: int = 0

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.bulk import Engine
-from factory.catalog.captions import LIST_SEPARATOR, Captions, decode_text
+from factory.catalog.captions import LIST_SEPARATOR, Captions
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, one_each, stems
 from factory.catalog.facts import SCHEMA
@@ -24,6 +24,9 @@ TEXT_COLUMNS = ("text", "text_etag", "text_error")
 _TEXT_LIST = SCHEMA.field("text").type
 # Sidecars larger than this are no captions; reading them would only cost memory, bytes.
 MAX_TEXT_BYTES = 2**20
+
+# Reason of a text whose file is listed and gone; it is looked for again at the next scan.
+VANISHED = "no caption"
 
 TextColumns = tuple[Column, Column, Column]
 
@@ -147,7 +150,7 @@ def _merged(
     # An empty etag never equals a listed one, so a file that vanished is looked for again.
     error = chosen["text_error"]
     if error.null_count < rows:
-        vanished = flags(pc.starts_with(error, "no caption"))
+        vanished = flags(pc.starts_with(error, VANISHED))
         etags = pc.if_else(pa.array(vanished), "", etags)
     return chosen["text"], etags, error
 
@@ -163,7 +166,7 @@ def _read(scan: Scan, engine: Engine, files: pa.Table) -> pa.Table:
     size = scan.storage.spans_at_once
     pieces = (files.slice(start, size) for start in range(0, len(files), size))
     with progress(f"captions {scan.name}", len(files), "files") as advance:
-        for piece, outcome in engine.map(_ReadTexts(scan.storage), pieces):
+        for piece, outcome in engine.map(_ReadTexts(scan.storage, scan.captions), pieces):
             if isinstance(outcome, Exception):
                 raise outcome
             parts.append(outcome)
@@ -176,32 +179,32 @@ class _ReadTexts:
     """Reads some text files; picklable, so that any engine can run it."""
 
     storage: Storage
+    captions: Captions
 
     def __call__(self, files: pa.Table) -> pa.Table:
         keys = files["key"].to_pylist()
         spans = [(key, 0, MAX_TEXT_BYTES + 1) for key in keys]
-        texts: list[list[str] | None] = []
+        texts: list[Sequence[str] | None] = []
         errors: list[str | None] = []
         for key, outcome in zip(keys, self.storage.read_many(spans), strict=True):
-            text, error = _text(key, outcome)
+            text, error = self._text(key, outcome)
             texts.append(text)
             errors.append(error)
         columns = [pa.array(texts, _TEXT_LIST), pa.array(errors, pa.string())]
         return pa.table(columns, names=["text", "text_error"])
 
-
-def _text(key: str, outcome: bytes | StorageError) -> tuple[list[str] | None, str | None]:
-    if isinstance(outcome, ObjectNotFoundError):
-        return None, f"no caption: {key} vanished"
-    if isinstance(outcome, StorageError):
-        outcome.add_note(f"while reading the caption file {key!r}")
-        raise outcome
-    if len(outcome) > MAX_TEXT_BYTES:
-        return None, f"caption too long: {key} is above {MAX_TEXT_BYTES} bytes"
-    try:
-        return [decode_text(outcome)], None
-    except MediaError as error:
-        return None, str(error)
+    def _text(self, key: str, data: bytes | StorageError) -> tuple[Sequence[str] | None, str | None]:
+        if isinstance(data, ObjectNotFoundError):
+            return None, f"{VANISHED}: {key} vanished"
+        if isinstance(data, StorageError):
+            data.add_note(f"while reading the caption file {key!r}")
+            raise data
+        if len(data) > MAX_TEXT_BYTES:
+            return None, f"caption too long: {key} is above {MAX_TEXT_BYTES} bytes"
+        try:
+            return self.captions.parse(data), None
+        except MediaError as error:
+            return None, str(error)
 
 
 def stem(key: str) -> str:

@@ -52,18 +52,18 @@ class Collate:
             pixels = source.read_pixels(rows, self.engine)
         else:
             latents = source.read_latents(rows)["latents"]
-        made, facts = catalog.decisions, catalog.facts
-        size = np.stack([facts.column("width")[rows], facts.column("height")[rows]], axis=1)
+        facts, cuts = catalog.facts, catalog.cuts(rows)
+        size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
             backend=step.backend,
             bucket=step.bucket,
             epoch=step.epoch,
             step=step.step,
-            keys=[facts.key(row) for row in rows.tolist()],
+            keys=facts.texts("key", rows),
             captions=captions,
             original_size=torch.from_numpy(size.astype(np.int32)),
-            target_size=torch.from_numpy(made.target[rows]),
-            crop_top_left=torch.from_numpy(made.crop[rows]),
+            target_size=torch.from_numpy(cuts.target),
+            crop_top_left=torch.from_numpy(cuts.crop),
             valid=torch.ones(len(rows), dtype=torch.bool)
             if valid is None
             else torch.from_numpy(valid),

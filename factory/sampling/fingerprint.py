@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 HASHED_ROWS = 2**20
 
 
-def hash_rows(rows: NDArray[np.int64]) -> str:
+def hash_rows(rows: NDArray[Any]) -> str:
     """Hash row ids in their order: 32 hex digits, the same on every machine."""
     digest = blake2b(digest_size=16)
     for first in range(0, len(rows), HASHED_ROWS):

@@ -1,7 +1,7 @@
 """Which rows make up the n-th batch that one backend gives in an epoch?"""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class PlanBackend:
 
     Attributes:
         name: The backend's name.
-        order: Row ids sorted by bucket, int64 [n]; may be a memory map, and is never copied.
+        order: Row ids sorted by bucket, integers [n]; may be a memory map, and is never copied.
         offsets: Start of each bucket in `order`, then n: int64 [len(buckets) + 1].
         buckets: Names of the buckets, such as "128x96".
         probability: Share it asks for, relative to the others, 0 or more.
@@ -34,7 +34,7 @@ class PlanBackend:
     """
 
     name: str
-    order: NDArray[np.int64]
+    order: NDArray[Any]
     offsets: NDArray[np.int64]
     buckets: tuple[str, ...]
     probability: float = 1.0

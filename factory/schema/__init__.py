@@ -16,6 +16,7 @@ SCHEMAS: dict[str, type] = {
     "metadata/discovery": run.DiscoveryConfig,
     "metadata/parquet": run.ParquetConfig,
     "caption/textfile": captions.TextFileCaptionConfig,
+    "caption/jsonfile": captions.JsonFileCaptionConfig,
     "caption/filename": captions.FilenameCaptionConfig,
     "caption/instance": captions.InstanceCaptionConfig,
     "caption/column": captions.ColumnCaptionConfig,

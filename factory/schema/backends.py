@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from factory.schema.captions import CaptionConfig, CropConfig
+from factory.schema.captions import CaptionConfig, CropConfig, misplaced
 from factory.schema.options import above, at_least, opt
 from factory.schema.storage import StorageConfig
 
@@ -98,6 +98,10 @@ class SampleBackendConfig(BackendConfig):
         if kind is ResolutionType.pixel_area and self.resolution != int(self.resolution):
             yield f"resolution must be a whole edge in px with pixel_area, got {self.resolution:g}"
         yield from self._suspicious_units()
+        yield from self._misplaced_captions()
+
+    def _misplaced_captions(self) -> Iterator[str]:
+        yield from misplaced(self.caption, self.storage, self.metadata)
 
     def _suspicious_units(self) -> Iterator[str]:
         if self.resolution_type is ResolutionType.area and self.resolution > MAX_MEGAPIXELS:
@@ -179,6 +183,9 @@ class ConditioningBackendConfig(SampleBackendConfig):
 
     _target_: str = "factory.backends.image.ConditioningBackend"
     source: str = opt(MISSING, "backend whose samples these belong to, matched by path stem")
+
+    def _misplaced_captions(self) -> Iterator[str]:
+        yield from ()  # its samples have the captions of their source
 
     def references(self) -> Iterator[tuple[str, str]]:
         """Yield (field, name) of every other backend this one needs built before it."""

@@ -89,7 +89,7 @@ def facts_of(*sizes: tuple[int, int], errors: dict[int, str] | None = None) -> F
         Fact(f"p/{n:04d}.png", 1, f"e{n}", w, h, "PNG", error=(errors or {}).get(n))
         for n, (w, h) in enumerate(sizes)
     ]
-    return Facts.of(rows, {}, {})
+    return Facts.of(rows, {})
 
 
 def replace_file(path: Path, other: Path) -> None:

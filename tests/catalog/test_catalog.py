@@ -20,7 +20,7 @@ ROWS = [
 
 def catalog(rows: list[Fact], captions: Captions | None = None) -> Catalog:
     """Return the catalog of some rows."""
-    facts, captions = Facts.of(rows, {}, {}), captions or TextFileCaptions()
+    facts, captions = Facts.of(rows, {}), captions or TextFileCaptions()
     return Catalog(facts, decide(facts, GEOMETRY, captions, name="a"), captions)
 
 

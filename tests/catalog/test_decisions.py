@@ -61,7 +61,7 @@ geometries = st.sampled_from(
 def test_each_row_is_kept_or_has_one_reason(
     rows: list[Fact], geometry: Geometry, limit: int | None, seed: int
 ) -> None:
-    facts = Facts.of(rows, {}, {})
+    facts = Facts.of(rows, {})
     made = decide(facts, geometry, TextFileCaptions(), name="a", seed=seed, max_samples=limit)
     assert made.reasons[0] == KEPT
     assert len(set(made.reasons)) == len(made.reasons)
@@ -82,7 +82,7 @@ def test_each_row_is_kept_or_has_one_reason(
 @settings(deadline=None)
 @given(facts_lists, geometries)
 def test_buckets_part_the_kept_rows(rows: list[Fact], geometry: Geometry) -> None:
-    made = decide(Facts.of(rows, {}, {}), geometry, FilenameCaptions(), name="a")
+    made = decide(Facts.of(rows, {}), geometry, FilenameCaptions(), name="a")
     seen = [row for bucket in made.buckets for row in bucket.rows.tolist()]
     assert sorted(seen) == np.flatnonzero(made.reason == 0).tolist()
     assert seen == made.order.tolist()
@@ -115,7 +115,7 @@ def test_dropped_counts_the_commonest_reason_first() -> None:
 def test_the_first_reason_counts() -> None:
     fact = Fact("a", 1, "e", 1, 1, error="truncated: x", text_error="caption not UTF-8")
     geometry = Geometry(64, alignment=16, minimum_image_size=50)
-    made = decide(Facts.of([fact], {}, {}), geometry, TextFileCaptions(), name="a", max_samples=1)
+    made = decide(Facts.of([fact], {}), geometry, TextFileCaptions(), name="a", max_samples=1)
     assert made.dropped() == {"truncated": 1}
 
 
@@ -140,7 +140,7 @@ def test_max_samples_chooses_what_the_former_system_chose(request: pytest.Fixtur
     for case in cases:
         inputs = case["inputs"]
         files = random.Random(1).sample(inputs["files"], len(inputs["files"]))
-        facts = Facts.of([Fact(name, 1, "e", 64, 64) for name in files], {}, {})
+        facts = Facts.of([Fact(name, 1, "e", 64, 64) for name in files], {})
         made = decide(
             facts,
             SMALL,
@@ -162,7 +162,7 @@ def test_max_samples_counts_usable_rows_only() -> None:
 
 def cuts(rows: list[Fact], seed: int, geometry: Geometry = RANDOM) -> dict[str, Any]:
     """Return the cut of each key."""
-    facts = Facts.of(rows, {}, {})
+    facts = Facts.of(rows, {})
     made = decide(facts, geometry, FilenameCaptions(), name="a", seed=seed)
     return {
         facts.key(n): (*made.target[n].tolist(), *made.crop[n].tolist()) for n in range(len(facts))

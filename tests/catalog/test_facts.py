@@ -1,6 +1,7 @@
 """Facts survive a round trip, and a damaged catalog is never taken for a sound one."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,12 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.catalog import facts as facts_module
-from factory.catalog.facts import SCHEMA, Changes, Fact, Facts
+from factory.catalog import published
+from factory.catalog.changes import Changes, compare
+from factory.catalog.facts import SCHEMA, Fact, Facts
+from factory.catalog.published import Shelf
 from factory.errors import CacheError
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import facts_of
+
+def shelf_in(folder: Path) -> Shelf:
+    return Shelf(LocalStorage(str(folder)), "a.parquet", folder / "mapped/a.arrow")
+
 
 words = st.text(max_size=8)
 rows = st.lists(
@@ -40,10 +47,16 @@ rows = st.lists(
 @settings(deadline=None)  # the first example imports the reader
 @given(rows)
 def test_what_is_saved_is_loaded(given_rows: list[Fact]) -> None:
-    storage = MemoryStorage("round-trip")
-    facts = Facts.of(given_rows, {"prefix": "p"}, {})
-    facts.save(storage, "catalog/a.parquet")
-    loaded = Facts.load(storage, "catalog/a.parquet")
+    facts = Facts.of(given_rows, {"prefix": "p"})
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Shelf(MemoryStorage("round-trip"), "catalog/a.parquet", Path(folder) / "a.arrow")
+        check_round_trip(shelf, facts, given_rows)
+
+
+def check_round_trip(shelf: Shelf, facts: Facts, given_rows: list[Fact]) -> None:
+    saved = shelf.save(facts)
+    assert saved.table.equals(facts.table)
+    loaded = shelf.load()
     assert loaded is not None
     assert loaded.rows() == facts.rows() == sorted(given_rows, key=lambda fact: fact.key)
     assert loaded.origin == {"prefix": "p"}
@@ -51,34 +64,32 @@ def test_what_is_saved_is_loaded(given_rows: list[Fact]) -> None:
 
 
 def test_an_absent_catalog_is_none(tmp_path: Path) -> None:
-    assert Facts.load(LocalStorage(str(tmp_path)), "catalog/a.parquet") is None
+    assert shelf_in(tmp_path).load() is None
 
 
 def test_another_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = LocalStorage(str(tmp_path))
-    monkeypatch.setattr(facts_module, "FORMAT_VERSION", facts_module.FORMAT_VERSION + 1)
-    facts_of((8, 8)).save(storage, "a.parquet")
+    monkeypatch.setattr(published, "FORMAT_VERSION", published.FORMAT_VERSION + 1)
+    shelf_in(tmp_path).save(facts_of((8, 8)))
     monkeypatch.undo()
-    assert Facts.load(storage, "a.parquet") is None
+    assert shelf_in(tmp_path).load() is None
 
 
 ADVICE = r"catalog a\.parquet in file://.* is damaged \(.*\); delete it and start again: the sam"
 
 
 def test_every_cut_is_found(tmp_path: Path) -> None:
-    storage = LocalStorage(str(tmp_path))
-    facts_of((8, 8), (9, 9)).save(storage, "a.parquet")
+    shelf_in(tmp_path).save(facts_of((8, 8), (9, 9)))
     whole = (tmp_path / "a.parquet").read_bytes()
     for length in range(0, len(whole), 97):
         (tmp_path / "a.parquet").write_bytes(whole[:length])
+        (tmp_path / "mapped/a.arrow").unlink(missing_ok=True)
         with pytest.raises(CacheError, match=ADVICE):
-            Facts.load(storage, "a.parquet")
+            shelf_in(tmp_path).load()
 
 
 def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
-    storage = LocalStorage(str(tmp_path))
     facts = facts_of(*[(100 + n, 200 + n) for n in range(40)])
-    facts.save(storage, "a.parquet")
+    shelf_in(tmp_path).save(facts)
     whole = (tmp_path / "a.parquet").read_bytes()
     # The pages; the footer has no checksum of its own in the format.
     pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
@@ -87,8 +98,9 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
         data = bytearray(whole)
         data[at] ^= 1 << at % 8
         (tmp_path / "a.parquet").write_bytes(data)
+        (tmp_path / "mapped/a.arrow").unlink(missing_ok=True)
         try:
-            loaded = Facts.load(storage, "a.parquet")
+            loaded = shelf_in(tmp_path).load()
         except CacheError:
             found += 1
         else:
@@ -106,15 +118,15 @@ def test_a_parquet_file_that_is_no_catalog_is_damaged(tmp_path: Path, header: by
         table = table.replace_schema_metadata({b"factory": header})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(CacheError, match=ADVICE):
-        Facts.load(LocalStorage(str(tmp_path)), "a.parquet")
+        shelf_in(tmp_path).load()
 
 
 def test_other_columns_under_our_header_are_damaged(tmp_path: Path) -> None:
-    header = json.dumps({"format_version": facts_module.FORMAT_VERSION, "origin": {}})
+    header = json.dumps({"format_version": published.FORMAT_VERSION, "origin": {}})
     table = pa.table({"key": ["a"]}).replace_schema_metadata({b"factory": header.encode()})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(CacheError, match=ADVICE):
-        Facts.load(LocalStorage(str(tmp_path)), "a.parquet")
+        shelf_in(tmp_path).load()
 
 
 def test_errors_are_marked_in_place() -> None:
@@ -127,9 +139,9 @@ def test_errors_are_marked_in_place() -> None:
 
 
 def test_changes_say_what_a_refresh_found() -> None:
-    known = {key: Fact(key, 1, "e") for key in ("same", "gone", "new bytes")}
+    known = Facts.of([Fact(key, 1, "e") for key in ("same", "gone", "new bytes")], {})
     now = [Fact("same", 1, "e"), Fact("new bytes", 1, "f", error="x"), Fact("added", 1, "e")]
-    changes = Changes.between(known, now)
+    changes = Facts.of(now, {}, known).changes
     assert changes == Changes(added=1, changed=1, removed=1, unchanged=1, unreadable=1)
     assert str(changes) == "1 added, 1 changed, 1 removed, 1 unchanged, 1 unreadable"
     assert str(Changes(added=2)) == "2 added"

@@ -13,7 +13,7 @@ CROP = Geometry(64, alignment=16, crop_aspect="square", crop_style="random")
 
 def facts(*rows: tuple[str, int, int] | tuple[str, int, int, str]) -> Facts:
     """Return facts of (key, width, height, error)."""
-    return Facts.of([Fact(r[0], 1, "e", r[1], r[2], error=(*r, None)[3]) for r in rows], {}, {})
+    return Facts.of([Fact(r[0], 1, "e", r[1], r[2], error=(*r, None)[3]) for r in rows], {})
 
 
 def decided(source: Facts) -> Decisions:
@@ -105,6 +105,6 @@ def test_of_several_sources_of_one_stem_a_kept_one_has_the_partner() -> None:
 
 def test_a_duplicate_row_of_a_table_does_not_take_the_partner() -> None:
     rows = [Fact("src/a.png", 1, "e", 64, 64), Fact("src/a.png", 1, "e", error="duplicate row: a")]
-    found, made = paired(Facts.of(rows, {}, {}), facts(("cond/a.png", 64, 64)))
+    found, made = paired(Facts.of(rows, {}), facts(("cond/a.png", 64, 64)))
     assert found == [0, -1]
     assert made.order.tolist() == np.array([0]).tolist()

@@ -1,0 +1,77 @@
+"""Which other orders of its tags may a caption be trained in?"""
+
+import hashlib
+import random
+from dataclasses import dataclass, fields
+from typing import Any
+
+# What tags stand between, and what is put between them again.
+SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shuffle:
+    """Makes variants of a caption whose tags stand in another order.
+
+    Attributes:
+        count: Variants made of each caption; equal ones count once, so fewer may come.
+        seed: Seed of the orders; the same caption always gets the same ones.
+        split_on: What parts the tags: "comma", "space" or "period".
+        position_start: The first so many tags keep their place.
+        include_original: Whether the caption as it was is one of the variants.
+    """
+
+    count: int = 1
+    seed: int = 0
+    split_on: str = "comma"
+    position_start: int = 0
+    include_original: bool = True
+
+    def __post_init__(self) -> None:
+        """Check types and values.
+
+        Raises:
+            ValueError: One of them is wrong.
+        """
+        object.__setattr__(self, "split_on", str(self.split_on))
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if type(value) is not option.type:  # not isinstance: True is no number here
+                raise ValueError(
+                    f"shuffle.{option.name} must be of type {option.type.__name__}, got {value!r}"  # type: ignore[union-attr]
+                )
+        for name, bound in (("count", 1), ("position_start", 0)):
+            if getattr(self, name) < bound:
+                raise ValueError(
+                    f"shuffle.{name} must be at least {bound}, got {getattr(self, name)}"
+                )
+        if self.split_on not in SEPARATORS:
+            raise ValueError(
+                f"shuffle.split_on must be {', '.join(SEPARATORS)}; got {self.split_on!r}"
+            )
+
+    def variants(self, caption: str) -> tuple[str, ...]:
+        """Return the caption's variants, each once; a caption of one tag stays alone."""
+        cut, joint = SEPARATORS[self.split_on]
+        tags = [tag.strip() for tag in caption.split(cut) if tag.strip()]
+        fixed, loose = tags[: self.position_start], tags[self.position_start :]
+        if len(loose) < 2:  # noqa: PLR2004 - one tag has one order
+            return (caption,)
+        found = [caption] if self.include_original else []
+        # The numbers the former system draws from, so that its cached texts stay of use.
+        digest = hashlib.md5(caption.encode(), usedforsecurity=False).hexdigest()
+        start = self.seed + (int(digest, 16) & 0xFFFFFFFF)
+        for number in range(self.count):
+            order = list(loose)
+            random.Random(start + number).shuffle(order)  # noqa: S311 - an order, not a secret
+            found.append(joint.join([*fixed, *order]))
+        return tuple(dict.fromkeys(found))
+
+
+def shuffle_of(count: int, **options: Any) -> Shuffle | None:
+    """Return how captions are shuffled as a config says it, where a count of 0 means not at all.
+
+    Raises:
+        ValueError: A value is wrong.
+    """
+    return Shuffle(count=count, **options) if count else None
