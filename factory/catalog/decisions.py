@@ -230,14 +230,14 @@ def decide(
     for first, rows in facts.chunks():
         reasons.mark_texts(rows["error"], first)
         reasons.mark_texts(rows["text_error"], first)
-        here = reasons.code[first : first + rows.num_rows]
-        _shape(rows, here == 0, geometry, seed, reasons, buckets, first)
+        measured = reasons.code[first : first + rows.num_rows] == 0
         if clip is not None:
             reasons.mark(_numbers(rows, "frames") < clip.minimum_frames, TOO_SHORT, first)
+        _shape(rows, measured, geometry, seed, reasons, buckets, first)
         for one in filters:
-            column = pa.chunked_array([rows[f"column.{one.column}"]])
-            reasons.mark(~one.keeps(column), one.reason, first)
-        reasons.mark(captions.silent(rows["key"], rows["text"]), NO_CAPTION, first)
+            reasons.mark(~one.keeps(_column(rows, f"column.{one.column}")), one.reason, first)
+        silent = captions.silent(_column(rows, "key"), _column(rows, "text"))
+        reasons.mark(silent, NO_CAPTION, first)
     if max_samples is not None:
         chosen = _choose(facts, reasons.code == 0, max_samples, name)
         reasons.mark(~chosen, OVER_LIMIT)
@@ -260,6 +260,10 @@ def _shape(
     shapes = geometry.decide(width, height, draws(geometry, rows["key"], seed))
     reasons.mark_codes(shapes.reason, REASONS, first)
     buckets.put(shapes.target, first)
+
+
+def _column(rows: pa.RecordBatch, name: str) -> pa.ChunkedArray:
+    return pa.chunked_array([rows[name]])
 
 
 def _numbers(rows: pa.RecordBatch, name: str) -> NDArray[Any]:

@@ -110,7 +110,8 @@ class Shelf:
         try:
             table = _mapped(self.mapped)
             header = json.loads((table.schema.metadata or {})[_HEADER])
-            if header["parquet"] != etag or header["rows"] != len(table):
+            expected = (FORMAT_VERSION, etag, len(table))
+            if (header["format_version"], header["parquet"], header["rows"]) != expected:
                 return None
             return Facts(_typed(table), dict(header["origin"]))
         except (pa.ArrowException, KeyError, OSError, TypeError, ValueError):

@@ -2,10 +2,12 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+
+import pyarrow as pa
 
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
@@ -13,6 +15,7 @@ from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Metadata, Scan
 from factory.engine.local import LocalEngine
+from factory.errors import StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
@@ -38,6 +41,14 @@ class Watched(LocalStorage):
         if key in self.broken:
             raise self.broken[key]
         return super().read(key, start, length)
+
+    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes | StorageError]:
+        """Count and fail as `read` does."""
+        return [self._read_or_error(span) for span in spans]
+
+    def listing(self, prefix: str = "") -> pa.Table:
+        """Return what `objects` yields."""
+        return Storage.listing(self, prefix)
 
     def taken(self) -> list[str]:
         """Return the keys read since the last call, sorted."""

@@ -6,6 +6,7 @@ import pytest
 
 from factory.catalog.captions import Captions, FilenameCaptions, InstanceCaptions, TextFileCaptions
 from factory.catalog.catalog import Catalog
+from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
 from factory.media.geometry import Geometry
@@ -21,7 +22,8 @@ ROWS = [
 def catalog(rows: list[Fact], captions: Captions | None = None) -> Catalog:
     """Return the catalog of some rows."""
     facts, captions = Facts.of(rows, {}), captions or TextFileCaptions()
-    return Catalog(facts, decide(facts, GEOMETRY, captions, name="a"), captions)
+    made = decide(facts, GEOMETRY, captions, name="a")
+    return Catalog(facts, made, captions, OwnCuts(facts, GEOMETRY))
 
 
 def test_rows_are_sorted_by_key_and_kept_ones_are_counted() -> None:

@@ -5,20 +5,22 @@ import random
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.catalog.captions import FilenameCaptions, InstanceCaptions, TextFileCaptions
+from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import (
     KEPT,
     NO_CAPTION,
     OVER_LIMIT,
-    Decisions,
     Reasons,
     decide,
 )
 from factory.catalog.facts import Fact, Facts
+from factory.catalog.row_filters import RowFilter
 from factory.media.geometry import REASONS, Geometry
 from tests.catalog.fakes import facts_of
 
@@ -82,7 +84,8 @@ def test_each_row_is_kept_or_has_one_reason(
 @settings(deadline=None)
 @given(facts_lists, geometries)
 def test_buckets_part_the_kept_rows(rows: list[Fact], geometry: Geometry) -> None:
-    made = decide(Facts.of(rows, {}), geometry, FilenameCaptions(), name="a")
+    facts = Facts.of(rows, {})
+    made = decide(facts, geometry, FilenameCaptions(), name="a")
     seen = [row for bucket in made.buckets for row in bucket.rows.tolist()]
     assert sorted(seen) == np.flatnonzero(made.reason == 0).tolist()
     assert seen == made.order.tolist()
@@ -90,9 +93,10 @@ def test_buckets_part_the_kept_rows(rows: list[Fact], geometry: Geometry) -> Non
     for bucket in made.buckets:
         assert len(bucket.rows)
         assert bucket.rows.tolist() == sorted(bucket.rows.tolist())
-        assert (made.target[bucket.rows] == [bucket.width, bucket.height]).all()
-        spare = made.intermediary[bucket.rows] - made.target[bucket.rows]
-        offset = made.crop[bucket.rows][:, ::-1]
+        found = OwnCuts(facts, geometry).of(bucket.rows)
+        assert (found.target == [bucket.width, bucket.height]).all()
+        spare = found.intermediary - found.target
+        offset = found.crop[:, ::-1]
         assert ((offset >= 0) & (offset <= np.maximum(spare, 0))).all()
 
 
@@ -163,10 +167,11 @@ def test_max_samples_counts_usable_rows_only() -> None:
 def cuts(rows: list[Fact], seed: int, geometry: Geometry = RANDOM) -> dict[str, Any]:
     """Return the cut of each key."""
     facts = Facts.of(rows, {})
+    found = OwnCuts(facts, geometry, seed).of(np.arange(len(facts)))
     made = decide(facts, geometry, FilenameCaptions(), name="a", seed=seed)
-    return {
-        facts.key(n): (*made.target[n].tolist(), *made.crop[n].tolist()) for n in range(len(facts))
-    }
+    for bucket in made.buckets:
+        assert (found.target[bucket.rows] == [bucket.width, bucket.height]).all()
+    return {facts.key(n): (*cut.target, *cut.crop) for n, cut in enumerate(found.each())}
 
 
 WIDE = [Fact(f"{n:02d}.png", 1, "e", 640, 64) for n in range(30)]
@@ -200,13 +205,50 @@ def test_a_centred_crop_needs_no_seed() -> None:
 
 def test_a_mark_strikes_rows_that_are_still_kept() -> None:
     reasons = Reasons(4)
-    reasons.mark_texts([None, "a: one", None, "b"])
+    reasons.mark_texts(pa.array([None, "a: one", None, "b"]))
     reasons.mark(np.array([True, True, False, False]), "c")
     reasons.mark_codes(np.array([1, 1, 2, 2]), ("kept", "d", "e"))
     assert [reasons.names[code] for code in reasons.code] == ["c", "a", "e", "b"]
 
 
 def test_nothing_gives_no_buckets() -> None:
-    empty = np.zeros((0, 2), dtype=np.int32)
-    made = Decisions.of(Reasons(0), empty, empty, empty)
+    made = decide(Facts.of([], {}), SMALL, FilenameCaptions(), name="a")
     assert (made.kept, made.buckets, made.offsets.tolist()) == (0, [], [0])
+
+
+def test_parts_of_a_large_table_are_decided_like_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = facts_of(*[(64 + n * 7 % 200, 64 + n * 11 % 200) for n in range(300)],
+                     errors={7: "truncated: x", 200: "truncated: y"})  # fmt: skip
+    whole = decide(facts, RANDOM, FilenameCaptions(), name="a", seed=3)
+    monkeypatch.setattr("factory.catalog.facts.CHUNK_ROWS", 64)
+    parts = Facts.of_table(facts.table, {})
+    assert parts.table["key"].num_chunks == 5
+    made = decide(parts, RANDOM, FilenameCaptions(), name="a", seed=3)
+    assert made.reason.tolist() == whole.reason.tolist()
+    assert made.order.tolist() == whole.order.tolist()
+    assert (made.shapes, made.reasons) == (whole.shapes, whole.reasons)
+    rows = np.array([299, 3, 64, 63, 3])
+    assert parts.take("width", rows).tolist() == facts.column("width")[rows].tolist()
+    assert parts.texts("key", rows) == [facts.key(row) for row in rows.tolist()]
+    assert parts.column("height").tolist() == facts.column("height").tolist()
+
+
+def test_a_row_that_fails_a_filter_is_dropped() -> None:
+    table = facts_of(*[(64, 64)] * 4).table.append_column(
+        "column.score", pa.array([0.1, 0.9, None, 0.5])
+    )
+    facts = Facts.of_table(table, {})
+    chosen = (RowFilter("score", minimum=0.5),)
+    made = decide(facts, SMALL, FilenameCaptions(), name="a", filters=chosen)
+    assert made.order.tolist() == [1, 3]
+    assert made.dropped() == {"filter score": 2}
+
+
+def test_rows_are_dropped_from_decisions_with_their_buckets() -> None:
+    made = decide(facts_of((96, 64), (64, 96), (192, 128)), SMALL, FilenameCaptions(), name="a")
+    left = made.without(np.array([False, True, False]), "gone")
+    assert {bucket.name: bucket.rows.tolist() for bucket in left.buckets} == {"80x48": [0, 2]}
+    assert left.dropped() == {"gone": 1}
+    assert made.kept == 3

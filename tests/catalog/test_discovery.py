@@ -9,6 +9,7 @@ from PIL import Image
 from factory.catalog.captions import ColumnCaptions, FilenameCaptions, TextFileCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
+from factory.catalog.published import Shelf
 from factory.errors import (
     AccessDeniedError,
     ObjectNotFoundError,
@@ -30,8 +31,9 @@ def storage(tmp_path: Path) -> Watched:
 
 def saved(facts: Facts, storage: Watched) -> Facts:
     """Return facts as the next run finds them."""
-    facts.save(storage, "catalog.parquet")
-    loaded = Facts.load(storage, "catalog.parquet")
+    shelf = Shelf(storage, "catalog.parquet", Path(storage.root) / "catalog.arrow")
+    shelf.save(facts)
+    loaded = shelf.load()
     assert loaded is not None
     storage.taken()
     return loaded
@@ -87,13 +89,21 @@ def test_another_caption_strategy_does_not_measure_again(storage: Watched) -> No
     assert [fact.text for fact in back.rows()] == [None] * 4
 
 
-@pytest.mark.parametrize(
-    "other", [Discovery(suffixes=(".png",)), Discovery(verify=True), Discovery(max_megapixels=9)]
-)
+@pytest.mark.parametrize("other", [Discovery(verify=True), Discovery(max_megapixels=9)])
 def test_other_settings_measure_everything_again(storage: Watched, other: Discovery) -> None:
     known = saved(scanned(storage), storage)
     scanned(storage, metadata=other, known=known)
     assert storage.taken() == PICTURES
+
+
+def test_other_files_that_count_do_not_measure_the_same_ones_again(storage: Watched) -> None:
+    known = saved(scanned(storage), storage)
+    fewer = scanned(storage, metadata=Discovery(exclude=("*2.png",)), known=known)
+    assert storage.taken() == []
+    assert [fact.key for fact in fewer.rows()] == [PICTURES[n] for n in (0, 1, 3)]
+    now = scanned(storage, metadata=Discovery(suffixes=(".png",)), known=saved(fewer, storage))
+    assert storage.taken() == [PICTURES[2]]
+    assert [fact.key for fact in now.rows()] == PICTURES
 
 
 def test_a_changed_caption_file_is_read_alone(storage: Watched, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 1, "origin": 3}'],
+    [None, b"", b"[]", b"{}", b'{"format_version": 2}', b'{"format_version": 2, "origin": 3}'],
 )
 def test_a_parquet_file_that_is_no_catalog_is_damaged(tmp_path: Path, header: bytes | None) -> None:
     table = facts_of((8, 8)).table
@@ -146,3 +146,62 @@ def test_changes_say_what_a_refresh_found() -> None:
     assert str(changes) == "1 added, 1 changed, 1 removed, 1 unchanged, 1 unreadable"
     assert str(Changes(added=2)) == "2 added"
     assert str(Changes()) == "nothing found"
+
+
+def test_the_mapped_file_is_used_only_if_it_belongs_to_what_is_published(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    shelf.save(facts_of((8, 8)))
+    other = Shelf(LocalStorage(str(tmp_path)), "b.parquet", shelf.mapped)
+    other.save(facts_of((9, 9), (7, 7)))
+    loaded = shelf.load()
+    assert loaded is not None
+    assert loaded.column("width").tolist() == [8]
+
+
+@pytest.mark.parametrize("length", [0, 10, 300, -1])
+def test_a_damaged_mapped_file_is_made_anew(tmp_path: Path, length: int) -> None:
+    shelf = shelf_in(tmp_path)
+    shelf.save(facts_of((8, 8)))
+    whole = shelf.mapped.read_bytes()
+    shelf.mapped.write_bytes(whole[:length])
+    loaded = shelf.load()
+    assert loaded is not None
+    assert loaded.column("width").tolist() == [8]
+    assert shelf.mapped.read_bytes() == whole
+
+
+def test_facts_stay_in_memory_where_no_file_can_be_mapped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mapped").write_text("a file where a folder should be")
+    shelf = shelf_in(tmp_path)
+    assert shelf.save(facts_of((8, 8))).column("width").tolist() == [8]
+    assert "cannot be written" in caplog.text
+    loaded = shelf.load()
+    assert loaded is not None
+    assert loaded.column("width").tolist() == [8]
+
+
+def test_columns_of_a_backends_own_are_kept(tmp_path: Path) -> None:
+    table = facts_of((8, 8)).table.append_column("column.score", pa.array([0.5]))
+    shelf = shelf_in(tmp_path)
+    shelf.save(Facts.of_table(table, {}))
+    loaded = shelf.load()
+    assert loaded is not None
+    assert loaded.extra == ["column.score"]
+    assert loaded.table["column.score"].to_pylist() == [0.5]
+
+
+def test_further_rows_of_a_key_are_marked() -> None:
+    rows = [Fact("b", 1, "e", 8, 8), Fact("a", 1, "e", 9, 9), Fact("b", 1, "f", 7, 7)]
+    facts = Facts.of(rows, {})
+    assert [fact.key.partition("\0")[0] for fact in facts.rows()] == ["a", "b", "b"]
+    assert len({fact.key for fact in facts.rows()}) == 3
+    assert [bool(fact.error) for fact in facts.rows()] == [False, False, True]
+    assert (facts.rows()[2].error or "").startswith("duplicate row: b ")
+
+
+def test_renamed_samples_with_equal_etags_are_told_apart() -> None:
+    known = Facts.of([Fact("a", 1, "x"), Fact("b", 1, "y")], {})
+    now = Facts.of([Fact("b", 1, "x"), Fact("c", 1, "y")], {})
+    assert compare(known.table, now.table) == Changes(added=1, changed=1, removed=1)

@@ -3,9 +3,10 @@
 import numpy as np
 
 from factory.catalog.captions import FilenameCaptions
+from factory.catalog.cuts import OwnCuts, PartnerCuts
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, below, pair, without_partner
+from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, pair
 from factory.media.geometry import Geometry
 
 CROP = Geometry(64, alignment=16, crop_aspect="square", crop_style="random")
@@ -23,14 +24,8 @@ def decided(source: Facts) -> Decisions:
 
 def paired(source: Facts, partner: Facts) -> tuple[list[int], Decisions]:
     """Pair "src" with "cond"."""
-    rows, made = pair(source, decided(source), "src", partner, "cond")
+    rows, _, made = pair(source, decided(source), "src", partner, "cond")
     return rows.tolist(), made
-
-
-def test_keys_lose_prefix_and_suffix() -> None:
-    assert below("src/a/b.png", "src") == "a/b"
-    assert below("a/b.c.png", "") == "a/b.c"
-    assert below("deep/src/a.png", "deep/src") == "a"
 
 
 def test_partners_are_found_across_suffixes_and_orders() -> None:
@@ -40,7 +35,7 @@ def test_partners_are_found_across_suffixes_and_orders() -> None:
     assert rows == [0, 1, 2]
     assert made.kept == 3
     swapped = facts(("cond/a.png", 64, 64), ("cond/0.png", 9, 9))
-    rows, _ = pair(facts(("src/a.jpg", 64, 64)), decided(facts(("src/a.jpg", 64, 64))), "src",
+    rows, _, _ = pair(facts(("src/a.jpg", 64, 64)), decided(facts(("src/a.jpg", 64, 64))), "src",
                    swapped, "cond")  # fmt: skip
     assert rows.tolist() == [1]
 
@@ -51,12 +46,13 @@ def test_partners_are_cut_exactly_as_their_sources() -> None:
     # Half the size, and names that sort the same way but for one more in front.
     partner = facts(("cond/+.png", 320, 48), *[(f"cond/{n}.png", 320, 48) for n in names])
     made = decided(source)
-    rows, theirs = pair(source, made, "src", partner, "cond")
+    rows, of_partner, theirs = pair(source, made, "src", partner, "cond")
     assert rows.tolist() == list(range(1, 21))
-    assert len({tuple(cut) for cut in made.crop.tolist()}) > 5
-    for ours, other in enumerate(rows.tolist()):
-        for name in ("target", "intermediary", "crop"):
-            assert (getattr(made, name)[ours] == getattr(theirs, name)[other]).all()
+    ours = OwnCuts(source, CROP, 5)
+    here, there = ours.of(np.arange(20)), PartnerCuts(ours, of_partner).of(rows)
+    assert len({tuple(cut) for cut in here.crop.tolist()}) > 5
+    assert here.each() == there.each()
+    assert [bucket.name for bucket in theirs.buckets] == [bucket.name for bucket in made.buckets]
 
 
 def test_a_partner_without_a_source_is_dropped_with_the_reason() -> None:
@@ -89,8 +85,8 @@ def test_an_unreadable_partner_is_dropped_with_its_own_reason() -> None:
 def test_a_source_without_a_partner_is_dropped_and_names_where_it_is_missing() -> None:
     source = facts(("src/a.png", 64, 64), ("src/b.png", 64, 64), ("src/c.png", 0, 0, "damaged"))
     made = decided(source)
-    rows, _ = pair(source, made, "src", facts(("cond/b.png", 64, 64)), "cond")
-    left = without_partner(made, rows, "edges")
+    rows, _, _ = pair(source, made, "src", facts(("cond/b.png", 64, 64)), "cond")
+    left = made.without(rows < 0, "no partner in edges")
     assert left.order.tolist() == [1]
     assert left.dropped() == {"damaged": 1, "no partner in edges": 1}
     assert made.kept == 2  # the decisions given are left as they were

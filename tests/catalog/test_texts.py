@@ -1,22 +1,41 @@
 """Raw caption texts are found beside their samples, each read once."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions, TextFileCaptions
-from factory.catalog.facts import Fact
+from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Scan
-from factory.catalog.texts import Text, column_texts, flatten, read_sidecars, stem
+from factory.catalog.texts import flatten, stem, texts_of
 from factory.errors import StorageUnavailableError, TableError
 from factory.storage.urls import UrlListStorage
 from tests.catalog.fakes import ENGINE, Watched
 
 
+@dataclass(frozen=True)
+class Text:
+    """The raw caption of one sample."""
+
+    words: tuple[str, ...] | None
+    etag: str | None
+    error: str | None
+
+
 def read(storage: Watched, facts: dict[str, Fact], *, reuse: bool = True) -> dict[str, Text]:
-    """Read the sidecars of some samples."""
-    scan = Scan("pics", storage, "", TextFileCaptions())
-    return read_sidecars(scan, ENGINE, list(storage.objects()), facts, reuse=reuse)
+    """Read the sidecars of some samples; leave out those without one."""
+    known = Facts.of(facts.values(), {"from": "here"})
+    scan = Scan("pics", storage, "", TextFileCaptions(), known)
+    origin = {"from": "here" if reuse else "elsewhere"}
+    keys = known.table["key"]
+    columns = texts_of(scan, ENGINE, storage.listing(), keys, origin)
+    rows = zip(keys.to_pylist(), *(column.to_pylist() for column in columns), strict=True)
+    return {
+        key: Text(None if words is None else tuple(words), etag, error)
+        for key, words, etag, error in rows
+        if etag is not None
+    }
 
 
 @pytest.fixture
@@ -83,11 +102,18 @@ def test_a_storage_that_fails_names_the_file(storage: Watched) -> None:
 def test_columns_of_a_table_go_to_their_keys(tmp_path: Path) -> None:
     (tmp_path / "u.csv").write_text("url,a,b\nhttp://h/1.png,one,\nhttp://h/2.png,two,zwei\n")
     urls = UrlListStorage(table="u.csv", table_storage=Watched(str(tmp_path)))
-    texts = column_texts(urls, ColumnCaptions(columns=("b", "a")))
-    words = {key.rpartition("/")[2]: text.words for key, text in texts.items()}
-    assert words == {"1.png": ("", "one"), "2.png": ("zwei", "two")}
+    keys = urls.listing()["key"]
+
+    def texts(*columns: str) -> list[list[str]]:
+        scan = Scan("pics", urls, "", ColumnCaptions(columns=columns))
+        found: list[list[str]] = texts_of(scan, ENGINE, urls.listing(), keys, {})[0].to_pylist()
+        names = [key.rpartition("/")[2] for key in keys.to_pylist()]
+        return [text for _, text in sorted(zip(names, found, strict=True))]
+
+    assert texts("b", "a") == [["", "one"], ["zwei", "two"]]
+    assert texts("b") == [[""], ["zwei"]]
     with pytest.raises(TableError, match="no column 'c'; it has: url, a, b"):
-        column_texts(urls, ColumnCaptions(columns=("c",)))
+        texts("c")
 
 
 def test_cells_become_one_text_each() -> None:
