@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.caption_draws import choose, dropped
 from factory.catalog.captions import Captions
+from factory.catalog.columns import add_to_hash
 from factory.catalog.cuts import Cut, CutArrays, Cuts
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
@@ -43,7 +44,7 @@ class Catalog:
             chosen = rows.select(["key", "etag"])
             chosen = chosen if kept.all() else chosen.filter(pa.array(kept))
             for column in chosen.columns:
-                _hash_texts(state, column)
+                add_to_hash(state, column)
         return state.hexdigest()
 
     def __len__(self) -> int:
@@ -81,12 +82,3 @@ class Catalog:
             for key, text in pairs:
                 yield from self.captions.captions(key, text or ())
 
-
-def _hash_texts(state: "xxhash.xxh3_128", column: pa.Array) -> None:
-    """Add texts to a hash: their lengths, then their bytes, read where they lie."""
-    _, offsets, data = column.buffers()
-    rows = len(column)
-    ends = np.frombuffer(offsets, dtype="<i8")[column.offset : column.offset + rows + 1]
-    state.update(np.diff(ends).tobytes())
-    if data is not None and rows:
-        state.update(memoryview(data)[int(ends[0]) : int(ends[-1])])

@@ -1,6 +1,7 @@
 """Whole columns at once: sorting, matching and hashing keys without a loop over rows."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,12 +72,12 @@ def hash_texts(texts: Column, seed: int = 0) -> NDArray[np.uint64]:
 
 
 def _hash(texts: pa.LargeBinaryArray, seed: int) -> NDArray[np.uint64]:
-    rows = len(texts)
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, dtype="<i8")[texts.offset : texts.offset + rows + 1]
+    if not len(texts):
+        return np.zeros(0, dtype=np.uint64)
+    data, ends = texts.buffers()[2], _ends(texts)
     lengths = np.diff(ends)
     state = _mix(lengths.astype(np.uint64) ^ _scramble(seed))
-    if data is None or not rows or not lengths.max():
+    if data is None or not lengths.max():
         return state
     words = _Words(data, int(ends[0]), int(ends[-1]))
     active = np.flatnonzero(lengths > 0)
@@ -137,6 +138,37 @@ def uniform(
     columns = [_mix(hashes ^ _scramble(seed, epoch, n)) for n in range(draws)]
     # 53 bits are what a float64 holds exactly.
     return np.asarray((np.stack(columns, axis=1) >> np.uint64(11)) / 2.0**53)
+
+
+def add_to_hash(state: Any, column: pa.Array) -> None:
+    """Add a column of numbers, of texts or of lists of texts to a running hash.
+
+    What is hashed is what the values are, not how Arrow happens to lay them out: where they are
+    null, the lengths of texts and lists, then all bytes in a row.
+    """
+    if column.null_count:
+        state.update(np.packbits(flags(pc.is_valid(column))).tobytes())
+    if pa.types.is_large_list(column.type):
+        state.update(_lengths(pc.list_value_length(column)).tobytes())
+        column = column.flatten()
+    if not pa.types.is_large_string(column.type) and not pa.types.is_string(column.type):
+        state.update(np.ascontiguousarray(pc.fill_null(column, 0).to_numpy()).tobytes())
+        return
+    texts = pc.fill_null(column, "").cast(pa.large_binary())
+    state.update(_lengths(pc.binary_length(texts)).tobytes())
+    data, ends = texts.buffers()[2], _ends(texts)
+    if data is not None and ends[-1] > ends[0]:
+        state.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
+
+
+def _lengths(lengths: pa.Array) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(lengths, 0).to_numpy(), dtype=np.int64)
+
+
+def _ends(texts: pa.LargeBinaryArray) -> NDArray[np.int64]:
+    """Return where each text begins in the data, and where the last one ends."""
+    offsets = np.frombuffer(texts.buffers()[1], dtype="<i8")
+    return offsets[texts.offset : texts.offset + len(texts) + 1]
 
 
 if sys.byteorder != "little":  # pragma: no cover - no such machine trains today
