@@ -132,7 +132,8 @@ class MemberIndex:
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         body = sink.getvalue()
-        return (_MAGIC + _checksum(body)).ljust(_HEAD, b"\0") + body.to_pybytes()
+        head: bytes = (_MAGIC + _checksum(body)).ljust(_HEAD, b"\0")
+        return head + bytes(body)
 
     @staticmethod
     def unpack(data: "pa.Buffer", shard: ShardId) -> "MemberIndex | None":

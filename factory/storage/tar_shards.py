@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # Local shards kept open at once: far below the 1024 files a process may usually hold.
 _OPEN_FILES = 128
 # A shard that is replaced more often than this while one read lasts is not at rest.
-_TRIES = 3
+_TRIES = 10
 
 _Signature = tuple[int, int, int]
 
@@ -192,6 +192,9 @@ class Shards:
         for _ in range(_TRIES):
             shard = self.current(key)
             place = shard.index.find(name)
+            if place is None:  # a remote shard may have been written anew since
+                shard = self.opened(self._storage.head(key))
+                place = shard.index.find(name)
             if place is None:
                 raise ObjectNotFoundError(f"shard {key!r} has no member {name!r}")
             left = max(0, place[1] - start)
