@@ -148,7 +148,7 @@ def _own_storages(cfg: DictConfig) -> Iterator[str]:
     if OmegaConf.is_missing(cfg.cache, "storage"):
         return
     target = str(OmegaConf.select(cfg, "cache.storage._target_", throw_on_missing=False))
-    if target.endswith(("UrlListStorage", "HuggingFaceStorage")):
+    if target.endswith(("UrlListStorage", "HuggingFaceStorage", "TarStorage")):
         yield (
             f"cache.storage is {target.rpartition('.')[2]}, which cannot be written; "
             "set storage@cache=local"

@@ -152,6 +152,9 @@ def tidy(error: Exception) -> str:
         return _unknown_option(missing.group(1), missing.group(2), lines)
     kept = [line for line in lines if not line.startswith(("object_type=", "reference_type="))]
     message = "; ".join(kept)
+    slot_only = re.search(r"In 'schema/storage/(\w+)'.*'storage' not in 'StorageConfig'", message)
+    if slot_only:
+        return f"it fits a slot only; set storage@data.backends.NAME={slot_only[1]}"
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", message)
     if unknown:
         name, kind = unknown.groups()

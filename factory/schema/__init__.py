@@ -13,6 +13,7 @@ SCHEMAS: dict[str, type] = {
     "storage/s3": storage.S3Config,
     "storage/csv": storage.CsvConfig,
     "storage/huggingface": storage.HuggingFaceConfig,
+    "storage/webdataset": storage.WebDatasetConfig,
     "metadata/discovery": run.DiscoveryConfig,
     "metadata/parquet": run.ParquetConfig,
     "caption/textfile": captions.TextFileCaptionConfig,

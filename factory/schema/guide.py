@@ -37,6 +37,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("storage", "storage=s3", storage.S3Config),
     ("storage", "storage@data.backends.NAME=csv", storage.CsvConfig),
     ("storage", "storage@data.backends.NAME=huggingface", storage.HuggingFaceConfig),
+    ("storage", "storage@data.backends.NAME=webdataset", storage.WebDatasetConfig),
     ("metadata", "metadata=discovery", run.DiscoveryConfig),
     ("metadata", "metadata=parquet", run.ParquetConfig),
     ("sampling", "sampling=uniform|auto", run.SamplingConfig),

@@ -103,3 +103,26 @@ class HuggingFaceConfig(StorageConfig):
     split: str | None = opt(None, "split to read; needed where there is more than one")
     revision: str | None = opt(None, "commit or tag on the hub")
     image_column: str = opt("image", "column that holds the pictures")
+
+
+@dataclass
+class WebDatasetConfig(StorageConfig):
+    """Members of tar shards that lie in another storage; read-only."""
+
+    _target_: str = "factory.storage.tar.TarStorage"
+    storage: StorageConfig = opt(MISSING, "slot: storage the shards lie in")
+    shards: list[str] = opt(
+        factory=lambda: ["*.tar"],
+        meaning="patterns of shards: names at any depth, or keys; {000..099} is a range",
+    )
+    index: Any = opt(None, "storage that keeps where members lie; null finds them at each start")
+    index_prefix: str = opt("tar-index", "folder of `index`")
+    connections: int = opt(16, "shards whose headers are read at once")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("connections", self.connections, 1)
+        if not self.shards:
+            yield "shards must not be empty; set shards=['*.tar']"
+        if not self.index_prefix.strip("/"):
+            yield "index_prefix must not be empty; set index_prefix=tar-index"

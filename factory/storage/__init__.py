@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from factory.storage.local import LocalStorage
     from factory.storage.memory import MemoryStorage
     from factory.storage.s3 import S3Storage
+    from factory.storage.tar import TarStorage
     from factory.storage.urls import UrlListStorage
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "S3Storage",
     "Storage",
     "TabularStorage",
+    "TarStorage",
     "UrlListStorage",
     "safe_key",
 ]
@@ -28,6 +30,7 @@ _HOMES = {
     "LocalStorage": "factory.storage.local",
     "MemoryStorage": "factory.storage.memory",
     "S3Storage": "factory.storage.s3",
+    "TarStorage": "factory.storage.tar",
     "UrlListStorage": "factory.storage.urls",
 }
 

@@ -11,6 +11,7 @@ from factory.builder import build
 from factory.check import check, kind_of
 from factory.composer import compose, conf_dir
 from factory.errors import ConfigError
+from factory.storage import S3Storage, TarStorage
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -38,7 +39,7 @@ def test_every_option_of_every_group_composes() -> None:
         option = file.stem
         if group in skipped | {"."} or option in ("inherit", "base"):
             continue
-        if group == "storage" and option in ("csv", "huggingface"):
+        if group == "storage" and option in ("csv", "huggingface", "webdataset"):
             continue  # they fit a slot only
         compose([f"{group}={option}"])
 
@@ -206,7 +207,42 @@ def test_building_leaves_the_config_as_it_was() -> None:
 
 
 def test_a_slot_only_option_is_refused_for_the_run() -> None:
-    assert "storage=csv" in problems("storage=csv")
+    for option in ("csv", "huggingface", "webdataset"):
+        said = problems(f"storage={option}")
+        assert f"storage={option}: it fits a slot only" in said
+        assert f"set storage@data.backends.NAME={option}" in said
+
+
+def test_tar_shards_lie_where_the_run_does_until_pinned() -> None:
+    cfg = composed("storage@data.backends.photos=webdataset", "storage=s3", "storage.bucket=b")
+    storage = cfg.data.backends.photos.storage
+    assert target(storage) == "TarStorage"
+    assert (target(storage.storage), target(storage.index)) == ("S3Storage", "S3Storage")
+    assert storage.index_prefix == "cache/tar-index"
+    pinned = composed(
+        "storage@data.backends.photos=webdataset",
+        "storage@data.backends.photos.storage=s3",
+        "data.backends.photos.storage.storage.bucket=b",
+    ).data.backends.photos.storage
+    assert (target(pinned.storage), target(pinned.index)) == ("S3Storage", "LocalStorage")
+    built = build(cfg).registry.data["photos"].storage
+    assert isinstance(built, TarStorage)
+    assert built.index == built.storage == S3Storage("b")
+
+
+def test_wrong_settings_of_tar_shards_are_refused() -> None:
+    said = problems(
+        "storage@data.backends.photos=webdataset",
+        "data.backends.photos.storage.shards=[]",
+        "data.backends.photos.storage.connections=0",
+        "data.backends.photos.storage.index_prefix=/",
+    )
+    assert "set data.backends.photos.storage.shards=['*.tar']" in said
+    assert "data.backends.photos.storage.connections must be at least 1" in said
+    assert "set data.backends.photos.storage.index_prefix=tar-index" in said
+    assert "cache.storage is TarStorage, which cannot be written" in problems(
+        "storage@cache=webdataset", "cache.storage.index=null", "cache.storage.index_prefix=x"
+    )
 
 
 def test_two_backends_of_one_name_in_yaml_are_refused(tmp_path: Path) -> None:
