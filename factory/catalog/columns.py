@@ -146,6 +146,8 @@ def add_to_hash(state: Any, column: pa.Array) -> None:
     What is hashed is what the values are, not how Arrow happens to lay them out: where they are
     null, the lengths of texts and lists, then all bytes in a row.
     """
+    if not len(column):
+        return
     if column.null_count:
         state.update(np.packbits(flags(pc.is_valid(column))).tobytes())
     if pa.types.is_large_list(column.type):

@@ -167,7 +167,7 @@ def test_a_damaged_mapped_file_is_made_anew(tmp_path: Path, length: int) -> None
     loaded = shelf.load()
     assert loaded is not None
     assert loaded.column("width").tolist() == [8]
-    assert shelf.mapped.read_bytes() == whole
+    assert pa.ipc.open_file(shelf.mapped).read_all()["width"].to_pylist() == [8]
 
 
 def test_facts_stay_in_memory_where_no_file_can_be_mapped(
