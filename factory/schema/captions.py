@@ -1,8 +1,7 @@
-"""Schemas of captions and crops: what a sample says, and how it is cut."""
+"""Schemas of captions: what a sample says."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -71,47 +70,3 @@ class ColumnCaptionConfig(CaptionConfig):
         """Yield what is wrong with the values."""
         if not self.columns:
             yield "columns must name at least one column; set columns=[caption]"
-
-
-class CropAspect(StrEnum):
-    """Which shape a picture is cut to."""
-
-    preserve = "preserve"
-    square = "square"
-    closest = "closest"
-    random = "random"
-
-
-class CropStyle(StrEnum):
-    """Where the cut is placed."""
-
-    center = "center"  # type: ignore[assignment]  # hides str.center, which nobody calls
-    random = "random"
-    corner = "corner"
-
-
-@dataclass
-class CropConfig:
-    """How a picture is cut to its bucket."""
-
-    _target_: str = "factory.backends.image.Crop"
-    aspect: CropAspect = opt(
-        CropAspect.preserve, "shape: preserve | square | closest | random (of aspect_buckets)"
-    )
-    style: CropStyle = opt(CropStyle.center, "place of the cut: center | random | corner")
-    aspect_buckets: list[float] = field(
-        default_factory=list,
-        metadata={"meaning": "width/height ratios that closest and random choose from"},
-    )
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        chooses = self.aspect in (CropAspect.closest, CropAspect.random)
-        if chooses and not self.aspect_buckets:
-            yield (
-                f"aspect={self.aspect.value} chooses from aspect_buckets, which is empty; "
-                "set aspect_buckets=[0.75,1.0,1.33]"
-            )
-        for ratio in self.aspect_buckets:
-            if ratio <= 0:
-                yield f"aspect_buckets must be positive width/height ratios, got {ratio:g}"
