@@ -149,13 +149,13 @@ class AspectBuckets:
 
 def bucket_problems(entries: Sequence[object]) -> Iterator[str]:
     """Yield what is wrong with entries of `crop_aspect_buckets`."""
-    weighted = [isinstance(entry, Mapping) for entry in entries]
     for entry in entries:
         yield from _entry_problems(entry)
-    if any(weighted) and not all(weighted):
+    weighted = [entry for entry in entries if isinstance(entry, Mapping)]
+    weights = [entry.get("weight") for entry in weighted]
+    if 0 < len(weighted) < len(entries):
         yield "crop_aspect_buckets must give every ratio a weight, or none; got both kinds"
-    weights = [entry.get("weight") for entry in entries if isinstance(entry, Mapping)]
-    if weights and all(map(_is_finite, weights)):
+    elif weights and all(map(_is_finite, weights)):
         total = math.fsum(weights)  # type: ignore[arg-type]
         if abs(total - 1) > WEIGHT_TOLERANCE:
             yield f"the weights of crop_aspect_buckets must sum to 1, they sum to {total:g}"

@@ -1,6 +1,6 @@
 """Can these settings of a geometry be meant: options, numbers, units, and what excludes what?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 from factory.media.aspects import bucket_problems, digits_of, is_positive
@@ -155,10 +155,12 @@ def _size_problems(settings: "Geometry") -> Iterator[str]:
 
 
 def _forced_problems(settings: "Geometry") -> Iterator[str]:
-    given = settings.aspect_sizes
-    if not isinstance(given, Mapping):
-        given = dict(given)
-    for label, size in given.items():
+    try:
+        forced = dict(settings.aspect_sizes)
+    except (TypeError, ValueError):
+        yield f"aspect_sizes must map labels to (width, height), got {settings.aspect_sizes!r}"
+        return
+    for label, size in forced.items():
         yield from _label_problems(label, digits_of(settings.aspect_rounding))
         edges = tuple(size) if isinstance(size, list | tuple) else ()
         whole = len(edges) == _EDGES and all(type(edge) is int for edge in edges)

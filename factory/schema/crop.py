@@ -74,13 +74,11 @@ class CropConfig:
             )
 
     def _weight_problems(self) -> Iterator[str]:
-        entries = [entry for entry in self.aspect_buckets if isinstance(entry, Mapping)]
-        if not entries:
-            return
-        if len(entries) < len(self.aspect_buckets):
+        weighted = [entry for entry in self.aspect_buckets if isinstance(entry, Mapping)]
+        weights = [entry.get("weight") for entry in weighted]
+        if 0 < len(weighted) < len(self.aspect_buckets):
             yield "aspect_buckets must give every ratio a weight, or none; got both kinds"
-        weights = [entry.get("weight") for entry in entries]
-        if all(map(_is_number, weights)):
+        elif weights and all(map(_is_number, weights)):
             total = math.fsum(weights)  # type: ignore[arg-type]
             if abs(total - 1) > WEIGHT_TOLERANCE:
                 yield f"aspect_buckets has weights that must sum to 1, they sum to {total:g}"
