@@ -30,9 +30,12 @@ class MediaFacts:
         height: Pixels, after orientation is applied.
         format: Upper-case format name, such as "JPEG".
         frames: Number of frames; 1 for a still picture.
+        focus: What a cut is centred on (x, y), as fractions of width and height; NaN where
+            nothing was found, None where nothing was looked for.
     """
 
     width: int
     height: int
     format: str
     frames: int = 1
+    focus: tuple[float, float] | None = None

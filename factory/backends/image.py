@@ -1,6 +1,6 @@
 """Backends of pictures: where they lie, what they say, and how they are cut."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -30,13 +30,18 @@ class Crop:
     Attributes:
         aspect: Shape: "preserve" (the picture's own), "square", or "closest" or "random" of
             `aspect_buckets`.
-        style: Place of the cut: "center", "random" or "corner" (top left).
-        aspect_buckets: Ratios width/height that "closest" and "random" choose from.
+        style: Place of the cut: "center", "random", "corner" (top left) or "face" (around the
+            largest one, random where there is none).
+        aspect_buckets: Ratios width/height that "closest" and "random" choose from; for
+            "random" also mappings of "aspect" and "weight", with weights that sum to 1.
+        max_upscale_threshold: "random" leaves out ratios whose target has an edge above
+            (1 + this) times the picture's; where none is left, the target is a square.
     """
 
     aspect: str = "preserve"
     style: str = "center"
-    aspect_buckets: Sequence[float] = ()
+    aspect_buckets: Sequence[float | Mapping[str, float]] = ()
+    max_upscale_threshold: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +60,13 @@ class SampleBackend:
             area, px) or "area" (megapixels).
         alignment: Target edges are multiples of this, px.
         minimum_image_size: Smaller samples are dropped; px, or MP with "area".
+        maximum_image_size: Larger samples are shrunk to `target_downsample_size` before the
+            cut; px, or MP with "area".
+        target_downsample_size: Their size then, in the same unit.
         minimum_aspect_ratio: Least width/height of a bucket.
         maximum_aspect_ratio: Greatest width/height of a bucket.
+        maximum_canvas: Largest area of a target, MP.
+        aspect_sizes: Forced targets (width, height), px, by the label they replace.
         max_samples: Keep at most this many samples, chosen by the backend's name.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
@@ -76,8 +86,12 @@ class SampleBackend:
     resolution_type: str = "pixel_area"
     alignment: int = 64
     minimum_image_size: float | None = None
+    maximum_image_size: float | None = None
+    target_downsample_size: float | None = None
     minimum_aspect_ratio: float | None = None
     maximum_aspect_ratio: float | None = None
+    maximum_canvas: float | None = None
+    aspect_sizes: Mapping[str | float, Sequence[int]] | None = None
     max_samples: int | None = None
     text_embeds: str | None = None
     image_embeds: str | None = None
@@ -104,15 +118,20 @@ class SampleBackend:
             crop_aspect=str(self.crop.aspect),
             crop_style=str(self.crop.style),
             crop_aspect_buckets=tuple(self.crop.aspect_buckets),
+            max_upscale_threshold=self.crop.max_upscale_threshold,
             minimum_image_size=self.minimum_image_size,
+            maximum_image_size=self.maximum_image_size,
+            target_downsample_size=self.target_downsample_size,
             minimum_aspect_ratio=self.minimum_aspect_ratio,
             maximum_aspect_ratio=self.maximum_aspect_ratio,
+            maximum_canvas=self.maximum_canvas,
+            aspect_sizes=self.aspect_sizes or {},
         )
 
     @property
     def medium(self) -> Medium:
         """Which files count, and how they are measured."""
-        return Pictures()
+        return Pictures(faces=self.geometry.uses_focus)
 
     @property
     def clip(self) -> Clip | None:

@@ -36,7 +36,7 @@ def find(keys: Column, among: Column) -> NDArray[np.int64]:
 
 def flags(mask: Column) -> NDArray[np.bool_]:
     """Return a column of truth values as an array; null counts as False."""
-    filled = pc.fill_null(mask, False)  # noqa: FBT003 - the value that fills
+    filled = pc.fill_null(mask, False)
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.catalog.columns import Column, hash_texts, uniform
-from factory.catalog.facts import Facts
+from factory.catalog.facts import FOCUS, Facts
 from factory.media.geometry import DRAWS, Geometry
 
 
@@ -47,8 +47,9 @@ class CutArrays:
 
     def each(self) -> list[Cut]:
         """Return one `Cut` a row."""
-        columns = (self.intermediary.tolist(), self.crop.tolist(), self.target.tolist())
-        return [Cut((a, b), (c, d), (e, f)) for (a, b), (c, d), (e, f) in zip(*columns, strict=True)]
+        columns = (self.intermediary, self.crop, self.target)
+        pairs = (map(tuple, column.tolist()) for column in columns)
+        return list(map(Cut, *pairs))
 
 
 class Cuts(Protocol):
@@ -79,8 +80,16 @@ class OwnCuts:
             self.facts.take("width", rows),
             self.facts.take("height", rows),
             draws(self.geometry, keys, self.seed),
+            self._focus(rows),
         )
         return CutArrays(shapes.intermediary, shapes.crop, shapes.target)
+
+
+    def _focus(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return what the cuts are centred on, float32 [n, 2]; NaN where nothing was found."""
+        if not self.geometry.uses_focus or FOCUS[0] not in self.facts.extra:
+            return None
+        return np.stack([self.facts.take(name, rows) for name in FOCUS], axis=1)
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def decide(
         silent = captions.silent(_column(rows, "key"), _column(rows, "text"))
         reasons.mark(silent, NO_CAPTION, first)
     if max_samples is not None:
-        chosen = _choose(facts, reasons.code == 0, max_samples, name)
+        chosen = _choose(reasons.code == 0, max_samples, name)
         reasons.mark(~chosen, OVER_LIMIT)
     return buckets.decisions(reasons, None if clip is None else clip.frames)
 
@@ -257,9 +257,9 @@ def _shape(
     width, height = _numbers(rows, "width"), _numbers(rows, "height")
     if not measured.all():
         width, height = np.where(measured, width, 1), np.where(measured, height, 1)
-    shapes = geometry.decide(width, height, draws(geometry, rows["key"], seed))
-    reasons.mark_codes(shapes.reason, REASONS, first)
-    buckets.put(shapes.target, first)
+    targets = geometry.targets(width, height, draws(geometry, rows["key"], seed))
+    reasons.mark_codes(targets.reason, REASONS, first)
+    buckets.put(targets.target, first)
 
 
 def _column(rows: pa.RecordBatch, name: str) -> pa.ChunkedArray:
@@ -270,7 +270,7 @@ def _numbers(rows: pa.RecordBatch, name: str) -> NDArray[Any]:
     return np.asarray(rows[name].to_numpy(zero_copy_only=False))
 
 
-def _choose(facts: Facts, kept: NDArray[np.bool_], limit: int, name: str) -> NDArray[np.bool_]:
+def _choose(kept: NDArray[np.bool_], limit: int, name: str) -> NDArray[np.bool_]:
     """Mark at most `limit` kept rows, chosen by the backend's name as seed.
 
     The same choice the former system makes: names sorted, shuffled by `random.Random(name)`,

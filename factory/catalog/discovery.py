@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from factory.bulk import Engine
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags
-from factory.catalog.facts import SCHEMA, TRANSIENT, Facts
+from factory.catalog.facts import FOCUS, SCHEMA, TRANSIENT, Facts
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
@@ -26,7 +26,12 @@ from factory.telemetry import progress
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 # What measuring gives; captions come beside it.
-_MEASURED = pa.schema([field for field in SCHEMA if not field.name.startswith("text")])
+_MEASURED = pa.schema(
+    [
+        *(field for field in SCHEMA if not field.name.startswith("text")),
+        *(pa.field(name, pa.float32()) for name in FOCUS),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,9 @@ class Discovery:
         columns = texts_of(scan, engine, listing, table["key"], origin)
         for name, column in zip(TEXT_COLUMNS, columns, strict=True):
             table = table.append_column(SCHEMA.field(name), column)
+        for name in FOCUS:
+            if table[name].null_count == len(table):
+                table = table.drop_columns(name)
         for name in scan.columns:
             table = table.append_column(f"column.{name}", _extra(scan, name, table["key"]))
         return Facts.of_table(table, origin, scan.known)
@@ -109,6 +117,9 @@ class Discovery:
         if error.null_count < len(error):
             transient = flags(pc.starts_with(error, TRANSIENT))
             same &= ~transient[places]
+        if scan.medium.whole:
+            looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(error))
+            same &= looked[places]
         if same.all():
             return known.take(pa.array(places)) if len(places) < len(known) else known
         old = known.take(pa.array(places[same]))
@@ -118,7 +129,7 @@ class Discovery:
         look = _Measure(scan.medium, scan.storage, int(self.max_megapixels * 1e6), self.verify)
         found = []
         with progress(f"measure {scan.name}", len(samples), "files") as advance:
-            for chunk, rows in engine.map(look, chunks(samples, scan.storage, self.verify)):
+            for chunk, rows in engine.map(look, self._chunks(scan, samples)):
                 if isinstance(rows, Exception):
                     raise rows
                 if scan.journal is not None:
@@ -126,6 +137,11 @@ class Discovery:
                 found.append(rows)
                 advance(len(chunk))
         return _joined(found)
+
+    def _chunks(self, scan: Scan, samples: pa.Table) -> Iterator[pa.Table]:
+        """Cut samples into pieces of work; one to decode is work enough by itself."""
+        size = 1 if self.verify or scan.medium.whole else scan.storage.spans_at_once
+        return (samples.slice(start, size) for start in range(0, len(samples), size))
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,7 @@ class _Measure:
             pa.array([fact.format for fact in facts], pa.string()),
             pa.array([fact.frames for fact in facts], pa.int32()),
             pa.array(errors, pa.string()),
+            *(pa.array([_at(fact.focus, n) for fact in facts], pa.float32()) for n in (0, 1)),
         ]
         return pa.table([*chunk.columns, *numbers], schema=_MEASURED)
 
@@ -180,14 +197,8 @@ class _Measure:
 _NOTHING = MediaFacts(0, 0, "", 1)
 
 
-def chunks(samples: pa.Table, storage: Storage, whole: bool = False) -> Iterator[pa.Table]:
-    """Cut samples into pieces of work: as many as a storage reads well at once.
-
-    With `whole` objects to decode, each is work enough by itself.
-    """
-    size = 1 if whole else storage.spans_at_once
-    for start in range(0, len(samples), size):
-        yield samples.slice(start, size)
+def _at(focus: tuple[float, float] | None, axis: int) -> float | None:
+    return None if focus is None else focus[axis]
 
 
 def _joined(parts: Sequence[pa.Table]) -> pa.Table:
@@ -204,7 +215,7 @@ def _reusable(scan: Scan, origin: dict[str, Any]) -> pa.Table | None:
     parts = []
     known = scan.known
     if known is not None and known.origin | {"captions": ""} == origin | {"captions": ""}:
-        parts.append(known.table.select(_MEASURED.names))
+        parts.append(_with_focus(known.table))
     left = None if scan.journal is None else scan.journal.read()
     if left is not None and left.schema.equals(_MEASURED):
         parts.append(left)
@@ -216,6 +227,14 @@ def _reusable(scan: Scan, origin: dict[str, Any]) -> pa.Table | None:
     backwards = pa.array(np.arange(len(keys) - 1, -1, -1))
     last = find(pc.unique(keys), keys.take(backwards))
     return table.take(pa.array(len(keys) - 1 - last))
+
+
+def _with_focus(table: pa.Table) -> pa.Table:
+    """Return `_MEASURED` of a catalog, which has no focus unless one was looked for."""
+    for name in FOCUS:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.float32()))
+    return table.select(_MEASURED.names)
 
 
 def _extra(scan: Scan, name: str, keys: pa.ChunkedArray) -> pa.Array:

@@ -33,6 +33,9 @@ SCHEMA = pa.schema(
         pa.field("text_error", pa.string()),
     ]
 )
+# Columns beyond, of backends that are cut around faces: the middle of the largest one as
+# fractions of width and height, float32; NaN where there is none, null where none was looked for.
+FOCUS = ("focus_x", "focus_y")
 # What a row says where a source has no such column.
 DEFAULTS: dict[str, Any] = {
     "size": 0, "etag": "", "width": 0, "height": 0, "format": "", "frames": 1,

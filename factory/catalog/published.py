@@ -88,9 +88,7 @@ class Shelf:
             if header["format_version"] != FORMAT_VERSION:
                 return None
             table = _typed(file.read())
-            if len(table) != header["rows"] or checksum(table) != header["checksum"]:
-                raise ValueError("its rows do not match its checksum")
-            dict(header["origin"])
+            _check(table, header)
         except ObjectNotFoundError:
             return None
         except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
@@ -141,6 +139,12 @@ class Shelf:
                 self.mapped, error, self.key,
             )  # fmt: skip
             return table
+
+
+def _check(table: pa.Table, header: Mapping[str, Any]) -> None:
+    dict(header["origin"])
+    if len(table) != header["rows"] or checksum(table) != header["checksum"]:
+        raise ValueError("its rows do not match its checksum")
 
 
 def checksum(table: pa.Table) -> str:

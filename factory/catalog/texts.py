@@ -193,7 +193,9 @@ class _ReadTexts:
         columns = [pa.array(texts, _TEXT_LIST), pa.array(errors, pa.string())]
         return pa.table(columns, names=["text", "text_error"])
 
-    def _text(self, key: str, data: bytes | StorageError) -> tuple[Sequence[str] | None, str | None]:
+    def _text(
+        self, key: str, data: bytes | StorageError
+    ) -> tuple[Sequence[str] | None, str | None]:
         if isinstance(data, ObjectNotFoundError):
             return None, f"{VANISHED}: {key} vanished"
         if isinstance(data, StorageError):

@@ -2,7 +2,7 @@
 
 from hydra.core.config_store import ConfigStore
 
-from factory.schema import backends, captions, data, resolvers, run, storage
+from factory.schema import backends, captions, crop, data, resolvers, run, storage
 
 SCHEMAS: dict[str, type] = {
     "run": run.RunConfig,
@@ -21,7 +21,7 @@ SCHEMAS: dict[str, type] = {
     "caption/filename": captions.FilenameCaptionConfig,
     "caption/instance": captions.InstanceCaptionConfig,
     "caption/column": captions.ColumnCaptionConfig,
-    "crop": captions.CropConfig,
+    "crop": crop.CropConfig,
     "backend/image": backends.ImageBackendConfig,
     "backend/video": backends.VideoBackendConfig,
     "backend/eval": backends.EvalBackendConfig,

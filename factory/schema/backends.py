@@ -7,14 +7,11 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from factory.schema.captions import CaptionConfig, CropConfig, misplaced
+from factory.schema.captions import CaptionConfig, misplaced
+from factory.schema.crop import CropConfig
 from factory.schema.options import above, at_least, opt
+from factory.schema.sizes import size_problems
 from factory.schema.storage import StorageConfig
-
-# No training canvas is larger, and no useful edge is shorter: a value beyond these means that
-# the unit was mistaken.
-MAX_MEGAPIXELS = 32
-MIN_EDGE = 16
 
 
 class ResolutionType(StrEnum):
@@ -78,8 +75,19 @@ class SampleBackendConfig(BackendConfig):
     )
     alignment: int = opt(II("data.alignment"), "target edges are multiples of this, px")
     minimum_image_size: float | None = opt(None, "smaller samples are dropped; px, or MP with area")
+    maximum_image_size: float | None = opt(
+        None, "larger samples are shrunk to target_downsample_size before the cut; px, or MP"
+    )
+    target_downsample_size: float | None = opt(
+        None, "their size then: more of a large sample stays in the cut; px, or MP with area"
+    )
     minimum_aspect_ratio: float | None = opt(None, "least width/height of a bucket")
     maximum_aspect_ratio: float | None = opt(None, "greatest width/height of a bucket")
+    maximum_canvas: float | None = opt(II("data.maximum_canvas"), "largest area of a target, MP")
+    aspect_sizes: Any = opt(
+        II("data.aspect_sizes"),
+        "forced targets, px, by the label they replace: {0.75: [768,1024]}",
+    )
     max_samples: int | None = opt(None, "keep at most this many samples, chosen by name")
     text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
     image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
@@ -94,26 +102,11 @@ class SampleBackendConfig(BackendConfig):
         yield from above("maximum_aspect_ratio", high, 0)
         if low is not None and high is not None and low > high:
             yield f"minimum_aspect_ratio {low:g} is above maximum_aspect_ratio {high:g}"
-        kind = self.resolution_type
-        if kind is ResolutionType.pixel_area and self.resolution != int(self.resolution):
-            yield f"resolution must be a whole edge in px with pixel_area, got {self.resolution:g}"
-        yield from self._suspicious_units()
+        yield from size_problems(self)
         yield from self._misplaced_captions()
 
     def _misplaced_captions(self) -> Iterator[str]:
         yield from misplaced(self.caption, self.storage, self.metadata)
-
-    def _suspicious_units(self) -> Iterator[str]:
-        if self.resolution_type is ResolutionType.area and self.resolution > MAX_MEGAPIXELS:
-            yield (
-                f"resolution={self.resolution:g} with resolution_type=area means megapixels; "
-                "for an edge in px set resolution_type=pixel_area"
-            )
-        if self.resolution_type is not ResolutionType.area and 0 < self.resolution < MIN_EDGE:
-            yield (
-                f"resolution={self.resolution:g} with resolution_type="
-                f"{self.resolution_type.value} means px; for megapixels set resolution_type=area"
-            )
 
     def references(self) -> Iterator[tuple[str, str]]:
         """Yield (field, name) of every other backend this one needs built before it."""

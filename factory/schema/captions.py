@@ -1,9 +1,8 @@
-"""Schemas of captions and crops: what a sample says, and how it is cut."""
+"""Schemas of captions: what a sample says."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import Any
 
 from omegaconf import II, MISSING
@@ -169,47 +168,3 @@ def misplaced(caption: object, storage: object, metadata: object) -> Iterator[st
             f"caption reads a {caption.suffix} file beside each sample, and the rows of {place} "
             "have none; choose data/caption=csv or data/caption=huggingface"
         )
-
-
-class CropAspect(StrEnum):
-    """Which shape a picture is cut to."""
-
-    preserve = "preserve"
-    square = "square"
-    closest = "closest"
-    random = "random"
-
-
-class CropStyle(StrEnum):
-    """Where the cut is placed."""
-
-    center = "center"  # type: ignore[assignment]  # hides str.center, which nobody calls
-    random = "random"
-    corner = "corner"
-
-
-@dataclass
-class CropConfig:
-    """How a picture is cut to its bucket."""
-
-    _target_: str = "factory.backends.image.Crop"
-    aspect: CropAspect = opt(
-        CropAspect.preserve, "shape: preserve | square | closest | random (of aspect_buckets)"
-    )
-    style: CropStyle = opt(CropStyle.center, "place of the cut: center | random | corner")
-    aspect_buckets: list[float] = field(
-        default_factory=list,
-        metadata={"meaning": "width/height ratios that closest and random choose from"},
-    )
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        chooses = self.aspect in (CropAspect.closest, CropAspect.random)
-        if chooses and not self.aspect_buckets:
-            yield (
-                f"aspect={self.aspect.value} chooses from aspect_buckets, which is empty; "
-                "set aspect_buckets=[0.75,1.0,1.33]"
-            )
-        for ratio in self.aspect_buckets:
-            if ratio <= 0:
-                yield f"aspect_buckets must be positive width/height ratios, got {ratio:g}"

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import II, MISSING
 
 from factory.schema.backends import ResolutionType
-from factory.schema.captions import CaptionConfig, CropConfig
+from factory.schema.captions import CaptionConfig
+from factory.schema.crop import CropConfig
 from factory.schema.options import above, at_least, opt
 
 
@@ -24,6 +25,10 @@ class DataConfig:
         "pixel: short edge, px | pixel_area: edge of the square of equal area, px | area: MP",
     )
     alignment: int = opt(64, "target edges are multiples of this, px")
+    maximum_canvas: float | None = opt(None, "largest area of a target, MP; null means any")
+    aspect_sizes: Any = opt(
+        None, "forced targets, px, by the label they replace: {0.75: [768,1024]}"
+    )
     caption: CaptionConfig = opt(MISSING, "caption strategy of backends that pin none")
     crop: CropConfig = opt(MISSING, "crop of backends that pin none")
     # Values are BackendConfig; `Any` lets `+data.backends.NAME={...}` in, which `check` then types.

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from factory.schema import backends, captions, data, run, storage
+from factory.schema import backends, captions, crop, data, run, storage
 from factory.schema.options import meanings
 
 # Key before the option's name, what the section is about, and the schema that declares it.
@@ -26,9 +26,13 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("data.backends.NAME", "data/backend=conditioning", backends.ConditioningBackendConfig),
     ("data.backends.NAME", "data/backend=text_embeds", backends.TextEmbedBackendConfig),
     ("data.backends.NAME", "data/backend=image_embeds", backends.ImageEmbedBackendConfig),
-    ("data.crop", "data/crop=preserve|square|closest|random", captions.CropConfig),
     ("data.caption", "Every caption strategy", captions.CaptionConfig),
     ("data.caption.shuffle", "Captions with tags in other orders", captions.ShuffleConfig),
+    (
+        "data.crop",
+        "data/crop=preserve|square|closest|random|random_aspect|corner|face",
+        crop.CropConfig,
+    ),
     ("data.caption", "data/caption=textfile", captions.TextFileCaptionConfig),
     ("data.caption", "data/caption=jsonfile", captions.JsonFileCaptionConfig),
     ("data.caption", "data/caption=instance", captions.InstanceCaptionConfig),

@@ -33,10 +33,19 @@ def settings(inputs: dict[str, Any]) -> Geometry:
         aspect_rounding=2 if rounding is None else rounding,
         crop_aspect=inputs["crop_aspect"] if inputs["crop"] else "preserve",
         crop_aspect_buckets=tuple(b["aspect"] if isinstance(b, dict) else b for b in buckets),
+        max_upscale_threshold=inputs.get("max_upscale_threshold"),
         minimum_image_size=inputs.get("minimum_image_size"),
+        maximum_image_size=inputs.get("maximum_image_size"),
+        target_downsample_size=inputs.get("target_downsample_size"),
         minimum_aspect_ratio=inputs.get("minimum_aspect_ratio"),
         maximum_aspect_ratio=inputs.get("maximum_aspect_ratio"),
+        maximum_canvas=megapixels(inputs.get("model_maximum_canvas_size")),
     )
+
+
+def megapixels(pixels: int | None) -> float | None:
+    """Return an area in the unit of `maximum_canvas`."""
+    return None if pixels is None else pixels / 1e6
 
 
 def shape(geometry: Geometry, width: int, height: int) -> Shape:

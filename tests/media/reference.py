@@ -3,7 +3,9 @@
 import math
 from fractions import Fraction
 
-from factory.media.geometry import SQUARE_EDGES, SQUARE_TOLERANCE, SQUASH, Geometry
+from factory.media.cover import SQUASH
+from factory.media.geometry import Geometry
+from factory.media.targets import SQUARE_EDGES, SQUARE_TOLERANCE
 
 Size = tuple[int, int]
 

@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.media.geometry import (
-    REASONS,
-    SQUASH,
-    Geometry,
-    aspect_label,
-    round_decimals,
-    round_to_multiple,
-)
+from factory.media.aspects import aspect_label, round_decimals, round_to_multiple
+from factory.media.cover import SQUASH
+from factory.media.geometry import REASONS, Geometry
 
 from . import reference
 

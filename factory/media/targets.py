@@ -1,0 +1,151 @@
+"""Which size is a picture of a ratio trained at: area or edge, alignment, squares, limits.
+
+A target follows from a ratio, the settings and, with "pixel", from whether the picture is
+upright. There are few ratios and many pictures, so targets are worked out for ratios.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.media.aspects import Bools, Floats, Ints, aligned, aspect_label, round_to_multiple
+
+# Megapixels and the edge that trainers mean by them for squares: models are trained at powers
+# of two times 512 and 768, not at the 500, 707 and 1000 px that the square root gives.
+SQUARE_EDGES = ((0.25, 512), (0.5, 768), (1.0, 1024), (2.0, 1536), (4.0, 2048))
+SQUARE_TOLERANCE = 0.05  # megapixels around an entry of the table
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Targets of k ratios.
+
+    Attributes:
+        target: Width and height trained at, px, int32 [k, 2]; zeros where there is none.
+        cover: Width and height that the intermediary covers at least, px, int32 [k, 2]; ones
+            where there is no target.
+        label: Target width/height, rounded, float64 [k]; 0.0 where there is no target.
+    """
+
+    target: NDArray[np.int32]
+    cover: NDArray[np.int32]
+    label: Floats
+
+    def take(self, keys: Ints) -> "Sizes":
+        """Return those of some indices, each below k."""
+        # Any other mode than "clip" copies once more, or checks once more.
+        target = self.target.take(keys, axis=0, mode="clip")
+        cover = self.cover.take(keys, axis=0, mode="clip")
+        return Sizes(target, cover, self.label.take(keys, mode="clip"))
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """How a target follows from a ratio; see `Geometry` for the settings."""
+
+    resolution: float
+    resolution_type: str
+    alignment: int
+    aspect_rounding: int
+    maximum_canvas: float | None = None
+    aspect_sizes: tuple[tuple[float, tuple[int, int]], ...] = ()
+
+    def sizes(self, aspect: Floats, portrait: Bools) -> Sizes:
+        """Return the targets of k ratios.
+
+        Args:
+            aspect: Ratios width/height, float64 [k]; 0.0 has no target.
+            portrait: Whether the picture is higher than wide, bool [k].
+        """
+        valid = aspect > 0
+        wide, tall = self._first(np.where(valid, aspect, 1.0), portrait)
+        cover_w, cover_h = self._covered(wide, tall, portrait)
+        if self.maximum_canvas is not None:
+            wide, tall, over = self._limited(wide, tall)
+            cover_w, cover_h = np.where(over, wide, cover_w), np.where(over, tall, cover_h)
+        label = aspect_label(wide, tall, self.aspect_rounding)
+        square, edge = label == 1.0, self.square_edge
+        wide, tall = np.where(square, edge, wide), np.where(square, edge, tall)
+        for forced, size in self.aspect_sizes:
+            of_label = label == forced
+            wide, tall = np.where(of_label, size[0], wide), np.where(of_label, size[1], tall)
+            cover_w = np.where(of_label, size[0], cover_w)
+            cover_h = np.where(of_label, size[1], cover_h)
+        if self.aspect_sizes:
+            label = aspect_label(wide, tall, self.aspect_rounding)
+        valid &= (label > 0) & (np.maximum(cover_w, cover_h) <= INT32_MAX)
+        return Sizes(
+            np.where(valid, (wide, tall), 0).T.astype(np.int32),
+            np.where(valid, (cover_w, cover_h), 1).T.astype(np.int32),
+            np.where(valid, label, 0.0),
+        )
+
+    def _first(self, aspect: Floats, portrait: Bools) -> tuple[Ints, Ints]:
+        """Return aligned widths and heights of about the wanted ratio."""
+        if self.resolution_type == "pixel":
+            short = self.resolution
+            wide = np.where(portrait, short, np.trunc(short * aspect))
+            tall = np.where(portrait, np.trunc(short / aspect), short)
+        else:
+            root = np.sqrt(aspect)
+            wide, tall = self._area_edge * root, self._area_edge / root
+        return round_to_multiple(wide, self.alignment), round_to_multiple(tall, self.alignment)
+
+    def _covered(self, wide: Ints, tall: Ints, portrait: Bools) -> tuple[Ints, Ints]:
+        """Return what the intermediary covers at least.
+
+        With "pixel" the short edge is the resolution itself, even where alignment made it less.
+        """
+        if self.resolution_type != "pixel":
+            return wide, tall
+        short = int(self.resolution)
+        return (
+            np.where(portrait, np.maximum(wide, short), wide),
+            np.where(portrait, tall, np.maximum(tall, short)),
+        )
+
+    def _limited(self, wide: Ints, tall: Ints) -> tuple[Ints, Ints, Bools]:
+        """Return targets shrunk to the canvas, and which ones were above it."""
+        step, most = self.alignment, round((self.maximum_canvas or 0) * 1e6)
+        area = wide.astype(np.float64) * tall
+        over, shrink = area > most, np.sqrt(most / area)
+        less_w = round_to_multiple(np.trunc(wide * shrink), step)
+        less_h = round_to_multiple(np.trunc(tall * shrink), step)
+        # Rounding may end above the canvas again; then the longer edge gives way.
+        still, landscape = less_w * less_h > most, less_w >= less_h
+        room_w = np.maximum(most // (less_h * step), 1) * step
+        room_h = np.maximum(most // (less_w * step), 1) * step
+        less_w = np.where(still & landscape, room_w, less_w)
+        less_h = np.where(still & ~landscape, room_h, less_h)
+        return np.where(over, less_w, wide), np.where(over, less_h, tall), over
+
+    @property
+    def _area_edge(self) -> int:
+        """Edge of the square of the wanted area, aligned, px."""
+        if self.resolution_type == "pixel_area":
+            return aligned(self.resolution, self.alignment)
+        return aligned(int(math.sqrt(self.resolution * 1e6)), self.alignment)
+
+    @property
+    def square_edge(self) -> int:
+        """Edge of square targets, aligned and within the canvas, px."""
+        edge = self._square_edge
+        if self.maximum_canvas is None:
+            return edge
+        wide, tall, _ = self._limited(np.array([edge]), np.array([edge]))
+        return int(min(wide[0], tall[0]))
+
+    @property
+    def _square_edge(self) -> int:
+        if self.resolution_type == "pixel":
+            return aligned(self.resolution, self.alignment)
+        megapixels = self.resolution
+        if self.resolution_type == "pixel_area":
+            megapixels = self.resolution**2 / 1e6
+        for area, edge in SQUARE_EDGES:
+            if abs(megapixels - area) <= SQUARE_TOLERANCE:
+                return aligned(edge, self.alignment)
+        return self._area_edge
