@@ -14,6 +14,7 @@ from factory.catalog.facts import Facts
 from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
 from factory.errors import EmptyBackendError, ObjectNotFoundError
+from factory.media.decode import DECODE_VERSIONS
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
@@ -55,6 +56,8 @@ class SampleBackend:
         minimum_aspect_ratio: Least width/height of a bucket.
         maximum_aspect_ratio: Greatest width/height of a bucket.
         max_samples: Keep at most this many samples, chosen by the backend's name.
+        decode: "fast" decodes JPEGs at a reduced scale where that is enough, "exact" whole,
+            and resizes by Lanczos.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
         what: What one sample is called in messages.
@@ -75,6 +78,7 @@ class SampleBackend:
     minimum_aspect_ratio: float | None = None
     maximum_aspect_ratio: float | None = None
     max_samples: int | None = None
+    decode: str = "fast"
     text_embeds: str | None = None
     image_embeds: str | None = None
 
@@ -86,6 +90,10 @@ class SampleBackend:
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(
                 f"backend {self.name!r}: max_samples must be at least 1, got {self.max_samples}"
+            )
+        if self.decode not in DECODE_VERSIONS:
+            raise ValueError(
+                f"backend {self.name!r}: decode must be fast or exact, got {self.decode!r}"
             )
 
     @property
@@ -116,7 +124,7 @@ class SampleBackend:
     @property
     def reader(self) -> Reader:
         """How samples become pixels."""
-        return ReadPicture(self.storage)
+        return ReadPicture(self.storage, str(self.decode))
 
     def scan(self, known: Facts | None, engine: Engine) -> Facts:
         """Measure what is new or changed since `known`.

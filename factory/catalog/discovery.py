@@ -15,7 +15,9 @@ from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+PICTURES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from factory.errors import CacheError, ObjectNotFoundError
+from factory.media.jpeg_xl import NEEDS_EXTRA
 from factory.storage.base import Storage
 
 # Raised when a column changes its meaning; a catalog of another version is measured anew.
@@ -61,7 +62,7 @@ TRANSIENT = "not readable"
 
 def is_transient(fact: Fact) -> bool:
     """Tell whether a fact's error may pass, so that the sample is to be tried again."""
-    return fact.error is not None and fact.error.startswith(TRANSIENT)
+    return fact.error is not None and fact.error.startswith((TRANSIENT, NEEDS_EXTRA))
 
 
 @dataclass(frozen=True)

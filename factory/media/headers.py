@@ -17,6 +17,7 @@ from factory.errors import MediaError
 from factory.media.formats import avif, bmp, gif, jpeg, jxl, png, tiff, webp
 from factory.media.formats.exif import exif_orientation
 from factory.media.formats.window import Header, NeedMoreBytes, Window
+from factory.media.jpeg_xl import codec
 from factory.records import MediaFacts
 
 __all__ = [
@@ -62,7 +63,7 @@ def measure(
     Raises:
         NeedMoreBytes: The header is longer than `head`, and the file may be too.
         MediaError: With reason "empty file", "not a picture", "truncated header",
-            "unsupported pixels" or "too large".
+            "unsupported pixels" or "too large", or "needs extra jxl" where that would read it.
     """
     found = jpeg.quick(head) if head.startswith(_JPEG) else None
     if found is not None:
@@ -72,6 +73,8 @@ def measure(
                 width, height = height, width
             return MediaFacts(width, height, "JPEG")
     header = read_header(head, size, max_pixels=max_pixels)
+    if header.format == "JXL":
+        codec()  # a sample that could not be decoded is dropped now, not in mid-training
     width, height = header.width, header.height
     if header.transposed:
         width, height = height, width

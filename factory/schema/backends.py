@@ -25,6 +25,13 @@ class ResolutionType(StrEnum):
     pixel_area = "pixel_area"
 
 
+class DecodeMode(StrEnum):
+    """How faithfully pictures are decoded and resized."""
+
+    fast = "fast"
+    exact = "exact"
+
+
 @dataclass
 class BackendConfig:
     """One named source, of samples or of embeddings."""
@@ -81,6 +88,11 @@ class SampleBackendConfig(BackendConfig):
     minimum_aspect_ratio: float | None = opt(None, "least width/height of a bucket")
     maximum_aspect_ratio: float | None = opt(None, "greatest width/height of a bucket")
     max_samples: int | None = opt(None, "keep at most this many samples, chosen by name")
+    decode: DecodeMode = opt(
+        DecodeMode.fast,
+        "fast: JPEGs at a reduced scale where that is enough | exact: whole, resized by Lanczos; "
+        "videos are not affected",
+    )
     text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
     image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
 

@@ -30,24 +30,21 @@ def _count(window: Window, position: int) -> int:
     """Return the number of frames, the first one's pixels beginning at the position."""
     frames = 1
     while True:
-        image = _next_image(window, _behind_blocks(window, position))
-        if image is None:
-            return frames
         try:
+            image = _next_image(window, _behind_blocks(window, position))
+            if image is None:
+                return frames
             position = _behind(window, image)
-        except MediaError:  # the file breaks off in a descriptor: what is before it counts
+        except MediaError:  # the file breaks off: what is before that counts
             return frames
         frames += 1
 
 
 def _next_image(window: Window, position: int) -> int | None:
-    """Return where the next image descriptor is, None at the end of the file."""
+    """Return where the next image descriptor is, None where the trailer comes first."""
     data = window.data
     while True:
-        if position >= len(data):
-            if window.whole:
-                return None
-            raise window.short(position + 1)
+        window.need(position + 1)
         kind = data[position]
         if kind == _TRAILER:
             return None
