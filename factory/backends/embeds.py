@@ -15,7 +15,7 @@ from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore, Writer
-from factory.catalog.facts import TRANSIENT
+from factory.catalog.facts import NOT_READABLE
 from factory.catalog.misfortune import is_own
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import CacheError, MediaError
@@ -198,7 +198,7 @@ def _readable(
         elif isinstance(outcome, MediaError):
             errors[picture.row] = str(outcome)
         elif is_own(outcome, reader.storage):
-            errors[picture.row] = f"{TRANSIENT}: {outcome}"
+            errors[picture.row] = f"{NOT_READABLE}: {outcome}"
         else:
             outcome.add_note(f"while reading {picture.key!r} in {reader.storage.identity}")
             raise outcome

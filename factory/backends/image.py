@@ -17,6 +17,7 @@ from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
+from factory.media.decode import DECODE_VERSIONS
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
@@ -68,6 +69,8 @@ class SampleBackend:
         maximum_canvas: Largest area of a target, MP.
         aspect_sizes: Forced targets (width, height), px, by the label they replace.
         max_samples: Keep at most this many samples, chosen by the backend's name.
+        decode: "fast" decodes JPEGs at a reduced scale where that is enough, "exact" whole,
+            and resizes by Lanczos.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
         filters: Conditions on columns of the samples' table; rows that fail one are dropped.
@@ -93,6 +96,7 @@ class SampleBackend:
     maximum_canvas: float | None = None
     aspect_sizes: Mapping[str | float, Sequence[int]] | None = None
     max_samples: int | None = None
+    decode: str = "fast"
     text_embeds: str | None = None
     image_embeds: str | None = None
     filters: Sequence[RowFilter] = ()
@@ -106,6 +110,10 @@ class SampleBackend:
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(
                 f"backend {self.name!r}: max_samples must be at least 1, got {self.max_samples}"
+            )
+        if self.decode not in DECODE_VERSIONS:
+            raise ValueError(
+                f"backend {self.name!r}: decode must be fast or exact, got {self.decode!r}"
             )
 
     @property
@@ -141,7 +149,7 @@ class SampleBackend:
     @property
     def reader(self) -> Reader:
         """How samples become pixels."""
-        return ReadPicture(self.storage)
+        return ReadPicture(self.storage, str(self.decode))
 
     def scan(
         self, known: Facts | None, engine: Engine, journal: Journal | None = None

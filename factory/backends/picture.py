@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.cuts import Cut
 from factory.media.crop import fit
-from factory.media.decode import DECODE_VERSION, decode
+from factory.media.decode import DECODE_VERSIONS, decode
 from factory.media.headers import MAX_PIXELS
 from factory.records import UNKNOWN_SIZE
 from factory.storage.base import Storage
@@ -74,14 +74,21 @@ class ReadPicture:
 
     Attributes:
         storage: Where the objects are.
+        decode: "fast" decodes JPEGs at a reduced scale, "exact" whole and resizes by Lanczos.
     """
 
     storage: Storage
+    decode: str = "fast"
+
+    def __post_init__(self) -> None:
+        """Refuse a mode there is not."""
+        if self.decode not in DECODE_VERSIONS:
+            raise ValueError(f"decode must be fast or exact, got {self.decode!r}")
 
     @property
     def recipe(self) -> Mapping[str, object]:
         """What shapes the pixels of every picture."""
-        return {"decode": DECODE_VERSION, "storage": self.storage.identity}
+        return {"decode": DECODE_VERSIONS[self.decode], "storage": self.storage.identity}
 
     def parts(self, picture: Picture) -> Mapping[str, object]:
         """Return what shapes the pixels of one picture."""
@@ -98,5 +105,6 @@ class ReadPicture:
         # What the scan let in by a limit of its own is no bomb here.
         most = max(MAX_PIXELS, picture.pixels)
         data = self.storage.read(picture.key)
-        pixels = decode(data, at_least=cut.intermediary, max_pixels=most)
-        return fit(pixels, cut.intermediary, cut.crop, cut.target)
+        exact = self.decode == "exact"
+        pixels = decode(data, at_least=None if exact else cut.intermediary, max_pixels=most)
+        return fit(pixels, cut.intermediary, cut.crop, cut.target, exact=exact)

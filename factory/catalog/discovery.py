@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from factory.bulk import Engine
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags
-from factory.catalog.facts import FOCUS, SCHEMA, TRANSIENT, Facts
+from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, TRANSIENT, Facts
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
@@ -23,7 +23,9 @@ from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+PICTURES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl",
+)  # fmt: skip
 
 # What measuring gives; captions come beside it.
 _MEASURED = pa.schema(
@@ -115,8 +117,8 @@ class Discovery:
         same = same_etag(samples, known, places)
         error = known["error"]
         if error.null_count < len(error):
-            transient = flags(pc.starts_with(error, TRANSIENT))
-            same &= ~transient[places]
+            for reason in TRANSIENT:
+                same &= ~flags(pc.starts_with(error, reason))[places]
         if scan.medium.whole:
             looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(error))
             same &= looked[places]
@@ -189,7 +191,7 @@ class _Measure:
         if isinstance(error, MediaError):
             return str(error)
         if is_own(error, self.storage):
-            return f"{TRANSIENT}: {error}"
+            return f"{NOT_READABLE}: {error}"
         error.add_note(f"while measuring {info.key!r} in {self.storage.identity}")
         raise error
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.changes import Changes, compare
 from factory.catalog.columns import rank, text_lists
+from factory.media.jpeg_xl import NEEDS_EXTRA
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
 _TEXT = pa.large_string()
@@ -63,8 +64,10 @@ class Fact:
     text_error: str | None = None
 
 
-# Reason of facts that are measured again at the next scan: the object may be back.
-TRANSIENT = "not readable"
+# Reasons of facts that are measured again at the next scan: the object may be back, or the
+# package that reads it installed.
+NOT_READABLE = "not readable"
+TRANSIENT = (NOT_READABLE, NEEDS_EXTRA)
 
 
 @dataclass

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
-from factory.media.faces import find_face
 from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
 from factory.records import MediaFacts, ObjectInfo
@@ -118,6 +117,8 @@ class Pictures(Medium):
 
 def _face(data: bytes, max_pixels: int) -> tuple[float, float]:
     """Return the middle of the largest face as fractions; NaN where none is found."""
+    from factory.media.faces import find_face
+
     try:
         pixels = decode(data, at_least=(FACE_EDGE, FACE_EDGE), max_pixels=max_pixels)
     except MediaError:

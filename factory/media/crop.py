@@ -2,7 +2,7 @@
 
 Quality: shrinking by much averages areas, shrinking by little and enlarging is bicubic.
 Together with JPEGs decoded at a reduced scale the mean PSNR against a full decode and Lanczos
-resampling by Pillow is above 36 dB on photographs.
+resampling by Pillow is above 36 dB on photographs. `exact` is that Lanczos resampling itself.
 """
 
 import math
@@ -43,6 +43,8 @@ def fit(
     intermediary: tuple[int, int],
     crop: tuple[int, int],
     target: tuple[int, int],
+    *,
+    exact: bool = False,
 ) -> Pixels:
     """Return a picture resized to its intermediary size and cut to its target size.
 
@@ -51,6 +53,7 @@ def fit(
         intermediary: Width and height to resize to, px.
         crop: Top and left of the cut in the resized picture, px.
         target: Width and height of the cut, px.
+        exact: Resample by Lanczos, at several times the cost.
 
     Returns:
         RGB, uint8 [target height, target width, 3], C-contiguous, never a view of `image`.
@@ -59,6 +62,8 @@ def fit(
         ValueError: The image is not such an array, or the cut leaves the intermediary.
     """
     _check(image, intermediary, crop, target)
+    if exact:
+        return _lanczos(image, intermediary, crop, target)
     (wide, tall), (top, left) = intermediary, crop
     if wide * tall > _LARGEST_WHOLE:
         image, (wide, tall), (top, left) = _around(image, intermediary, crop, target)
@@ -75,6 +80,24 @@ def _resize(image: Pixels, wide: int, tall: int) -> Pixels:
     shrink = max(width / wide, height / tall)
     method = cv2.INTER_AREA if shrink >= _LEAST_AREA_SHRINK else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, (wide, tall), interpolation=method), dtype=np.uint8)
+
+
+def _lanczos(
+    image: Pixels,
+    intermediary: tuple[int, int],
+    crop: tuple[int, int],
+    target: tuple[int, int],
+) -> Pixels:
+    """Resample only what the cut shows: the place of each pixel is that in the whole."""
+    from PIL import Image
+
+    across, down = image.shape[1] / intermediary[0], image.shape[0] / intermediary[1]
+    (top, left), (wide, tall) = crop, target
+    box = (left * across, top * down, (left + wide) * across, (top + tall) * down)
+    # Rounding must not lead out of the image, which Pillow refuses.
+    box = (box[0], box[1], min(box[2], image.shape[1]), min(box[3], image.shape[0]))
+    resized = Image.fromarray(image).resize(target, Image.Resampling.LANCZOS, box)
+    return np.array(resized, dtype=np.uint8)
 
 
 def _around(

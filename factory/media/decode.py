@@ -1,9 +1,10 @@
 """What are the pixels of a picture: bytes of any format to upright RGB.
 
 - JPEG by libjpeg-turbo (simplejpeg), at a reduced scale where that is enough; what it does not
-  take (CMYK, odd files) by Pillow, which also decodes every other format.
+  take (CMYK, odd files) by Pillow, which also decodes every other format but JPEG XL.
 - Transparent pixels are laid on white.
-- 16-bit grey is scaled to 8 bits, not clipped; 16-bit colour keeps its high byte.
+- 16-bit grey is scaled to 8 bits, not clipped, and so is 16-bit colour of a JPEG XL; 16-bit
+  colour of other formats keeps its high byte.
 - Of an animated picture the first frame counts.
 - Colour profiles are not applied.
 """
@@ -17,11 +18,17 @@ from numpy.typing import NDArray
 
 from factory.errors import MediaError
 from factory.media.crop import opencv
-from factory.media.headers import MAX_PIXELS, Header, open_pillow, read_header
+from factory.media.headers import MAX_PIXELS, Header, check_size, open_pillow, read_header
+from factory.media.jpeg_xl import decode_jxl
 
 # Names how pixels come about, for keys of caches: raise the number whenever the same bytes
 # would give other pixels. Reduced decoding differs from a full one by 37 to 40 dB.
 DECODE_VERSION = "rgb8-1:turbojpeg-scaled,pillow,white,first-frame"
+# By the setting `decode`: whether JPEGs come at a reduced scale and how pictures are resized.
+DECODE_VERSIONS = {
+    "fast": DECODE_VERSION,
+    "exact": "rgb8-1:turbojpeg-full,lanczos,pillow,white,first-frame",
+}
 
 Pixels = NDArray[np.uint8]
 
@@ -56,13 +63,19 @@ def decode(
             pixels", or those of `measure` for other bytes that give no picture.
     """
     header = read_header(data, len(data), max_pixels=max_pixels, count_frames=False)
-    pixels = _jpeg(data, header, at_least) if header.format == "JPEG" else None
+    pixels: Pixels | None = None
+    if header.format == "JPEG":
+        pixels = _jpeg(data, header, at_least, max_pixels)
+    elif header.format == "JXL":
+        pixels = _jpeg_xl(data, header)
     if pixels is None:
-        pixels = _pillow(data, header.format)
+        pixels = _pillow(data, header.format, max_pixels)
     return _upright(pixels, header.orientation)
 
 
-def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels | None:
+def _jpeg(
+    data: bytes, header: Header, at_least: tuple[int, int] | None, max_pixels: int | None
+) -> Pixels | None:
     """Return pixels as stored; None where Pillow has to try."""
     import simplejpeg
 
@@ -71,7 +84,10 @@ def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixe
     if header.transposed:
         width, height = height, width
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
+        tall, wide, colours, _ = simplejpeg.decode_jpeg_header(data)
+        # A file with two frame headers may have shown us a small one.
+        check_size("JPEG", wide, tall, max_pixels)
+        if colours in ("CMYK", "YCCK"):
             return None
         # Strict decoding is the default, and what makes files that break off an error.
         pixels: Pixels = simplejpeg.decode_jpeg(
@@ -110,9 +126,11 @@ def _trim(pixels: Pixels, header: Header, at_least: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(pixels[:rows, :columns])
 
 
-def _pillow(data: bytes, kind: str) -> Pixels:
+def _pillow(data: bytes, kind: str, max_pixels: int | None) -> Pixels:
     try:
         with open_pillow(kind, io.BytesIO(data)) as image:
+            # A file that contradicts itself may read another way here than in `read_header`.
+            check_size(kind, image.width, image.height, max_pixels)
             image.load()
             return _rgb(image)
     except (MediaError, MemoryError):
@@ -121,6 +139,27 @@ def _pillow(data: bytes, kind: str) -> Pixels:
         cut_off = isinstance(error, EOFError) or "truncated" in str(error).lower()
         reason = "truncated" if cut_off or _breaks_off(data, kind) else "damaged"
         raise MediaError(reason, f"{kind}: {error}") from error
+
+
+def _jpeg_xl(data: bytes, header: Header) -> Pixels:
+    pixels = decode_jxl(data)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise MediaError(
+            "damaged",
+            f"JXL of {header.width} x {header.height} px by its header gives {pixels.shape}",
+        )
+    if pixels.dtype == np.uint16:
+        pixels = _eight_bits(pixels)
+    if pixels.ndim == 2:  # noqa: PLR2004 - grey
+        pixels = pixels[:, :, None]
+    colours, alpha = pixels, None
+    if pixels.shape[2] in (2, 4):
+        colours, alpha = pixels[:, :, :-1], pixels[:, :, -1:].astype(np.uint16)
+    if alpha is not None:
+        over = colours * alpha + np.uint16(255) * (255 - alpha)
+        colours = ((over + 127) // 255).astype(np.uint8)
+    wide = np.broadcast_to(colours, (*colours.shape[:2], 3))
+    return np.ascontiguousarray(wide, dtype=np.uint8)
 
 
 def _breaks_off(data: bytes, kind: str) -> bool:
@@ -158,12 +197,17 @@ def _rgb(image: Any) -> Pixels:
 
 
 def _from_grey16(values: NDArray[Any], transparent: object) -> Pixels:
-    """Scale 0 to 65535 onto 0 to 255, to the nearest, and repeat it for each colour."""
-    wide = values.astype(np.uint32)
-    grey = ((wide + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257
+    """Scale 16 bits to 8, and repeat them for each colour."""
+    grey = _eight_bits(values)
     if isinstance(transparent, int):
-        grey[wide == transparent] = 255
+        grey[values == transparent] = 255
     return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _eight_bits(values: NDArray[Any]) -> Pixels:
+    """Scale 0 to 65535 onto 0 to 255, to the nearest."""
+    # 65535 = 255 * 257
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -22,6 +22,13 @@ class ResolutionType(StrEnum):
     pixel_area = "pixel_area"
 
 
+class DecodeMode(StrEnum):
+    """How faithfully pictures are decoded and resized."""
+
+    fast = "fast"
+    exact = "exact"
+
+
 @dataclass
 class BackendConfig:
     """One named source, of samples or of embeddings."""
@@ -89,6 +96,11 @@ class SampleBackendConfig(BackendConfig):
         "forced targets, px, by the label they replace: {0.75: [768,1024]}",
     )
     max_samples: int | None = opt(None, "keep at most this many samples, chosen by name")
+    decode: DecodeMode = opt(
+        DecodeMode.fast,
+        "fast: JPEGs at a reduced scale where that is enough | exact: whole, resized by Lanczos; "
+        "videos are not affected",
+    )
     text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
     image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
 

@@ -56,7 +56,7 @@ class DiscoveryConfig(MetadataConfig):
     _target_: str = "factory.catalog.discovery.Discovery"
     suffixes: list[str] = opt(
         factory=lambda: [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-                         ".avif"],
+                         ".avif", ".jxl"],
         meaning="file suffixes that count as pictures",
     )  # fmt: skip
     max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
