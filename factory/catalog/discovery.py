@@ -176,15 +176,10 @@ class _Measure:
             else:
                 errors[number] = self._reason(infos[number], outcome)
                 facts.append(_NOTHING)
-        numbers = [
-            pa.array([fact.width for fact in facts], pa.int32()),
-            pa.array([fact.height for fact in facts], pa.int32()),
-            pa.array([fact.format for fact in facts], pa.string()),
-            pa.array([fact.frames for fact in facts], pa.int32()),
-            pa.array(errors, pa.string()),
-            *(pa.array([_at(fact.focus, n) for fact in facts], pa.float32()) for n in (0, 1)),
-        ]
-        return pa.table([*chunk.columns, *numbers], schema=_MEASURED)
+        width, height, kind, frames, focus = zip(*facts, strict=True)
+        columns = (width, height, kind, frames, errors, *_axes(focus))
+        arrays = map(pa.array, columns, [field.type for field in list(_MEASURED)[3:]])
+        return pa.table([*chunk.columns, *arrays], schema=_MEASURED)
 
     def _reason(self, info: ObjectInfo, error: Exception) -> str:
         """Return why one sample cannot be used; raise what is not its own misfortune."""
@@ -199,8 +194,10 @@ class _Measure:
 _NOTHING = MediaFacts(0, 0, "", 1)
 
 
-def _at(focus: tuple[float, float] | None, axis: int) -> float | None:
-    return None if focus is None else focus[axis]
+def _axes(focus: Sequence[tuple[float, float] | None]) -> Iterator[list[float | None]]:
+    """Yield the x of each focus, then the y; None where nothing was looked for."""
+    for axis in (0, 1):
+        yield [None if point is None else point[axis] for point in focus]
 
 
 def _joined(parts: Sequence[pa.Table]) -> pa.Table:

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
@@ -88,7 +88,7 @@ class Pictures(Medium):
             facts = measure(data, len(data), max_pixels=max_pixels)
             if verify:
                 decode(data, max_pixels=max_pixels)
-            return replace(facts, focus=_face(data, max_pixels)) if self.faces else facts
+            return facts._replace(focus=_face(data, max_pixels)) if self.faces else facts
         (outcome,) = self.measure_many(storage, [info], max_pixels=max_pixels, verify=False)
         if isinstance(outcome, Exception):
             raise outcome

@@ -53,10 +53,8 @@ class Storage(ABC):
         """
         from factory.storage.listing import Listing
 
-        found = Listing()
-        for info in self.objects(prefix):
-            found.add(info.key, info.size, info.etag)
-        return found.table()
+        rows = ((info.key, info.size, info.etag) for info in self.objects(prefix))
+        return Listing().extend(rows).table()
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo:
@@ -74,12 +72,15 @@ class Storage(ABC):
             ObjectNotFoundError: There is no such object.
         """
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> "list[bytes | StorageError]":
-        """Return several spans (key, start, length) in their order, each as `read` would.
+    def read_many(
+        self, spans: Sequence[tuple[str, int, int]]
+    ) -> "Iterator[bytes | StorageError]":
+        """Yield several spans (key, start, length) in their order, each as `read` gives it.
 
         What fails stands in the place of its bytes, so that one bad object costs no other.
+        Bytes that are let go before the next are asked for leave their memory to them.
         """
-        return [self._read_or_error(span) for span in spans]
+        return map(self._read_or_error, spans)
 
     def _read_or_error(self, span: tuple[str, int, int]) -> "bytes | StorageError":
         try:

@@ -1,5 +1,9 @@
 """A listing of many objects as columns, gathered one object at a time."""
 
+from collections.abc import Iterable
+from itertools import islice
+from typing import Self
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,35 +20,22 @@ _BATCH_ROWS = 2**16
 
 
 class Listing:
-    """Gathers keys, sizes and etags; `keys`, `sizes` and `etags` may be appended to directly."""
+    """Gathers keys, sizes and etags into columns, batch by batch."""
 
     def __init__(self) -> None:
         """Start with nothing found."""
-        self.keys: list[str] = []
-        self.sizes: list[int] = []
-        self.etags: list[str] = []
         self._batches: list[pa.RecordBatch] = []
 
-    def add(self, key: str, size: int, etag: str) -> None:
-        """Add one object."""
-        self.keys.append(key)
-        self.sizes.append(size)
-        self.etags.append(etag)
-        self.pack()
-
-    def pack(self) -> None:
-        """Turn what was appended into columns, once it is enough."""
-        if len(self.keys) >= _BATCH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = [self.keys, self.sizes, self.etags]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
-        self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
-        self.keys, self.sizes, self.etags = [], [], []
+    def extend(self, rows: Iterable[tuple[str, int, str]]) -> Self:
+        """Add objects: key, size and etag of each."""
+        stream = iter(rows)
+        while part := list(islice(stream, _BATCH_ROWS)):
+            columns = zip(zip(*part, strict=True), SCHEMA, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in columns]
+            self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
+        return self
 
     def table(self) -> pa.Table:
         """Return everything added, sorted by key."""
-        self._flush()
         table = pa.Table.from_batches(self._batches, schema=SCHEMA).combine_chunks()
         return table.take(pc.sort_indices(table["key"]))

@@ -98,10 +98,7 @@ class LocalStorage(Storage):
         """
         from factory.storage.listing import Listing
 
-        found = Listing()
-        for key, size, etag in self._walk(prefix):
-            found.add(key, size, etag)
-        return found.table()
+        return Listing().extend(self._walk(prefix)).table()
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         folder = safe_prefix(prefix)
@@ -138,10 +135,10 @@ class LocalStorage(Storage):
                 file.seek(start)
             return file.read(-1 if length is None else length)
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes | StorageError]:
-        """Return several spans in their order; see `Storage.read_many`."""
+    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> Iterator[bytes | StorageError]:
+        """Yield several spans in their order; see `Storage.read_many`."""
         folders: dict[str, str] = {}
-        return [self._read_at_once(span, folders) for span in spans]
+        return (self._read_at_once(span, folders) for span in spans)
 
     def _read_at_once(
         self, span: tuple[str, int, int], folders: dict[str, str]
@@ -217,6 +214,10 @@ class LocalStorage(Storage):
             next(top, None)
 
 
+# First letters of names that listings skip; of other names no question is asked.
+_SUSPECT = frozenset(".@_TtDd")
+
+
 class _Walk:
     """One walk over a folder; keeps which links it left out, to say so at the end."""
 
@@ -254,16 +255,14 @@ class _Walk:
         above = _with_separator(folder)[self._cut :].replace(os.sep, "/")
         for entry in self._entries(folder):
             name = entry.name
-            if not is_listed(name):
+            if name[0] in _SUSPECT and not is_listed(name):
                 continue
             if not (name.isascii() or _is_utf8(name)):
                 self._left_out.append(ascii(entry.path))
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry.path)
-            else:
-                found = self._file(entry)
-                if found is not None and stat.S_ISREG(found.st_mode):
-                    yield above + name, found.st_size, _etag(found)
+            elif (found := self._file(entry)) is not None and stat.S_ISREG(found.st_mode):
+                yield above + name, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}"
 
     def _entries(self, folder: str) -> "list[os.DirEntry[str]]":
         try:

@@ -157,14 +157,14 @@ class S3Storage(Storage):
             request["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
         return request
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes | StorageError]:
-        """Return several spans in their order, asked for side by side; see `Storage`."""
+    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> Iterator[bytes | StorageError]:
+        """Yield several spans in their order, asked for side by side; see `Storage`."""
 
         async def fetch_all(client: "AioBaseClient") -> list[bytes | StorageError]:
             """Send every request; the pool of connections bounds how many are under way."""
             return await asyncio.gather(*(self._fetch_one(client, span) for span in spans))
 
-        return self._do(self._attempt("read", self._root), fetch_all)
+        return iter(self._do(self._attempt("read", self._root), fetch_all))
 
     async def _fetch_one(
         self, client: "AioBaseClient", span: tuple[str, int, int]

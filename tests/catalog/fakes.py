@@ -42,9 +42,9 @@ class Watched(LocalStorage):
             raise self.broken[key]
         return super().read(key, start, length)
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes | StorageError]:
+    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> Iterator[bytes | StorageError]:
         """Count and fail as `read` does."""
-        return [self._read_or_error(span) for span in spans]
+        return map(self._read_or_error, spans)
 
     def listing(self, prefix: str = "") -> pa.Table:
         """Return what `objects` yields."""
