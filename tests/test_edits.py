@@ -59,7 +59,7 @@ def test_what_is_no_expression_is_removed_as_text_and_said_once(caplog) -> None:
     [
         ("s/(dog/cat/", "no regular expression: missing )"),
         ("s//cat/", "nothing between its first two slashes"),
-        (r"s/dog/\1/", "its replacement is wrong: invalid group reference"),
+        (r"s/dog/\1/", "its replacement is wrong: no such group"),
         (r"s/dog/\g<name>/", "its replacement is wrong: unknown group"),
         (3, "must be a text, got 3"),
     ],

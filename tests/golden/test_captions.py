@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from factory.catalog.caption_shuffle import SEPARATORS, Shuffle
+from factory.catalog.caption_shuffle import SEPARATORS, Shuffle, shuffle_of
 from factory.catalog.captions import (
     Captions,
     ColumnCaptions,
@@ -19,7 +19,7 @@ from factory.catalog.captions import (
     InstanceCaptions,
     TextFileCaptions,
 )
-from factory.errors import ConfigError
+from factory.edits import edit_problems
 
 GOLDEN = "captions.json"
 STRATEGIES = ("filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface")
@@ -39,8 +39,8 @@ def test_captions(case: dict[str, Any], tmp_path: Path) -> None:
 
 def check_filter(inputs: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
     source, given = inputs["source"], inputs["filters"]
-    if ignored_there(source, given):
-        with pytest.raises(ConfigError if source == "json" else ValueError, match="list"):
+    if fault := ignored_there(source, given):
+        with pytest.raises(ValueError, match=fault):
             _ = filtering(source, given, folder).edits
         return
     if "error" in expected:
@@ -51,11 +51,14 @@ def check_filter(inputs: dict[str, Any], expected: dict[str, Any], folder: Path)
     assert [edited(captions, text) for text in inputs["captions"]] == expected["captions"]
 
 
-def ignored_there(source: str, given: Any) -> bool:
-    """Tell whether the former system ignores a list that cannot be used as one."""
-    if source == "json":
-        return not isinstance(given, list)
-    return source == "path" and not given.endswith((".txt", ".json"))
+def ignored_there(source: str, given: Any) -> str | None:
+    """Return what is said here of filters that the former system leaves out in silence."""
+    if source == "path":
+        return None if given.endswith((".txt", ".json")) else r"must end in \.txt"
+    entries = given.split("\n") if source == "txt" else given
+    if not isinstance(entries, list):
+        return "holds no list"
+    return "cannot be used" if any(edit_problems(entries, "entry")) else None
 
 
 def filtering(source: str, given: Any, folder: Path) -> Captions:
@@ -75,7 +78,10 @@ def edited(captions: Captions, text: str) -> str:
 
 
 def check_shuffle(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
-    if not refused(inputs["caption_shuffle"]):
+    if "error" in expected:
+        with pytest.raises(ValueError, match="shuffle"):
+            shuffle(inputs["caption_shuffle"])
+    elif not refused(inputs["caption_shuffle"]):
         made = variants(inputs["caption_shuffle"], inputs["caption"])
         assert list(made) == expected["captions"]
 
@@ -101,7 +107,7 @@ def shuffle(options: dict[str, Any] | None) -> Shuffle | None:
         return None
     if given.get("seed", 0) is None:
         del given["seed"]
-    return Shuffle(**given)
+    return shuffle_of(given.pop("count", 1), **given)
 
 
 def check_strategy(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
