@@ -113,7 +113,9 @@ def test_null_lists_that_span_texts_say_nothing() -> None:
 def test_no_rows_give_no_answers() -> None:
     keys, texts = (pa.chunked_array([], SCHEMA.field(name).type) for name in ("key", "text"))
     for kind, own in KINDS:
-        assert kind(**own).silent(keys, texts).tolist() == []  # type: ignore[arg-type]
+        for shared in SHARED:
+            captions = kind(**own, **shared)  # type: ignore[arg-type]
+            assert captions.silent(keys, texts).tolist() == []
 
 
 def test_plain_names_are_never_looked_at_one_by_one() -> None:

@@ -9,6 +9,7 @@ from factory.catalog.captions import Captions, InstanceCaptions
 from factory.composer import compose
 from factory.errors import ConfigError
 from factory.schema.guide import guide
+from tests.datamodule.test_captions import Shouted
 
 
 def built(*overrides: str) -> Captions:
@@ -64,6 +65,15 @@ def test_one_backend_may_differ() -> None:
     data = build(compose(given), given)
     found = {name: backend.caption.dropout for name, backend in data.registry.samples.items()}
     assert found == {"photos": 1.0, "holdout": 0.0}
+
+
+def test_a_strategy_of_another_package_is_named_by_its_target() -> None:
+    captions = built(
+        "data/caption=filename",
+        "data.caption._target_=tests.datamodule.test_captions.Shouted",
+        "data.caption.prepend=sks",
+    )
+    assert captions == Shouted(prepend="sks")
 
 
 def test_all_bad_values_are_named_at_once() -> None:
