@@ -2,24 +2,31 @@ r"""What does one entry of a filter list do to a text?
 
 ``s/search/replace/`` (or without its last slash) replaces every match of a regular
 expression; ``\/`` stands for a slash inside. Any other entry is removed, first as plain text,
-then as a regular expression. Expressions are those of Python's `re`: case-sensitive, with
-``(?i)`` in front where case does not matter. Python cannot stop a match, so an entry that
-repeats a repetition, such as ``(a+)+b``, may take for ever on a long text: leave those out.
+then as a regular expression. Expressions are those of the package `regex`: what Python's `re`
+takes and more (such as ``\p{Lu}``), case-sensitive, with ``(?i)`` in front where case does not
+matter. Unlike `re` it can give up, so an expression that would take for ever on some text stops
+the run with its name instead.
 """
 
 import logging
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+import regex
 
 from factory.errors import ConfigError
 
 logger = logging.getLogger("factory")
 
+# A match takes microseconds, also on a busy machine far less than this. One that reaches it
+# tries ever more ways to fail, as (a|aa)+$ does.
+TIMEOUT_SECONDS = 20.0
+
 _PART = r"((?:[^/\\]|\\.)*)"
-_SED = re.compile(rf"s/{_PART}/{_PART}/?", re.DOTALL)
+_SED = regex.compile(rf"s/{_PART}/{_PART}/?", regex.DOTALL)
 # What has a meaning of its own in a regular expression.
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 # Unified before texts are edited, so that a raw text may lack what its captions hold.
@@ -31,22 +38,36 @@ class Edit:
     """One entry of a filter list, ready to be applied.
 
     Attributes:
+        expression: The entry as it was written.
         plain: Text removed first; "" removes none.
         pattern: Expression whose matches are then replaced; None replaces none.
-        replacement: What stands for a match, as in `re.sub`.
+        replacement: What stands for a match, as in `regex.sub`.
         literal: Text without which the edit changes nothing; None where that is not known.
     """
 
+    expression: str
     plain: str = ""
-    pattern: re.Pattern[str] | None = None
+    pattern: Any = None
     replacement: str = ""
     literal: str | None = None
 
     def __call__(self, text: str) -> str:
-        """Return the text with every occurrence removed or replaced."""
+        """Return the text with every occurrence removed or replaced.
+
+        Raises:
+            ConfigError: The expression takes too long on this text.
+        """
         if self.plain:
             text = text.replace(self.plain, "")
-        return text if self.pattern is None else self.pattern.sub(self.replacement, text)
+        if self.pattern is None:
+            return text
+        try:
+            return str(self.pattern.sub(self.replacement, text, timeout=TIMEOUT_SECONDS))
+        except TimeoutError as error:
+            raise ConfigError(
+                f"filter {self.expression!r} takes over {TIMEOUT_SECONDS:g} s on the caption "
+                f"{text[:80]!r}; write it so that no text can be matched in many ways"
+            ) from error
 
 
 def parse_edits(expressions: Iterable[str], where: str) -> tuple[Edit, ...]:
@@ -63,8 +84,7 @@ def parse_edits(expressions: Iterable[str], where: str) -> tuple[Edit, ...]:
         ConfigError: An s/search/replace/ that cannot be used; all of them at once.
     """
     entries = list(expressions)
-    problems = list(edit_problems(entries, where))
-    if problems:
+    if problems := list(edit_problems(entries, where)):
         raise ConfigError(problems)
     for number, expression in enumerate(entries, 1):
         if reason := _only_plain(expression):
@@ -91,31 +111,34 @@ def edit_problems(expressions: Iterable[object], where: str) -> Iterator[str]:
 def _parsed(expression: str) -> Edit:
     sed = _SED.fullmatch(expression)
     if sed is not None:
-        return _replacing(*sed.groups())
+        search, replacement = sed.groups()
+        pattern, template = _replacing(search, replacement)
+        return Edit(expression, "", pattern, template, _literal(search))
     if not expression or _only_plain(expression):
-        return Edit(plain=expression, literal=expression)
-    return Edit(expression, _compiled(expression), literal=_literal(expression))
+        return Edit(expression, plain=expression, literal=expression)
+    return Edit(expression, expression, _compiled(expression), literal=_literal(expression))
 
 
-def _replacing(search: str, replacement: str) -> Edit:
+def _replacing(search: str, replacement: str) -> tuple[Any, str]:
     if not search:
         raise ValueError("there is nothing between its first two slashes; write s/search/replace/")
     pattern, template = _compiled(search), replacement.replace(r"\/", "/")
     try:
-        pattern.sub(template, "")  # also reads the template, match or no match
-    except (re.error, IndexError) as error:
+        # A template is read at the first match only; this makes one that holds the same groups.
+        regex.compile(f"(?:{search}\n)?").match("").expand(template)
+    except (regex.error, IndexError) as error:
         raise ValueError(f"its replacement is wrong: {error}") from error
-    return Edit("", pattern, template, _literal(search))
+    return pattern, template
 
 
-def _compiled(expression: str) -> re.Pattern[str]:
+def _compiled(expression: str) -> Any:
     with warnings.catch_warnings():
-        # Of what may mean another thing in a later Python, such as "[[".
-        warnings.simplefilter("ignore", FutureWarning)
+        # Of what may mean another thing in a later version, such as "[[".
+        warnings.simplefilter("ignore")
         try:
-            return re.compile(expression)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error}") from error
+            return regex.compile(expression)
+        except (regex.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"no regular expression: {error}") from error
 
 
 def _only_plain(expression: str) -> str | None:

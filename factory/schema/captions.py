@@ -50,7 +50,7 @@ class CaptionConfig:
     filters: list[str] = opt(
         factory=list,
         meaning="edits of every caption, in order: s/regex/new/ replaces each match; any other "
-        "entry is removed, as plain text and then as a regex (no nested repeats like (a+)+)",
+        "entry is removed, as plain text and then as a regex",
     )
     filters_file: str | None = opt(
         None, "file with more filters: .txt, one a line, or .json, a list"

@@ -1,12 +1,12 @@
-"""Caption strategies, decoding of caption files, and the draw among several captions."""
+"""Caption strategies, and decoding of caption files."""
 
 import pickle
-from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.catalog.caption_shuffle import Shuffle
 from factory.catalog.captions import (
     LIST_SEPARATOR,
     Captions,
@@ -14,16 +14,15 @@ from factory.catalog.captions import (
     FilenameCaptions,
     InstanceCaptions,
     TextFileCaptions,
-    choose,
     decode_text,
 )
-from factory.errors import MediaError
+from factory.errors import ConfigError, MediaError
 
 ALL: list[Captions] = [
     TextFileCaptions(prepend="sks"),
-    FilenameCaptions(),
-    InstanceCaptions(["a", "b"]),
-    ColumnCaptions(("caption",), ("alt",)),
+    FilenameCaptions(filters=["s/a/b/", "(x"]),
+    InstanceCaptions(["a", "b"], shuffle=Shuffle(count=2), dropout=0.5),
+    ColumnCaptions(("caption",), ("alt",), filters_file="words.txt"),
 ]
 
 
@@ -46,6 +45,13 @@ def test_strategies_are_values(captions: Captions) -> None:
     assert pickle.loads(pickle.dumps(captions)) == captions
     assert hash(captions) == hash(pickle.loads(pickle.dumps(captions)))
     assert type(captions).__name__ in repr(captions)
+
+
+def test_what_a_strategy_has_read_does_not_change_what_it_equals() -> None:
+    used = FilenameCaptions(filters=["s/a/b/"])
+    assert used.captions("aha.png", ()) == ("bhb",)
+    assert used == FilenameCaptions(filters=["s/a/b/"])
+    assert pickle.loads(pickle.dumps(used)).captions("aha.png", ()) == ("bhb",)
 
 
 def test_text_file_lines() -> None:
@@ -151,33 +157,51 @@ def test_any_bytes_give_text_or_a_reason(data: bytes) -> None:
         assert error.reason == "caption not UTF-8"
 
 
-@given(st.lists(st.text(), min_size=1), st.integers(), st.integers(), st.integers())
-def test_the_choice_depends_on_its_numbers_alone(
-    captions: list[str], seed: int, epoch: int, row: int
+def test_null_texts_are_empty() -> None:
+    raw = [None, "one"]
+    assert ColumnCaptions(("a", "b")).captions("k", raw) == ("one",)  # type: ignore[arg-type]
+    assert TextFileCaptions().captions("k", raw) == ("one",)  # type: ignore[arg-type]
+
+
+def test_captions_are_filtered_then_shuffled_then_prefixed() -> None:
+    captions = TextFileCaptions(
+        prepend="a, sks", filters=["b, "], shuffle=Shuffle(count=50, seed=1)
+    )
+    made = captions.captions("k", ["a, b, c\nb, \nb, d"])
+    assert made == ("a, sks a, c", "a, sks c, a", "a, sks b,", "a, sks d")
+
+
+def test_filters_see_trimmed_captions_and_may_empty_them() -> None:
+    captions = TextFileCaptions(filters=["^a ", "s/dog/ /"])
+    assert captions.captions("k", ["  a cat\r\n a dog \n"]) == ("cat",)
+    assert captions.captions("k", ["dog"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"filters": "arafed"}, "filters must be a list of texts, got 'arafed'"),
+        ({"filters": ["a", "s/(/x/"]}, r"filters entry 2: 's/\(/x/' .* missing \)"),
+        ({"filters": [3]}, "filters entry 1 must be a text, got 3"),
+        ({"filters_file": "words.csv"}, r"must end in \.txt .* got 'words.csv'"),
+        ({"shuffle": {"count": 2}}, "shuffle must be a Shuffle or None"),
+        ({"dropout": 1.5}, "dropout must be a probability from 0 to 1, got 1.5"),
+        ({"dropout": float("nan")}, "got nan"),
+        ({"dropout": -0.1}, "got -0.1"),
+    ],
+)
+@pytest.mark.parametrize("strategy", [FilenameCaptions, TextFileCaptions, ColumnCaptions])
+def test_bad_options_are_refused_by_every_strategy(
+    strategy: type[Captions], options: dict[str, object], said: str
 ) -> None:
-    first = choose(captions, seed=seed, epoch=epoch, row=row)
-    assert first in captions
-    assert choose(tuple(captions), seed=seed, epoch=epoch, row=row) == first
+    with pytest.raises(ValueError, match=said):
+        strategy(**options)  # type: ignore[arg-type]
 
 
-def test_the_choice_is_even_over_rows_epochs_and_seeds() -> None:
-    captions = ["a", "b", "c"]
-    draws = {
-        "row": [choose(captions, seed=1, epoch=1, row=n) for n in range(3000)],
-        "epoch": [choose(captions, seed=1, epoch=n, row=1) for n in range(3000)],
-        "seed": [choose(captions, seed=n, epoch=1, row=1) for n in range(3000)],
-    }
-    for name, drawn in draws.items():
-        assert min(Counter(drawn).values()) > 900, name
-    assert len({tuple(drawn) for drawn in draws.values()}) == 3
-
-
-def test_the_choice_stays_the_same_between_versions() -> None:
-    captions = [str(n) for n in range(1000)]
-    drawn = [choose(captions, seed=7, epoch=e, row=r) for e, r in ((1, 0), (1, 1), (2, 0))]
-    assert drawn == ["437", "790", "506"]
-
-
-def test_there_must_be_something_to_choose_from() -> None:
-    with pytest.raises(ValueError, match="row 3 has no caption"):
-        choose((), seed=0, epoch=0, row=3)
+def test_all_bad_filters_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        InstanceCaptions("a", filters=["s/(/x/", "fine", "s/a/\\3/"])
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "filters entry 1",
+        "filters entry 3",
+    ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from factory.catalog.caption_shuffle import Shuffle
 from factory.catalog.captions import Captions, FilenameCaptions, InstanceCaptions, TextFileCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
@@ -46,11 +47,40 @@ def test_texts_are_captions_of_the_strategy() -> None:
     assert catalog(ROWS, InstanceCaptions("sks")).texts(1) == ("sks",)
 
 
-def test_a_caption_is_a_function_of_seed_epoch_and_row() -> None:
+def test_a_caption_is_a_function_of_seed_epoch_and_key() -> None:
     made = catalog(ROWS)
     chosen = [made.caption(1, seed=1, epoch=epoch) for epoch in range(40)]
     assert set(chosen) == {"one", "two"}
     assert chosen == [made.caption(1, seed=1, epoch=epoch) for epoch in range(40)]
+
+
+def test_another_file_changes_no_other_samples_captions() -> None:
+    captions = TextFileCaptions(dropout=0.3)
+    before = catalog(ROWS, captions)
+    after = catalog([Fact("0.png", 1, "e", 64, 64, text=("a\nb",)), *ROWS], captions)
+    for row in range(len(ROWS) - 1):
+        assert after.facts.key(row + 1) == before.facts.key(row)
+        for epoch in range(40):
+            drawn = before.caption(row, seed=3, epoch=epoch)
+            assert after.caption(row + 1, seed=3, epoch=epoch) == drawn
+
+
+def test_dropped_captions_are_empty_and_the_others_stay() -> None:
+    every, some = catalog(ROWS), catalog(ROWS, TextFileCaptions(dropout=0.5, prepend="sks"))
+    kept = [every.caption(1, seed=1, epoch=epoch) for epoch in range(60)]
+    drawn = [some.caption(1, seed=1, epoch=epoch) for epoch in range(60)]
+    assert all(text in ("", f"sks {was}") for text, was in zip(drawn, kept, strict=True))
+    assert 15 < drawn.count("") < 45
+    assert set(some.all_texts()) == {"sks zero", "sks one", "sks two"}
+
+
+def test_every_caption_that_can_be_drawn_is_listed() -> None:
+    rows = [Fact("a.png", 1, "e", 64, 64, text=("a, b, c, d\ne, arafed f",))]
+    captions = TextFileCaptions(filters=["arafed "], shuffle=Shuffle(count=4), prepend="sks")
+    made = catalog(rows, captions)
+    drawn = {made.caption(0, seed=seed, epoch=epoch) for seed in range(20) for epoch in range(20)}
+    assert drawn == set(made.all_texts())
+    assert {"sks a, b, c, d", "sks e, f", "sks f, e"} <= drawn
 
 
 def test_equal_samples_have_one_identity() -> None:

@@ -30,12 +30,15 @@ def write_folders(root: Path) -> None:
 
 
 def data_module(root: Path, **settings: Any) -> FactoryDataModule:
-    """Return a data module on `write_folders`; `settings` go to it, or to backend "a"."""
+    """Return a data module on `write_folders`; `settings` go to it, or to backend "a".
+
+    A `caption` goes to every backend.
+    """
     storage = LocalStorage(str(root))
     place = CachePlace(storage, scratch_dir=str(root / "scratch"))
     shared: dict[str, Any] = {
         "storage": storage,
-        "caption": TextFileCaptions(),
+        "caption": settings.pop("caption", TextFileCaptions()),
         "resolution": 64,
         "alignment": 16,
     }
