@@ -9,7 +9,7 @@ from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage, safe_key
 from factory.storage.opened import PerProcess
-from factory.storage.rules import below, check_span, safe_prefix
+from factory.storage.rules import below, check_span, safe_prefix, strip_prefix
 from factory.storage.tar_names import ShardNames, is_packed
 from factory.storage.tar_shards import Shard, Shards
 
@@ -57,7 +57,7 @@ class TarStorage(Storage):
         if not self.shards:
             raise ValueError("storage.shards is empty; set it to patterns such as ['*.tar']")
         ShardNames(self.shards)
-        if not safe_prefix(self.index_prefix):
+        if not strip_prefix(self.index_prefix):
             raise ValueError("storage.index_prefix must not be empty; set it to a folder")
         if self.connections < 1:
             raise ValueError(f"storage.connections={self.connections} must be at least 1")
@@ -198,7 +198,7 @@ class _Opened:
         self._storage = storage
         self.names = ShardNames(storage.shards)
         self.shards = Shards(
-            storage.storage, storage.index, safe_prefix(storage.index_prefix), storage.connections
+            storage.storage, storage.index, strip_prefix(storage.index_prefix), storage.connections
         )
 
     def inside(self, folder: str) -> tuple[ObjectInfo | None, str]:

@@ -91,7 +91,9 @@ def test_a_size_in_an_extended_header_counts() -> None:
         tar.addfile(tarfile.TarInfo("last"))
     data = bytearray(target.getvalue())
     at = data.index(b"big.bin")
-    while b"ustar" not in data[at : at + BLOCK] or parse_header(bytes(data[at : at + BLOCK])) is None:
+    while (
+        b"ustar" not in data[at : at + BLOCK] or parse_header(bytes(data[at : at + BLOCK])) is None
+    ):
         at = data.index(b"big.bin", at + 1)
     block = bytes(data[at : at + BLOCK])
     data[at : at + BLOCK] = mended(block[:124] + b"00000000000\0" + block[136:])
