@@ -134,6 +134,20 @@ def test_what_is_no_file_is_left_out_and_counted(kind: bytes, size: int, reason:
     assert members.problems == {reason: (1, "odd")}
 
 
+def test_headers_for_all_members_and_long_targets_of_links_are_passed_over() -> None:
+    for dialect in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        target = io.BytesIO()
+        said = {"comment": "for all", "path": "not a name for all"}
+        with tarfile.open(fileobj=target, mode="w", format=dialect, pax_headers=said) as tar:
+            link = tarfile.TarInfo("odd")
+            link.type, link.linkname = tarfile.LNKTYPE, LONG
+            tar.addfile(link)
+            tar.addfile(tarfile.TarInfo("behind.jpg"))
+        members = walked(target.getvalue())
+        assert list(members.places) == ["behind.jpg"]
+        assert members.problems == {"hard link": (1, "odd")}
+
+
 def test_sparse_files_with_more_blocks_of_their_map() -> None:
     data = bytearray(entry(tarfile.GNUTYPE_SPARSE, size=512))
     block = bytes(data[:482]) + b"\1" + bytes(data[483:BLOCK])
