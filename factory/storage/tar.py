@@ -15,6 +15,10 @@ from factory.storage.tar_shards import Shard, Shards
 
 logger = logging.getLogger(__name__)
 
+# Objects that a check looks at for a shard: ten pages of an object store, about a second. If
+# none is one, the listing has the last word.
+_LOOKED_AT = 10_000
+
 
 @dataclass(frozen=True)
 class TarStorage(Storage):
@@ -166,7 +170,7 @@ class TarStorage(Storage):
         raise StorageError(f"cannot delete {safe_key(key)!r}: tar shards are read-only")
 
     def check(self, *, write: bool = False) -> None:
-        """Ask the inner storage for one shard; its members are not looked at.
+        """Look for a shard among the first objects; its members are not looked at.
 
         Raises:
             ObjectNotFoundError: There is no shard.
@@ -178,7 +182,7 @@ class TarStorage(Storage):
         names = _OPENED.get(self).names
         others: list[str] = []
         for info in self.storage.objects():
-            if names.match(info.key):
+            if names.match(info.key) or len(others) == _LOOKED_AT:
                 return
             others.append(info.key)
         raise _no_shard(self, "", others)

@@ -1,5 +1,6 @@
 """Tar shards as a storage: keys, patterns, indexes, and what happens when a shard changes."""
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError
+from factory.records import ObjectInfo
 from factory.storage import LocalStorage, MemoryStorage, Storage, TarStorage
 from factory.storage.tar_headers import Members
 from factory.storage.tar_index import DamagedIndexError, MemberIndex, ShardId
@@ -236,6 +238,16 @@ def test_no_shard_says_what_is_there(inner: Watched) -> None:
         keys(storage)
 
 
+def test_a_check_does_not_list_for_ever() -> None:
+    class Endless(MemoryStorage):
+        """A bucket of more objects than can be listed within a check's time."""
+
+        def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+            return (ObjectInfo(f"{n}.jpg", 1, "") for n in itertools.count())
+
+    TarStorage(Endless()).check()
+
+
 def test_a_shard_below_a_shard_is_left_out(
     inner: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,9 +258,9 @@ def test_a_shard_below_a_shard_is_left_out(
     class Listed(MemoryStorage):
         """As an object store, where a key may go on below another."""
 
-        def objects(self, prefix: str = ""):  # type: ignore[no-untyped-def]
+        def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
             for info in listed:
-                yield type(info)(info.key.replace("-", "/"), info.size, info.etag)
+                yield ObjectInfo(info.key.replace("-", "/"), info.size, info.etag)
 
     storage = TarStorage(Listed(inner.name))
     assert keys(storage) == {"0.tar/1.tar/a"}
