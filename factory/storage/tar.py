@@ -9,11 +9,15 @@ from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage, safe_key
 from factory.storage.opened import PerProcess
-from factory.storage.rules import below, check_span, safe_prefix
+from factory.storage.rules import below, check_span, safe_prefix, strip_prefix
 from factory.storage.tar_names import ShardNames, is_packed
 from factory.storage.tar_shards import Shard, Shards
 
 logger = logging.getLogger(__name__)
+
+# Objects that a check looks at for a shard: ten pages of an object store, about a second. If
+# none is one, the listing has the last word.
+_LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class TarStorage(Storage):
         if not self.shards:
             raise ValueError("storage.shards is empty; set it to patterns such as ['*.tar']")
         ShardNames(self.shards)
-        if not safe_prefix(self.index_prefix):
+        if not strip_prefix(self.index_prefix):
             raise ValueError("storage.index_prefix must not be empty; set it to a folder")
         if self.connections < 1:
             raise ValueError(f"storage.connections={self.connections} must be at least 1")
@@ -166,7 +170,7 @@ class TarStorage(Storage):
         raise StorageError(f"cannot delete {safe_key(key)!r}: tar shards are read-only")
 
     def check(self, *, write: bool = False) -> None:
-        """Ask the inner storage for one shard; its members are not looked at.
+        """Look for a shard among the first objects; its members are not looked at.
 
         Raises:
             ObjectNotFoundError: There is no shard.
@@ -178,7 +182,7 @@ class TarStorage(Storage):
         names = _OPENED.get(self).names
         others: list[str] = []
         for info in self.storage.objects():
-            if names.match(info.key):
+            if names.match(info.key) or len(others) == _LOOKED_AT:
                 return
             others.append(info.key)
         raise _no_shard(self, "", others)
@@ -198,7 +202,7 @@ class _Opened:
         self._storage = storage
         self.names = ShardNames(storage.shards)
         self.shards = Shards(
-            storage.storage, storage.index, safe_prefix(storage.index_prefix), storage.connections
+            storage.storage, storage.index, strip_prefix(storage.index_prefix), storage.connections
         )
 
     def inside(self, folder: str) -> tuple[ObjectInfo | None, str]:

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from factory.records import ObjectInfo
 from factory.storage.base import Storage
 from factory.storage.tar_headers import read_members
 from factory.storage.tar_index import MemberIndex, ShardId
+from factory.telemetry import progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,13 +95,18 @@ class Shards:
         self._opening: dict[str, threading.Lock] = {}
         self._index_is_writable = True
 
-    def open_all(self, infos: Iterable[ObjectInfo]) -> Iterator[Shard]:
-        """Yield each shard as it is listed now, many being opened at once, in their order."""
+    def open_all(self, infos: Sequence[ObjectInfo]) -> list[Shard]:
+        """Return each shard in the state that is listed now, in their order; many open at once."""
+        found = []
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="tar-index")
         try:
-            yield from pool.map(self.opened, infos)
+            with progress("tar shards", len(infos), "shards") as advance:
+                for shard in pool.map(self.opened, infos):
+                    found.append(shard)
+                    advance(1)
         finally:
             pool.shutdown(cancel_futures=True)
+        return found
 
     def current(self, key: str) -> Shard:
         """Return a shard as known, after a look whether a local one changed.

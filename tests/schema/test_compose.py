@@ -207,7 +207,7 @@ def test_building_leaves_the_config_as_it_was() -> None:
 
 
 def test_a_slot_only_option_is_refused_for_the_run() -> None:
-    for option in ("csv", "huggingface", "webdataset"):
+    for option in ("csv", "webdataset"):
         said = problems(f"storage={option}")
         assert f"storage={option}: it fits a slot only" in said
         assert f"set storage@data.backends.NAME={option}" in said

@@ -14,12 +14,12 @@ _WRITING = threading.Lock()
 
 
 def archive(
-    members: Mapping[str, bytes] | list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT
+    members: Mapping[str, bytes] | list[tuple[str, bytes]], dialect: int = tarfile.PAX_FORMAT
 ) -> bytes:
     """Return an uncompressed archive of regular files."""
     pairs = members.items() if isinstance(members, Mapping) else members
     target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=format) as tar:
+    with tarfile.open(fileobj=target, mode="w", format=dialect) as tar:
         for name, data in pairs:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)

@@ -142,7 +142,8 @@ def test_names_are_imported_when_first_used() -> None:
         "from factory.storage import LocalStorage;"
         "LocalStorage('.').check();"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
-        "from factory.storage import HuggingFaceStorage, S3Storage, UrlListStorage;"
+        "from factory.storage import HuggingFaceStorage, S3Storage, TarStorage, UrlListStorage;"
+        "TarStorage(LocalStorage('.'));"
         "S3Storage('b'); HuggingFaceStorage('d'); UrlListStorage('t', LocalStorage('.'));"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

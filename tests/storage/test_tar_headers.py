@@ -34,6 +34,10 @@ def contents(data: bytes) -> dict[str, bytes]:
     return {k: data[start : start + n] for k, (start, n) in walked(data).places.items()}
 
 
+def reasons(members: Members) -> list[str]:
+    return list(members.problems)
+
+
 def entry(kind: bytes, name: str = "odd", size: int = 0, **more: object) -> bytes:
     """Return an archive of an entry of some kind and a file behind it."""
     target = io.BytesIO()
@@ -65,19 +69,19 @@ def is_plain(name: str) -> bool:
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
 def test_any_archive_reads_as_tarfile_reads_it(
-    members: list[tuple[str, bytes]], format: int
+    members: list[tuple[str, bytes]], dialect: int
 ) -> None:
-    data = archive(members, format)
+    data = archive(members, dialect)
     assert contents(data) == as_tarfile_reads(data) == dict(members)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_every_dialect(format: int) -> None:
+@pytest.mark.parametrize("dialect", FORMATS)
+def test_every_dialect(dialect: int) -> None:
     names = ["a.jpg", "b/c.txt", "empty", "d/" * 40 + "deep.png", "x" * 99, "日本/🦊\n.jpg"]
-    if format != tarfile.USTAR_FORMAT:
+    if dialect != tarfile.USTAR_FORMAT:
         names += [LONG, "y" * 100, "z" * 300]
     members = {name: name.encode() * 50 for name in names} | {"empty": b""}
-    data = archive(members, format)
+    data = archive(members, dialect)
     assert contents(data) == as_tarfile_reads(data) == members
     assert walked(data).problems == {}
 
@@ -91,7 +95,9 @@ def test_a_size_in_an_extended_header_counts() -> None:
         tar.addfile(tarfile.TarInfo("last"))
     data = bytearray(target.getvalue())
     at = data.index(b"big.bin")
-    while b"ustar" not in data[at : at + BLOCK] or parse_header(bytes(data[at : at + BLOCK])) is None:
+    while (
+        b"ustar" not in data[at : at + BLOCK] or parse_header(bytes(data[at : at + BLOCK])) is None
+    ):
         at = data.index(b"big.bin", at + 1)
     block = bytes(data[at : at + BLOCK])
     data[at : at + BLOCK] = mended(block[:124] + b"00000000000\0" + block[136:])
@@ -128,6 +134,20 @@ def test_what_is_no_file_is_left_out_and_counted(kind: bytes, size: int, reason:
     assert members.problems == {reason: (1, "odd")}
 
 
+def test_headers_for_all_members_and_long_targets_of_links_are_passed_over() -> None:
+    for dialect in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        target = io.BytesIO()
+        said = {"comment": "for all", "path": "not a name for all"}
+        with tarfile.open(fileobj=target, mode="w", format=dialect, pax_headers=said) as tar:
+            link = tarfile.TarInfo("odd")
+            link.type, link.linkname = tarfile.LNKTYPE, LONG
+            tar.addfile(link)
+            tar.addfile(tarfile.TarInfo("behind.jpg"))
+        members = walked(target.getvalue())
+        assert list(members.places) == ["behind.jpg"]
+        assert members.problems == {"hard link": (1, "odd")}
+
+
 def test_sparse_files_with_more_blocks_of_their_map() -> None:
     data = bytearray(entry(tarfile.GNUTYPE_SPARSE, size=512))
     block = bytes(data[:482]) + b"\1" + bytes(data[483:BLOCK])
@@ -157,9 +177,9 @@ def test_sparse_files_of_the_newer_kind() -> None:
         (".", "name leaves the archive"), ("", "name leaves the archive"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("format", FORMATS)
-def test_names_that_leave_are_left_out(name: str, reason: str, format: int) -> None:
-    members = walked(archive({name: b"1", "b.jpg": b"2"}, format))
+@pytest.mark.parametrize("dialect", FORMATS)
+def test_names_that_leave_are_left_out(name: str, reason: str, dialect: int) -> None:
+    members = walked(archive({name: b"1", "b.jpg": b"2"}, dialect))
     assert list(members.places) == ["b.jpg"]
     assert members.problems == {reason: (1, name)}
 
@@ -183,9 +203,9 @@ def test_the_last_of_equal_names_counts() -> None:
     assert walked(data).problems == {"replaced by a later member of its name": (1, "a")}
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_truncated_member_costs_itself_alone(format: int) -> None:
-    data = archive({"a.jpg": b"1" * 900, "b.jpg": b"2" * 900}, format)
+@pytest.mark.parametrize("dialect", FORMATS)
+def test_a_truncated_member_costs_itself_alone(dialect: int) -> None:
+    data = archive({"a.jpg": b"1" * 900, "b.jpg": b"2" * 900}, dialect)
     cut = data[: data.index(b"2" * 900) + 899]
     members = walked(cut)
     assert list(members.places) == ["a.jpg"]
@@ -220,7 +240,7 @@ def test_a_damaged_extended_header_costs_its_member_alone() -> None:
     for spoiled in (data[: at - 1] + b"x" + data[at:], data[: at + 1] + b"size" + data[at + 5 :]):
         members = walked(spoiled)
         assert list(members.places) == ["a", "b"]
-        assert list(members.problems) == ["damaged extended header"]
+        assert reasons(members) == ["damaged extended header"]
     huge = bytearray(archive({LONG: b"2", "b": b"3"}))
     size = parse_header(bytes(huge[:BLOCK])).size  # type: ignore[union-attr]
     block = mended(bytes(huge[:124]) + b"%011o\0" % (2**21) + bytes(huge[136:BLOCK]))
@@ -228,14 +248,14 @@ def test_a_damaged_extended_header_costs_its_member_alone() -> None:
     rest = bytes(huge[BLOCK + (size + 511) // 512 * 512 :])
     members = walked(block + body + rest)
     assert list(members.places) == ["b"]
-    assert list(members.problems) == ["oversized extended header"]
+    assert reasons(members) == ["oversized extended header"]
 
 
 def test_what_is_no_archive_says_what_it_is() -> None:
     tar = archive({"a": b"1"})
-    assert list(walked(gzip.compress(tar)).problems)[0].startswith("compressed (gzip): decompress")
+    assert reasons(walked(gzip.compress(tar)))[0].startswith("compressed (gzip): decompress")
     for data in (b"PK\3\4" + bytes(600), b"\x28\xb5\x2f\xfd" + bytes(20)):
-        assert list(walked(data).problems)[0].startswith("compressed (z")
+        assert reasons(walked(data))[0].startswith("compressed (z")
     assert walked(b"").problems == {"empty file": (1, "")}
     assert walked(b"hello").problems == {"not a tar archive": (1, "")}
     assert walked(b"hello" * 999).problems == {"not a tar archive": (1, "")}
@@ -245,7 +265,7 @@ def test_what_is_no_archive_says_what_it_is() -> None:
 def test_joined_archives_say_so() -> None:
     joined = archive({"a": b"1"}) + archive({"b": b"2"})
     assert list(contents(joined)) == list(as_tarfile_reads(joined)) == ["a"]
-    assert "joined by cat" in list(walked(joined).problems)[0]
+    assert "joined by cat" in reasons(walked(joined))[0]
 
 
 def test_small_members_share_a_read_and_large_ones_are_skipped() -> None:
@@ -270,8 +290,8 @@ def test_small_members_share_a_read_and_large_ones_are_skipped() -> None:
 
 
 ARCHIVES = [
-    archive([("a.jpg", b"1" * 700), (LONG, b"2"), ("c", b""), ("d/e", b"3" * 1500)], format)
-    for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+    archive([("a.jpg", b"1" * 700), (LONG, b"2"), ("c", b""), ("d/e", b"3" * 1500)], dialect)
+    for dialect in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 ] + [entry(tarfile.GNUTYPE_SPARSE, size=600)]
 
 
