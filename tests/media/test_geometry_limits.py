@@ -196,7 +196,7 @@ def geometry_edge(megapixels: float) -> int:
         ),
         (
             {"maximum_image_size": 2.0, "target_downsample_size": 1.5},
-            "target_downsample_size=1.5 means px with resolution_type=pixel_area and must be at least",
+            "target_downsample_size=1.5 means px with resolution_type=pixel_area and must be at",
         ),
         (
             {
