@@ -1,7 +1,6 @@
 """The vectorised geometry against plain Python, and what holds for every picture."""
 
 import dataclasses
-import random
 import re
 
 import numpy as np
@@ -14,41 +13,16 @@ from factory.media.cover import SQUASH
 from factory.media.geometry import REASONS, Geometry
 
 from . import reference
-
-RATIOS = (0.5, 0.75, 1.0, 1.33, 2.0)
-edges = st.integers(1, 20_000)
-geometries = st.builds(
-    Geometry,
-    resolution=st.just(1.0),
-    resolution_type=st.just("area"),
-    alignment=st.sampled_from([1, 8, 16, 32, 48, 64]),
-    aspect_rounding=st.sampled_from([-1, 0, 1, 2, 3]),
-    crop_aspect=st.sampled_from(["preserve", "square", "closest", "random"]),
-    crop_style=st.sampled_from(["center", "random", "corner"]),
-    crop_aspect_buckets=st.lists(st.sampled_from(RATIOS), min_size=1, max_size=4).map(tuple),
-).flatmap(
-    lambda geometry: st.sampled_from(
-        [
-            dataclasses.replace(geometry, resolution=size, resolution_type=kind)
-            for kind, sizes in {
-                "area": (0.1, 0.25, 0.5, 1.0, 1.4, 2.0, 4.0),
-                "pixel_area": (256, 500, 512, 720, 1024),
-                "pixel": (64, 480, 500, 512, 1000, 1024),
-            }.items()
-            for size in sizes
-        ]
-    )
-)
+from .geometries import RATIOS, edges, geometries, numbers, sizes
 
 
 @settings(max_examples=400, deadline=None)
-@given(geometries, st.lists(st.tuples(edges, edges), min_size=1, max_size=30), st.randoms())
+@given(geometries(), sizes, st.integers(0, 99))
 def test_every_kept_picture_is_covered_aligned_and_in_proportion(
-    geometry: Geometry, sizes: list[tuple[int, int]], rng: random.Random
+    geometry: Geometry, sizes: list[tuple[int, int]], seed: int
 ) -> None:
     width, height = np.array(sizes).T
-    uniform = np.array([[rng.random() for _ in range(3)] for _ in sizes])
-    shapes = geometry.decide(width, height, uniform)
+    shapes = geometry.decide(width, height, *numbers(len(sizes), seed))
     assert set(np.unique(shapes.reason)) <= {0, REASONS.index("geometry_error")}
     kept = shapes.reason == 0
     assert not shapes.target[~kept].any()
@@ -67,7 +41,7 @@ def test_every_kept_picture_is_covered_aligned_and_in_proportion(
 
 
 @settings(max_examples=400, deadline=None)
-@given(geometries, st.lists(st.tuples(edges, edges), min_size=1, max_size=30))
+@given(geometries(), sizes)
 def test_the_vectorised_geometry_equals_plain_python(
     geometry: Geometry, sizes: list[tuple[int, int]]
 ) -> None:
