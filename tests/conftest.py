@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test is about time: a busy machine makes any example slow.
+settings.register_profile("factory", deadline=None)
+settings.load_profile("factory")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
