@@ -131,7 +131,7 @@ def _joined(column: Column) -> Column:
     counts = np.bincount(owners[flags(pc.is_valid(parts))], minlength=len(lists))
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     full = pa.LargeListArray.from_arrays(pa.array(offsets), parts.drop_null())
-    return pc.binary_join(full, LIST_SEPARATOR)
+    return pc.binary_join(full, pa.scalar(LIST_SEPARATOR, _TEXT))
 
 
 def caption_lists(columns: Sequence[Column]) -> pa.Array:

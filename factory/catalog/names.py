@@ -8,10 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, find, flags, stems
-
-_TEXT = pa.large_string()
-
+from factory.catalog.columns import Column, find, flags, joined, stems
 
 @dataclass(frozen=True)
 class Named:
@@ -47,7 +44,7 @@ def look_up(
     """
     blank = ~flags(pc.greater(pc.binary_length(names), 0))
     clean, unsafe = normal(names)
-    keys = clean if not prefix else _below(prefix, clean)
+    keys = clean if not prefix else joined(f"{prefix}/", clean)
     bad = blank | unsafe
     ambiguous = np.zeros(len(names), dtype=bool)
     if suffixes is None:
@@ -98,13 +95,7 @@ def _by_stem(
     return places, flags(pc.is_in(keys, value_set=several))
 
 
-def _below(prefix: str, names: Column) -> Column:
-    return pc.binary_join_element_wise(pa.scalar(prefix, _TEXT), names, pa.scalar("/", _TEXT))
-
-
 def _rows(mask: NDArray[np.bool_]) -> pa.Array:
     """Return "row 17" for marked rows, null for others."""
-    number = pa.array(np.arange(len(mask)), mask=~mask).cast(_TEXT)
-    return pc.binary_join_element_wise(
-        pa.scalar("row ", _TEXT), number, pa.scalar("", _TEXT)
-    )
+    number = pa.array(np.arange(len(mask)), mask=~mask).cast(pa.large_string())
+    return joined("row ", number)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factory.bulk import Engine
 from factory.catalog.cells import caption_lists, shown, texts, whole
 from factory.catalog.changes import same_etag
-from factory.catalog.columns import Column, find, flags
+from factory.catalog.columns import Column, find, flags, joined
 from factory.catalog.discovery import PICTURES
 from factory.catalog.facts import TRANSIENT, Facts
 from factory.catalog.metadata import Scan
@@ -98,7 +98,7 @@ class _Reading:
         self._where = f"data.backends.{scan.name}"
         paths = (settings.path,) if isinstance(settings.path, str) else tuple(settings.path)
         self._tables = Tables(scan.storage, paths, self._where)
-        self._own: tuple[str, ...] = tuple(getattr(scan, "columns_wanted", ()))
+        self._own: tuple[str, ...] = tuple(getattr(scan, "columns", ()))
 
     def facts(self) -> Facts:
         """Return the facts, compared with those known."""
@@ -135,7 +135,7 @@ class _Reading:
         errors = _Errors(len(named.places))
         self._mark_names(errors, rows, named)
         errors.mark((width == 0) | (height == 0), lambda bad: self._no_size(rows, named, bad))
-        errors.mark(frames == 0, lambda bad: _message("no frames in table: ", _at(named, bad)))
+        errors.mark(frames == 0, lambda bad: joined("no frames in table: ", _at(named, bad)))
         size = listing["size"].to_numpy()
         there = named.places >= 0
         places = pa.array(named.places, mask=~there)
@@ -196,30 +196,30 @@ class _Reading:
         )
 
     def _mark_names(self, errors: "_Errors", rows: Rows, named: Named) -> None:
-        errors.mark(named.blank, lambda bad: _message("no file name: ", rows.places(bad)))
+        errors.mark(named.blank, lambda bad: joined("no file name: ", rows.places(bad)))
         errors.mark(
             named.unsafe,
-            lambda bad: _message(
+            lambda bad: joined(
                 "unsafe name: key '", _at(named, bad),
                 "' leaves its root; keys are relative paths without '..' or NUL",
             ),
         )  # fmt: skip
         errors.mark(
             named.ambiguous,
-            lambda bad: _message(
+            lambda bad: joined(
                 "ambiguous name: several files are ", _at(named, bad), " and a suffix"
             ),
         )
         errors.mark(
             named.places < 0,
-            lambda bad: _message("file missing: ", _at(named, bad), " is in the table only"),
+            lambda bad: joined("file missing: ", _at(named, bad), " is in the table only"),
         )
 
     def _no_size(self, rows: Rows, named: Named, bad: NDArray[np.int64]) -> Column:
         wide, tall = self._settings.width_column, self._settings.height_column
         if wide is None or tall is None:
-            return _message("no size in table: ", _at(named, bad), " has no column of sizes")
-        return _message(
+            return joined("no size in table: ", _at(named, bad), " has no column of sizes")
+        return joined(
             "no size in table: ", _at(named, bad), " has ", shown(rows.table[wide], bad), " x ",
             shown(rows.table[tall], bad),
         )  # fmt: skip
@@ -283,11 +283,6 @@ class _Errors:
         rows = np.concatenate(self._rows)
         place[rows] = np.arange(rows.size)
         return pa.concat_arrays(self._messages).take(pa.array(place, mask=place < 0))
-
-
-def _message(*parts: str | Column) -> Column:
-    texts_ = [pa.scalar(part, _TEXT) if isinstance(part, str) else part for part in parts]
-    return pc.binary_join_element_wise(*texts_, pa.scalar("", _TEXT))
 
 
 def _at(named: Named, rows: NDArray[np.int64]) -> Column:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.columns import flags
+from factory.catalog.columns import flags, joined
 from factory.catalog.table_formats import (
     PARQUET,
     SUFFIXES,
@@ -28,6 +28,7 @@ from factory.storage.base import Storage
 # What Hive and Spark write for a partition whose value is null.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _MAGIC = b"PAR1"
+_TEXT = pa.large_string()
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,9 @@ class Rows:
     def places(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return where rows stand, as "row 7 of table.parquet", large_string [n]."""
         file = np.searchsorted(self.starts, rows, side="right") - 1
-        names = pa.array(self.files, pa.large_string()).take(pa.array(file))
-        numbers = pa.array(rows - self.starts[file]).cast(pa.large_string())
-        return pc.binary_join_element_wise("row ", numbers, pc.binary_join_element_wise(
-            " of ", names, ""), "")  # fmt: skip
+        names = pa.array(self.files, _TEXT).take(pa.array(file))
+        numbers = pa.array(rows - self.starts[file]).cast(_TEXT)
+        return joined("row ", numbers, " of ", names)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Tables:
     def read(self, wanted: Sequence[str], texts: Sequence[str]) -> Rows:
         """Read columns of all files.
 
-        A column that a file lacks is null in its rows. A part "name=value" of a file's folders
-        is a column too, of texts, unless the file has one of that name.
+        A column that a file lacks is null in its rows. A folder "name=value" above a file
+        is a column too, of whole numbers or texts, unless the file has one of that name.
 
         Args:
             wanted: Columns to read; "a.b" is the field b of a.
@@ -89,7 +89,8 @@ class Tables:
         """
         wanted = list(dict.fromkeys(wanted))
         files = tuple(dict.fromkeys(key for path in self.paths for key in self._files(path)))
-        parts = [_partitioned(key, self._part(key, wanted, texts), wanted) for key in files]
+        parts = [self._part(key, wanted, texts) for key in files]
+        parts = _partitioned(files, parts, wanted)
         self._require(wanted, parts)
         columns = {name: self._joined(name, files, parts) for name in wanted}
         counts = np.array([part.rows for part in parts], dtype=np.int64)
@@ -220,20 +221,37 @@ def _expression(pattern: str) -> str:
     return "(?s)^" + "".join(special.get(part) or re.escape(part) for part in parts) + "$"
 
 
-def _partitioned(key: str, part: Part, wanted: Sequence[str]) -> Part:
-    """Add the columns that the file's folders are named by, "name=value"."""
-    pairs = dict(folder.split("=", 1) for folder in key.split("/")[:-1] if "=" in folder)
-    values = {unquote(name): unquote(value) for name, value in pairs.items()}
-    fresh = {name: value for name, value in values.items() if name not in part.names}
-    text = pa.large_string()
-    columns = {
-        name: pa.chunked_array(
-            [pa.repeat(pa.scalar(None if value == _NO_VALUE else value, text), part.rows)]
-        )
-        for name, value in fresh.items()
-        if name in wanted
+def _partitions(key: str) -> dict[str, str | None]:
+    """Return the columns that a file's folders are named by, "name=value"."""
+    pairs = [folder.split("=", 1) for folder in key.split("/")[:-1] if "=" in folder]
+    return {unquote(n): None if v == _NO_VALUE else unquote(v) for n, v in pairs}
+
+
+def _partitioned(
+    files: Sequence[str], parts: Sequence[Part], wanted: Sequence[str]
+) -> list[Part]:
+    """Add the columns that the files' folders are named by, where files have none of the name."""
+    values = [_partitions(key) for key in files]
+    kinds = {
+        name: pa.int64() if _are_numbers([v[name] for v in values if name in v]) else _TEXT
+        for name in dict.fromkeys(name for v in values for name in v)
     }
-    return Part({**part.columns, **columns}, [*part.names, *fresh], part.rows)
+    found = []
+    for part, here in zip(parts, values, strict=True):
+        fresh = {name: value for name, value in here.items() if name not in part.names}
+        columns = {
+            name: pa.chunked_array([pa.repeat(pa.scalar(value, _TEXT).cast(kinds[name]), part.rows)])
+            for name, value in fresh.items()
+            if name in wanted
+        }
+        found.append(Part({**part.columns, **columns}, [*part.names, *fresh], part.rows))
+    return found
+
+
+def _are_numbers(values: Sequence[str | None]) -> bool:
+    """Tell whether texts are whole numbers, written as a number would be."""
+    numbers = [value for value in values if value is not None]
+    return bool(numbers) and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", n) for n in numbers)
 
 
 def _hints(absent: Sequence[str], names: Sequence[str]) -> Iterator[str]:
