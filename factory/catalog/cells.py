@@ -5,6 +5,7 @@ that says what is; a single cell that does not is 0, or "".
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -67,9 +68,7 @@ def whole(column: Column) -> NDArray[np.int32]:
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError("whole numbers")
     zero = pa.scalar(0, column.type)
-    values = np.asarray(pc.fill_null(column, zero).to_numpy(zero_copy_only=False)
-                        if isinstance(column, pa.Array)
-                        else pc.fill_null(column, zero).to_numpy())  # fmt: skip
+    values = np.asarray(pc.fill_null(_whole_array(column), zero).to_numpy(zero_copy_only=False))
     # NaN compares as False; the largest is exact as a 64-bit float, and as a 32-bit one it is
     # one too many, so numbers are compared in 64.
     if values.dtype.kind == "f":
@@ -82,6 +81,10 @@ def whole(column: Column) -> NDArray[np.int32]:
 
 def _parsed(column: Column) -> Column:
     """Return texts as numbers of 64 bits; null for what is no whole number."""
+    column = pc.if_else(pc.equal(column, ""), pa.scalar(None, _TEXT), column)
+    if pc.all(pc.utf8_is_decimal(column)).as_py() is not False:
+        with suppress(pa.ArrowInvalid):  # digits of other scripts, or too many of them
+            return column.cast(pa.int64())
     matches = pc.match_substring_regex(column, pattern=_WHOLE)
     digits = pc.replace_substring_regex(column, pattern=_WHOLE, replacement=r"\1")
     return pc.if_else(matches, digits, pa.scalar(None, _TEXT)).cast(pa.int64())

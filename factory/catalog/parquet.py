@@ -106,16 +106,18 @@ class _Reading:
         rows = self._rows()
         listing = scan.storage.listing(scan.prefix)
         names = self._texts(rows, self._settings.file_column, "metadata.file_column")
-        suffixes = scan.medium.suffixes or PICTURES
+        samples = with_suffix(listing["key"], scan.medium.suffixes or PICTURES)
         named = look_up(
-            names, safe_prefix(scan.prefix), listing["key"],
-            suffixes if self._settings.extensionless else None,
+            names, safe_prefix(scan.prefix), listing["key"], samples,
+            by_stem=self._settings.extensionless,
         )  # fmt: skip
-        columns = self._columns(rows, named, listing)
+        table = pa.table(self._columns(rows, named, listing))
+        if named.order is not None:
+            table = table.take(named.order)
         origin = scan.origin(self._settings)
-        facts = Facts.of_table(_still_unreadable(pa.table(columns), scan), origin, scan.known)
+        facts = Facts.of_table(_still_unreadable(table, scan), origin, scan.known)
         facts.changes = replace(
-            facts.changes, unlisted=self._unlisted(named, listing["key"], suffixes)
+            facts.changes, unlisted=self._unlisted(named, listing["key"], samples)
         )
         return facts
 
@@ -224,12 +226,11 @@ class _Reading:
             shown(rows.table[tall], bad),
         )  # fmt: skip
 
-    def _unlisted(self, named: Named, listed: Column, suffixes: Sequence[str]) -> int:
+    def _unlisted(self, named: Named, listed: Column, samples: NDArray[np.bool_]) -> int:
         """Count the samples that have no row, and name one of them."""
-        without = np.ones(len(listed), dtype=bool)
+        without = samples.copy()
         without[named.places[named.places >= 0]] = False
         spare = listed.filter(pa.array(without))
-        spare = spare.filter(pa.array(with_suffix(spare, suffixes)))
         if len(spare):
             logger.warning(
                 "%s: %d files have no row in %s and take no part, such as %s%s",

@@ -2,7 +2,7 @@
 
 from hydra.core.config_store import ConfigStore
 
-from factory.schema import backends, captions, data, resolvers, run, storage
+from factory.schema import backends, captions, data, metadata, resolvers, run, storage
 
 SCHEMAS: dict[str, type] = {
     "run": run.RunConfig,
@@ -14,7 +14,7 @@ SCHEMAS: dict[str, type] = {
     "storage/csv": storage.CsvConfig,
     "storage/huggingface": storage.HuggingFaceConfig,
     "metadata/discovery": run.DiscoveryConfig,
-    "metadata/parquet": run.ParquetConfig,
+    "metadata/parquet": metadata.ParquetConfig,
     "caption/textfile": captions.TextFileCaptionConfig,
     "caption/filename": captions.FilenameCaptionConfig,
     "caption/instance": captions.InstanceCaptionConfig,
