@@ -19,6 +19,8 @@ class Changes:
     removed: int = 0
     unchanged: int = 0
     unreadable: int = 0
+    # Files that a table has no row for.
+    unlisted: int = 0
 
     def __str__(self) -> str:
         """Return "3 added, 1 removed, 120 unchanged", leaving out zeros."""

@@ -40,6 +40,13 @@ def flags(mask: Column) -> NDArray[np.bool_]:
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
 
 
+def joined(*parts: str | Column) -> Column:
+    """Return texts put together, row by row, large_string [n]; null where a part is."""
+    kind = pa.large_string()
+    texts = [pa.scalar(part, kind) if isinstance(part, str) else part for part in parts]
+    return pc.binary_join_element_wise(*texts, pa.scalar("", kind))
+
+
 def text_lists(column: Column) -> Column:
     """Return a column of lists of texts with 64-bit offsets."""
     return column.cast(pa.large_list(pa.large_string()))

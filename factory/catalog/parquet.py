@@ -1,158 +1,319 @@
-"""Facts from a Parquet table: names, sizes and captions without opening a picture."""
+"""Facts from a table: names, sizes and captions without opening a picture."""
 
-import difflib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from factory.bulk import Engine
-from factory.catalog.facts import Fact, Facts, is_transient
+from factory.catalog.cells import caption_lists, shown, texts, whole
+from factory.catalog.changes import same_etag
+from factory.catalog.columns import Column, find, flags, joined
+from factory.catalog.discovery import PICTURES
+from factory.catalog.facts import TRANSIENT, Facts
 from factory.catalog.metadata import Scan
-from factory.catalog.texts import flatten
-from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
-from factory.records import ObjectInfo
-from factory.storage.base import safe_key
+from factory.catalog.names import Named, look_up, with_suffix
+from factory.catalog.tables import Rows, Tables
+from factory.errors import TableError
+from factory.storage.rules import safe_prefix
 
-# Of a column of 32-bit integers, which the facts keep sizes in.
-_LARGEST_EDGE = 2**31 - 1
+logger = logging.getLogger(__name__)
+
+_TEXT = pa.large_string()
+# A column of the table that a row filter reads is kept in the facts under this and its name.
+OWN = "column."
 
 
 @dataclass(frozen=True)
 class ParquetTable:
     """Read facts from a table that lies in the backend's own storage.
 
+    The table is Parquet, JSON lines, a JSON document or CSV: one file or several. Names in it
+    count below the backend's prefix. Sizes may also be floats and texts that are whole numbers
+    exactly, such as 640.0 and "640".
+
     Attributes:
-        path: Key of the table in the storage.
+        path: Key of the table in the storage; or several, a folder of them, or a pattern such
+            as "tables/*.parquet". Folders "name=value" are columns too.
         file_column: Column with each picture's key below the backend's prefix.
-        width_column: Column with widths after orientation, px.
+        width_column: Column with widths after orientation, px; None with `height_column`.
         height_column: Column with heights after orientation, px.
         frames_column: Column with numbers of frames, for videos; None for still pictures.
+        extensionless: Names in the table have no suffix: "a/b" means the only sample among
+            a/b.png, a/b.jpg and so on.
     """
 
-    path: str
+    path: str | Sequence[str]
     file_column: str = "file_name"
-    width_column: str = "width"
-    height_column: str = "height"
+    width_column: str | None = "width"
+    height_column: str | None = "height"
     frames_column: str | None = None
+    extensionless: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that there is a path, and either both columns of sizes or none.
+
+        Raises:
+            ValueError: Something is missing.
+        """
+        if not isinstance(self.path, str):
+            object.__setattr__(self, "path", tuple(self.path))
+        if not self._paths or not all(self._paths):
+            raise ValueError(f"path must name a table, got {self.path!r}")
+        if (self.width_column is None) != (self.height_column is None):
+            raise ValueError(
+                "width_column and height_column go together; name both, or set both to None; got "
+                f"{self.width_column!r} and {self.height_column!r}"
+            )
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
         """Return one fact for each row of the table.
 
         The storage is listed once for sizes and etags; a row whose file is absent keeps its
-        place with the reason.
+        place with the reason. Files without a row are counted and one of them is named in a
+        warning.
 
         Raises:
             ObjectNotFoundError: There is no such table.
-            TableError: It is no Parquet file, or lacks a column.
+            TableError: A file of it is damaged, it lacks a column, or a column is of a type
+                that cannot hold what is wanted.
         """
         del engine  # one table and one listing are all the work there is
-        columns = [self.file_column, self.width_column, self.height_column]
-        frames = [] if self.frames_column is None else [self.frames_column]
-        rows = self._read(scan, [*columns, *frames, *scan.captions.columns])
-        listed = {info.key: info for info in scan.storage.objects(scan.prefix)}
-        known = {} if scan.known is None else {fact.key: fact for fact in scan.known.rows()}
-        facts = [
-            _still_unreadable(fact, known.get(fact.key))
-            for fact in self._facts(scan.prefix, rows, listed)
-        ]
-        return Facts.of(facts, scan.origin(self), known)
+        return _Reading(self, scan).facts()
 
-    def _read(self, scan: Scan, columns: Sequence[str]) -> Iterator[list[Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        where = f"{self.path} in {scan.storage.identity}"
-        try:
-            data = scan.storage.read(self.path)
-        except ObjectNotFoundError as error:
-            raise ObjectNotFoundError(
-                f"no table {where}; set data.backends.{scan.name}.metadata.path to its key"
-            ) from error
-        try:
-            file = pq.ParquetFile(pa.BufferReader(data))
-            names = file.schema_arrow.names
-            absent = [name for name in columns if name not in names]
-            if absent:
-                raise TableError(_absent(where, absent, names, scan.name))
-            table = file.read(columns=list(dict.fromkeys(columns)))
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(
-                f"{where} is not a Parquet file, or a damaged one: {error}; write it again, or "
-                f"set data.backends.{scan.name}.metadata.path to another"
-            ) from error
-        return map(list, zip(*(table[name].to_pylist() for name in columns), strict=True))
-
-    def _facts(
-        self, prefix: str, rows: Iterator[list[Any]], listed: dict[str, ObjectInfo]
-    ) -> Iterator[Fact]:
-        seen: set[str] = set()
-        for number, (name, width, height, *cells) in enumerate(rows):
-            if not isinstance(name, str) or not name:
-                yield Fact(f"row {number}", 0, "", error=f"no file name: row {number}")
-                continue
-            try:
-                key = safe_key(f"{prefix}/{safe_key(name)}".removeprefix("/"))
-            except UnsafeKeyError as error:
-                yield Fact(name, 0, "", error=f"unsafe name: {error}")
-                continue
-            frames = 1 if self.frames_column is None else _edge(cells.pop(0)) or 0
-            fact = _fact(key, listed.get(key), width, height, cells, duplicate=key in seen)
-            yield replace(fact, frames=frames)
-            seen.add(key)
+    @property
+    def _paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
 
-def _fact(
-    key: str,
-    info: ObjectInfo | None,
-    width: object,
-    height: object,
-    cells: list[object],
-    *,
-    duplicate: bool,
-) -> Fact:
-    if info is None:
-        return Fact(key, 0, "", error=f"file missing: {key} is in the table only")
-    if duplicate:
-        return Fact(key, info.size, info.etag, error=f"duplicate row: {key}")
-    wide, tall = _edge(width), _edge(height)
-    if wide is None or tall is None:
-        return Fact(
-            key, info.size, info.etag, error=f"no size in table: {key} has {width!r} x {height!r}"
+class _Reading:
+    """One reading of a table of n rows."""
+
+    def __init__(self, settings: ParquetTable, scan: Scan) -> None:
+        self._settings, self._scan = settings, scan
+        self._where = f"data.backends.{scan.name}"
+        paths = (settings.path,) if isinstance(settings.path, str) else tuple(settings.path)
+        self._tables = Tables(scan.storage, paths, self._where)
+        self._own: tuple[str, ...] = tuple(getattr(scan, "columns", ()))
+
+    def facts(self) -> Facts:
+        """Return the facts, compared with those known."""
+        scan = self._scan
+        rows = self._rows()
+        listing = scan.storage.listing(scan.prefix)
+        names = self._texts(rows, self._settings.file_column, "metadata.file_column")
+        samples = with_suffix(listing["key"], scan.medium.suffixes or PICTURES)
+        named = look_up(
+            names, safe_prefix(scan.prefix), listing["key"], samples,
+            by_stem=self._settings.extensionless,
+        )  # fmt: skip
+        table = pa.table(self._columns(rows, named, listing))
+        if named.order is not None:
+            table = table.take(named.order)
+        origin = scan.origin(self._settings)
+        facts = Facts.of_table(_still_unreadable(table, scan), origin, scan.known)
+        facts.changes = replace(
+            facts.changes, unlisted=self._unlisted(named, listing["key"], samples)
         )
-    text = flatten(cells) if cells else None
-    return Fact(key, info.size, info.etag, wide, tall, text=text)
+        return facts
+
+    def _rows(self) -> Rows:
+        """Read the columns that are named in the settings."""
+        table = self._settings
+        sizes = (table.width_column, table.height_column, table.frames_column)
+        numbers = [name for name in sizes if name is not None]
+        captions = self._scan.captions.columns
+        # Numbers, too: what is not one in a CSV must be shown as it stands there.
+        as_texts = [table.file_column, *numbers, *captions]
+        return self._tables.read([*as_texts, *self._own], as_texts)
+
+    def _columns(self, rows: Rows, named: Named, listing: pa.Table) -> dict[str, Column]:
+        width, height = self._edge(rows, "width"), self._edge(rows, "height")
+        frames = self._frames(rows)
+        errors = _Errors(len(named.places))
+        self._mark_names(errors, rows, named)
+        errors.mark((width == 0) | (height == 0), lambda bad: self._no_size(rows, named, bad))
+        errors.mark(frames == 0, lambda bad: joined("no frames in table: ", _at(named, bad)))
+        size = listing["size"].to_numpy()
+        there = named.places >= 0
+        places = pa.array(named.places, mask=~there)
+        columns: dict[str, Column] = {
+            "key": named.keys,
+            "size": pa.array(_at_places(size, named.places)),
+            "etag": pc.fill_null(listing["etag"].take(places), ""),
+            "width": pa.array(np.where(errors.marked, 0, width)),
+            "height": pa.array(np.where(errors.marked, 0, height)),
+            "frames": pa.array(np.where(errors.marked, 1, frames)),
+            "error": errors.column(),
+        }
+        if self._scan.captions.columns:
+            columns["text"] = caption_lists(list(self._captions(rows)))
+        return columns | {f"{OWN}{name}": rows.table[name] for name in self._own}
+
+    def _captions(self, rows: Rows) -> Iterator[Column]:
+        for name in self._scan.captions.columns:
+            yield self._texts(rows, name, "caption.columns")
+
+    def _texts(self, rows: Rows, name: str, option: str) -> Column:
+        try:
+            return texts(rows.table[name])
+        except TypeError as error:
+            raise self._wrong_type(rows, name, str(error), option) from error
+        except pa.ArrowInvalid as error:
+            raise TableError(
+                f"column {name!r} of {self._tables.described()} is not UTF-8: {error}; write it "
+                f"again, or name another in {self._where}.{option}"
+            ) from error
+
+    def _edge(self, rows: Rows, side: str) -> NDArray[np.int32]:
+        """Return a column of sizes, int32 [n]; 0 where there is none."""
+        name = getattr(self._settings, f"{side}_column")
+        if name is None:
+            return np.zeros(rows.table.num_rows, dtype=np.int32)
+        return self._whole(rows, name, f"metadata.{side}_column")
+
+    def _frames(self, rows: Rows) -> NDArray[np.int32]:
+        name = self._settings.frames_column
+        if name is None:
+            return np.ones(rows.table.num_rows, dtype=np.int32)
+        return self._whole(rows, name, "metadata.frames_column")
+
+    def _whole(self, rows: Rows, name: str, option: str) -> NDArray[np.int32]:
+        try:
+            return whole(rows.table[name])
+        except TypeError as error:
+            raise self._wrong_type(rows, name, str(error), option) from error
+
+    def _wrong_type(self, rows: Rows, name: str, wanted: str, option: str) -> TableError:
+        kind = rows.table[name].type
+        fields = [f"{name}.{one.name}" for one in kind] if pa.types.is_struct(kind) else []
+        instead = f" such as {fields[0]!r}" if fields else ""
+        return TableError(
+            f"column {name!r} of {self._tables.described()} holds {kind}, {wanted} are wanted; "
+            f"write it so, or name another column{instead} in {self._where}.{option}"
+        )
+
+    def _mark_names(self, errors: "_Errors", rows: Rows, named: Named) -> None:
+        errors.mark(named.blank, lambda bad: joined("no file name: ", rows.places(bad)))
+        errors.mark(
+            named.unsafe,
+            lambda bad: joined(
+                "unsafe name: key '", _at(named, bad),
+                "' leaves its root; keys are relative paths without '..' or NUL",
+            ),
+        )  # fmt: skip
+        errors.mark(
+            named.ambiguous,
+            lambda bad: joined(
+                "ambiguous name: several files are ", _at(named, bad), " and a suffix"
+            ),
+        )
+        errors.mark(
+            named.places < 0,
+            lambda bad: joined("file missing: ", _at(named, bad), " is in the table only"),
+        )
+
+    def _no_size(self, rows: Rows, named: Named, bad: NDArray[np.int64]) -> Column:
+        wide, tall = self._settings.width_column, self._settings.height_column
+        if wide is None or tall is None:
+            return joined("no size in table: ", _at(named, bad), " has no column of sizes")
+        return joined(
+            "no size in table: ", _at(named, bad), " has ", shown(rows.table[wide], bad), " x ",
+            shown(rows.table[tall], bad),
+        )  # fmt: skip
+
+    def _unlisted(self, named: Named, listed: Column, samples: NDArray[np.bool_]) -> int:
+        """Count the samples that have no row, and name one of them."""
+        without = samples.copy()
+        without[named.places[named.places >= 0]] = False
+        spare = listed.filter(pa.array(without))
+        if len(spare):
+            logger.warning(
+                "%s: %d files have no row in %s and take no part, such as %s%s",
+                self._scan.name, len(spare), self._tables.described(), spare[0].as_py(),
+                self._hint(named),
+            )  # fmt: skip
+        return len(spare)
+
+    def _hint(self, named: Named) -> str:
+        """Say what may be wrong where not one row means a file."""
+        if not len(named.places) or (named.places >= 0).any():
+            return ""
+        other = str(not self._settings.extensionless).lower()
+        return (
+            f"; no row means a file, the first one is {named.keys[0].as_py()}: names count below "
+            f"{self._where}.prefix={self._scan.prefix}, and for names "
+            f"{'without' if other == 'true' else 'with'} suffixes set "
+            f"{self._where}.metadata.extensionless={other}"
+        )
 
 
-def _edge(value: object) -> int | None:
-    """Return an edge in px, or a number of frames; None for what is none.
+class _Errors:
+    """Gives each of n rows the first error that strikes it.
 
-    Whole floats count: a column of integers with an empty cell comes out of pandas as floats.
+    Attributes:
+        marked: Rows that have one, bool [n].
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_EDGE:
-        return value
-    return None
+
+    def __init__(self, rows: int) -> None:
+        self.marked = np.zeros(rows, dtype=bool)
+        self._rows: list[NDArray[np.int64]] = []
+        self._messages: list[pa.Array] = []
+
+    def mark(
+        self, mask: NDArray[np.bool_], messages: Callable[[NDArray[np.int64]], Column]
+    ) -> None:
+        """Give rows of the mask that have no error yet the messages made for them."""
+        rows = np.flatnonzero(mask & ~self.marked)
+        if rows.size:
+            self.marked[rows] = True
+            made = messages(rows)
+            whole_column = made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
+            self._rows.append(rows)
+            self._messages.append(whole_column.cast(_TEXT))
+
+    def column(self) -> pa.Array:
+        """Return the message of each row, large_string [n]; null where there is none."""
+        if not self._rows:
+            return pa.nulls(len(self.marked), _TEXT)
+        place = np.full(len(self.marked), -1, dtype=np.int64)
+        rows = np.concatenate(self._rows)
+        place[rows] = np.arange(rows.size)
+        return pa.concat_arrays(self._messages).take(pa.array(place, mask=place < 0))
 
 
-def _still_unreadable(fact: Fact, known: Fact | None) -> Fact:
-    """Keep the error of a picture that proved unreadable when it was encoded.
+def _at(named: Named, rows: NDArray[np.int64]) -> Column:
+    return named.keys.take(pa.array(rows))
+
+
+def _at_places(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return values at places, 0 at -1."""
+    padded = np.append(values, 0)  # the place -1 is the last one
+    return np.asarray(padded[places], dtype=np.int64)
+
+
+def _still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
+    """Keep the errors of pictures that proved unreadable when they were encoded.
 
     Such a fact has a size and an error; what is wrong in the table itself has no size.
     """
-    if known is None or fact.error is not None or known.etag != fact.etag:
-        return fact
-    proved = known.error is not None and known.width and not is_transient(known)
-    return replace(fact, error=known.error) if proved else fact
-
-
-def _absent(where: str, absent: list[str], names: list[str], backend: str) -> str:
-    guesses = {name: difflib.get_close_matches(name, names, n=1) for name in absent}
-    hints = [
-        f"{name!r} (did you mean {guess[0]!r}?)" if guess else repr(name)
-        for name, guess in guesses.items()
-    ]
-    return (
-        f"{where} has no column {', '.join(hints)}; its columns are {', '.join(names)}; "
-        f"name the right ones in data.backends.{backend}.metadata or .caption.columns"
+    known = scan.known
+    if known is None or known.origin.get("storage") != scan.storage.identity:
+        return table
+    proved = known.table.filter(
+        pc.and_(
+            pc.greater(known.table["width"], 0),
+            pc.invert(pc.fill_null(pc.starts_with(known.table["error"], f"{TRANSIENT}:"), True)),  # noqa: FBT003
+        )
     )
+    if not proved.num_rows:
+        return table
+    places = find(table["key"], proved["key"])
+    still = same_etag(table, proved, places) & flags(pc.is_null(table["error"]))
+    errors = proved["error"].cast(_TEXT).take(pa.array(places, mask=~still))
+    index = table.schema.get_field_index("error")
+    return table.set_column(index, "error", pc.coalesce(table["error"], errors))

@@ -2,7 +2,7 @@
 
 from hydra.core.config_store import ConfigStore
 
-from factory.schema import backends, captions, crop, data, resolvers, run, storage
+from factory.schema import backends, captions, crop, data, metadata, resolvers, run, storage
 
 SCHEMAS: dict[str, type] = {
     "run": run.RunConfig,
@@ -15,7 +15,7 @@ SCHEMAS: dict[str, type] = {
     "storage/huggingface": storage.HuggingFaceConfig,
     "storage/webdataset": storage.WebDatasetConfig,
     "metadata/discovery": run.DiscoveryConfig,
-    "metadata/parquet": run.ParquetConfig,
+    "metadata/parquet": metadata.ParquetConfig,
     "caption/textfile": captions.TextFileCaptionConfig,
     "caption/jsonfile": captions.JsonFileCaptionConfig,
     "caption/filename": captions.FilenameCaptionConfig,

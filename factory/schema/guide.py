@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from factory.schema import backends, captions, crop, data, run, storage
+from factory.schema import backends, captions, crop, data, metadata, run, storage
 from factory.schema.options import meanings
 
 # Key before the option's name, what the section is about, and the schema that declares it.
@@ -43,7 +43,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("storage", "storage@data.backends.NAME=huggingface", storage.HuggingFaceConfig),
     ("storage", "storage@data.backends.NAME=webdataset", storage.WebDatasetConfig),
     ("metadata", "metadata=discovery", run.DiscoveryConfig),
-    ("metadata", "metadata=parquet", run.ParquetConfig),
+    ("metadata", "metadata=parquet", metadata.ParquetConfig),
     ("sampling", "sampling=uniform|auto", run.SamplingConfig),
     ("cache", "Facts and encoded tensors", run.CacheConfig),
     ("prefetch", "prefetch=thread|inline", run.PrefetchConfig),

@@ -71,18 +71,6 @@ class DiscoveryConfig(MetadataConfig):
 
 
 @dataclass
-class ParquetConfig(MetadataConfig):
-    """Read names, sizes and captions from a Parquet table; no picture is opened."""
-
-    _target_: str = "factory.catalog.parquet.ParquetTable"
-    path: str = opt(MISSING, "key of the table in the backend's storage")
-    file_column: str = opt("file_name", "column with each picture's key below the prefix")
-    width_column: str = opt("width", "column with widths, px")
-    height_column: str = opt("height", "column with heights, px")
-    frames_column: str | None = opt(None, "column with numbers of frames, for videos")
-
-
-@dataclass
 class SamplingConfig:
     """Which backend the next batch comes from."""
 

@@ -1,0 +1,226 @@
+"""Columns of rows that are written as JSON: one object a line, a list of them, or columns."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+# Lines that types are guessed from; the guess is checked against all the others.
+_LOOKED_AT = 1000
+# A line must fit a block; a caption or a list of boxes of 16 MiB does not happen.
+_BLOCK = 2**24
+
+# What a row says is not said apart from JSON's null: neither gives a size, a name or a text.
+Columns = dict[str, pa.ChunkedArray]
+
+
+def read_lines(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str], int]:
+    """Read one object a line; blank lines count as no rows.
+
+    Args:
+        data: The file, UTF-8.
+        wanted: Columns to read; "a.b" is b of the object a.
+
+    Returns:
+        The wanted columns that are there, the names of all (of the first thousand lines), and
+        the number of rows.
+
+    Raises:
+        ValueError: A line is not an object; says which, from 1.
+    """
+    first = [row for _, row in islice(_rows(data), _LOOKED_AT)]
+    names = list(dict.fromkeys(name for row in first for name in row))
+    schema = _guess(first, wanted)
+    if schema is not None:
+        try:
+            return _fast(data, schema, wanted, names)
+        except (pa.ArrowException, UnicodeDecodeError):
+            pass  # read again below, which knows line numbers and takes cells of mixed types
+    rows = [row for _, row in _rows(data)]
+    return _columns(rows, wanted), names, len(rows)
+
+
+def read_document(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str], int]:
+    """Read a list of objects, or an object of columns that are lists; also lines of objects.
+
+    Returns:
+        As `read_lines`.
+
+    Raises:
+        ValueError: It is none of these; says what it is.
+    """
+    try:
+        document = json.loads(data)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and data.lstrip().startswith(b"{"):
+            return read_lines(data, wanted)
+        raise
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+    if isinstance(document, list):
+        for number, row in enumerate(document):
+            if not isinstance(row, dict):
+                raise ValueError(f"entry {number} is {_what(row)}, not an object")
+        names = list(dict.fromkeys(name for row in document[:_LOOKED_AT] for name in row))
+        return _columns(document, wanted), names, len(document)
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds {_what(document)}, not a list of objects")
+    return _of_columns(document, wanted)
+
+
+def _of_columns(document: dict[str, Any], wanted: Sequence[str]) -> tuple[Columns, list[str], int]:
+    for name, cells in document.items():
+        if not isinstance(cells, list):
+            raise ValueError(
+                f"column {name!r} is {_what(cells)}, not a list; pandas writes a list of objects "
+                "with to_json(orient='records')"
+            )
+    lengths = {name: len(cells) for name, cells in document.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"its columns are not of one length: {lengths}")
+    rows = max(lengths.values(), default=0)
+    columns = {}
+    for name in wanted:
+        root, path = _root(name, document)
+        if root is not None:
+            columns[name] = _column(name, (_follow(cell, path) for cell in document[root]))
+    return columns, list(document), rows
+
+
+def _rows(data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, object) for each line that is not blank."""
+    start = number = 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        end = len(data) if end < 0 else end
+        number += 1
+        line = data[start:end].strip()
+        start = end + 1
+        if line:
+            yield number, _object(line, number)
+
+
+def _object(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"line {number} is not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number} is broken: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is {_what(row)}, not an object")
+    return row
+
+
+def _fast(
+    data: bytes, schema: pa.Schema, wanted: Sequence[str], names: list[str]
+) -> tuple[Columns, list[str], int]:
+    """Read with Arrow's parser, in threads; it fails where a cell is not of the type guessed."""
+    from pyarrow import json as arrow
+
+    table = arrow.read_json(
+        pa.BufferReader(data),
+        read_options=arrow.ReadOptions(block_size=_BLOCK),
+        parse_options=arrow.ParseOptions(
+            explicit_schema=schema, unexpected_field_behavior="ignore"
+        ),
+    )
+    columns = {}
+    for name in wanted:
+        root, path = _root(name, schema.names)
+        if root is None:
+            continue
+        column = descend(table[root], path)
+        if column is None:
+            raise pa.ArrowInvalid(f"{name} is in none of the rows looked at")
+        if root in names or column.null_count < len(column):
+            column.validate(full=True)
+            columns[name] = column
+    return columns, names, table.num_rows
+
+
+def descend(column: pa.ChunkedArray, path: Sequence[str]) -> pa.ChunkedArray | None:
+    """Return a field of a column of objects, of its fields in turn; None if there is none."""
+    import pyarrow.compute as pc
+
+    for name in path:
+        if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
+            return None
+        column = pc.struct_field(column, name)
+    return column
+
+
+def _guess(rows: Sequence[dict[str, Any]], wanted: Sequence[str]) -> pa.Schema | None:
+    """Return the types that the wanted columns have in some rows; None if they are mixed."""
+    fields: dict[str, pa.DataType] = {}
+    known = dict.fromkeys(name for row in rows for name in row)
+    for name in wanted:
+        root = _root(name, known)[0]
+        if root is None and len(rows) == _LOOKED_AT:
+            return None  # a later row may have it, in whatever form
+        root = root or name
+        try:
+            kind = pa.array([row.get(root) for row in rows]).type
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+            return None
+        fields[root] = pa.string() if pa.types.is_null(kind) else kind
+    return pa.schema(list(fields.items()))
+
+
+def _columns(rows: Sequence[dict[str, Any]], wanted: Sequence[str]) -> Columns:
+    known = dict.fromkeys(name for row in rows for name in row)
+    columns = {}
+    for name in wanted:
+        root, path = _root(name, known)
+        if root is not None:
+            columns[name] = _column(name, (_follow(row.get(root), path) for row in rows))
+    return columns
+
+
+def _column(name: str, cells: Iterable[Any]) -> pa.ChunkedArray:
+    """Return cells as a column; where they are of several types, as one that holds them all."""
+    values = list(cells)
+    for form in (_as_it_is, _as_list, _as_text):
+        try:
+            return pa.chunked_array([pa.array([form(value) for value in values])])
+        except UnicodeEncodeError as error:
+            raise ValueError(f"column {name!r} holds half a character: {error}") from None
+        except (pa.ArrowException, OverflowError):
+            continue
+    raise ValueError(f"column {name!r} holds values of types that have nothing in common")
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    """One caption in some rows, a list of captions in others: lists, all of them."""
+    return [value] if isinstance(value, str) else value
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _root(name: str, names: Iterable[str]) -> tuple[str | None, list[str]]:
+    """Return the column that a dotted name starts with, and the fields that follow."""
+    known = set(names)
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if (root := ".".join(parts[:end])) in known:
+            return root, parts[end:]
+    return None, []
+
+
+def _follow(value: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _what(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
+    return "null" if value is None else names.get(type(value), "a number")
