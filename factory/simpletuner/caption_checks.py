@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from factory.simpletuner.entry import OWN_METADATA, SAMPLES, Entry
-from factory.simpletuner.problem import ImportProblem
+from factory.simpletuner.problem import ImportProblem, shown
 
 STRATEGIES = (
     "filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface", "webshart",
@@ -26,13 +26,13 @@ def caption_problems(entry: Entry) -> Problems:
 def _strategy(entry: Entry) -> Problems:
     name = entry.strategy
     if name not in STRATEGIES:
-        text = f"caption_strategy {name!r} is none of {', '.join(STRATEGIES)}"
+        text = f"caption_strategy {shown(name)} is none of {', '.join(STRATEGIES)}"
         yield ImportProblem("invalid_value", text)
         return
     allowed = _allowed(entry)
     if name not in allowed:
         text = (
-            f"caption_strategy {name!r} does not fit type {entry.storage} with metadata_backend "
+            f"caption_strategy {shown(name)} does not fit type {entry.storage} with metadata_backend "
             f"{entry.metadata}; use {' or '.join(allowed)}"
         )
         yield ImportProblem("unsupported_combination", text)
@@ -90,19 +90,19 @@ def _shuffle(block: Any) -> Problems:
         return
     for key in ("enable", "include_original"):
         if not isinstance(block.get(key, True), bool):
-            text = f"caption_shuffle.{key} must be true or false, got {block[key]!r}"
+            text = f"caption_shuffle.{key} must be true or false, got {shown(block[key])}"
             yield ImportProblem("invalid_type", text)
     for key, least in (("count", 1), ("position_start", 0), ("seed", None)):
         value = block.get(key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int):
-            text = f"caption_shuffle.{key} must be a whole number, got {value!r}"
+            text = f"caption_shuffle.{key} must be a whole number, got {shown(value)}"
             yield ImportProblem("invalid_type", text)
         elif least is not None and value < least:
-            text = f"caption_shuffle.{key} must be at least {least}, got {value!r}"
+            text = f"caption_shuffle.{key} must be at least {least}, got {shown(value)}"
             yield ImportProblem("invalid_value", text)
     split = block.get("split_on", "comma")
     if split not in SPLITS:
-        text = f"caption_shuffle.split_on must be one of {', '.join(SPLITS)}, got {split!r}"
+        text = f"caption_shuffle.split_on must be one of {', '.join(SPLITS)}, got {shown(split)}"
         yield ImportProblem("invalid_value", text)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from factory.simpletuner.dependencies import named
-from factory.simpletuner.entry import SAMPLES, TRAINED, Entry
+from factory.simpletuner.entry import KINDS, SAMPLES, TRAINED, Entry
 from factory.simpletuner.entry_checks import entry_problems
-from factory.simpletuner.problem import ImportProblem
+from factory.simpletuner.problem import ImportProblem, shown
 
 # Links to other entries, and the kind each must lead to; "" is any kind.
 LINKS = {
@@ -31,7 +31,7 @@ def problems(
         absent: Ids of entries that are disabled, for messages.
         paths: Whether to look if local folders exist.
     """
-    if not any(entry.kind in TRAINED or _is_strange(entry) for entry in entries):
+    if not any(entry.kind in TRAINED or entry.kind not in KINDS for entry in entries):
         yield ImportProblem(
             "empty_config", "no dataset to train on is declared, or every one is disabled"
         )
@@ -46,13 +46,6 @@ def problems(
         yield from _folders(entries)
 
 
-def _is_strange(entry: Entry) -> bool:
-    """Tell whether an entry's kind is unknown, which is said elsewhere."""
-    return entry.kind not in (*SAMPLES, *TRAINED) and not entry.kind.endswith(
-        ("_embeds", "_cache", "grounding")
-    )
-
-
 def _links(
     entry: Entry, entries: Sequence[Entry], absent: Sequence[str]
 ) -> Iterator[ImportProblem]:
@@ -62,7 +55,7 @@ def _links(
             fitting = [other for other in kinds if kind in ("", kinds[other])]
             if name in fitting:
                 continue
-            what = f"{entry.title} {key} names {name!r}, which "
+            what = f"{entry.title} {key} names {shown(name)}, which "
             if name in absent:
                 what += "is disabled; enable it, or remove the link"
             elif name in kinds:
@@ -74,7 +67,7 @@ def _links(
 
 def _suggest(name: str, known: Sequence[str]) -> str:
     guess = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {guess[0]!r}? " if guess else ""
+    hint = f"did you mean {shown(guess[0])}? " if guess else ""
     return f"{hint}there is {', '.join(known) or 'none'}"
 
 
@@ -110,7 +103,7 @@ def _shared_folders(entries: Sequence[Entry]) -> Iterator[ImportProblem]:
             text = f"{entry.title} cache_dir_vae is also the folder of a text_embeds set"
             yield ImportProblem("unsupported_combination", text)
         elif other != entry.id:
-            text = f"{entry.title} cache_dir_vae is also the folder of {other!r}"
+            text = f"{entry.title} cache_dir_vae is also the folder of {shown(other)}"
             yield ImportProblem("unsupported_combination", text)
 
 

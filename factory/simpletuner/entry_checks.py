@@ -7,7 +7,7 @@ from typing import Any
 from factory.simpletuner import size_checks
 from factory.simpletuner.caption_checks import caption_problems
 from factory.simpletuner.entry import KINDS, OWN_METADATA, SAMPLES, STORAGES, STORES, Entry, whole
-from factory.simpletuner.problem import ImportProblem
+from factory.simpletuner.problem import ImportProblem, shown
 
 METADATA = ("discovery", "parquet", "huggingface", "webshart")
 CONDITIONING_TYPES = ("controlnet", "mask", "segmentation", "reference_strict", "reference_loose")
@@ -63,7 +63,7 @@ def _identity(entry: Entry) -> Problems:
     if entry.kind not in KINDS:
         known = ", ".join(KINDS)
         yield ImportProblem(
-            "unknown_dataset_type", f"dataset_type {entry.kind!r} is none of {known}"
+            "unknown_dataset_type", f"dataset_type {shown(entry.kind)} is none of {known}"
         )
 
 
@@ -71,7 +71,7 @@ def _storage(entry: Entry) -> Problems:
     if is_blank(entry.filled.get("type")):
         yield ImportProblem("missing_key", f"needs a 'type': one of {', '.join(STORAGES)}")
     elif entry.storage not in STORAGES:
-        text = f"type {entry.storage!r} is none of {', '.join(STORAGES)}"
+        text = f"type {shown(entry.storage)} is none of {', '.join(STORAGES)}"
         yield ImportProblem("unknown_type", text)
     elif entry.kind in STORES and entry.storage not in STORE_STORAGES[entry.kind]:
         allowed = " or ".join(STORE_STORAGES[entry.kind])
@@ -91,7 +91,8 @@ def _needed(entry: Entry) -> Problems:
     needed: tuple[str, ...] = _NEEDED.get(entry.storage, ())
     if entry.storage == "local" and entry.kind in (*SAMPLES, "caption"):
         needed = ("instance_data_dir",)
-    absent = [key for key in needed if is_blank(entry.get(key))]
+    # What the environment is to say may be said later: it is read when a run starts.
+    absent = [key for key in needed if is_blank(entry.get(key, written=True))]
     if absent:
         text = f"type {entry.storage} needs {', '.join(absent)}"
         yield ImportProblem("missing_key", text)
@@ -104,20 +105,31 @@ def _texts(entry: Entry) -> Problems:
     for key in _TEXTS:
         value = entry.get(key)
         if value is not None and not isinstance(value, str):
-            yield ImportProblem("invalid_type", f"{key} must be a text, got {value!r}")
+            yield ImportProblem("invalid_type", f"{key} must be a text")
+    if _holds_missing(entry.filled):
+        text = "holds the text '???', which means 'no value yet' in a YAML config"
+        yield ImportProblem("invalid_value", text)
     for key in ("huggingface", "webshart", "video", "audio"):
         value = entry.filled.get(key)
         if value is not None and not isinstance(value, Mapping):
             yield ImportProblem("invalid_type", f"{key} must be an object of keys")
 
 
+def _holds_missing(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_missing(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_holds_missing(part) for part in value)
+    return bool(value == "???")
+
+
 def _metadata(entry: Entry) -> Problems:
     name = entry.metadata
     if name not in METADATA:
-        text = f"metadata_backend {name!r} is none of {', '.join(METADATA)}"
+        text = f"metadata_backend {shown(name)} is none of {', '.join(METADATA)}"
         yield ImportProblem("unknown_type", text)
     elif (entry.storage in OWN_METADATA or name in OWN_METADATA) and name != entry.storage:
-        text = f"metadata_backend {name!r} does not fit type {entry.storage}"
+        text = f"metadata_backend {shown(name)} does not fit type {entry.storage}"
         yield ImportProblem("unsupported_combination", text)
     elif name == "parquet":
         yield from _parquet(entry)
@@ -156,7 +168,7 @@ def as_number(value: Any) -> float | None:
 def _batch(entry: Entry) -> Problems:
     size = entry.get("train_batch_size")
     if size is not None and batch_size(size) is None:
-        text = f"train_batch_size must be a positive whole number, got {size!r}"
+        text = f"train_batch_size must be a positive whole number, got {shown(size)}"
         yield ImportProblem("invalid_value", text)
     for key, is_whole, least in (
         ("probability", False, 0),
@@ -169,11 +181,11 @@ def _batch(entry: Entry) -> Problems:
             continue
         number = as_number(value)
         if number is None:
-            yield ImportProblem("invalid_type", f"{key} must be a number, got {value!r}")
+            yield ImportProblem("invalid_type", f"{key} must be a number, got {shown(value)}")
         elif least is not None and number < least:
-            yield ImportProblem("invalid_value", f"{key} must be at least {least}, got {value!r}")
+            yield ImportProblem("invalid_value", f"{key} must be at least {least}, got {shown(value)}")
         elif is_whole and number != int(number):
-            yield ImportProblem("invalid_value", f"{key} must be whole, got {value!r}")
+            yield ImportProblem("invalid_value", f"{key} must be whole, got {shown(value)}")
 
 
 def batch_size(value: Any) -> int | None:
@@ -196,7 +208,7 @@ def _window(entry: Entry) -> Problems:
 def _conditioning(entry: Entry) -> Problems:
     kind = entry.filled.get("conditioning_type")
     if kind is not None and kind not in CONDITIONING_TYPES:
-        text = f"conditioning_type {kind!r} is none of {', '.join(CONDITIONING_TYPES)}"
+        text = f"conditioning_type {shown(kind)} is none of {', '.join(CONDITIONING_TYPES)}"
         yield ImportProblem("invalid_value", text)
     for key in ("conditioning_data", "s2v_datasets"):
         value = entry.filled.get(key)
@@ -237,5 +249,5 @@ def _vae(entry: Entry) -> Problems:
         yield ImportProblem("removed_key", text)
     behaviour = entry.filled.get("vae_cache_scan_behaviour")
     if behaviour not in (None, "sync", "recreate"):
-        text = f"vae_cache_scan_behaviour must be sync or recreate, got {behaviour!r}"
+        text = f"vae_cache_scan_behaviour must be sync or recreate, got {shown(behaviour)}"
         yield ImportProblem("invalid_value", text)

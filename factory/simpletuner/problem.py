@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from factory.errors import ConfigError
+
+# Characters of a value that a message shows: enough to know it again.
+SHOWN = 60
 
 CATEGORIES: dict[str, str] = {
     "unreadable": "the file cannot be read, or is not a JSON list of objects",
@@ -59,3 +63,9 @@ class ImportRefusedError(ConfigError):
         """Keep the findings and join their sentences."""
         self.found = list(dict.fromkeys(found))
         super().__init__([str(problem) for problem in self.found])
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

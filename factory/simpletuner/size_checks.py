@@ -6,7 +6,7 @@ from typing import Any
 
 from factory.schema.backends import MAX_MEGAPIXELS, MIN_EDGE
 from factory.simpletuner.entry import Entry
-from factory.simpletuner.problem import ImportProblem
+from factory.simpletuner.problem import ImportProblem, shown
 
 UNITS = ("pixel", "area", "pixel_area")
 ASPECTS = ("square", "preserve", "closest", "random")
@@ -33,14 +33,14 @@ def size_problems(entry: Entry) -> Problems:
     """Yield what is wrong with resolution and size limits."""
     unit = entry.get("resolution_type")
     if unit not in UNITS:
-        text = f"resolution_type {unit!r} is none of {', '.join(UNITS)}"
+        text = f"resolution_type {shown(unit)} is none of {', '.join(UNITS)}"
         yield ImportProblem("invalid_value", text)
         return
     sizes = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
     wrong = [key for key in sizes if not _is_size(entry.get(key))]
     for key in wrong:
         kind = "invalid_type" if _not_number(entry.get(key)) else "invalid_value"
-        yield ImportProblem(kind, f"{key} must be a number above 0, got {entry.get(key)!r}")
+        yield ImportProblem(kind, f"{key} must be a number above 0, got {shown(entry.get(key))}")
     if not wrong:
         yield from _resolution(entry, unit)
         yield from _limits(entry, unit)
@@ -49,9 +49,9 @@ def size_problems(entry: Entry) -> Problems:
         if value is None:
             continue
         if _not_number(value):
-            yield ImportProblem("invalid_type", f"{key} must be a number, got {value!r}")
+            yield ImportProblem("invalid_type", f"{key} must be a number, got {shown(value)}")
         elif value < 0 or not math.isfinite(value):
-            yield ImportProblem("invalid_value", f"{key} must not be negative, got {value!r}")
+            yield ImportProblem("invalid_value", f"{key} must not be negative, got {shown(value)}")
     yield from _ratios(entry)
 
 
@@ -76,13 +76,13 @@ def _is_size(value: Any) -> bool:
 def _resolution(entry: Entry, unit: str) -> Problems:
     value = entry.get("resolution")
     if unit == "pixel_area" and (value != int(value) or value < MIN_EDGE):
-        text = f"resolution with pixel_area must be a whole edge such as 1024, got {value!r}"
+        text = f"resolution with pixel_area must be a whole edge such as 1024, got {shown(value)}"
         yield ImportProblem("invalid_value", text)
     elif unit == "pixel" and value < MIN_EDGE:
-        text = f"resolution {value!r} with pixel means px; megapixels are resolution_type area"
+        text = f"resolution {shown(value)} with pixel means px; megapixels are resolution_type area"
         yield ImportProblem("suspicious_value", text)
     elif unit == "area" and value > MAX_MEGAPIXELS:
-        text = f"resolution {value!r} with area means megapixels; an edge in px is pixel_area"
+        text = f"resolution {shown(value)} with area means megapixels; an edge in px is pixel_area"
         yield ImportProblem("suspicious_value", text)
 
 
@@ -92,7 +92,7 @@ def _limits(entry: Entry, unit: str) -> Problems:
         yield ImportProblem("missing_key", "maximum_image_size needs target_downsample_size too")
     smallest = entry.get("minimum_image_size")
     if unit == "area" and smallest is not None and smallest > MAX_MINIMUM_MP:
-        text = f"minimum_image_size {smallest!r} with area means megapixels, and must be below 5"
+        text = f"minimum_image_size {shown(smallest)} with area means megapixels, and must be below 5"
         yield ImportProblem("suspicious_value", text)
     if largest is None:
         return
@@ -101,11 +101,11 @@ def _limits(entry: Entry, unit: str) -> Problems:
             continue
         megapixels = value**2 / 1e6 if unit == "pixel_area" else value
         if unit != "pixel" and megapixels >= MAX_LIMIT_MP:
-            text = f"{key} {value!r} with {unit} is {megapixels:g} megapixels, 20 or more"
+            text = f"{key} {shown(value)} with {unit} is {megapixels:g} megapixels, 20 or more"
             yield ImportProblem("suspicious_value", text)
         is_small = "deepfloyd" in str(entry.arguments["model_type"])
         if unit == "pixel" and value < MIN_LIMIT_PX and not is_small:
-            text = f"{key} {value!r} with pixel is below {MIN_LIMIT_PX} px"
+            text = f"{key} {shown(value)} with pixel is below {MIN_LIMIT_PX} px"
             yield ImportProblem("suspicious_value", text)
 
 
@@ -113,14 +113,14 @@ def crop_problems(entry: Entry) -> Problems:
     """Yield what is wrong with the cut, also where `crop` is false."""
     crop = entry.filled.get("crop")
     if crop is not None and not isinstance(crop, bool):
-        yield ImportProblem("invalid_type", f"crop must be true or false, got {crop!r}")
+        yield ImportProblem("invalid_type", f"crop must be true or false, got {shown(crop)}")
     aspect = entry.filled.get("crop_aspect")
     if aspect is not None and aspect not in ASPECTS:
-        text = f"crop_aspect {aspect!r} is none of {', '.join(ASPECTS)}"
+        text = f"crop_aspect {shown(aspect)} is none of {', '.join(ASPECTS)}"
         yield ImportProblem("invalid_value", text)
     style = entry.filled.get("crop_style")
     if style is not None and (not isinstance(style, str) or style not in STYLES):
-        text = f"crop_style {style!r} is none of {', '.join(STYLES)}"
+        text = f"crop_style {shown(style)} is none of {', '.join(STYLES)}"
         yield ImportProblem("invalid_value", text)
     buckets = entry.filled.get("crop_aspect_buckets")
     if aspect in ("closest", "random") and (buckets is None or buckets == []):
