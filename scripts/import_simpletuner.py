@@ -20,16 +20,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("config", type=Path, help="the multidatabackend.json")
     add = parser.add_argument
-    add("--out", type=Path, default=Path("myconf"), metavar="DIR",
-        help="folder of configs to write into (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("myconf"),
+        metavar="DIR",
+        help="folder of configs to write into (default: %(default)s)",
+    )
     add("--name", help="name of the data option (default: the file's)")
     add("--args", type=Path, metavar="FILE", help="the trainer's config.json, for its defaults")
-    add("--gpus", type=int, default=1, metavar="N",
-        help="GPUs upstream trained on: its train_batch_size is per GPU (default: %(default)s)")
-    add("--accumulation", type=int, metavar="N",
-        help="batches per optimizer step (default: gradient_accumulation_steps of --args, or 1)")
-    add("--batch-size", type=int, metavar="N",
-        help="data.batch_size itself (default: train_batch_size x GPUs x accumulation)")
+    add(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs upstream trained on: its train_batch_size is per GPU (default: %(default)s)",
+    )
+    add(
+        "--accumulation",
+        type=int,
+        metavar="N",
+        help="batches per optimizer step (default: gradient_accumulation_steps of --args, or 1)",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="data.batch_size itself (default: train_batch_size x GPUs x accumulation)",
+    )
     add("--no-path-checks", action="store_true", help="do not look if local folders exist")
     add("--force", action="store_true", help="replace files that are there")
     add("--all", action="store_true", help="show what came of every key")

@@ -32,8 +32,8 @@ def _strategy(entry: Entry) -> Problems:
     allowed = _allowed(entry)
     if name not in allowed:
         text = (
-            f"caption_strategy {shown(name)} does not fit type {entry.storage} with metadata_backend "
-            f"{entry.metadata}; use {' or '.join(allowed)}"
+            f"caption_strategy {shown(name)} does not fit type {entry.storage} with "
+            f"metadata_backend {entry.metadata}; use {' or '.join(allowed)}"
         )
         yield ImportProblem("unsupported_combination", text)
 

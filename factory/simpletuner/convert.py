@@ -8,7 +8,7 @@ from typing import Any
 from factory.simpletuner import checks, cutting, places, wording
 from factory.simpletuner.arguments import Arguments
 from factory.simpletuner.dataset import Dataset, Outcome
-from factory.simpletuner.dependencies import is_disabled, sort_entries
+from factory.simpletuner.dependencies import duplicates, is_disabled, sort_entries
 from factory.simpletuner.entry import KINDS, SAMPLES, Entry, sources, whole
 from factory.simpletuner.entry_checks import as_number, batch_size
 from factory.simpletuner.names import safe_names
@@ -113,7 +113,8 @@ def convert(
     positions = {id(entry): n for n, entry in enumerate(raw, 1)}
     entries = [Entry.of(positions[id(item)], item, told, environment) for item in order]
     disabled = [str(entry.get("id", "")) for entry in raw if is_disabled(entry)]
-    found = [*told.problems(), *checks.problems(entries, absent=disabled, paths=paths)]
+    found = [*duplicates([entry.filled for entry in entries]), *told.problems()]
+    found += checks.problems(entries, absent=disabled, paths=paths)
     if found:
         raise ImportRefusedError(found)
     names = safe_names(entry.id for entry in entries)
@@ -324,7 +325,5 @@ def global_batch(
     )
     others = [name for name, other in sizes.items() if other not in (size, None)]
     if others:
-        remarks.append(
-            f"one batch size for all: {', '.join(others)} had another train_batch_size"
-        )
+        remarks.append(f"one batch size for all: {', '.join(others)} had another train_batch_size")
     return total

@@ -69,9 +69,7 @@ def sort_entries(entries: Sequence[Entry]) -> list[Entry]:
     return [by_id[name] for name in order] + [e for e in enabled if not e.get("id")]
 
 
-def _visit(
-    name: str, sources: Mapping[str, str | None], path: list[str], order: list[str]
-) -> None:
+def _visit(name: str, sources: Mapping[str, str | None], path: list[str], order: list[str]) -> None:
     if name in order:
         return
     if name in path:

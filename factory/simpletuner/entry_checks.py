@@ -18,6 +18,8 @@ STORE_STORAGES = {
     "conditioning_image_embeds": ("local", "aws"),
     "distillation_cache": ("local", "aws"),
 }
+# Digits of the largest batch size taken from text: more would be no batch.
+MAX_DIGITS = 9
 _NEEDED = {
     "aws": (
         "aws_bucket_name", "aws_endpoint_url", "aws_access_key_id", "aws_secret_access_key",
@@ -183,7 +185,9 @@ def _batch(entry: Entry) -> Problems:
         if number is None:
             yield ImportProblem("invalid_type", f"{key} must be a number, got {shown(value)}")
         elif least is not None and number < least:
-            yield ImportProblem("invalid_value", f"{key} must be at least {least}, got {shown(value)}")
+            yield ImportProblem(
+                "invalid_value", f"{key} must be at least {least}, got {shown(value)}"
+            )
         elif is_whole and number != int(number):
             yield ImportProblem("invalid_value", f"{key} must be whole, got {shown(value)}")
 
@@ -192,7 +196,7 @@ def batch_size(value: Any) -> int | None:
     """Return a positive number, or its usual decimal text, as a number; else None."""
     if isinstance(value, str):
         is_usual = value.isascii() and value.isdigit() and not value.startswith("0")
-        return int(value) if is_usual and len(value) < 10 else None
+        return int(value) if is_usual and len(value) <= MAX_DIGITS else None
     return value if isinstance(value, int) and value is not True and value > 0 else None
 
 
@@ -210,6 +214,9 @@ def _conditioning(entry: Entry) -> Problems:
     if kind is not None and kind not in CONDITIONING_TYPES:
         text = f"conditioning_type {shown(kind)} is none of {', '.join(CONDITIONING_TYPES)}"
         yield ImportProblem("invalid_value", text)
+    for key in ("text_embeds", "image_embeds", "source_dataset_id"):
+        if entry.get(key) is not None and not isinstance(entry.get(key), str):
+            yield ImportProblem("invalid_type", f"{key} must be an id")
     for key in ("conditioning_data", "s2v_datasets"):
         value = entry.filled.get(key)
         listed = value if isinstance(value, list) else [value]

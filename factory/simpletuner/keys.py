@@ -132,10 +132,17 @@ KEYS: dict[str, Key] = {
     "webshart": _SHARDS,
     **dict.fromkeys(
         (
-            "webshart.cache_dir", "webshart.metadata_cache_dir", "webshart.shard_cache_dir",
-            "webshart.shard_cache_gb", "webshart.parallel_downloads", "webshart.buffer_size",
-            "webshart.max_file_size", "webshart.optimize_captions", "webshart.source",
-            "webshart.metadata", "webshart.subfolder",
+            "webshart.cache_dir",
+            "webshart.metadata_cache_dir",
+            "webshart.shard_cache_dir",
+            "webshart.shard_cache_gb",
+            "webshart.parallel_downloads",
+            "webshart.buffer_size",
+            "webshart.max_file_size",
+            "webshart.optimize_captions",
+            "webshart.source",
+            "webshart.metadata",
+            "webshart.subfolder",
         ),
         _SHARDS,
     ),
@@ -160,7 +167,9 @@ KEYS: dict[str, Key] = {
     "conditioning_image_embeds": unsupported(_TABLE_LATENTS),
     "cache_dir_conditioning_image_embeds": unsupported(_TABLE_LATENTS),
     "conditioning_image_embed_batch_size": unsupported(_TABLE_LATENTS),
-    "conditioning_data": to("backend/conditioning.source", reason="said by the conditioning set"),
+    "conditioning_data": to(
+        "backend/conditioning.source", reason="pictures without a partner are dropped"
+    ),
     "source_dataset_id": to("backend/conditioning.source"),
     "conditioning_type": to(
         reason="every conditioning set is cut exactly as its partner (reference_strict)"

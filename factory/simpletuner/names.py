@@ -17,7 +17,7 @@ def safe_name(text: str) -> str:
     """Return a name of letters, digits, "_" and "-" that starts with no digit or dash."""
     name = _OTHER.sub("-", text).strip("-")[:MAX_LENGTH]
     if not name:
-        return "dataset"
+        return "unnamed"
     if not _NAME.fullmatch(name):
         name = f"set-{name}"
     return f"{name}-set" if name.lower() in RESERVED else name

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from factory.simpletuner.convert import Conversion
 from factory.simpletuner.dataset import Dataset, Note, Outcome
-from factory.simpletuner.keys import ARGUMENTS, BLOCKS, KEYS, Fate, look_up
+from factory.simpletuner.keys import ARGUMENTS, BLOCKS, KEYS, Fate, Key, look_up
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _DROPOUT = "caption_dropout_probability"
+_OUTCOMES = {Fate.needless: Outcome.needless, Fate.unsupported: Outcome.left_out}
+# Keys that are carried by choosing a kind or an option, or into what datasets share.
+_ELSEWHERE = ("id", "type", "metadata_backend", "conditioning_data", "train_batch_size")
 # Least likeness of a suggestion to an unknown key, from 0 to 1.
 _ALIKE = 0.6
 
@@ -75,16 +78,15 @@ def outcome(dataset: Dataset, key: str) -> Note:
         places = ", ".join(f"`{at}`" for at in dict.fromkeys(dataset.placed[key]))
         return Note(Outcome.carried, f"to {places}")
     line = look_up(key)
-    if line is None:
-        return Note(Outcome.unknown, _unknown(key))
-    if line.fate is Fate.needless:
-        return Note(Outcome.needless, line.reason)
-    if line.fate is Fate.unsupported:
-        return Note(Outcome.left_out, line.reason)
-    if line.secret or not line.targets:
-        return Note(Outcome.carried, line.reason)
-    if key in ("id", "type", "metadata_backend", "conditioning_data", "train_batch_size"):
-        return Note(Outcome.carried, line.reason or "to the same")
+    return Note(Outcome.unknown, _unknown(key)) if line is None else _by_table(key, line)
+
+
+def _by_table(key: str, line: Key) -> Note:
+    """Return what the table says of a key that no option was set from."""
+    if line.fate is not Fate.carried:
+        return Note(_OUTCOMES[line.fate], line.reason)
+    if line.secret or not line.targets or key in _ELSEWHERE:
+        return Note(Outcome.carried, line.reason or "says what the entry is")
     return Note(Outcome.needless, "the default here, or of no effect in this entry")
 
 
@@ -109,9 +111,7 @@ def _argument_rows(conversion: Conversion) -> Iterator[Row]:
             targets = ", ".join(f"`{target}`" for target in line.targets)
             yield Row("", key, Outcome.carried, line.reason or f"to {targets}")
         else:
-            unsupported = line.fate is Fate.unsupported
-            kind = Outcome.left_out if unsupported else Outcome.needless
-            yield Row("", key, kind, line.reason)
+            yield Row("", key, _OUTCOMES[line.fate], line.reason)
     for dataset in conversion.kept:
         name = f"args.{_DROPOUT}"
         if name in dataset.notes or name in dataset.placed:

@@ -92,7 +92,9 @@ def _limits(entry: Entry, unit: str) -> Problems:
         yield ImportProblem("missing_key", "maximum_image_size needs target_downsample_size too")
     smallest = entry.get("minimum_image_size")
     if unit == "area" and smallest is not None and smallest > MAX_MINIMUM_MP:
-        text = f"minimum_image_size {shown(smallest)} with area means megapixels, and must be below 5"
+        text = (
+            f"minimum_image_size {shown(smallest)} with area means megapixels, and must be below 5"
+        )
         yield ImportProblem("suspicious_value", text)
     if largest is None:
         return
@@ -143,7 +145,7 @@ def _buckets(buckets: Any) -> Problems:
     objects = [bucket for bucket in buckets if isinstance(bucket, Mapping)]
     if not objects:
         return
-    weights = [bucket.get("weight") for bucket in objects]
+    weights: list[Any] = [bucket.get("weight") for bucket in objects]
     if len(objects) < len(buckets) or any(_not_number(weight) for weight in weights):
         yield ImportProblem("invalid_type", "crop_aspect_buckets need a weight each, or none any")
     elif min(weights) < 0 or abs(sum(weights) - 1) > WEIGHTS_TOLERANCE:

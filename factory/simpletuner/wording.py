@@ -62,7 +62,8 @@ def _columns(dataset: Dataset, option: str) -> None:
     if option == "huggingface":
         keys.append(("caption_column", dataset.text("caption_column")))
     for key, value in keys:
-        if value is not None and "caption.columns" not in sum(dataset.placed.values(), []):
+        # The block's own column is what upstream read; the one outside only documented.
+        if value is not None and not (key == "caption_column" and block.get(key)):
             dataset.put(key, "caption.columns", _listed(value))
     fallback = block.get("fallback_caption_column")
     key = f"{option}.fallback_caption_column"

@@ -15,7 +15,7 @@ _NOT_PLAIN = frozenset(
 )
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML is untyped
     """Writes texts quoted where in doubt, and short lists in one line."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
