@@ -396,11 +396,11 @@ def test_what_has_no_counterpart_is_left_out_with_what_depends_on_it() -> None:
 
 
 def test_every_key_of_an_entry_has_a_row_and_none_shows_a_value() -> None:
-    given = entry(repeats=3, repeat=1, vae_batch_size=4, slider_strength=1, crop_style=None,
-                  resolution=777, csv_file="/x", video={"num_frame": 2}, x=None)  # fmt: skip
+    given = entry(repeats=3, repeat=1, vae_batch_size=4, slider_strength=1,
+                  resolution=777, csv_file="/x", video={"num_frame": 2})  # fmt: skip
     found = rows(converted(given))
     outcomes = {row.key: row.outcome for row in found if row.dataset}
-    assert set(outcomes) == {*(key for key in given if key != "x"), "video.num_frame"}
+    assert set(outcomes) == {*given, "video.num_frame"}
     assert outcomes["repeats"] is Outcome.carried
     assert outcomes["repeat"] is Outcome.unknown
     assert outcomes["vae_batch_size"] is Outcome.needless
