@@ -8,7 +8,7 @@ from factory.errors import ConfigError
 from factory.simpletuner.convert import Launch, convert
 from factory.simpletuner.document import read_arguments, read_entries
 from factory.simpletuner.files import Import, write
-from factory.simpletuner.names import safe_name
+from factory.simpletuner.names import option_name
 from factory.simpletuner.showing import show
 
 
@@ -62,7 +62,7 @@ def run(given: argparse.Namespace) -> int:
         Launch(given.gpus, given.accumulation, given.batch_size),
         paths=not given.no_path_checks,
     )
-    name = safe_name(given.config.stem) if given.name is None else given.name
+    name = option_name(given.config.stem) if given.name is None else given.name
     made = Import(name, given.config.name, conversion)
     show(made, every=given.all)
     if not conversion.is_trainable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from factory.simpletuner import report, secrets
 from factory.simpletuner.convert import Conversion
 from factory.simpletuner.dataset import Dataset, Outcome
-from factory.simpletuner.names import check_name
+from factory.simpletuner.names import check_name, file_names
 from factory.simpletuner.options import default
 from factory.simpletuner.problem import ImportProblem, ImportRefusedError
 from factory.simpletuner.yaml_text import comment, dump
@@ -51,6 +51,11 @@ class Import:
         )
         if self.conversion.disabled:
             found.append(f"disabled, not imported: {', '.join(self.conversion.disabled)}")
+        found += [
+            f"this project has an option data/dataset={name}, so yours is {file}"
+            for name, file in self._files.items()
+            if name != file
+        ]
         found += secrets.conflicts(self.conversion.kept)
         return [report.one_line(text) for text in found]
 
@@ -65,13 +70,13 @@ class Import:
         """Return the text of every file, by its path below the folder."""
         texts = {f"data/{self.name}.yaml": self._option(folder)}
         for dataset in self.conversion.kept:
-            texts[f"data/dataset/{dataset.name}.yaml"] = self._dataset(dataset)
+            texts[f"data/dataset/{self._files[dataset.name]}.yaml"] = self._dataset(dataset)
         texts[f"data/{self.name}.IMPORT.md"] = self._record(folder)
         return texts
 
     def _option(self, folder: str) -> str:
         """Return the `data` option."""
-        names = [dataset.name for dataset in self.conversion.kept]
+        names = list(self._files.values())
         override = {"override /sampling@_global_.sampling": self.conversion.sampling}
         values = {
             key: value
@@ -81,6 +86,13 @@ class Import:
         head = [f"From {self._source}: {self.command(folder)}", *self.exports, *self.remarks]
         body: dict[str, object] = {"defaults": ["base", {"dataset": names}, "_self_", override]}
         return comment(head) + _sections(body, values)
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """The option of each dataset that is imported, in order."""
+        names = [dataset.name for dataset in self.conversion.kept]
+        files = file_names(names, self.name)
+        return {name: files[name] for name in names}
 
     @property
     def _source(self) -> str:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable
 
+from factory.composer import conf_dir
 from factory.simpletuner.problem import ImportProblem, ImportRefusedError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _OTHER = re.compile(r"[^A-Za-z0-9_-]+")
-# Options of `data` and `data/dataset` that extend or fill others, and so cannot be named anew.
+# Names that options here use to extend or fill others.
 RESERVED = frozenset({"base", "inherit", "dataset", "backend", "caption", "crop"})
 # Longest name given: with ".IMPORT.md" it fits every file system, which take 255 bytes.
 MAX_LENGTH = 80
@@ -43,13 +44,48 @@ def safe_names(ids: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def own_options(group: str) -> set[str]:
+    """Return the options this project has in a group; a folder of yours cannot replace them."""
+    return {path.stem.lower() for path in (conf_dir() / group).glob("*.yaml")}
+
+
+def file_names(names: Iterable[str], option: str) -> dict[str, str]:
+    """Return the option in `data/dataset` of each dataset: its name, unless that is taken.
+
+    Args:
+        names: Names of datasets, as `safe_names` gives them.
+        option: Name of the `data` option, put before a name that is taken.
+    """
+    listed = list(names)
+    own = own_options("data/dataset")
+    files = {name: name for name in listed if name.lower() not in own}
+    taken = own | {name.lower() for name in files}
+    for name in listed:
+        if name in files:
+            continue
+        file, number = f"{option}-{name}", 1
+        while file.lower() in taken:
+            number += 1
+            file = f"{option}-{name}-{number}"
+        taken.add(file.lower())
+        files[name] = file
+    return files
+
+
+def option_name(text: str) -> str:
+    """Return a name for a `data` option that this project does not have."""
+    name = safe_name(text)
+    return f"{name}-imported" if name.lower() in own_options("data") else name
+
+
 def check_name(name: str) -> str:
     """Return the name of the data option, if it can be one.
 
     Raises:
         ImportRefusedError: It has other characters, is too long, or is taken.
     """
-    if _NAME.fullmatch(name) and len(name) <= MAX_LENGTH and name.lower() not in RESERVED:
+    taken = RESERVED | own_options("data")
+    if _NAME.fullmatch(name) and len(name) <= MAX_LENGTH and name.lower() not in taken:
         return name
     raise ImportRefusedError(
         [
@@ -57,7 +93,7 @@ def check_name(name: str) -> str:
                 "invalid_value",
                 f"--name {name[:MAX_LENGTH]!r} cannot name an option: use letters, digits, _ "
                 f"and -, at most {MAX_LENGTH}, first a letter, and none of "
-                f"{', '.join(sorted(RESERVED))}; such as --name {safe_name(name)}",
+                f"{', '.join(sorted(taken))}; such as --name {option_name(name)}",
             )
         ]
     )

@@ -29,8 +29,10 @@ def show(made: Import, console: Console | None = None, *, every: bool = False) -
         table.title = "What came of every key"
     for name in ("dataset", "key", "what came of it", ""):
         table.add_column(name, overflow="fold")
+    said = {(row.dataset, row.key, row.outcome, row.text) for row in rows}
     for row in rows:
-        if row.outcome not in quiet:
+        block = (row.dataset, row.key.rpartition(".")[0], row.outcome, row.text)
+        if row.outcome not in quiet and (every or block not in said):
             style = _STYLES[row.outcome]
             cells = (row.dataset or "(arguments)", row.key, row.outcome, row.text)
             table.add_row(*map(escape, cells), style=style)

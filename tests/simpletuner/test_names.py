@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.simpletuner.names import MAX_LENGTH, RESERVED, check_name, safe_name, safe_names
+from factory.simpletuner.names import (
+    MAX_LENGTH,
+    RESERVED,
+    check_name,
+    file_names,
+    option_name,
+    safe_name,
+    safe_names,
+)
 from factory.simpletuner.problem import ImportRefusedError
 
 
@@ -44,7 +52,19 @@ def test_an_id_that_is_a_name_keeps_it_whatever_comes_before() -> None:
     assert safe_names(["a b", "a-b", "A-B"]) == {"a b": "a-b-2", "a-b": "a-b", "A-B": "A-B-3"}
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "1a", "base", "a" * 81, "a.b", "-a"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "", "1a", "base", "a" * 81, "a.b", "-a", "multi", "Single"]
+)
 def test_names_of_the_option_are_refused_rather_than_changed(name: str) -> None:
     with pytest.raises(ImportRefusedError, match="--name"):
         check_name(name)
+
+
+def test_files_do_not_take_the_names_of_the_projects_own_options() -> None:
+    assert option_name("multi.json") == "multi-json"
+    assert option_name("multi") == "multi-imported"
+    files = file_names(["photos", "a", "old-photos", "OLD-photos-2"], "old")
+    assert files == {
+        "a": "a", "old-photos": "old-photos", "OLD-photos-2": "OLD-photos-2",
+        "photos": "old-photos-3",
+    }  # fmt: skip

@@ -18,7 +18,7 @@ KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 def bucket(**keys: Any) -> dict[str, Any]:
     shared = {"aws_bucket_name": "b", "aws_endpoint_url": "https://e"}
-    secrets = {key: "plain" for key in KEYS}
+    secrets = dict.fromkeys(KEYS, "plain")
     return entry(type="aws", instance_data_dir=None, **{**shared, **secrets, **keys})
 
 
@@ -33,7 +33,9 @@ def everything_said(*entries: dict[str, Any]) -> str:
     return "\n".join([*made.files("myconf").values(), *made.exports, shown.getvalue()])
 
 
-SECRETS = st.text(alphabet="ABCDEFGHJKLMNPQRSTUVWXYZ%/:@'\"\n{}$", min_size=4).map("s3cr3t{}".format)
+SECRETS = st.text(alphabet="ABCDEFGHJKLMNPQRSTUVWXYZ%/:@'\"\n{}$", min_size=4).map(
+    "s3cr3t{}".format
+)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -65,4 +67,5 @@ def test_two_sets_of_credentials_are_told() -> None:
     other = bucket(id="e", aws_access_key_id="another")
     made = Import("old", "multi.json", converted(bucket(), other))
     (remark,) = [text for text in made.remarks if "one for the whole run" in text]
-    assert remark.startswith("AWS_ACCESS_KEY_ID") and "d, e" in remark
+    assert remark.startswith("AWS_ACCESS_KEY_ID")
+    assert "d, e" in remark
