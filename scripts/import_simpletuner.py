@@ -69,8 +69,7 @@ def run(given: argparse.Namespace) -> int:
         print("Nothing written: no dataset that can be trained on here is left", file=sys.stderr)
         return 1
     written = write(made, given.out, force=given.force)
-    print(f"\nWrote {len(written)} files into {given.out}: {written[0]}, ...")
-    print("Run it with:\n")
+    print(f"\nWrote {len(written)} files; the whole report is {written[-1]}\nRun it with:\n")
     for line in [*made.exports, made.command(str(given.out))]:
         print(f"  {line}")
     return 0

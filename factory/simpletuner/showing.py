@@ -31,8 +31,9 @@ def show(made: Import, console: Console | None = None, *, every: bool = False) -
         table.add_column(name, overflow="fold")
     said = {(row.dataset, row.key, row.outcome, row.text) for row in rows}
     for row in rows:
-        block = (row.dataset, row.key.rpartition(".")[0], row.outcome, row.text)
-        if row.outcome not in quiet and (every or block not in said):
+        block = row.key.rpartition(".")[0]
+        repeats = bool(block) and (row.dataset, block, row.outcome, row.text) in said
+        if row.outcome not in quiet and (every or not repeats):
             style = _STYLES[row.outcome]
             cells = (row.dataset or "(arguments)", row.key, row.outcome, row.text)
             table.add_row(*map(escape, cells), style=style)
