@@ -19,6 +19,7 @@ def caption_problems(entry: Entry) -> Problems:
     if entry.kind in (*SAMPLES, "caption"):
         yield from _strategy(entry)
         yield from _prompt(entry)
+        yield from _columns(entry)
         yield from _shuffle(entry.filled.get("caption_shuffle"))
     yield from _filters(entry)
 
@@ -66,6 +67,17 @@ def prompts(value: Any) -> list[str]:
     """Return the prompts that are not blank."""
     listed = value if isinstance(value, list) else [value]
     return [text for text in listed if isinstance(text, str) and text.strip()]
+
+
+def _columns(entry: Entry) -> Problems:
+    given = {"caption_column": entry.filled.get("caption_column")}
+    for block in ("parquet", "huggingface"):
+        for key in ("caption_column", "fallback_caption_column"):
+            given[f"{block}.{key}"] = entry.block(block).get(key)
+    for key, value in given.items():
+        names = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(name, str) and name for name in names):
+            yield ImportProblem("invalid_type", f"{key} must be a column or a list of columns")
 
 
 def _filters(entry: Entry) -> Problems:

@@ -74,6 +74,8 @@ RANDOM = {"crop": True, "crop_aspect": "random"}
         ({"metadata_backend": "parquet", "parquet": {"path": 3}}, "invalid_type"),
         ({"metadata_backend": "huggingface"}, "unsupported_combination"),
         ({**HUB, "metadata_backend": "parquet"}, "unsupported_combination"),
+        ({**HUB, "huggingface": {"caption_column": ["a", 3]}}, "invalid_type"),
+        ({**HUB, "caption_column": ""}, "invalid_type"),
         ({**HUB, "huggingface": []}, "invalid_type"),
         ({**SHARDS, "source": None}, "missing_key"),
         ({**SHARDS, "webshart": {"shard_cache_gb": -1}}, "invalid_value"),
