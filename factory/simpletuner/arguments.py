@@ -1,5 +1,6 @@
 """What do the trainer's arguments say, and upstream's defaults where they say nothing?"""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,14 @@ FOLLOWED = frozenset(
         "text_encoder_batch_size",
     }
 )  # fmt: skip
+# Arguments that may stand as text, since a command line has nothing else.
+_NUMBERS = frozenset(
+    {
+        "resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size",
+        "seed", "aspect_bucket_alignment", "gradient_accumulation_steps", "framerate",
+        "caption_dropout_probability", "text_encoder_batch_size", "aws_max_pool_connections",
+    }
+)  # fmt: skip
 _SAMPLINGS = ("auto-weighting", "uniform")
 
 
@@ -41,7 +50,8 @@ class Arguments:
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Arguments":
         """Read names as upstream's config file may spell them: `--train_batch_size` too."""
-        return cls({name.lstrip("-").replace("-", "_"): value for name, value in raw.items()})
+        given = {name.lstrip("-").replace("-", "_"): value for name, value in raw.items()}
+        return cls({name: _plain(name, value) for name, value in given.items()})
 
     def __getitem__(self, name: str) -> Any:
         """Return an argument, or its default, or None."""
@@ -67,6 +77,14 @@ class Arguments:
         if self["data_backend_sampling"] not in _SAMPLINGS:
             names = " or ".join(_SAMPLINGS)
             yield ImportProblem("invalid_value", f"args.data_backend_sampling must be {names}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return the number that a text stands for, where the argument is one."""
+    number = _number(value) if name in _NUMBERS and isinstance(value, str) else None
+    if number is None or not math.isfinite(number):
+        return value
+    return int(number) if number.is_integer() else number
 
 
 def _number(value: Any) -> float | None:

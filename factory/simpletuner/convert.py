@@ -24,9 +24,7 @@ _NO_KIND = {
     "distillation_cache": "there are no distillation caches here",
     "grounding": "there are no grounding boxes here",
 }
-_NO_SHARDS = (
-    "shards on the Hub (webshart) are not read; download them and use type local or webdataset"
-)
+_NO_SHARDS = "shards on the Hub (webshart) are not read; download the pictures, as type local"
 
 
 @dataclass(frozen=True)

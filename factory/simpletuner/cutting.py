@@ -64,6 +64,8 @@ def _pin_crop(dataset: Dataset, aspect: str, style: str) -> None:
     dataset.pin("crop", "preserve" if aspect == "random" else aspect)
     if aspect == "random":
         dataset.put("crop_aspect", "crop.aspect", "random")
+        what = "a ratio is drawn once for each picture, not anew each epoch"
+        dataset.note("crop_aspect", Outcome.changed, what)
     dataset.put("crop_style", "crop.style", style)
 
 

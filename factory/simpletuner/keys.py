@@ -58,6 +58,7 @@ _GROUNDING = unsupported("there are no grounding boxes here")
 _HEADER = needless("sizes are read from each picture's own header")
 _SHARDS = unsupported("shards on the Hub are not read; download them, or use huggingface")
 _MEMORY = needless("memory storage needs no mount; it starts empty and is gone at the end")
+_LINKS = "links out of it are followed only with storage.follow_links=true"
 _TABLE_LATENTS = "conditioning embeds of their own are not kept; conditioning sets are encoded"
 
 KEYS: dict[str, Key] = {
@@ -70,8 +71,8 @@ KEYS: dict[str, Key] = {
     "compress_cache": needless("tensors are stored as they are, to be gathered by memory map"),
     "preserve_data_backend_cache": _SCAN,
     # Where the samples are.
-    "instance_data_dir": to("storage/local.root"),
-    "instance_data_root": to("storage/local.root"),
+    "instance_data_dir": to("storage/local.root", reason=_LINKS),
+    "instance_data_root": to("storage/local.root", reason=_LINKS),
     "aws_bucket_name": to("storage/s3.bucket"),
     "aws_endpoint_url": to("storage/s3.endpoint_url"),
     "aws_access_key_id": to(reason="read from AWS_ACCESS_KEY_ID", secret=True),

@@ -76,7 +76,9 @@ def outcome(dataset: Dataset, key: str) -> Note:
         return dataset.notes[key]
     if key in dataset.placed:
         places = ", ".join(f"`{at}`" for at in dict.fromkeys(dataset.placed[key]))
-        return Note(Outcome.carried, f"to {places}")
+        line = look_up(key)
+        more = f"; {line.reason}" if line is not None and line.reason else ""
+        return Note(Outcome.carried, f"to {places}{more}")
     line = look_up(key)
     return Note(Outcome.unknown, _unknown(key)) if line is None else _by_table(key, line)
 

@@ -144,7 +144,7 @@ def test_captions(keys: dict[str, Any], option: str, caption: dict[str, Any] | N
 
 def test_defaults_come_from_the_arguments() -> None:
     args = {
-        "--caption_strategy": "textfile", "resolution": 512, "resolution_type": "pixel",
+        "--caption_strategy": "textfile", "resolution": "512", "resolution_type": "pixel",
         "minimum-image-size": 256, "aspect_bucket_alignment": 8, "seed": 7,
         "data_backend_sampling": "uniform", "gradient_accumulation_steps": 4,
         "--train_batch_size": 2,

@@ -38,6 +38,10 @@ def door() -> ModuleType:
 def realistic(root: Path) -> list[dict[str, Any]]:
     """Return a config of every kind that is imported, as people write them."""
     size = {"resolution": 64, "resolution_type": "pixel_area", "train_batch_size": 4}
+    return [*folders(root, size), *others(root, size)]
+
+
+def folders(root: Path, size: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "id": "photos", "type": "local", "dataset_type": "image", **size,
@@ -52,6 +56,18 @@ def realistic(root: Path) -> list[dict[str, Any]]:
             "conditioning_type": "controlnet", "instance_data_dir": str(root / "edges"),
             "caption_strategy": "textfile",
         },
+        {"id": "held out", "type": "local", "dataset_type": "eval", **size,
+         "instance_data_dir": str(root / "holdout"), "caption_strategy": "instanceprompt",
+         "instance_prompt": "a photo of {id}, ${not} {env:a variable}"},
+        {"id": "te", "type": "local", "dataset_type": "text_embeds", "default": True,
+         "cache_dir": str(root / "te"), "caption_filter_list": ["ugly"]},
+        {"id": "ve", "type": "local", "dataset_type": "image_embeds"},
+        {"id": "off", "type": "local", "disabled": True},
+    ]  # fmt: skip
+
+
+def others(root: Path, size: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
         {
             "id": "bucket/../set", "type": "aws", "aws_bucket_name": "pictures", **size,
             "aws_endpoint_url": "https://{env:S3_HOST}", "aws_access_key_id": "AKIA1",
@@ -82,13 +98,6 @@ def realistic(root: Path) -> list[dict[str, Any]]:
             "id": "clips", "type": "local", "dataset_type": "video", **size,
             "instance_data_dir": str(root / "clips"), "video": {"num_frames": 9},
         },
-        {"id": "held out", "type": "local", "dataset_type": "eval", **size,
-         "instance_data_dir": str(root / "holdout"), "caption_strategy": "instanceprompt",
-         "instance_prompt": "a photo of {id}, ${not} {env:a variable}"},
-        {"id": "te", "type": "local", "dataset_type": "text_embeds", "default": True,
-         "cache_dir": str(root / "te"), "caption_filter_list": ["ugly"]},
-        {"id": "ve", "type": "local", "dataset_type": "image_embeds"},
-        {"id": "off", "type": "local", "disabled": True},
     ]  # fmt: skip
 
 
