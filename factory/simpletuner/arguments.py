@@ -63,9 +63,12 @@ class Arguments:
         for name in ("seed", "aspect_bucket_alignment", "gradient_accumulation_steps"):
             least = 0 if name == "seed" else 1
             value = self[name]
-            if value is not None and (_number(value) is None or int(value) != float(value)):
+            if value is None:
+                continue
+            number = _number(value)
+            if number is None or not number.is_integer():
                 yield ImportProblem("invalid_type", f"args.{name} must be a whole number")
-            elif value is not None and float(value) < least:
+            elif number < least:
                 yield ImportProblem("invalid_value", f"args.{name} must be at least {least}")
         share = _number(self["caption_dropout_probability"])
         if share is None:
@@ -82,15 +85,17 @@ class Arguments:
 def _plain(name: str, value: Any) -> Any:
     """Return the number that a text stands for, where the argument is one."""
     number = _number(value) if name in _NUMBERS and isinstance(value, str) else None
-    if number is None or not math.isfinite(number):
+    if number is None:
         return value
     return int(number) if number.is_integer() else number
 
 
 def _number(value: Any) -> float | None:
+    """Return a finite number, also from its text; None where there is none."""
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None

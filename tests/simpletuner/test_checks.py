@@ -145,6 +145,7 @@ def test_a_config_without_a_dataset_to_train_on_is_empty(given: list[dict[str, A
     ("args", "category"),
     [
         ({"seed": "x"}, "invalid_type"),
+        ({"seed": "inf"}, "invalid_type"),
         ({"seed": -1}, "invalid_value"),
         ({"gradient_accumulation_steps": 0}, "invalid_value"),
         ({"aspect_bucket_alignment": 8.5}, "invalid_type"),
