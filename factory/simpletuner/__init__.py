@@ -1,0 +1,1 @@
+"""From SimpleTuner's `multidatabackend.json` to config options of this project."""

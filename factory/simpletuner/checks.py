@@ -1,0 +1,136 @@
+"""What is wrong with a whole config: ids, links, defaults, windows and folders?"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.simpletuner.dependencies import named
+from factory.simpletuner.entry import KINDS, SAMPLES, TRAINED, Entry
+from factory.simpletuner.entry_checks import entry_problems
+from factory.simpletuner.problem import ImportProblem, shown
+
+# Links to other entries, and the kind each must lead to; "" is any kind.
+LINKS = {
+    "text_embeds": "text_embeds",
+    "image_embeds": "image_embeds",
+    "conditioning_image_embeds": "conditioning_image_embeds",
+    "conditioning_data": "conditioning",
+    "s2v_datasets": "audio",
+    "source_dataset_id": "",
+}
+
+
+def problems(
+    entries: Sequence[Entry], *, absent: Iterable[str] = (), paths: bool = True
+) -> Iterator[ImportProblem]:
+    """Yield everything that is wrong, entry by entry and then as a whole.
+
+    Args:
+        entries: The enabled entries, in order.
+        absent: Ids of entries that are disabled, for messages.
+        paths: Whether to look if local folders exist.
+    """
+    if not any(entry.kind in TRAINED or entry.kind not in KINDS for entry in entries):
+        yield ImportProblem(
+            "empty_config", "no dataset to train on is declared, or every one is disabled"
+        )
+    for entry in entries:
+        yield from entry_problems(entry)
+        yield from _links(entry, entries, list(absent))
+    yield from _default_texts(entries)
+    yield from _schedule(entries)
+    yield from _shared_folders(entries)
+    yield from _controlnet(entries)
+    if paths:
+        yield from _folders(entries)
+
+
+def _links(
+    entry: Entry, entries: Sequence[Entry], absent: Sequence[str]
+) -> Iterator[ImportProblem]:
+    kinds = {other.id: other.kind for other in entries if other.id}
+    for key, kind in LINKS.items():
+        for name in named(entry.get(key)):
+            fitting = [other for other in kinds if kind in ("", kinds[other])]
+            if name in fitting:
+                continue
+            what = f"{entry.title} {key} names {shown(name)}, which "
+            if name in absent:
+                what += "is disabled; enable it, or remove the link"
+            elif name in kinds:
+                what += f"is a dataset of kind {kinds[name]}, not {kind}"
+            else:
+                what += f"is no dataset of this file; {_suggest(name, fitting)}"
+            yield ImportProblem("unknown_reference", what)
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    guess = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {shown(guess[0])}? " if guess else ""
+    return f"{hint}there is {', '.join(known) or 'none'}"
+
+
+def _default_texts(entries: Sequence[Entry]) -> Iterator[ImportProblem]:
+    marked = [e.id for e in entries if e.kind == "text_embeds" and e.filled.get("default")]
+    if len(marked) > 1:
+        yield ImportProblem(
+            "text_embed_default",
+            f"{', '.join(marked)} are all marked default; only one text_embeds set can be",
+        )
+
+
+def _schedule(entries: Sequence[Entry]) -> Iterator[ImportProblem]:
+    trained = [entry for entry in entries if entry.kind in TRAINED]
+    if trained and not any(entry.is_active_at_start for entry in trained):
+        yield ImportProblem(
+            "schedule",
+            "no dataset is active at the first step; set start_epoch to 1 and start_step to 0 "
+            f"for one of {', '.join(entry.id for entry in trained)}",
+        )
+
+
+def _shared_folders(entries: Sequence[Entry]) -> Iterator[ImportProblem]:
+    """Yield a problem for each latents folder that is also used by another set."""
+    texts = {str(e.filled.get("cache_dir")) for e in entries if e.kind == "text_embeds"}
+    taken: dict[str, str] = {}
+    for entry in entries:
+        folder = entry.filled.get("cache_dir_vae")
+        if not isinstance(folder, str) or not folder:
+            continue
+        other = taken.setdefault(folder, entry.id)
+        if folder in texts:
+            text = f"{entry.title} cache_dir_vae is also the folder of a text_embeds set"
+            yield ImportProblem("unsupported_combination", text)
+        elif other != entry.id:
+            text = f"{entry.title} cache_dir_vae is also the folder of {shown(other)}"
+            yield ImportProblem("unsupported_combination", text)
+
+
+def _controlnet(entries: Sequence[Entry]) -> Iterator[ImportProblem]:
+    for entry in entries:
+        if not entry.arguments["controlnet"] or entry.kind not in ("image", "video"):
+            continue
+        if not entry.filled.get("conditioning_data") and not entry.filled.get("conditioning"):
+            yield ImportProblem(
+                "missing_key",
+                f"{entry.title} needs conditioning_data, since args.controlnet is set",
+            )
+
+
+def _folders(entries: Sequence[Entry]) -> Iterator[ImportProblem]:
+    for entry in entries:
+        folder: Any = entry.get("instance_data_dir")
+        if entry.storage != "local" or entry.kind not in (*SAMPLES, "caption"):
+            continue
+        if isinstance(folder, str) and folder.strip() and not _is_there(folder):
+            yield ImportProblem(
+                "missing_path", f"{entry.title} instance_data_dir: there is no folder {folder}"
+            )
+
+
+def _is_there(folder: str) -> bool:
+    try:
+        return Path(folder).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL, an unknown user
+        return False

@@ -1,0 +1,327 @@
+"""Which datasets does a checked config become, and how are they run together?"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from factory.simpletuner import checks, cutting, places, wording
+from factory.simpletuner.arguments import Arguments
+from factory.simpletuner.dataset import Dataset, Outcome
+from factory.simpletuner.dependencies import duplicates, is_disabled, sort_entries
+from factory.simpletuner.entry import KINDS, SAMPLES, Entry, sources, whole
+from factory.simpletuner.entry_checks import as_number, batch_size
+from factory.simpletuner.names import safe_names
+from factory.simpletuner.problem import ImportProblem, ImportRefusedError
+
+# What upstream assumes where no frames are given: 5 s at this rate, frames per second.
+FRAMERATE = 25
+CLIP_S = 5
+_NO_KIND = {
+    "audio": "there is no audio here",
+    "caption": "sets of captions without pictures are not trained on",
+    "conditioning_image_embeds": "conditioning embeds of their own are not kept",
+    "distillation_cache": "there are no distillation caches here",
+    "grounding": "there are no grounding boxes here",
+}
+_NO_SHARDS = "shards on the Hub (webshart) are not read; download the pictures, as type local"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How upstream was started, as far as its config does not say.
+
+    Attributes:
+        gpus: Processes that train, of one GPU each.
+        accumulation: Batches per optimizer step; None follows the trainer's arguments.
+        batch_size: The global batch itself; None computes it.
+    """
+
+    gpus: int = 1
+    accumulation: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a count."""
+        for name in ("gpus", "accumulation", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = f"--{name.replace('_', '-')}"
+                text = f"{option} must be at least 1, got {value}"
+                raise ImportRefusedError([ImportProblem("invalid_value", text)])
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A config as this project would have it.
+
+    Attributes:
+        datasets: One for each enabled entry, in the order they depend on each other.
+        data: Values of the `data` option.
+        sampling: Option of the group `sampling`.
+        accumulation: Batches per optimizer step.
+        disabled: Ids of entries that are switched off.
+        remarks: What concerns the whole.
+        arguments: The trainer's arguments.
+    """
+
+    datasets: list[Dataset]
+    data: dict[str, Any]
+    sampling: str
+    accumulation: int
+    disabled: list[str]
+    remarks: list[str]
+    arguments: Arguments
+
+    @property
+    def kept(self) -> list[Dataset]:
+        """The datasets that are imported."""
+        return [dataset for dataset in self.datasets if not dataset.left_out]
+
+    @property
+    def is_trainable(self) -> bool:
+        """Tell whether anything to train on is left."""
+        return any(dataset.kind in ("image", "video") for dataset in self.kept)
+
+
+def convert(
+    raw: Sequence[Mapping[str, Any]],
+    arguments: Mapping[str, Any] | None = None,
+    launch: Launch | None = None,
+    *,
+    paths: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> Conversion:
+    """Check a config and turn every entry into a dataset.
+
+    Args:
+        raw: The entries of `multidatabackend.json`.
+        arguments: The trainer's arguments.
+        launch: How upstream was started.
+        paths: Whether local folders must exist.
+        environment: What `{env:NAME}` reads; this process's if None.
+
+    Raises:
+        ImportRefusedError: The config is not one that upstream could use; all problems at
+            once, each with its category.
+    """
+    told = Arguments.of(arguments or {})
+    launch = launch or Launch()
+    order = sort_entries(raw)
+    positions = {id(entry): n for n, entry in enumerate(raw, 1)}
+    entries = [Entry.of(positions[id(item)], item, told, environment) for item in order]
+    disabled = [str(entry.get("id", "")) for entry in raw if is_disabled(entry)]
+    found = [*duplicates([entry.filled for entry in entries]), *told.problems()]
+    found += checks.problems(entries, absent=disabled, paths=paths)
+    if found:
+        raise ImportRefusedError(found)
+    names = safe_names(entry.id for entry in entries)
+    datasets = [Dataset(entry, names[entry.id], KINDS[entry.kind]) for entry in entries]
+    _leave_out(datasets)
+    _Filling(datasets, told).fill()
+    return _together(datasets, told, launch, disabled)
+
+
+def _leave_out(datasets: Sequence[Dataset]) -> None:
+    """Mark what has no counterpart, and what depends on it."""
+    for dataset in datasets:
+        if not dataset.kind:
+            dataset.left_out = _NO_KIND[dataset.entry.kind]
+        elif dataset.entry.storage == "webshart":
+            dataset.left_out = _NO_SHARDS
+        elif dataset.kind == "video" and dataset.entry.storage == "huggingface":
+            dataset.left_out = "videos inside Hugging Face rows are not read"
+    found = sources([dataset.entry for dataset in datasets])
+    by_id = {dataset.entry.id: dataset for dataset in datasets}
+    for dataset in datasets:
+        if dataset.kind != "conditioning" or dataset.left_out:
+            continue
+        source = by_id.get(found[dataset.entry.id] or "")
+        if source is None:
+            dataset.left_out = "no dataset names it in conditioning_data, so it has no source"
+        elif source.left_out or source.kind not in ("image", "eval"):
+            dataset.left_out = f"its source {source.entry.id!r} is no set of pictures here"
+
+
+class _Filling:
+    """Fills the datasets of one config, which refer to each other."""
+
+    def __init__(self, datasets: Sequence[Dataset], arguments: Arguments) -> None:
+        self.datasets = [dataset for dataset in datasets if not dataset.left_out]
+        self.arguments = arguments
+        self.names = {dataset.entry.id: dataset.name for dataset in self.datasets}
+        self.sources = sources([dataset.entry for dataset in self.datasets])
+        self.resolution, self.unit = common_resolution(self.datasets, arguments)
+
+    def fill(self) -> None:
+        for dataset in self.datasets:
+            if dataset.kind in SAMPLES:
+                self._samples(dataset)
+            else:
+                _store(dataset)
+        for kind in ("text_embeds", "image_embeds"):
+            self._default(kind)
+        self._filters()
+
+    def _samples(self, dataset: Dataset) -> None:
+        places.place(dataset)
+        wording.word(dataset)
+        if dataset.kind == "conditioning":
+            self._source(dataset)
+        else:
+            cutting.cut(dataset, self.resolution, self.unit)
+        for key, name in (("text_embeds", "text_embed_cache"), ("image_embeds", "image_embeds")):
+            given = key if dataset.entry.filled.get(key) is not None else name
+            dataset.put(given, key, self.names.get(dataset.entry.get(key)))
+        _mixture(dataset)
+        if dataset.kind == "video":
+            _frames(dataset, self.arguments)
+
+    def _source(self, dataset: Dataset) -> None:
+        source = self.sources[dataset.entry.id]
+        dataset.put("source_dataset_id", "source", self.names[str(source)])
+        for key in ("resolution", "resolution_type", "crop", "crop_aspect", "crop_style",
+                    "crop_aspect_buckets", "minimum_image_size"):  # fmt: skip
+            dataset.note(key, Outcome.needless, "it is cut exactly as its source")
+        kind = dataset.entry.filled.get("conditioning_type")
+        if kind not in (None, "reference_strict", "mask"):
+            what = "as reference_strict: cut exactly as its partner"
+            dataset.note("conditioning_type", Outcome.changed, what)
+
+    def _default(self, kind: str) -> None:
+        """Mark the store that is used by all who name none: the first, if none is marked."""
+        stores = [dataset for dataset in self.datasets if dataset.kind == kind]
+        marked = [store for store in stores if store.entry.filled.get("default")]
+        for store in marked or stores[:1]:
+            store.put("default", "default", True)
+
+    def _filters(self) -> None:
+        stores = [dataset for dataset in self.datasets if dataset.kind == "text_embeds"]
+        for store in stores:
+            users = [
+                dataset
+                for dataset in self.datasets
+                if dataset.kind in SAMPLES and self._texts_of(dataset) == store.name
+            ]
+            wording.filter_captions(users, store)
+
+    def _texts_of(self, dataset: Dataset) -> str | None:
+        named = self.names.get(dataset.entry.get("text_embeds"))
+        stores = (d.name for d in self.datasets if d.body.get("default") and _is_text(d))
+        return named or next(stores, None)
+
+
+def _is_text(dataset: Dataset) -> bool:
+    return dataset.kind == "text_embeds"
+
+
+def common_resolution(datasets: Sequence[Dataset], arguments: Arguments) -> tuple[Any, str]:
+    """Return the resolution and its unit that most datasets have; the arguments' if given."""
+    sized = [d.entry for d in datasets if d.kind in ("image", "video", "eval")]
+    if not sized or "resolution" in arguments.given:
+        return arguments["resolution"], arguments["resolution_type"]
+    pairs = Counter((entry.get("resolution"), entry.get("resolution_type")) for entry in sized)
+    return pairs.most_common(1)[0][0]
+
+
+def _mixture(dataset: Dataset) -> None:
+    """Set weight, passes, window and limit of a dataset."""
+    given = dataset.entry.filled
+    probability = as_number(given.get("probability"))
+    repeats, most = as_number(given.get("repeats")), as_number(given.get("max_num_samples"))
+    dataset.put("probability", "probability", probability)
+    dataset.put("repeats", "repeats", None if repeats is None else int(repeats))
+    dataset.put("max_num_samples", "max_samples", None if most is None else int(most))
+    window = {}
+    for key, first in (("start_epoch", 1), ("start_step", 0), ("end_epoch", 0), ("end_step", 0)):
+        value = whole(given.get(key), first)
+        if value > first:
+            window[key] = value
+    for key in window:
+        dataset.put(key, "window", window)
+    for key in ("start_epoch", "start_step", "end_epoch", "end_step"):
+        if given.get(key) is not None and key not in window:
+            dataset.placed.setdefault(key, ["window"])
+
+
+def _frames(dataset: Dataset, arguments: Arguments) -> None:
+    given = dataset.entry.block("video").get("num_frames")
+    rate = as_number(arguments["framerate"]) or FRAMERATE
+    dataset.put("video.num_frames", "frames", given or int(CLIP_S * rate))
+    shortest = dataset.entry.block("video").get("min_frames")
+    if shortest is not None and given is not None and shortest > given:
+        what = f"videos from {given} frames on are kept, not only longer ones"
+        dataset.note("video.min_frames", Outcome.changed, what)
+
+
+def _store(dataset: Dataset) -> None:
+    """Pin the cache of a store of embeddings where the entry names a place."""
+    entry = dataset.entry
+    if dataset.kind == "text_embeds":
+        size = as_number(entry.get("text_encoder_batch_size"))
+        dataset.put("text_encoder_batch_size", "batch_size", None if size is None else int(size))
+    folder = dataset.text("cache_dir")
+    if entry.storage == "local" and folder:
+        dataset.pin("cache", "default")
+        dataset.pin("cache.storage", "local")
+        dataset.put("cache_dir", "cache.storage.root", folder)
+    elif entry.storage == "memory":
+        dataset.pin("cache", "default")
+        dataset.pin("cache.storage", "memory")
+        dataset.put("id", "cache.storage.name", dataset.name)
+        dataset.note("cache_dir", Outcome.left_out, "nothing is loaded into memory at the start")
+    elif entry.storage == "aws":
+        dataset.pin("cache", "default")
+        places.bucket(dataset, "cache.storage")
+        folder = str(dataset.text("aws_data_prefix") or "").strip("/")
+        dataset.put("aws_data_prefix", "cache.storage.prefix", folder)
+
+
+def _together(
+    datasets: list[Dataset], arguments: Arguments, launch: Launch, disabled: list[str]
+) -> Conversion:
+    """Compute what the datasets share."""
+    remarks: list[str] = []
+    accumulation = launch.accumulation or int(arguments["gradient_accumulation_steps"])
+    kept = [dataset for dataset in datasets if not dataset.left_out]
+    resolution, unit = common_resolution(kept, arguments)
+    data: dict[str, Any] = {}
+    size = global_batch(kept, launch, accumulation, remarks)
+    data["batch_size"] = size
+    if arguments["seed"] is not None:
+        data["seed"] = int(arguments["seed"])
+    data |= {"resolution": resolution, "resolution_type": unit}
+    data["alignment"] = int(arguments["aspect_bucket_alignment"])
+    sampling = "auto" if arguments["data_backend_sampling"] == "auto-weighting" else "uniform"
+    return Conversion(datasets, data, sampling, accumulation, disabled, remarks, arguments)
+
+
+def global_batch(
+    datasets: Sequence[Dataset], launch: Launch, accumulation: int, remarks: list[str]
+) -> int | None:
+    """Return samples per optimizer step, and remark on how they came about.
+
+    None where no size is given anywhere: the option's own default holds.
+    """
+    trained = [d.entry for d in datasets if d.kind in ("image", "video")]
+    sizes = {e.id: batch_size(e.get("train_batch_size")) for e in trained}
+    given = [size for size in sizes.values() if size is not None]
+    if launch.batch_size is not None:
+        remarks.append(f"data.batch_size = {launch.batch_size}, as --batch-size says")
+        return launch.batch_size
+    if not given:
+        remarks.append(
+            "no train_batch_size is given: data.batch_size keeps its default; set it with "
+            "--batch-size, or data.batch_size=N"
+        )
+        return None
+    size = Counter(given).most_common(1)[0][0]
+    total = size * launch.gpus * accumulation
+    remarks.append(
+        f"data.batch_size = {total}: train_batch_size {size}, which is per GPU, "
+        f"x {launch.gpus} (GPUs) x {accumulation} (accumulation)"
+    )
+    others = [name for name, other in sizes.items() if other not in (size, None)]
+    if others:
+        remarks.append(f"one batch size for all: {', '.join(others)} had another train_batch_size")
+    return total

@@ -1,0 +1,111 @@
+r"""What do the placeholders in a config's strings stand for?
+
+Upstream fills `{model_family}`, `{output_dir}`, `{id}` and `{env:NAME}` in every string value
+before it looks at anything else. Here the environment is read when a run is composed, so
+`{env:NAME}` becomes an interpolation; the others are known now.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_TOKEN = re.compile(r"\{(model_family|output_dir|id|env:[A-Za-z_][A-Za-z0-9_]*)\}")
+# What OmegaConf would read as an interpolation, with the backslashes that stand before it.
+_DOLLAR_BRACE = re.compile(r"(\\*)\$\{")
+
+
+@dataclass(frozen=True)
+class Variables:
+    """Values of the placeholders of one entry.
+
+    Attributes:
+        id: The entry's own id, as written; "" where it has none.
+        model_family: Upstream's argument; "" where it is not given.
+        output_dir: Upstream's argument; its default where it is empty.
+        environment: Where `{env:NAME}` is looked up; an absent name means "".
+    """
+
+    id: str = ""
+    model_family: str = ""
+    output_dir: str = ""
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @classmethod
+    def of(
+        cls,
+        entry: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ) -> "Variables":
+        """Collect the values for one entry."""
+        name = entry.get("id")
+        return cls(
+            id=name if isinstance(name, str) else "",
+            model_family=str(arguments.get("model_family") or ""),
+            output_dir=str(arguments.get("output_dir") or Path.cwd() / ".simpletuner_output"),
+            environment=os.environ if environment is None else environment,
+        )
+
+    def known(self, token: str) -> str:
+        """Return what a token without its braces stands for."""
+        if token.startswith("env:"):
+            return self.environment.get(token.removeprefix("env:"), "")
+        return str(getattr(self, token))
+
+
+def substitute(value: Any, variables: Variables) -> Any:
+    """Fill the placeholders of every string in a value, at any depth.
+
+    Keys and unknown tokens stay as they are, and what is filled in is not looked at again.
+    """
+    return _map(value, lambda text: _TOKEN.sub(lambda m: variables.known(m[1]), text))
+
+
+def interpolate(value: Any, variables: Variables) -> Any:
+    """Do as `substitute`, but leave the environment to the time a run is composed.
+
+    Strings come out as OmegaConf reads them: `{env:NAME}` is `${oc.env:NAME,''}`, and what
+    else would look like an interpolation is escaped, so that it stays what it was.
+    """
+    return _map(value, lambda text: _interpolated(text, variables))
+
+
+def _interpolated(text: str, variables: Variables) -> str:
+    """Return one string as OmegaConf reads it."""
+    pieces: list[str] = []
+    literal, end = "", 0
+    for match in _TOKEN.finditer(text):
+        literal += text[end : match.start()]
+        end = match.end()
+        if not match[1].startswith("env:"):
+            literal += variables.known(match[1])
+            continue
+        # Backslashes right before an interpolation would escape it: each is doubled.
+        slashes = len(literal) - len(literal.rstrip("\\"))
+        pieces.append(escape(literal) + "\\" * slashes)
+        pieces.append(f"${{oc.env:{match[1].removeprefix('env:')},''}}")
+        literal = ""
+    return "".join(pieces) + escape(literal + text[end:])
+
+
+def escape(text: str) -> str:
+    """Return text that OmegaConf reads as itself, without any interpolation."""
+    return _DOLLAR_BRACE.sub(lambda m: m[1] * 2 + "\\${", text)
+
+
+def is_interpolated(text: str) -> bool:
+    """Tell whether a string reads the environment at the start of a run."""
+    return "${oc.env:" in text
+
+
+def _map(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map(part, change) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_map(part, change) for part in value]
+    return value

@@ -1,0 +1,44 @@
+"""Placeholders: filled now, or left for the start of a run, the result is the same."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from factory.simpletuner.variables import Variables, escape, interpolate, substitute
+
+PIECES = st.sampled_from(
+    [
+        "{id}", "{model_family}", "{env:TRIAL_DIR}", "{env:TRIAL_NONE}", "{output_dir}", "{other}",
+        "\\", "$", "{", "}", "${", "${x}", "\\${", "a", "/", "'", '"', ":", " ", "é", "{env:}",
+    ]
+)  # fmt: skip
+TEXTS = st.lists(PIECES, max_size=8).map("".join)
+
+
+@given(TEXTS)
+def test_interpolated_text_reads_as_the_substituted(text: str) -> None:
+    import os
+
+    os.environ["TRIAL_DIR"] = "/data"
+    variables = Variables("name", "flux", "/out", os.environ)
+    written = OmegaConf.create({"x": interpolate(text, variables)})
+    assert written.x == substitute(text, variables)
+
+
+@given(st.text())
+def test_escaped_text_reads_as_itself(text: str) -> None:
+    if text != "???":  # refused by the checks: OmegaConf has no way to say it
+        assert OmegaConf.create({"x": escape(text)}).x == text
+
+
+def test_values_at_any_depth_are_filled_and_keys_are_not() -> None:
+    variables = Variables("name", environment={})
+    value = {"{id}": [{"a": "{id}"}, 3, None, True]}
+    assert substitute(value, variables) == {"{id}": [{"a": "name"}, 3, None, True]}
+
+
+def test_the_output_folder_has_upstreams_default() -> None:
+    variables = Variables.of({"id": "a"}, {"output_dir": ""}, {})
+    assert variables.output_dir == str(Path.cwd() / ".simpletuner_output")
