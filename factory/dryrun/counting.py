@@ -11,6 +11,7 @@ from factory.dryrun.wording import redact, short_name
 from factory.encoder.base import ForetoldImages, ForetoldTexts
 from factory.errors import ConfigError, MissingExtraError, StorageError
 from factory.media.headers import HEAD_BYTES
+from factory.storage.base import TabularStorage
 
 # Names shown for each backend and for each reason of dropping.
 EXAMPLES = 3
@@ -37,7 +38,7 @@ def count(
     return Backend(
         name=source.name,
         kind=type(backend).__name__.removesuffix("Backend").lower(),
-        where=redact(f"{backend.storage.identity} {backend.prefix}".strip()),
+        where=_where(source),
         found=len(catalog.facts),
         kept=len(catalog),
         bytes=rows.total(catalog.facts, kept),
@@ -47,6 +48,13 @@ def count(
         examples=_names(source, kept),
         costs=_costs(source, kept, plan, cache),
     )
+
+
+def _where(source: Source) -> str:
+    storage, prefix = source.backend.storage, source.backend.prefix
+    # A table's rows lie in no folder.
+    inside = prefix and not isinstance(storage, TabularStorage)
+    return redact(f"{storage.identity.rstrip('/')}/{prefix}" if inside else storage.identity)
 
 
 def plan_of(source: Source) -> bool:

@@ -18,8 +18,6 @@ MANY_DROPPED = 0.1
 # Samples that only fill, of all in a pass: from the first on worth a note, from the second on
 # a warning, for the backend is then trained on with other weights than its samples'.
 MANY_FILLED, VERY_MANY_FILLED = 0.1, 0.25
-# What a proposed batch size leaves of them.
-FEW_FILLED = 0.05
 # A filter is proposed so wide that this share of what it dropped is kept.
 NEARLY_ALL = 0.95
 # A file that is worth a line: so many times the median, and so many bytes.
@@ -39,18 +37,37 @@ def sample_problems(
         short_batch: What becomes of a bucket's last batch.
     """
     found: list[Problem] = []
+    trained = [b for b in backends if plan_of(sources[b.name])]
+    better = better_batch([k.samples for b in trained for k in b.buckets] or [1], batch_size)
     for backend in backends:
         source = sources[backend.name]
         if plan_of(source):
-            found += _batches(backend, source, batch_size, short_batch)
+            found += _batches(backend, source, batch_size, short_batch, better)
         found += _drops(backend, source)
         found += _enlarged(backend, source)
         found += _huge(backend, source)
     return found + list(_copies(sources))
 
 
+def better_batch(sizes: Sequence[int], batch_size: int) -> int | None:
+    """Return a somewhat smaller batch that fills at most half as much; None if there is none.
+
+    Args:
+        sizes: Samples of every bucket of the run.
+        batch_size: Samples of a global batch.
+    """
+    held = np.array(sizes)
+
+    def filled(batch: int) -> int:
+        return int((-held % batch).sum())
+
+    # Not below half: steps would be of another kind.
+    best = min(range(math.ceil(batch_size / 2), batch_size + 1), key=lambda b: (filled(b), -b))
+    return best if 2 * filled(best) <= filled(batch_size) else None
+
+
 def _batches(
-    backend: Backend, source: Source, batch_size: int, short_batch: str
+    backend: Backend, source: Source, batch_size: int, short_batch: str, better: int | None
 ) -> Iterator[Problem]:
     small = [bucket for bucket in backend.buckets if bucket.samples < batch_size]
     if short_batch == "drop":
@@ -76,25 +93,26 @@ def _batches(
             f"({percent(share)}) are repeats that fill short batches"
         )
     level: Level = "warn" if share > VERY_MANY_FILLED else "note"
-    yield Problem(level, backend.name, text, _smaller_batch(backend, source, batch_size))
+    yield Problem(level, backend.name, text, _fuller(backend, source, small, batch_size, better))
 
 
-def _smaller_batch(backend: Backend, source: Source, batch_size: int) -> str:
-    sizes = np.array([bucket.samples for bucket in backend.buckets])
-    fits = [b for b in range(1, batch_size) if (-sizes % b).sum() <= FEW_FILLED * sizes.sum()]
+def _fuller(
+    backend: Backend, source: Source, small: list[Bucket], batch_size: int, better: int | None
+) -> str:
+    """Return how fewer samples would be used to fill."""
     lost = sum(bucket.samples % batch_size for bucket in backend.buckets)
-    where = f"data.backends.{backend.name}"
     ways = []
-    if fits:
-        best = max(fits)
-        share = float((-sizes % best).sum() / (sizes + -sizes % best).sum())
-        ways.append(f"data.batch_size={best} (fills {percent(share)})")
-    if source.backend.crop.aspect == "preserve" and len(sizes) > 1:
-        ways.append(f"data/crop@{where}=closest for fewer shapes")
+    if small:
+        least = min(bucket.samples for bucket in small)
+        ways.append(f"data.batch_size={least}, as its smallest bucket holds")
+    elif better is not None:
+        ways.append(f"data.batch_size={better}, which fills at most half as much over all")
+    if source.backend.crop.aspect == "preserve" and len(backend.buckets) > 1:
+        ways.append(f"data/crop@data.backends.{backend.name}=closest for fewer shapes")
     elif len(source.backend.crop.aspect_buckets) > 1:
         ways.append("fewer crop.aspect_buckets")
-    ways.append(f"sampling.short_batch=drop (leaves out {number(lost)})")
-    return " or ".join(ways)
+    ways.append(f"sampling.short_batch=drop, which leaves out {number(lost)}")
+    return "; or ".join(ways)
 
 
 def _left_out(backend: Backend, small: list[Bucket], batch_size: int) -> Iterator[Problem]:

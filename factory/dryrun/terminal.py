@@ -165,10 +165,13 @@ def _stretches(epoch: Epoch) -> Table:
     )  # fmt: skip
     for part in epoch.stretches[:SHOWN_STRETCHES]:
         cells = [
-            f"{part.achieved[name]:.0%} ({part.asked[name]:.0%})" if part.asked[name] else "–"
+            f"{part.achieved[name]:.0%} ({part.asked[name]:.0%})" if part.asked[name] else "-"
             for name in names
         ]
-        table.add_row(f"{number(part.first)} to {number(part.last)}", *cells)
+        steps = number(part.first)
+        if part.last > part.first:
+            steps += f" to {number(part.last)}"
+        table.add_row(steps, *cells)
     rest = len(epoch.stretches) - SHOWN_STRETCHES
     if rest > 0:
         table.add_row(f"{rest} more", *("" for _ in names))
@@ -203,15 +206,15 @@ def _costs(figures: Figures) -> Table:
 
 
 def reads(requests: int, count: int | None, bound: str = "") -> str:
-    """Return "116 reads, 1.4 MiB"; "–" where nothing is read."""
+    """Return "116 reads, 1.4 MiB"; "-" where nothing is read."""
     if not requests:
-        return "–"
+        return "-"
     shown = "" if count is None else f", {bound}{size(count)}"
     return f"{plural(requests, 'read')}{shown}"
 
 
 def _latents(count: int | None) -> str:
-    return "–" if count == 0 else size(count)
+    return "-" if count == 0 else size(count)
 
 
 def _problems(figures: Figures) -> Iterator[RenderableType]:
@@ -231,14 +234,14 @@ def _problems(figures: Figures) -> Iterator[RenderableType]:
     yield Panel(Text(text + found, style=style), box=box.ROUNDED, expand=False, border_style=style)
 
 
-def _problem(problem: Problem) -> Padding:
+def _problem(problem: Problem) -> RenderableType:
     style = COLOURS[problem.level]
-    text = Text.assemble((f"{SIGNS[problem.level]} {problem.level} ", style))
+    text = Text()
     if problem.backend is not None:
         text.append(f"{problem.backend}: ", style="bold")
     text.append(problem.text)
+    table = Table.grid(padding=(0, 1))
+    table.add_row(Text(f"{SIGNS[problem.level]} {problem.level}", style=style), text)
     if problem.fix:
-        text.append("\n  → ", style=style)
-        text.append(problem.fix, style="italic")
-    return Padding(text, (0, 0, 1, 0))
-
+        table.add_row(Text("→", style=style, justify="right"), Text(problem.fix, style="italic"))
+    return Padding(table, (0, 0, 1, 0))
