@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from factory.dryrun import figures
 from factory.dryrun.figures import Run
 from factory.errors import PlanError
+from factory.sampling.course import Stretch
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 
 # Epochs shown: the first, and those after it in which a window opens or closes.
 MOST_EPOCHS = 6
+# Steps of an epoch that are shown one by one.
+MOST_STEPS = 200
 
 
 def lay_out(plan: Plan, run: Run) -> figures.Plan:
@@ -93,10 +96,10 @@ def _epoch(plan: Plan, epoch: int) -> figures.Epoch:
             samples=account.rows,
             filled=account.duplicates,
             left_out=account.dropped,
-            asked=float(asked),
+            asked=_asked(stretches, index),
             achieved=account.achieved,
         )
-        for account, weight, asked in zip(accounts, plan.weights, stretches[0].shares, strict=True)
+        for index, (account, weight) in enumerate(zip(accounts, plan.weights, strict=True))
     )
     ends = [*(part.first for part in stretches[1:]), steps]
     counts = [part.counts for part in stretches] + [np.array([a.batches for a in accounts])]
@@ -111,7 +114,13 @@ def _epoch(plan: Plan, epoch: int) -> figures.Epoch:
         for part, end, (before, after) in zip(stretches, ends, pairwise(counts), strict=True)
     )
     first = plan.at(epoch, 0).global_step + 1
-    return figures.Epoch(epoch + 1, first, steps, shares, parts)
+    begins = tuple(plan.at(epoch, step).backend for step in range(min(steps, MOST_STEPS)))
+    return figures.Epoch(epoch + 1, first, steps, begins, shares, parts)
+
+
+def _asked(stretches: list[Stretch], backend: int) -> float:
+    """Return the share a backend asks for when it first takes part; 0 if it never does."""
+    return next((float(s.shares[backend]) for s in stretches if s.weights[backend]), 0.0)
 
 
 def _named(names: list[str], values: NDArray[Any]) -> dict[str, float]:

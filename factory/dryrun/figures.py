@@ -155,7 +155,7 @@ class Share:
         samples: Samples, those that fill included.
         filled: Samples given again to fill short batches.
         left_out: Samples left out by short_batch=drop.
-        asked: Share of the steps asked for while all take part, 0 to 1.
+        asked: Share of the steps it asks for when it first takes part, 0 to 1.
         achieved: Share of the epoch's steps it serves, 0 to 1.
     """
 
@@ -194,6 +194,7 @@ class Epoch:
         number: From 1.
         first_step: Its first optimizer step in the run, from 1.
         steps: Its optimizer steps.
+        begins: Names of the backends that serve its first steps, at most 200.
         shares: What each backend gives.
         stretches: Its parts, in order.
     """
@@ -201,6 +202,7 @@ class Epoch:
     number: int
     first_step: int
     steps: int
+    begins: tuple[str, ...]
     shares: tuple[Share, ...]
     stretches: tuple[Stretch, ...]
 

@@ -166,3 +166,30 @@ def contact_rows(catalog: Catalog, most: int) -> Rows:
     missed = [int(a) for a, b in pairwise(ends) if even.isdisjoint(range(a, b))]
     places = sorted([*missed[: most // 2], *sorted(even)[: most - len(missed[: most // 2])]])
     return rows[places]
+
+
+def one(row: int) -> Rows:
+    """Return a single row as an array."""
+    return np.array([row], dtype=np.int64)
+
+
+def among(rows: Rows, wanted: Iterable[int]) -> list[int]:
+    """Return those of the wanted rows that are among `rows`, which ascend."""
+    looked_for = np.array(sorted(wanted), dtype=np.int64)
+    found: list[int] = looked_for[np.isin(looked_for, rows)].tolist()
+    return found
+
+
+def scatter(catalog: Catalog, rows: Rows, most: int) -> list[tuple[int, int]]:
+    """Return (width, height) of at most `most` measured rows, evenly spread, px."""
+    width, height = sides(catalog, rows)
+    measured = spread(rows[(width > 0) & (height > 0)], most)
+    pairs = zip(*sides(catalog, measured), strict=True)
+    return [(int(w), int(h)) for w, h in pairs]
+
+
+def details(facts: Facts, rows: Rows) -> list[str]:
+    """Return what is wrong with rows in full, "reason: detail"; "" where only a filter struck."""
+    table = facts.table.select(["error", "text_error"]).take(pa.array(rows))
+    found = pc.fill_null(pc.coalesce(table["error"], table["text_error"]), "")
+    return [str(text) for text in found.to_pylist()]
