@@ -14,6 +14,7 @@ COLOURS = 8
 PLOT = 420
 LEFT, BELOW = 52, 44
 MARGIN = 12
+RIGHT = 24  # half of the last tick's label
 # Ticks are powers of two; more than this many would crowd.
 MOST_TICKS = 7
 
@@ -152,7 +153,7 @@ def reasons(backends: Sequence[Backend], places: dict[str, int]) -> Safe | None:
         )
         for name, drop in found
     ]
-    return tag("div", rows, class_="bars wide")
+    return tag("div", rows, class_="bars reasons")
 
 
 def legend(names: Sequence[str], places: dict[str, int]) -> Safe:
@@ -162,17 +163,18 @@ def legend(names: Sequence[str], places: dict[str, int]) -> Safe:
 
 
 def scatter(clouds: Sequence[Cloud], places: dict[str, int]) -> Safe | None:
-    """Return widths against heights on logarithmic axes; None if nothing was measured.
+    """Return widths against heights on logarithmic axes; None if nothing is kept.
 
     Dots are kept samples, crosses dropped ones, squares the targets of the buckets.
     """
-    every = [edge for c in clouds for pair in (*c.kept, *c.dropped, *c.targets) for edge in pair]
+    every = [edge for c in clouds for pair in (*c.kept, *c.targets) for edge in pair]
     if not every:
         return None
     low, high = _bounds(every)
 
     def along(edge: int) -> float:
-        return PLOT * (math.log2(edge) - low) / (high - low)
+        # Dropped samples may lie far outside; they are drawn at the border.
+        return min(max(PLOT * (math.log2(edge) - low) / (high - low), 0.0), float(PLOT))
 
     def at(pair: tuple[int, int]) -> tuple[float, float]:
         return LEFT + along(pair[0]), MARGIN + PLOT - along(pair[1])
@@ -187,7 +189,7 @@ def scatter(clouds: Sequence[Cloud], places: dict[str, int]) -> Safe | None:
     parts.append(tag("g", [_square(*at(pair), pair) for pair in sorted(targets)], class_="target"))
     return tag(
         "svg", parts, class_="scatter", role="img", aria_label="width and height of the samples",
-        viewBox=f"0 0 {LEFT + PLOT + MARGIN} {MARGIN + PLOT + BELOW}",
+        viewBox=f"0 0 {LEFT + PLOT + RIGHT} {MARGIN + PLOT + BELOW}",
     )  # fmt: skip
 
 

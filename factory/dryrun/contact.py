@@ -19,7 +19,11 @@ CAPTION = 140
 def samples_part(figures: Figures, sources: Mapping[str, Source], engine: Engine) -> list[Content]:
     """Return kept samples of each backend, with what is cut out of each."""
     parts: list[Content] = [
-        tag("p", "The frame is what is trained on; what lies outside is cut away.", class_="dim")
+        tag(
+            "p",
+            "The frame is what is trained on; what lies outside is cut away.",
+            class_="dim lead",
+        )
     ]
     for backend in figures.backends:
         source = sources[backend.name]
@@ -69,9 +73,9 @@ def _kept(look: Look) -> Safe:
         place = f"left:{left:.2f}%;top:{top:.2f}%;width:{width:.2f}%;height:{height:.2f}%"
         # A clip is shown as it is cut.
         frame = None if "@" in look.bucket else tag("span", class_="cut", style=place)
-        sizes += f" → {cut.target[0]}x{cut.target[1]}"
+        sizes += f" → {look.bucket}"
     scale = "" if cut is None else _scale(look)
-    facts = tag("p", tag("b", sizes), " ", tag("small", scale), class_="sizes")
+    facts = tag("p", tag("b", sizes), tag("br"), tag("small", scale), class_="sizes")
     return tag("figure", _picture(look, frame), tag("figcaption", _name(look), facts, _says(look)))
 
 

@@ -63,13 +63,16 @@ def changes(plan: Plan, run_epochs: float | None) -> list[int]:
 
 
 def _edges(plan: Plan, window: Window) -> set[int]:
-    """Return the epochs, from 0, in which a window opens, and in which it has just closed."""
+    """Return the epochs, from 0, in which a window opens or closes, and those after them."""
     found = {window.start_epoch - 1}
     if window.end_epoch is not None:
         found.add(window.end_epoch)
     for step in (window.first_step, window.end_step):
         try:
-            found |= set() if step is None else {plan.position(step)[0]}
+            if step:
+                at, inside = plan.position(step)
+                # An edge inside an epoch makes the next one differ again.
+                found |= {at, at + 1} if inside else {at}
         except PlanError:
             continue  # the plan ends before it
     return found

@@ -7,7 +7,7 @@ from factory.backends.source import Source
 from factory.bulk import Engine
 from factory.dryrun import charts, rows
 from factory.dryrun.contact import dropped_part, samples_part
-from factory.dryrun.figures import Backend, Figures, Plan, Problem, Share
+from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.rehearsal import Rehearsal
 from factory.dryrun.terminal import reads
@@ -17,6 +17,8 @@ from factory.dryrun.wording import number, percent, plural, size
 POINTS = 600
 # Buckets shown for each backend; the rest are counted in one line.
 BUCKETS = 16
+# Parts of an epoch shown.
+STRETCHES = 12
 # Nothing is fetched, whatever a file's name or caption holds: pictures are inside the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 WORDS = {"stop": "stops the run", "warn": "warning", "note": "note"}
@@ -100,14 +102,18 @@ def _overview(figures: Figures, sources: Mapping[str, Source]) -> Content:
         tag("div", [_problem(problem) for problem in grave], class_="problems") if grave else None,
         tag(
             "div",
-            _mixture(figures.plan, places),
-            _card("Sizes", charts.legend(list(places), places), charts.scatter(clouds, places),
-                  hint="dots are kept, crosses dropped, squares the targets"),
-            _card("Buckets", tag("div", histograms, class_="columns"),
-                  hint="hatched: samples given again to fill the last batch", kind="full"),
-            _card("Dropped", charts.reasons(figures.backends, places), kind="full"),
+            tag("div", _mixture(figures.plan, places), class_="stack"),
+            tag(
+                "div",
+                _card("Sizes", charts.legend(list(places), places), charts.scatter(clouds, places),
+                      hint="dots are kept, crosses dropped, squares the targets"),
+                _card("Dropped", charts.reasons(figures.backends, places)),
+                class_="stack",
+            ),
             class_="cards",
         ),
+        _card("Buckets", tag("div", histograms, class_="columns"),
+              hint="pale: samples given again to fill the last batch"),
     ]  # fmt: skip
 
 
@@ -124,9 +130,7 @@ def _tiles(figures: Figures) -> Safe:
     ]
     if plan is not None:
         steps = plan.epochs[0].steps
-        run = "no limit to the run"
-        if plan.run_steps is not None and plan.run_epochs is not None:
-            run = f"run of {plural(plan.run_steps, 'step')}, {plan.run_epochs:.3g} epochs"
+        run = "no limit" if plan.run_steps is None else plural(plan.run_steps, "step")
         each = f"of {plural(plan.batch_size, 'sample')}"
         tiles[1:1] = [("steps an epoch", number(steps), each), ("the run", _run(plan), run)]
     return tag(
@@ -160,6 +164,7 @@ def _mixture(plan: Plan | None, places: dict[str, int]) -> list[Safe | None]:
             charts.legend([share.backend for share in epoch.shares], places),
             charts.sequence(epoch, places),
             _accounts(epoch.shares),
+            _stretches(epoch) if len(epoch.stretches) > 1 else None,
             hint=f"{plural(epoch.steps, 'step')}; the line is the share asked for, the strip "
             f"the backend of each{'' if len(epoch.begins) == epoch.steps else ' of the first'} "
             "step",
@@ -176,6 +181,21 @@ def _accounts(shares: tuple[Share, ...]) -> Safe:
         for s in shares
     ]  # fmt: skip
     return table(head, body)
+
+
+def _stretches(epoch: Epoch) -> Content:
+    """Return the shares of each part of an epoch, as the backends that take part change."""
+    names = [share.backend for share in epoch.shares]
+    body = [
+        (
+            number(part.first) if part.first == part.last
+            else f"{number(part.first)} to {number(part.last)}",
+            *(f"{part.achieved[n]:.0%} of {part.asked[n]:.0%}" if part.asked[n] else "-"
+              for n in names),
+        )
+        for part in epoch.stretches[:STRETCHES]
+    ]  # fmt: skip
+    return tag("h3", "Shares, as backends come and go"), table(("steps", *names), body)
 
 
 def table(head: tuple[str, ...], body: Sequence[tuple[Content, ...]]) -> Safe:
@@ -215,7 +235,7 @@ def _reading(figures: Figures) -> Iterator[Content]:
     head = ("backend", "first scan", "encode once", "each epoch", "from cache", "latents", "facts")
     body: list[tuple[Content, ...]] = [
         (
-            each.name, reads(each.costs.scan_requests, each.costs.scan_bytes, "<"),
+            each.name, reads(each.costs.scan_requests, each.costs.scan_bytes, "≤"),
             reads(each.costs.encode_requests, each.costs.encode_bytes),
             reads(each.costs.epoch_requests, each.costs.epoch_bytes),
             size(each.costs.epoch_cache_bytes), size(each.costs.latents_bytes),

@@ -76,6 +76,15 @@ def enlarged(catalog: Catalog) -> Enlarged:
     return Enlarged(np.concatenate(rows), np.concatenate(scales))
 
 
+def target_aspects(catalog: Catalog, rows: Rows) -> NDArray[np.float64]:
+    """Return width/height of the targets of those of some rows that are kept: float64 [n]."""
+    parts = [
+        np.full(np.isin(bucket.rows, rows).sum(), bucket.width / bucket.height)
+        for bucket in catalog.decisions.buckets
+    ]
+    return np.concatenate(parts)
+
+
 def sizes(facts: Facts, rows: Rows) -> NDArray[np.int64]:
     """Return bytes of rows, int64 [n]; negative where the storage does not tell."""
     return np.asarray(facts.column("size")[rows], dtype=np.int64)

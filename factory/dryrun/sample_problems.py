@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def better_batch(sizes: Sequence[int], batch_size: int) -> int | None:
 
     # Not below half: steps would be of another kind.
     best = min(range(math.ceil(batch_size / 2), batch_size + 1), key=lambda b: (filled(b), -b))
-    return best if 2 * filled(best) <= filled(batch_size) else None
+    return best if best < batch_size and 2 * filled(best) <= filled(batch_size) else None
 
 
 def _batches(
@@ -153,21 +154,23 @@ def _drops(backend: Backend, source: Source) -> Iterator[Problem]:
 
 def _loosened(dropped: Dropped, source: Source) -> str | None:
     """Return the value of a filter that would keep nearly all it dropped."""
-    backend, catalog = source.backend, source.catalog
-    chosen = rows.dropped_rows(catalog, dropped.reason)
-    width, height = rows.sides(catalog, chosen)
-    where = f"data.backends.{backend.name}.{dropped.reason}"
-    keeps = f"keeps about {NEARLY_ALL:.0%} of them"
-    if dropped.reason == "maximum_aspect_ratio":
-        value = math.ceil(100 * float(np.quantile(width / height, NEARLY_ALL))) / 100
-    elif dropped.reason == "minimum_aspect_ratio":
-        value = math.floor(100 * float(np.quantile(width / height, 1 - NEARLY_ALL))) / 100
-    elif dropped.reason == "minimum_image_size":
+    backend, catalog, reason = source.backend, source.catalog, dropped.reason
+    chosen = rows.dropped_rows(catalog, reason)
+    if reason == "minimum_image_size":
         extent = rows.extent(catalog, chosen, str(backend.resolution_type))
         value = _rounded(float(np.quantile(extent, 1 - NEARLY_ALL)), backend, up=False)
+    elif reason in ("maximum_aspect_ratio", "minimum_aspect_ratio"):
+        # The limit is held against the target's shape, which follows from all settings.
+        free = replace(backend, **{reason: None}).catalog(catalog.facts, 0)
+        aspects = rows.target_aspects(free, chosen)
+        if reason == "maximum_aspect_ratio":
+            value = math.ceil(100 * float(np.quantile(aspects, NEARLY_ALL))) / 100
+        else:
+            value = math.floor(100 * float(np.quantile(aspects, 1 - NEARLY_ALL))) / 100
     else:
         return None
-    return f"{where}={value:g} {keeps}"
+    where = f"data.backends.{backend.name}.{reason}"
+    return f"{where}={value:g} keeps about {NEARLY_ALL:.0%} of them"
 
 
 def _rounded(value: float, backend: SampleBackend, *, up: bool) -> float:

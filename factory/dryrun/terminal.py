@@ -187,7 +187,7 @@ def _costs(figures: Figures) -> Table:
     for each in figures.backends:
         costs = each.costs
         table.add_row(
-            Text(each.name, style="bold"), reads(costs.scan_requests, costs.scan_bytes, "<"),
+            Text(each.name, style="bold"), reads(costs.scan_requests, costs.scan_bytes, "≤"),
             reads(costs.encode_requests, costs.encode_bytes),
             reads(costs.epoch_requests, costs.epoch_bytes),
             _latents(costs.epoch_cache_bytes), _latents(costs.latents_bytes),
