@@ -68,8 +68,10 @@ def main(arguments: Sequence[str]) -> None:
             trainable = _rehearse(cfg, overrides, options)
         sys.exit(0 if trainable else 1)
 
-    # Hydra takes what it reads from here; its own command line would show our options as unknown.
-    sys.argv = [sys.argv[0], *rest, *QUIET]
+    # Hydra reads its arguments from here, and wants all overrides in one row.
+    overrides = [text for text in rest if text[0] == "~" or ("=" in text and text[0] != "-")]
+    flags = [text for text in rest if text not in overrides]
+    sys.argv = [sys.argv[0], *flags, *overrides, *QUIET]
     cli.run(plan, rest)
 
 

@@ -7,7 +7,7 @@ from factory.cache.place import CachePlace
 from factory.catalog.discovery import Discovery
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
-from factory.dryrun.wording import redact, short_name
+from factory.dryrun.wording import place, redact, short_name
 from factory.encoder.base import ForetoldImages, ForetoldTexts
 from factory.errors import ConfigError, MissingExtraError, StorageError
 from factory.media.headers import HEAD_BYTES
@@ -53,8 +53,7 @@ def count(
 def _where(source: Source) -> str:
     storage, prefix = source.backend.storage, source.backend.prefix
     # A table's rows lie in no folder.
-    inside = prefix and not isinstance(storage, TabularStorage)
-    return redact(f"{storage.identity.rstrip('/')}/{prefix}" if inside else storage.identity)
+    return place(storage.identity, "" if isinstance(storage, TabularStorage) else prefix)
 
 
 def plan_of(source: Source) -> bool:

@@ -14,7 +14,7 @@ from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Figures, Problem, Run
 from factory.dryrun.mixture_problems import mixture_problems
 from factory.dryrun.sample_problems import sample_problems
-from factory.dryrun.wording import redact, size
+from factory.dryrun.wording import place, redact, size
 from factory.errors import EmptyBackendError, FactoryError, PlanError
 from factory.preparation import survey
 from factory.sampling.plan import Plan
@@ -73,7 +73,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
         backends,
         laid_out,
         count_texts(list(sources.values())),
-        redact(f"{registry.cache.storage.identity} {registry.cache.prefix}"),
+        place(registry.cache.storage.identity, registry.cache.prefix),
         _free(registry.cache),
         (),
     )

@@ -17,6 +17,13 @@ def redact(text: str) -> str:
     return _QUERY.sub(r"\1?…", _USERINFO.sub("…@", text))
 
 
+def place(identity: str, folder: str) -> str:
+    """Return a storage's identity with a folder in it: "s3://bucket/photos?endpoint=…"."""
+    shown = _USERINFO.sub("…@", identity)
+    root, mark, server = shown.partition("?")
+    return f"{root.rstrip('/')}/{folder}{mark}{server}" if folder else shown
+
+
 def short_name(key: str) -> str:
     """Return the last part of a key."""
     return redact(key).rpartition("/")[2] or redact(key)

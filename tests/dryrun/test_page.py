@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factory import EvalBackend
+from factory import EvalBackend, VideoBackend
 from factory.backends.image import Crop
 from factory.catalog.captions import TextFileCaptions
 from factory.dryrun import contact
@@ -21,6 +21,7 @@ from factory.errors import MediaError
 from factory.sampling.schedule import Window
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Scattered
+from tests.clips import write_clips
 from tests.dryrun.building import CHROMIUM, browse, dry_run, one_backend, write
 from tests.pictures import write_pictures
 
@@ -173,13 +174,30 @@ def test_passwords_and_signatures_of_urls_are_not_shown(tmp_path: Path) -> None:
     assert "sECRET" not in str(rehearsal.figures.as_json())
 
 
+def test_clips_show_their_first_frame_as_it_is_cut(tmp_path: Path) -> None:
+    write_clips(tmp_path / "v", 3, 12)
+    clips = VideoBackend(
+        name="v", prefix="v", storage=LocalStorage(str(tmp_path)), resolution=64, alignment=16,
+        frames=4, caption=TextFileCaptions(),
+    )  # fmt: skip
+    rehearsal = dry_run(tmp_path, clips)
+    buckets = {bucket.name: bucket.frames for bucket in rehearsal.figures.backends[0].buckets}
+    assert set(buckets.values()) == {4}
+    read = Reader(page(rehearsal, ENGINE))
+    images = [a["src"] or "" for name, a in read.elements if name == "img"]
+    assert len(images) == 3
+    with Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2]))) as picture:
+        assert f"{picture.width}x{picture.height}@4" in buckets
+    assert not [a for _, a in read.elements if a.get("class") == "cut"]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 def test_a_browser_shows_the_tab_asked_for_and_complains_of_nothing(
     document: str, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain.html"
     plain.write_text(document, encoding="utf-8")
-    _, console = browse(plain, "#dropped", tmp_path / "profile")
+    _, console = browse(plain, "#samples", tmp_path / "profile")
     assert console == ""
     # A copy with a script of the test's own tells which parts are shown.
     policy = "default-src &#x27;none&#x27;"
@@ -191,7 +209,7 @@ def test_a_browser_shows_the_tab_asked_for_and_complains_of_nothing(
     )
     copy = tmp_path / "watched.html"
     copy.write_text(watched.replace("</body>", f"{script}</body>"), encoding="utf-8")
-    for fragment, section in (("", "overview"), ("#dropped", "dropped"), ("#samples", "samples")):
+    for fragment, section in (("", "overview"), ("#dropped", "dropped")):
         seen, console = browse(copy, fragment, tmp_path / "profile")
         assert console == ""
         assert f"<title>{section} true 0</title>" in seen

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.dryrun.wording import listed, plural, redact, short_name, size
+from factory.dryrun.wording import listed, place, plural, redact, short_name, size
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,15 @@ def test_no_query_and_no_password_survives(scheme: str, rest: str) -> None:
 def test_the_last_part_of_a_key() -> None:
     assert short_name("a/b/c.png") == "c.png"
     assert short_name("http://h/a.jpg?k=v/w") == "a.jpg?…"
+
+
+@pytest.mark.parametrize(
+    ("identity", "folder", "shown"),
+    [
+        ("file:///data", "a/b", "file:///data/a/b"),
+        ("s3://b?endpoint=http://me:sECRET@host:9", "a", "s3://b/a?endpoint=http://…@host:9"),
+        ("hf+demo@train", "", "hf+demo@train"),
+    ],
+)
+def test_where_a_backend_lies(identity: str, folder: str, shown: str) -> None:
+    assert place(identity, folder) == shown
