@@ -52,6 +52,32 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
     return sources
 
 
+def survey(
+    registry: Registry, *, seed: int
+) -> tuple[dict[str, Source], dict[str, FactoryError]]:
+    """Measure what is new, decide and publish the facts, as `prepare` does; encode nothing.
+
+    Args:
+        registry: The backends.
+        seed: Seed of random crops.
+
+    Returns:
+        The backends of samples by name, and what is wrong with those that are not among them.
+    """
+    errors: dict[str, FactoryError] = {}
+    sources: dict[str, Source] = {}
+    for name, backend in registry.samples.items():
+        try:
+            facts = _scan(registry, backend)
+            if not isinstance(backend, ConditioningBackend):
+                sources[name] = _source(registry, backend, facts, seed)
+            elif backend.source in sources:
+                sources[name] = _paired(registry, backend, facts, sources)
+        except FactoryError as error:
+            errors[name] = error
+    return sources, errors
+
+
 def load(registry: Registry, *, seed: int) -> dict[str, Source]:
     """Open what `prepare` published, without listing or measuring anything.
 
@@ -91,12 +117,7 @@ def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[s
     with registry.telemetry.stage("decide") as stage:
         backends = registry.samples
         sources = {
-            name: Source(
-                backend,
-                backend.catalog(facts[name], seed),
-                registry.image_store(backend),
-                registry.text_store(backend),
-            )
+            name: _source(registry, backend, facts[name], seed)
             for name, backend in backends.items()
             if not isinstance(backend, ConditioningBackend)
         }
@@ -105,6 +126,11 @@ def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[s
                 sources[backend.name] = _paired(registry, backend, facts[backend.name], sources)
         stage.counts["kept"] = sum(len(source.catalog) for source in sources.values())
     return sources
+
+
+def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int) -> Source:
+    images, texts = registry.image_store(backend), registry.text_store(backend)
+    return Source(backend, backend.catalog(facts, seed), images, texts)
 
 
 def _paired(

@@ -49,3 +49,19 @@ class TextEncoder(Protocol):
 
     def release(self) -> None:
         """Free weights and device memory; the next call loads them again."""
+
+
+@runtime_checkable
+class ForetoldImages(Protocol):
+    """An image encoder that can tell the size of its rows before it makes any."""
+
+    def row_bytes(self, width: int, height: int) -> int:
+        """Return the bytes of a picture's row; reads no weights. Edges in px."""
+
+
+@runtime_checkable
+class ForetoldTexts(Protocol):
+    """A text encoder that can tell the size of its rows before it makes any."""
+
+    def row_bytes(self) -> int:
+        """Return the bytes of a caption's row; reads no weights."""

@@ -139,6 +139,11 @@ class BlockDCT:
         """Pixels per latent cell along each edge: 8."""
         return BLOCK
 
+    def row_bytes(self, width: int, height: int) -> int:
+        """Return the bytes of a picture's row; edges in px."""
+        cells = (width // BLOCK) * (height // BLOCK)
+        return cells * self.channels * FLOAT_DTYPES[self.dtype].itemsize
+
     def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode uint8 RGB [B, H, W, 3] to {"latents": [B, C, H/8, W/8]} on the same device.
 

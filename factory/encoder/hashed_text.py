@@ -83,6 +83,11 @@ class HashedText:
         """Class, version of the hashing, tokens, dim and dtype."""
         return f"HashedText/1(tokens={self.tokens},dim={self.dim},dtype={self.dtype})"
 
+    def row_bytes(self) -> int:
+        """Return the bytes of a caption's row: embeds, mask and pooled."""
+        numbers = (self.tokens + 1) * self.dim
+        return numbers * FLOAT_DTYPES[self.dtype].itemsize + self.tokens
+
     def encode(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Encode captions to rows of equal shape.
 

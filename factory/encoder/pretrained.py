@@ -203,6 +203,13 @@ class AutoencoderKLEncoder(_Pretrained):
         blocks: int = 2 ** (len(self._model_config()["block_out_channels"]) - 1)
         return blocks
 
+    def row_bytes(self, width: int, height: int) -> int:
+        """Return the bytes of a picture's row; reads the model's config, not its weights."""
+        cells = (width // self.downscale) * (height // self.downscale)
+        # What diffusers.AutoencoderKL defaults to, where the config is silent.
+        channels: int = self._model_config().get("latent_channels", 4)
+        return cells * channels * FLOAT_DTYPES[self.dtype].itemsize
+
     def _model_config(self) -> dict[str, Any]:
         vae = _package("diffusers", "AutoencoderKLEncoder").AutoencoderKL
         if self.config is not None:

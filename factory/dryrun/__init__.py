@@ -1,0 +1,1 @@
+"""What a run would do with its data, found out without encoding or training."""

@@ -1,0 +1,186 @@
+"""What does each backend hold, and what does it cost to read?"""
+
+from factory.backends.embeds import ImageEmbedBackend
+from factory.backends.image import ConditioningBackend, EvalBackend
+from factory.backends.source import Source
+from factory.cache.place import CachePlace
+from factory.catalog.discovery import Discovery
+from factory.dryrun import rows
+from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
+from factory.dryrun.wording import place, redact, short_name
+from factory.encoder.base import ForetoldImages, ForetoldTexts
+from factory.errors import ConfigError, MissingExtraError, StorageError
+from factory.media.headers import HEAD_BYTES
+from factory.storage.base import TabularStorage
+
+# Names shown for each backend and for each reason of dropping.
+EXAMPLES = 3
+
+
+def count(
+    source: Source, batch_size: int, short_batch: str, plan: Plan | None, cache: CachePlace
+) -> Backend:
+    """Return what a backend holds and costs.
+
+    Args:
+        source: The backend, decided.
+        batch_size: Samples of a global batch.
+        short_batch: What becomes of a bucket's last batch.
+        plan: The plan; None where there can be none.
+        cache: Where facts are published.
+    """
+    catalog, backend = source.catalog, source.backend
+    kept = rows.kept_rows(catalog)
+    # Eval batches are never filled up, and conditioning follows its source's batches.
+    mode = short_batch if plan_of(source) else "short"
+    found = (bucket_of(b.name, b.width, b.height, b.frames, len(b.rows), batch_size, mode)
+             for b in catalog.decisions.buckets)  # fmt: skip
+    return Backend(
+        name=source.name,
+        kind=type(backend).__name__.removesuffix("Backend").lower(),
+        where=_where(source),
+        found=len(catalog.facts),
+        kept=len(catalog),
+        bytes=rows.total(catalog.facts, kept),
+        dropped=tuple(_dropped(source)),
+        buckets=tuple(sorted(found, key=lambda b: (-b.samples, b.width, b.height))),
+        enlarged=int(rows.enlarged(catalog).rows.size),
+        examples=_names(source, kept),
+        costs=_costs(source, kept, plan, cache),
+    )
+
+
+def _where(source: Source) -> str:
+    storage, prefix = source.backend.storage, source.backend.prefix
+    # A table's rows lie in no folder.
+    return place(storage.identity, "" if isinstance(storage, TabularStorage) else prefix)
+
+
+def plan_of(source: Source) -> bool:
+    """Tell whether a source is trained on in batches of its own."""
+    return not isinstance(source.backend, EvalBackend | ConditioningBackend)
+
+
+def bucket_of(
+    name: str,
+    width: int,
+    height: int,
+    frames: int | None,
+    samples: int,
+    batch_size: int,
+    short_batch: str,
+) -> Bucket:
+    """Count the batches of a bucket in one pass."""
+    batches, rest = divmod(samples, batch_size)
+    cut = short_batch == "drop"
+    filled = batch_size - rest if rest and short_batch == "fill" else 0
+    if rest and not cut:
+        batches += 1
+    return Bucket(name, width, height, frames or 1, samples, batches, filled, rest if cut else 0)
+
+
+def _dropped(source: Source) -> list[Dropped]:
+    advice = source.backend.advice()
+    return [
+        Dropped(
+            redact(reason),
+            number,
+            _names(source, rows.dropped_rows(source.catalog, reason)),
+            advice.get(reason),
+        )
+        for reason, number in source.catalog.decisions.dropped().items()
+    ]
+
+
+def _names(source: Source, chosen: rows.Rows) -> tuple[str, ...]:
+    facts = source.catalog.facts
+    return tuple(short_name(facts.key(row)) for row in chosen[:EXAMPLES].tolist())
+
+
+def _costs(source: Source, kept: rows.Rows, plan: Plan | None, cache: CachePlace) -> Costs:
+    stored = source.latents is not None
+    once = rows.total(source.catalog.facts, kept)
+    given = _given(source, plan)
+    per_sample = None if once is None else once / max(kept.size, 1)
+    space = _latents_bytes(source)
+    return Costs(
+        *_scan_costs(source),
+        encode_requests=int(kept.size) if stored else 0,
+        encode_bytes=once if stored else 0,
+        epoch_requests=0 if stored else given,
+        epoch_bytes=0 if stored else None if per_sample is None else round(per_sample * given),
+        epoch_cache_bytes=None if space is None else round(space / max(kept.size, 1) * given),
+        latents_bytes=space,
+        catalog_bytes=_catalog_bytes(source, cache),
+    )
+
+
+def _given(source: Source, plan: Plan | None) -> int:
+    """Count the samples a backend gives in an epoch; of an eval backend, in a validation."""
+    if plan is None or isinstance(source.backend, EvalBackend):
+        return len(source.catalog)
+    name = source.name
+    if isinstance(source.backend, ConditioningBackend):
+        name = source.backend.source
+    shares = {share.backend: share.samples for share in plan.epochs[0].shares}
+    return shares.get(name, len(source.catalog))
+
+
+def _scan_costs(source: Source) -> tuple[int, int | None]:
+    """Return reads of a first scan, and their bytes at most."""
+    facts, metadata = source.catalog.facts, source.backend.metadata
+    if not isinstance(metadata, Discovery):
+        return 1, None  # one table, of a size the facts do not tell
+    every = rows.sizes(facts, rows.all_rows(facts))
+    known = bool((every >= 0).all())
+    if known and not metadata.verify:
+        every = every.clip(max=HEAD_BYTES)
+    sidecars = rows.count_present(facts, "text_etag")
+    return len(facts) + sidecars, int(every.sum()) if known else None
+
+
+def _latents_bytes(source: Source) -> int | None:
+    if source.latents is None:
+        return 0
+    parts = [
+        row_bytes(source.latents, bucket.width, bucket.height, bucket.frames or 1)
+        for bucket in source.catalog.decisions.buckets
+    ]
+    buckets = source.catalog.decisions.buckets
+    if any(part is None for part in parts):
+        return None
+    return sum((part or 0) * len(b.rows) for part, b in zip(parts, buckets, strict=True))
+
+
+def row_bytes(store: ImageEmbedBackend, width: int, height: int, frames: int = 1) -> int | None:
+    """Return the bytes of a sample's latents; None where the encoder cannot tell."""
+    if not isinstance(store.encoder, ForetoldImages):
+        return None
+    try:
+        return store.encoder.row_bytes(width, height) * frames
+    except (ConfigError, MissingExtraError, OSError):
+        return None  # its model's config is out of reach; training says why
+
+
+def _catalog_bytes(source: Source, cache: CachePlace) -> int | None:
+    try:
+        return cache.storage.head(cache.catalog_key(source.name)).size
+    except StorageError:
+        return None
+
+
+def count_texts(sources: list[Source]) -> Texts:
+    """Count the captions of backends, and the space of their embeddings."""
+    told = [s for s in sources if not isinstance(s.backend, ConditioningBackend)]
+    found, exact = rows.captions(source.catalog for source in told)
+    stores = {source.text.name: source.text for source in told if source.text is not None}
+    if not stores:
+        return Texts(found, exact, 0, encoded=False)
+    each = [
+        store.encoder.row_bytes() if isinstance(store.encoder, ForetoldTexts) else None
+        for store in stores.values()
+    ]
+    # One more for the empty caption that a dropped one becomes. With several stores the
+    # widest rows count for all captions: an upper bound.
+    most = None if None in each else max(part or 0 for part in each) * (found + 1)
+    return Texts(found, exact, most, encoded=True)

@@ -1,0 +1,127 @@
+"""What is wrong with how backends are mixed, and what would mend it?"""
+
+import math
+
+from factory.dryrun import figures
+from factory.dryrun.figures import Problem, Run
+from factory.dryrun.wording import number, percent
+from factory.errors import PlanError
+from factory.sampling.plan import Plan
+from factory.sampling.ranks import check_division
+from factory.sampling.schedule import Window, check_windows
+from factory.sampling.weights import UniformWeighting
+
+# Of its share asked, what a backend must get: below three quarters it is another mixture than
+# the one written down.
+LEAST_OF_SHARE = 0.75
+
+
+def mixture_problems(plan: Plan, laid_out: figures.Plan, run: Run) -> list[Problem]:
+    """Return what is wrong with the mixture of a run."""
+    return [
+        *_divisions(plan, run),
+        *_windows(plan, laid_out, run),
+        *_end(plan, laid_out, run),
+        *_never_drawn(plan),
+        *_exhausted(plan, laid_out),
+    ]
+
+
+def _divisions(plan: Plan, run: Run) -> list[Problem]:
+    parts = run.ranks * run.micros
+    try:
+        check_division(plan.batch_size, run.ranks, run.micros)
+    except PlanError as error:
+        fix = f"data.batch_size={math.ceil(plan.batch_size / parts) * parts}"
+        return [Problem("stop", None, str(error).partition(". ")[0], fix)]
+    if plan.short_batch != "short" or parts == 1:
+        return []
+    for backend in plan.backends:
+        rest = backend.sizes % plan.batch_size % parts
+        if rest.any():
+            text = (
+                f"the short batch of bucket {backend.buckets[int(rest.argmax())]} cannot be "
+                f"shared by {run.ranks} ranks x {run.micros} micro-batches"
+            )
+            return [Problem("stop", backend.name, text, "sampling.short_batch=fill or drop")]
+    return []
+
+
+def _windows(plan: Plan, laid_out: figures.Plan, run: Run) -> list[Problem]:
+    """Find backends that the run ends before."""
+    epochs = run.max_epochs
+    if laid_out.run_epochs is not None:
+        epochs = math.ceil(laid_out.run_epochs)
+    found = []
+    for backend in plan.backends:
+        try:
+            # "Always" beside it, for a window of its own may open late.
+            windows = {"": Window(), backend.name: backend.window}
+            check_windows(windows, epochs=epochs, steps=laid_out.run_steps)
+        except PlanError as error:
+            text, _, fix = str(error).partition("; ")
+            text = text.removeprefix(f"backend {backend.name!r} ")
+            found.append(Problem("warn", backend.name, text, fix))
+    return found
+
+
+def _end(plan: Plan, laid_out: figures.Plan, run: Run) -> list[Problem]:
+    """Find a run that goes on when every window has closed."""
+    last = None if laid_out.run_steps is None else laid_out.run_steps - 1
+    try:
+        if last is not None:
+            plan.position(last)
+        elif run.max_epochs is not None:
+            plan.steps(run.max_epochs - 1)
+    except PlanError as error:
+        text, _, fix = str(error).partition("; ")
+        return [Problem("stop", None, text, fix)]
+    return []
+
+
+def _never_drawn(plan: Plan) -> list[Problem]:
+    return [
+        Problem(
+            "warn",
+            backend.name,
+            f"its weight is 0 (probability={backend.probability:g}), so it is never drawn from",
+            f"data.backends.{backend.name}.probability=1, or '~data.backends.{backend.name}'",
+        )
+        for backend, weight in zip(plan.backends, plan.weights, strict=True)
+        if not weight
+    ]
+
+
+def _exhausted(plan: Plan, laid_out: figures.Plan) -> list[Problem]:
+    """Find backends that run out long before the first epoch ends."""
+    epoch = laid_out.epochs[0]
+    found = []
+    for index, share in enumerate(epoch.shares):
+        if not share.batches or share.achieved >= LEAST_OF_SHARE * share.asked:
+            continue
+        ends = max(s.last for s in epoch.stretches if s.achieved[share.backend])
+        text = (
+            f"asks for {percent(share.asked)} of the steps and gets {percent(share.achieved)} "
+            f"of the epoch: it has given all it holds by step {number(ends)} of "
+            f"{number(epoch.steps)}"
+        )
+        found.append(Problem("warn", share.backend, text, _balance(plan, epoch, index)))
+    return found
+
+
+def _balance(plan: Plan, epoch: figures.Epoch, index: int) -> str:
+    """Return the settings with which a backend would last as long as the others."""
+    shares, backend = epoch.shares, plan.backends[index]
+    where = f"data.backends.{backend.name}"
+    if any(each.window != Window() for each in plan.backends):
+        return f"raise {where}.repeats, or lower {where}.probability"
+    # How long each lasts, in batches per unit of weight; the epoch ends with the last one.
+    lasts = [share.batches / share.weight for share in shares if share.weight]
+    own = shares[index].batches / shares[index].weight
+    probability = f"{where}.probability={backend.probability * own / max(lasts):.3g}"
+    if not isinstance(plan.weighting, UniformWeighting):
+        return f"{probability} asks for what it has"
+    per_pass = shares[index].batches / (backend.repeats + 1)
+    passes = round(max(lasts) * shares[index].weight / per_pass)
+    repeats = max(passes - 1, backend.repeats + 1)
+    return f"{where}.repeats={repeats} makes it last; {probability} asks for what it has"

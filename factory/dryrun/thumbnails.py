@@ -1,0 +1,133 @@
+"""What do single samples look like, and which part of each is trained on?"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from factory.backends.source import Source
+from factory.bulk import Engine
+from factory.catalog.catalog import Cut
+from factory.dryrun import rows
+from factory.errors import FactoryError
+from factory.media.decode import decode
+from factory.storage.base import Storage
+
+# Longest edge, px: sharp in a card on a screen of double density, some 10 KB each.
+EDGE = 256
+QUALITY = 72
+# Larger objects are not fetched only to be looked at.
+MOST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sample to look at.
+
+    Attributes:
+        key: Its key.
+        image: JPEG as a data URI; "" where it cannot be shown.
+        why: Why it cannot be shown.
+        width: Its width, px; 0 where it was not measured.
+        height: Its height, px.
+        cut: How it is cut; None where it is dropped.
+        bucket: Its bucket's name.
+        captions: What it says.
+    """
+
+    key: str
+    image: str
+    why: str
+    width: int
+    height: int
+    cut: Cut | None = None
+    bucket: str = ""
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Reads one picture and makes it small; picklable, so that any engine can run it."""
+
+    storage: Storage
+
+    def __call__(self, item: tuple[str, int]) -> str:
+        key, size = item
+        if size > MOST_BYTES:
+            return ""
+        pixels = decode(self.storage.read(key), at_least=(EDGE, EDGE))
+        return data_uri(Image.fromarray(pixels))
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return a picture as a small JPEG inside a URI."""
+    image.thumbnail((EDGE, EDGE))
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
+    """Return what rows look like, in their order."""
+    names = _buckets(source, chosen)
+    images = _clips(source, chosen) if source.backend.clip else _stills(source, chosen, engine)
+    found = []
+    for row, image in zip(chosen.tolist(), images, strict=True):
+        catalog = source.catalog
+        kept = row in names
+        width, height = rows.sides(catalog, rows.one(row))
+        found.append(
+            Look(
+                key=catalog.facts.key(row),
+                image=image if isinstance(image, str) else "",
+                why=_why(image),
+                width=int(width[0]),
+                height=int(height[0]),
+                cut=catalog.cut(row) if kept else None,
+                bucket=names.get(row, ""),
+                captions=catalog.texts(row),
+            )
+        )
+    return found
+
+
+def _stills(source: Source, chosen: rows.Rows, engine: Engine) -> list[str | Exception]:
+    facts = source.catalog.facts
+    sizes = rows.sizes(facts, chosen).tolist()
+    items = [(facts.key(row), size) for row, size in zip(chosen.tolist(), sizes, strict=True)]
+    return [outcome for _, outcome in engine.map(_Draw(source.backend.storage), items)]
+
+
+def _clips(source: Source, chosen: rows.Rows) -> list[str | Exception]:
+    """Show the first frame of each clip, as it is cut: a whole video is not decoded for it."""
+    found: list[str | Exception] = []
+    for row in chosen.tolist():
+        try:
+            frames = source.backend.reader(source.picture(row))
+            found.append(data_uri(Image.fromarray(frames[0])))
+        except (FactoryError, ValueError) as error:
+            found.append(error)
+    return found
+
+
+def _why(image: str | Exception) -> str:
+    if isinstance(image, Exception):
+        return str(image)
+    return "" if image else "too large to show"
+
+
+def _buckets(source: Source, chosen: rows.Rows) -> dict[int, str]:
+    wanted = set(chosen.tolist())
+    return {
+        int(row): bucket.name
+        for bucket in source.catalog.decisions.buckets
+        for row in rows.among(bucket.rows, wanted)
+    }
+
+
+def window(cut: Cut) -> Sequence[float]:
+    """Return the cut as (left, top, width, height) in parts of the whole picture, 0 to 1."""
+    (width, height), (top, left), (cut_width, cut_height) = cut.intermediary, cut.crop, cut.target
+    return left / width, top / height, cut_width / width, cut_height / height

@@ -1,0 +1,67 @@
+"""How are numbers and names written for people, with nothing secret in them?"""
+
+import re
+
+# User and password of a URL, and its query: signed URLs carry their key there.
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE)
+
+# A number of bytes from here on is shown in the next unit, so that four digits never show.
+_LARGEST = 1000
+# From here on a digit after the point says nothing.
+_WHOLE = 100
+
+
+def redact(text: str) -> str:
+    """Return a text without passwords and queries of the URLs in it."""
+    return _QUERY.sub(r"\1?…", _USERINFO.sub("…@", text))
+
+
+def place(identity: str, folder: str) -> str:
+    """Return a storage's identity with a folder in it: "s3://bucket/photos?endpoint=…"."""
+    shown = _USERINFO.sub("…@", identity)
+    root, mark, server = shown.partition("?")
+    return f"{root.rstrip('/')}/{folder}{mark}{server}" if folder else shown
+
+
+def short_name(key: str) -> str:
+    """Return the last part of a key."""
+    return redact(key).rpartition("/")[2] or redact(key)
+
+
+def size(count: int | None) -> str:
+    """Return bytes as "1.4 MiB"; "unknown" for None."""
+    if count is None:
+        return "unknown"
+    value = float(count)
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < _LARGEST:
+            break
+        value, unit = value / 1024, larger
+    digits = 0 if unit == "B" or value >= _WHOLE else 1
+    return f"{value:,.{digits}f} {unit}"
+
+
+def number(count: int) -> str:
+    """Return 1234567 as "1,234,567"."""
+    return f"{count:,}"
+
+
+def percent(share: float) -> str:
+    """Return 0.3456 as "34.6%"."""
+    return f"{share:.1%}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 sample", "2 samples", "3 batches"."""
+    if count != 1:
+        noun += "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{number(count)} {noun}"
+
+
+def listed(names: list[str], most: int) -> str:
+    """Return "a, b and 3 more"."""
+    shown = ", ".join(names[:most])
+    rest = len(names) - most
+    return shown if rest <= 0 else f"{shown} and {number(rest)} more"

@@ -1,0 +1,117 @@
+"""What would a run do with its data? `python scripts/plan.py data=multi`, as for train.py.
+
+Scans, decides and plans, but encodes and trains nothing. Exit status 0 means that the run can
+be trained, 1 that something stops it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from factory import cli, composer
+from factory.builder import preflight, verify
+from factory.demo.session import demo_session, promised
+
+# A dry run leaves no run folder and no log behind, and shows its tables instead of log lines.
+QUIET = (
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.job_logging.root.handlers=[console]",
+    "hydra.job_logging.root.level=WARNING",
+    "~hydra.job_logging.handlers.file",
+)
+
+composer.register()
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return this script's own options, and what is left for Hydra."""
+    parser = argparse.ArgumentParser(
+        prog="plan.py", description=__doc__, add_help=False, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument(
+        "--ranks", type=int, metavar="N",
+        help="processes that share each batch; trainer.devices x num_nodes if not given",
+    )  # fmt: skip
+    given, rest = parser.parse_known_args(arguments)
+    if given.ranks is not None and given.ranks < 1:
+        parser.error(f"--ranks must be at least 1, got {given.ranks}")
+    for file in (given.html, given.json):
+        if file is not None and not file.absolute().parent.is_dir():
+            parser.error(f"{file}: there is no folder {file.parent}; make it first")
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+        print("\nEverything else is as for train.py:\n", flush=True)
+    return given, rest
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Plan, print, write the files asked for, and end with the verdict."""
+    options, rest = parse(arguments)
+
+    @hydra.main(version_base=composer.HYDRA_VERSION, config_path="../conf", config_name="config")
+    def plan(cfg: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        with cli.advice(), promised(cfg):
+            verify(cfg, overrides)
+        with cli.advice(), demo_session(cfg):
+            preflight(cfg, overrides)
+            trainable = _rehearse(cfg, overrides, options)
+        sys.exit(0 if trainable else 1)
+
+    # Hydra reads its arguments from here, and wants all overrides in one row.
+    overrides = [text for text in rest if text[0] == "~" or ("=" in text and text[0] != "-")]
+    flags = [text for text in rest if text not in overrides]
+    sys.argv = [sys.argv[0], *flags, *overrides, *QUIET]
+    cli.run(plan, rest)
+
+
+def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace) -> bool:
+    # Imported here: what is wrong with a config is said before torch has loaded.
+    from factory.builder import build
+    from factory.dryrun.rehearsal import rehearse
+    from factory.dryrun.terminal import show
+
+    data = build(cfg, overrides)
+    try:
+        rehearsal = rehearse(data, run_of(cfg, options.ranks))
+        show(rehearsal.figures)
+        if options.json:
+            text = json.dumps(rehearsal.figures.as_json(), indent=1, ensure_ascii=False)
+            options.json.write_text(text + "\n", encoding="utf-8")
+        if options.html:
+            from factory.dryrun.page import page
+
+            options.html.write_text(page(rehearsal, data.registry.engine), encoding="utf-8")
+            print(f"wrote {options.html}")
+    finally:
+        data.close()
+    return rehearsal.figures.trainable
+
+
+def run_of(cfg: DictConfig, ranks: int | None):  # noqa: ANN201 - imported late
+    """Return what the trainer's settings say about the run."""
+    from factory.dryrun.figures import Run
+
+    trainer = cfg.trainer
+    devices = trainer.get("devices")
+    if ranks is None:
+        # "auto" and lists are counted on the machine that trains.
+        ranks = devices * (trainer.get("num_nodes") or 1) if isinstance(devices, int) else 1
+    limits = [trainer.get(name) for name in ("max_steps", "max_epochs")]
+    # Lightning's -1 means no limit.
+    steps, epochs = (limit if limit is not None and limit >= 0 else None for limit in limits)
+    return Run(steps, epochs, max(ranks, 1), trainer.get("accumulate_grad_batches") or 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
