@@ -13,7 +13,9 @@ from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
 from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
+from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
+from factory.media.composite import Composite
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
@@ -57,6 +59,8 @@ class SampleBackend:
         max_samples: Keep at most this many samples, chosen by the backend's name.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
+        composite: Which part of each picture is the sample.
+        filters: Conditions on columns of the samples' table; rows that fail one are dropped.
         what: What one sample is called in messages.
     """
 
@@ -77,11 +81,14 @@ class SampleBackend:
     max_samples: int | None = None
     text_embeds: str | None = None
     image_embeds: str | None = None
+    composite: Composite = Composite()
+    filters: Sequence[RowFilter] = ()
 
     def __post_init__(self) -> None:
         """Check the geometry now, so that a mistake is found before any I/O."""
         prefix = self.prefix.strip("/")
         object.__setattr__(self, "prefix", "" if prefix == "." else prefix)
+        object.__setattr__(self, "filters", tuple(self.filters))
         _ = self.geometry
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(
@@ -116,7 +123,7 @@ class SampleBackend:
     @property
     def reader(self) -> Reader:
         """How samples become pixels."""
-        return ReadPicture(self.storage)
+        return ReadPicture(self.storage, self.composite)
 
     def scan(self, known: Facts | None, engine: Engine) -> Facts:
         """Measure what is new or changed since `known`.
@@ -150,7 +157,15 @@ class SampleBackend:
             EmptyBackendError: Every sample is dropped; names the reasons, counts and the
                 change that keeps some.
         """
-        decisions = decide(
+        facts = self._of_parts(facts)
+        decisions = self.decide(facts, seed)
+        if not decisions.kept:
+            raise EmptyBackendError(self._all_dropped(facts, decisions))
+        return Catalog(facts, decisions, self.caption)
+
+    def decide(self, facts: Facts, seed: int) -> Decisions:
+        """Decide about every sample by the sizes its facts give."""
+        return decide(
             facts,
             self.geometry,
             self.caption,
@@ -159,9 +174,13 @@ class SampleBackend:
             max_samples=self.max_samples,
             clip=self.clip,
         )
-        if not decisions.kept:
-            raise EmptyBackendError(self._all_dropped(facts, decisions))
-        return Catalog(facts, decisions, self.caption)
+
+    def _of_parts(self, facts: Facts) -> Facts:
+        """Return facts with the widths of the parts that are used; files keep theirs in store."""
+        if not self.composite:
+            return facts
+        widths = self.composite.widths(facts.column("width"))
+        return facts.with_column("width", widths)
 
     def _suffixes(self) -> str:
         """Name the setting that says which files count."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.catalog.catalog import Cut
+from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSION, decode
 from factory.media.headers import MAX_PIXELS
@@ -74,14 +75,17 @@ class ReadPicture:
 
     Attributes:
         storage: Where the objects are.
+        composite: Which part of each picture is the sample.
     """
 
     storage: Storage
+    composite: Composite = Composite()
 
     @property
     def recipe(self) -> Mapping[str, object]:
         """What shapes the pixels of every picture."""
-        return {"decode": DECODE_VERSION, "storage": self.storage.identity}
+        shared = {"decode": DECODE_VERSION, "storage": self.storage.identity}
+        return {**shared, **self.composite.parts}
 
     def parts(self, picture: Picture) -> Mapping[str, object]:
         """Return what shapes the pixels of one picture."""
@@ -94,9 +98,19 @@ class ReadPicture:
             MediaError: The object is not the picture it claims to be.
             StorageError: It cannot be read.
         """
-        cut = picture.cut
-        # What the scan let in by a limit of its own is no bomb here.
-        most = max(MAX_PIXELS, picture.pixels)
-        data = self.storage.read(picture.key)
-        pixels = decode(data, at_least=cut.intermediary, max_pixels=most)
-        return fit(pixels, cut.intermediary, cut.crop, cut.target)
+        return shaped(self.storage.read(picture.key), picture, self.composite)
+
+
+def shaped(data: bytes, picture: Picture, composite: Composite) -> NDArray[np.uint8]:
+    """Return RGB pixels [H, W, 3] of the target size from a picture's bytes.
+
+    Raises:
+        MediaError: They are not the picture they claim to be.
+    """
+    cut = picture.cut
+    # What the scan let in by a limit of its own is no bomb here.
+    most = max(MAX_PIXELS, picture.pixels * composite.image_count)
+    # At a reduced size the border between two strips may lie inside a pixel.
+    enough = None if composite else cut.intermediary
+    pixels = composite.of(decode(data, at_least=enough, max_pixels=most))
+    return fit(pixels, cut.intermediary, cut.crop, cut.target)

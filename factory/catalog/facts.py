@@ -149,6 +149,13 @@ class Facts:
         table = self.table.set_column(index, SCHEMA.field("error"), pa.array(column, pa.string()))
         return Facts(table, self.origin, self.changes)
 
+    def with_column(self, name: str, values: NDArray[Any]) -> "Facts":
+        """Return the same facts with other values in a numeric column."""
+        index = self.table.schema.get_field_index(name)
+        field_ = self.table.schema.field(index)
+        table = self.table.set_column(index, field_, pa.array(values, field_.type))
+        return Facts(table, self.origin, self.changes)
+
     def save(self, storage: Storage, key: str) -> None:
         """Publish the facts as one Parquet object, whole or not at all."""
         header = {"format_version": FORMAT_VERSION, "origin": self.origin, "rows": len(self)}

@@ -15,6 +15,7 @@ SCHEMAS: dict[str, type] = {
     "storage/huggingface": storage.HuggingFaceConfig,
     "metadata/discovery": run.DiscoveryConfig,
     "metadata/parquet": run.ParquetConfig,
+    "metadata/columns": run.ColumnsConfig,
     "caption/textfile": captions.TextFileCaptionConfig,
     "caption/filename": captions.FilenameCaptionConfig,
     "caption/instance": captions.InstanceCaptionConfig,

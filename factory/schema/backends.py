@@ -9,6 +9,7 @@ from omegaconf import II, MISSING
 
 from factory.schema.captions import CaptionConfig, CropConfig
 from factory.schema.options import above, at_least, opt
+from factory.schema.rows import CompositeConfig, RowFilterConfig
 from factory.schema.storage import StorageConfig
 
 # No training canvas is larger, and no useful edge is shorter: a value beyond these means that
@@ -83,6 +84,13 @@ class SampleBackendConfig(BackendConfig):
     max_samples: int | None = opt(None, "keep at most this many samples, chosen by name")
     text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
     image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
+    composite: CompositeConfig = opt(
+        factory=CompositeConfig, meaning="which part of each picture is the sample"
+    )
+    filters: list[RowFilterConfig] = opt(
+        factory=list,
+        meaning="conditions on the table's columns, as [{column: NAME, minimum: 0.5}]",
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""

@@ -83,6 +83,16 @@ class ParquetConfig(MetadataConfig):
 
 
 @dataclass
+class ColumnsConfig(MetadataConfig):
+    """Read sizes from columns of the samples' own table; no picture is opened."""
+
+    _target_: str = "factory.catalog.columns.ColumnFacts"
+    width_column: str = opt("width", "column with widths, px; a field as COLUMN.FIELD")
+    height_column: str = opt("height", "column with heights, px; a field as COLUMN.FIELD")
+    frames_column: str | None = opt(None, "column with numbers of frames, for videos")
+
+
+@dataclass
 class SamplingConfig:
     """Which backend the next batch comes from."""
 

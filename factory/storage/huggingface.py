@@ -46,24 +46,35 @@ class HuggingFaceStorage(TabularStorage):
         split: The split, or for `load_dataset` a slice such as "train[:10%]"; may be left
             out where there is only one.
         revision: Commit, tag or branch on the Hub.
-        image_column: The column of pictures.
+        image_column: The column of pictures, or of videos.
+        subset: Name of the dataset's configuration, where it has several.
+        cache_dir: Folder that downloads and prepared tables are kept in; None for the
+            library's own.
+        num_proc: Processes that download and prepare tables; None for this one alone.
     """
 
     dataset: str
     split: str | None = None
     revision: str | None = None
     image_column: str = "image"
+    subset: str | None = None
+    cache_dir: str | None = None
+    num_proc: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty name."""
+        """Refuse an empty name, and no process."""
         if not self.dataset:
             raise ValueError("storage.dataset is empty; set it to a folder or a name on the Hub")
+        if self.num_proc is not None and self.num_proc < 1:
+            raise ValueError(f"storage.num_proc must be at least 1, got {self.num_proc}")
 
     @property
     def identity(self) -> str:
-        """Dataset, split, and revision if given, after "hf+"."""
+        """Dataset, split, and what else chooses the samples, after "hf+"."""
         revision = f"#{self.revision}" if self.revision else ""
-        return f"hf+{self.dataset}@{self.split or ''}{revision}"
+        subset = f":{self.subset}" if self.subset else ""
+        column = "" if self.image_column == "image" else f"!{self.image_column}"
+        return f"hf+{self.dataset}{subset}@{self.split or ''}{revision}{column}"
 
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield one object a row, with its size but without reading its bytes.
@@ -265,7 +276,14 @@ def _loaded(storage: HuggingFaceStorage) -> Any:
             return datasets.load_from_disk(storage.dataset)
         # A slice must be cut by the library; of plain names ours knows the near misses.
         cut = storage.split if storage.split and re.search(r"[\[+]", storage.split) else None
-        return datasets.load_dataset(storage.dataset, split=cut, revision=storage.revision)
+        return datasets.load_dataset(
+            storage.dataset,
+            storage.subset,
+            split=cut,
+            revision=storage.revision,
+            cache_dir=storage.cache_dir,
+            num_proc=storage.num_proc,
+        )
     except Exception as error:
         raise _translated(storage, error) from error
 
