@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from factory.errors import (
     AccessDeniedError,
@@ -60,6 +60,9 @@ class HuggingFaceStorage(TabularStorage):
     subset: str | None = None
     cache_dir: str | None = None
     num_proc: int | None = None
+
+    # A row without a picture, or with a path that is refused, says nothing of the others.
+    independent_objects: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse an empty name, and no process."""
