@@ -157,7 +157,7 @@ class SampleBackend:
             EmptyBackendError: Every sample is dropped; names the reasons, counts and the
                 change that keeps some.
         """
-        facts = self._of_parts(facts)
+        facts = self.of_parts(facts)
         decisions = self.decide(facts, seed)
         if not decisions.kept:
             raise EmptyBackendError(self._all_dropped(facts, decisions))
@@ -175,7 +175,7 @@ class SampleBackend:
             clip=self.clip,
         )
 
-    def _of_parts(self, facts: Facts) -> Facts:
+    def of_parts(self, facts: Facts) -> Facts:
         """Return facts with the widths of the parts that are used; files keep theirs in store."""
         if not self.composite:
             return facts
