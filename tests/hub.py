@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 REPOSITORY = "acme/set"
@@ -27,11 +27,13 @@ class Hub:
 
     def __init__(self, revisions: dict[str, Path]) -> None:
         """Serve on a free port; `close` ends it."""
-        self.folders = {name: folder for name, folder in revisions.items()}
-        self.folders |= {commit(name): folder for name, folder in revisions.items()}
+        commits = {commit(name): folder for name, folder in revisions.items()}
+        self.folders = {**revisions, **commits}
         self.asked: list[str] = []
         self.sent = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
+        )
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
@@ -82,81 +84,83 @@ def commit(revision: str) -> str:
     return hashlib.sha1(revision.encode()).hexdigest()
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    hub: ClassVar[Hub]
+    protocol_version = "HTTP/1.1"
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
 
-        def do_HEAD(self) -> None:
-            self.answer()
+    def do_HEAD(self) -> None:
+        self.answer()
 
-        def do_GET(self) -> None:
-            self.answer()
+    def do_GET(self) -> None:
+        self.answer()
 
-        def answer(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.asked.append(f"{self.command} {path}")
-            api = f"/api/datasets/{REPOSITORY}/"
-            if path.startswith(f"{api}revision/"):
-                return self.about(path.removeprefix(f"{api}revision/"))
-            if path.startswith(f"{api}tree/"):
-                return self.tree(*f"{path.removeprefix(f'{api}tree/')}/".split("/", 1))
-            if path.startswith(f"/datasets/{REPOSITORY}/resolve/"):
-                return self.file(*path.split("/resolve/")[1].split("/", 1))
-            if path == api.rstrip("/"):
-                return self.about("main")
-            return self.refuse("RepoNotFound")
+    def answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(f"{self.command} {path}")
+        api = f"/api/datasets/{REPOSITORY}/"
+        if path.startswith(f"{api}revision/"):
+            self.about(path.removeprefix(f"{api}revision/"))
+        elif path.startswith(f"{api}tree/"):
+            self.tree(*f"{path.removeprefix(f'{api}tree/')}/".split("/", 1))
+        elif path.startswith(f"/datasets/{REPOSITORY}/resolve/"):
+            self.file(*path.split("/resolve/")[1].split("/", 1))
+        elif path == api.rstrip("/"):
+            self.about("main")
+        else:
+            self.refuse("RepoNotFound")
 
-        def about(self, revision: str) -> None:
-            if revision not in hub.folders:
-                return self.refuse("RevisionNotFound")
-            names = sorted(file.name for file in hub.folders[revision].iterdir())
-            sha = revision if len(revision) == 40 else commit(revision)
-            self.say({
-                "id": REPOSITORY, "sha": sha, "private": False, "gated": False, "tags": [],
-                "disabled": False, "siblings": [{"rfilename": name} for name in names],
-            })  # fmt: skip
+    def about(self, revision: str) -> None:
+        if revision not in self.hub.folders:
+            self.refuse("RevisionNotFound")
+            return
+        names = sorted(file.name for file in self.hub.folders[revision].iterdir())
+        sha = revision if len(revision) == 40 else commit(revision)
+        self.say({
+            "id": REPOSITORY, "sha": sha, "private": False, "gated": False, "tags": [],
+            "disabled": False, "siblings": [{"rfilename": name} for name in names],
+        })  # fmt: skip
 
-        def tree(self, revision: str, below: str) -> None:
-            if below.strip("/"):
-                return self.refuse("EntryNotFound")
-            self.say([
-                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": tag(f)}
-                for f in sorted(hub.folders[revision].iterdir())
-            ])  # fmt: skip
+    def tree(self, revision: str, below: str) -> None:
+        if below.strip("/"):
+            self.refuse("EntryNotFound")
+            return
+        self.say([
+            {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": tag(f)}
+            for f in sorted(self.hub.folders[revision].iterdir())
+        ])  # fmt: skip
 
-        def file(self, revision: str, name: str) -> None:
-            file = hub.folders.get(revision, Path("/nowhere")) / name
-            if not file.is_file():
-                return self.refuse("EntryNotFound")
-            data, first = file.read_bytes(), 0
-            headers = {"ETag": f'"{tag(file)}"', "X-Repo-Commit": revision}
-            wanted = self.headers.get("Range")
-            if wanted:
-                start, _, end = wanted.partition("=")[2].partition("-")
-                first, whole = int(start), len(data)
-                data = data[first : int(end) + 1 if end else None]
-                headers["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{whole}"
-            hub.sent += len(data) if self.command == "GET" else 0
-            self.send(206 if wanted else 200, data, headers)
+    def file(self, revision: str, name: str) -> None:
+        file = self.hub.folders.get(revision, Path("/nowhere")) / name
+        if not file.is_file():
+            self.refuse("EntryNotFound")
+            return
+        data, first = file.read_bytes(), 0
+        headers = {"ETag": f'"{tag(file)}"', "X-Repo-Commit": revision}
+        wanted = self.headers.get("Range")
+        if wanted:
+            start, _, end = wanted.partition("=")[2].partition("-")
+            first, whole = int(start), len(data)
+            data = data[first : int(end) + 1 if end else None]
+            headers["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{whole}"
+        self.hub.sent += len(data) if self.command == "GET" else 0
+        self.send(206 if wanted else 200, data, headers)
 
-        def say(self, value: Any) -> None:
-            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def say(self, value: Any) -> None:
+        self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        def refuse(self, code: str) -> None:
-            self.send(404, b"", {"X-Error-Code": code})
+    def refuse(self, code: str) -> None:
+        self.send(404, b"", {"X-Error-Code": code})
 
-        def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-    return Handler
+    def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 def tag(file: Path) -> str:

@@ -129,9 +129,7 @@ class Assembly:
             del self._places[block]
         place = self._places.get(needed, self._blocks.place)
         counts = dict(self._counts)
-        return Mark(
-            self.made, self._pass, self._taken, self._fruitful, waiting, place, counts
-        )
+        return Mark(self.made, self._pass, self._taken, self._fruitful, waiting, place, counts)
 
     def close(self) -> None:
         """Let go of the file that is open."""

@@ -81,7 +81,7 @@ class SampleBackend:
     max_samples: int | None = None
     text_embeds: str | None = None
     image_embeds: str | None = None
-    composite: Composite = Composite()
+    composite: Composite = field(default_factory=Composite)
     filters: Sequence[RowFilter] = ()
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """One picture of a backend, from its object to pixels of its bucket's shape."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -79,7 +79,7 @@ class ReadPicture:
     """
 
     storage: Storage
-    composite: Composite = Composite()
+    composite: Composite = field(default_factory=Composite)
 
     @property
     def recipe(self) -> Mapping[str, object]:

@@ -50,12 +50,13 @@ class StreamBackend(ImageBackend):
         """Check what a stream cannot do.
 
         Raises:
+            TypeError: The storage is no Hugging Face dataset.
             ValueError: A setting that only stored samples can follow, or a number out of range.
         """
         super().__post_init__()
         where = f"data.backends.{self.name}"
         if not isinstance(self.storage, HuggingFaceStorage):
-            raise ValueError(
+            raise TypeError(
                 f"{where} is a stream, which reads Hugging Face datasets only; set "
                 f"storage@{where}=huggingface and {where}.storage.dataset=NAME"
             )
@@ -126,4 +127,5 @@ class StreamBackend(ImageBackend):
         Raises:
             TypeError: Always.
         """
+        del known, engine
         raise TypeError(f"backend {self.name!r} is a stream, which is never scanned")

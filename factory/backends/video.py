@@ -1,7 +1,7 @@
 """Backends of videos: clips of equal length, taken from the middle of each one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -32,7 +32,7 @@ class ReadClip:
 
     storage: Storage
     clip: Clip
-    composite: Composite = Composite()
+    composite: Composite = field(default_factory=Composite)
 
     @property
     def recipe(self) -> Mapping[str, object]:

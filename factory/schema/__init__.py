@@ -23,6 +23,7 @@ SCHEMAS: dict[str, type] = {
     "crop": captions.CropConfig,
     "backend/image": backends.ImageBackendConfig,
     "backend/video": backends.VideoBackendConfig,
+    "backend/stream": backends.StreamBackendConfig,
     "backend/eval": backends.EvalBackendConfig,
     "backend/conditioning": backends.ConditioningBackendConfig,
     "backend/text_embeds": backends.TextEmbedBackendConfig,

@@ -76,13 +76,12 @@ class RowStream:
         self._paths = [paths[column] for column in columns]
         self.types = {column: _type(fields, paths[column]) for column in columns}
         roots = list(dict.fromkeys([image, *(path[0] for path in self._paths)]))
-        try:
-            self._dataset = opened.select_columns(roots).cast_column(image, Image(decode=False))
-        except Exception as error:
+        if not _holds_pictures(fields.field(image).type):
             raise TableError(
                 f"column {image!r} of {storage.identity} holds {opened.features[image]}, "
                 "not pictures; correct storage.image_column"
-            ) from error
+            )
+        self._dataset = opened.select_columns(roots).cast_column(image, Image(decode=False))
 
     @property
     def shards(self) -> int:
@@ -198,6 +197,16 @@ def _type(fields: "pa.Schema", path: Sequence[str]) -> "pa.DataType":
     for name in path[1:]:
         kind = kind.field(name).type
     return kind
+
+
+def _holds_pictures(kind: "pa.DataType") -> bool:
+    """Tell whether a column's values are bytes, paths, or both as the library stores them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return {"bytes", "path"} <= {field.name for field in kind}
+    plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string)
+    return any(test(kind) for test in plain)
 
 
 def _cell(cells: Any, path: Sequence[str]) -> Any:

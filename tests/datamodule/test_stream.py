@@ -30,6 +30,7 @@ from tests.streams import stream, write_shards
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers",
     "ignore:.*treespec, LeafSpec.*",
+    "ignore:Be aware that when using `ckpt_path`",
 )
 
 
@@ -98,7 +99,9 @@ def fit(data: FactoryDataModule, root: Path, steps: int, **more: Any) -> list[Ba
 
 
 def seen(batches: list[Batch]) -> list[tuple[Any, ...]]:
-    return [(b.epoch, b.step, b.backend, b.bucket, tuple(b.keys), tuple(b.captions)) for b in batches]
+    return [
+        (b.epoch, b.step, b.backend, b.bucket, tuple(b.keys), tuple(b.captions)) for b in batches
+    ]
 
 
 def number(batch: Batch, place: int) -> int:

@@ -44,7 +44,7 @@ def test_a_plain_picture_adds_nothing_to_a_recipe() -> None:
 
 @pytest.mark.parametrize(("count", "index"), [(0, 0), (4, 4), (4, -1)])
 def test_bad_numbers(count: int, index: int) -> None:
-    with pytest.raises(ValueError, match="image_count|select_index"):
+    with pytest.raises(ValueError, match=r"image_count|select_index"):
         Composite(count, index)
 
 

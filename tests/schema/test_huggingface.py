@@ -59,3 +59,43 @@ def test_bad_values_are_named_all_at_once() -> None:
     assert f"{where}.filters.0.column a has no condition" in said
     assert "minimum 2 is above maximum 1" in said
     assert "one_of must hold values of one kind" in said
+
+
+BIG = (
+    "+data/backend@data.backends.big=stream",
+    "data.backends.big.storage.dataset=some/set",
+)
+
+
+def test_a_stream_is_built_from_config() -> None:
+    cfg = compose([*BIG, "data.backends.big.samples=1000", "data.backends.big.buffer=64"])
+    data = factory.build(cfg)
+    big = data.registry.streams["big"]
+    assert big.storage == HuggingFaceStorage("some/set")
+    assert (big.samples, big.buffer, big.prefix) == (1000, 64, "")
+    assert big.caption.columns == ("caption",)
+    assert "big" in data.registry.data
+    assert "big" not in data.registry.samples
+    data.close()
+
+
+def test_what_a_stream_cannot_follow_is_named_at_once() -> None:
+    where = "data.backends.big"
+    said = problems(
+        BIG[0],
+        f"storage@{where}=inherit",
+        f"data/caption@{where}=textfile",
+        f"{where}.max_samples=5",
+        f"{where}.samples=0",
+        f"{where}.buffer=0",
+    )
+    assert f"storage@{where}=huggingface" in said
+    assert f"data/caption@{where}=huggingface" in said
+    assert "set samples for the length of an epoch" in said
+    assert f"{where}.samples must be at least 1, got 0" in said
+    assert f"{where}.buffer must be at least 1, got 0" in said
+
+
+def test_the_short_form_says_what_to_pin() -> None:
+    said = problems("+data.backends.big={kind:stream}")
+    assert "storage@data.backends.big=huggingface" in said

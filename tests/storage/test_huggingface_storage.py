@@ -337,7 +337,7 @@ def test_a_null_picture_keeps_its_row_with_the_reason(tmp_path: Path) -> None:
     folder = str(tmp_path / "set")
     nested({"caption": ["a", "b", "c"]}).save_to_disk(folder)
     backend = ImageBackend(name="hub", storage=HuggingFaceStorage(folder))
-    with pytest.raises(StorageError, match="row 2 .* has no picture"):
+    with pytest.raises(StorageError, match=r"row 2 .* has no picture"):
         backend.storage.read("000000002.img")
     facts = backend.scan(None, LocalEngine(1))
     assert facts.table["error"].to_pylist()[:2] == [None, None]
@@ -371,7 +371,8 @@ def test_configurations_of_one_dataset(tmp_path: Path) -> None:
         (tmp_path / "set" / name).mkdir(parents=True)
         table(count).to_parquet(tmp_path / "set" / name / "train.parquet")
     listed = "".join(
-        f"- config_name: {name}\n  data_files: {name}/train.parquet\n" for name in ("small", "large")
+        f"- config_name: {name}\n  data_files: {name}/train.parquet\n"
+        for name in ("small", "large")
     )
     (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     folder = str(tmp_path / "set")
