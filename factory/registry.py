@@ -125,13 +125,18 @@ class Registry:
             "image_embeds": ImageEmbedBackend,
             "source": ImageBackend | EvalBackend,
         }
+
+        def fits(field: str, backend: Backend) -> bool:
+            # What is never scanned cannot be paired by name.
+            return isinstance(backend, kinds[field]) and not isinstance(backend, StreamBackend)
+
         problems = [
             f"data.backends.{name}.{field} names {other!r} of type "
             f"{type(self.backends[other]).__name__}; "
-            + _instead([n for n, b in self.backends.items() if isinstance(b, kinds[field])])
+            + _instead([n for n, b in self.backends.items() if fits(field, b)])
             for name, fields in needs.items()
             for field, other in fields.items()
-            if not isinstance(self.backends[other], kinds[field])
+            if not fits(field, self.backends[other])
         ]
         problems += _two_defaults(self.text_embeds) + _two_defaults(self.image_embeds)
         if problems:

@@ -137,13 +137,14 @@ def judge(
     catalog = Catalog(facts, made, backend.caption)
     names = {row: bucket.name for bucket in made.buckets for row in bucket.rows.tolist()}
     places = {key: place for place, key in enumerate(facts.table["key"].to_pylist())}
+    widths, heights = facts.column("width").tolist(), facts.column("height").tolist()
     outcomes: list[Outcome] = []
     for row in rows:
         place = places[row.key]
         if place not in names:
             outcomes.append(made.reasons[int(made.reason[place])])
             continue
-        wide, tall = (int(facts.column(edge)[place]) for edge in ("width", "height"))
+        wide, tall = widths[place], heights[place]
         number = row.shard * LARGEST_SHARD + row.index
         data = row.data or b""
         picture = Picture(number, row.key, "", catalog.cut(place), wide * tall, len(data))
