@@ -113,6 +113,7 @@ class FactoryDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
+        self._open_streams()  # first: whether they can be reached shows in seconds
         if not self.sources:
             self.sources = prepare(self.registry, seed=self.seed)
 
@@ -125,9 +126,7 @@ class FactoryDataModule(LightningDataModule):
         """
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
-        for name in self.registry.streams:
-            if name not in self.streams:
-                self.streams[name] = self._open_stream(name)
+        self._open_streams()
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
                 self._plan = Plan(
@@ -204,6 +203,16 @@ class FactoryDataModule(LightningDataModule):
         """
         self._position.count()
 
+    def end_epoch(self, epoch: int, step: int) -> None:
+        """Note that an epoch ended after so many steps, perhaps before its last one.
+
+        Lightning's trainer is watched already. Streams go on from there; without this they
+        take every epoch for a whole one.
+        """
+        given = self.plan.given(epoch, step) if self.streams and step else {}
+        for name, stream in self.streams.items():
+            stream.end_epoch(epoch, given.get(name, 0))
+
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
@@ -231,18 +240,20 @@ class FactoryDataModule(LightningDataModule):
     def _collate(self) -> Collate:
         return Collate(self.sources, self.registry.engine, self.seed, self.streams)
 
-    def _open_stream(self, name: str) -> StreamSource:
-        backend = self.registry.streams[name]
-        source = StreamSource(
-            backend,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            latents=self.registry.image_store(backend),
-            text=self.registry.text_store(backend),
-        )
-        with self.registry.telemetry.stage(f"open {name}") as record:
-            record.counts["batches in a pass"] = source.batches_per_pass()
-        return source
+    def _open_streams(self) -> None:
+        for name, backend in self.registry.streams.items():
+            if name in self.streams:
+                continue
+            source = StreamSource(
+                backend,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                latents=self.registry.image_store(backend),
+                text=self.registry.text_store(backend),
+            )
+            with self.registry.telemetry.stage(f"open {name}") as record:
+                record.counts["batches in a pass"] = source.batches_per_pass()
+            self.streams[name] = source
 
     def _plan_backend(self, name: str) -> PlanBackend:
         if name in self.streams:
@@ -368,7 +379,9 @@ class _Commits(Callback):
         """Note the end of an epoch, unless the run merely stops in the middle of one."""
         del hook
         if self._watches(trainer) and trainer.is_last_batch:
-            self.position.finish()
+            ended = self.position.finish()
+            if ended is not None:
+                self.data.end_epoch(*ended)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""

@@ -23,9 +23,10 @@ KEPT_MARKS = 256
 class StreamSource:
     """Gives the batches of a stream by epoch and number, whoever asks for which one first.
 
-    Batches are numbered through all epochs and made in that order. One that was made before
-    and is not kept any more is made again, from the nearest mark. Safe to ask from several
-    threads.
+    Batches are numbered through all epochs and made in that order: an epoch goes on where the
+    one before ended, which is after its last batch unless `end_epoch` said otherwise. One
+    that was made before and is not kept any more is made again, from the nearest mark. Safe
+    to ask from several threads.
 
     Attributes:
         backend: The backend.
@@ -59,6 +60,8 @@ class StreamSource:
         self._assembly: Assembly | None = None
         self._kept: OrderedDict[int, StreamBatch] = OrderedDict()
         self._marks: dict[int, Mark] = {0: Mark()}
+        # Number of the first batch of epochs that do not simply follow a whole one.
+        self._firsts: dict[int, int] = {0: 0}
         self._read_before = 0
 
     @property
@@ -112,34 +115,37 @@ class StreamSource:
                 raise
 
     def ordinal(self, epoch: int, number: int) -> int:
-        """Return a batch's number since the run began, each epoch counted whole."""
-        return epoch * self.batches_per_pass() * (self.backend.repeats + 1) + number
+        """Return a batch's number since the run began, epochs taken for whole ones."""
+        known = max((each for each in self._firsts if each <= epoch), default=0)
+        whole = self.batches_per_pass() * (self.backend.repeats + 1)
+        return self._firsts.get(known, 0) + (epoch - known) * whole + number
+
+    def end_epoch(self, epoch: int, number: int) -> None:
+        """Note that an epoch ended after so many batches: the next one goes on from there."""
+        self._firsts[epoch + 1] = self.ordinal(epoch, number)
 
     def state_dict(self, epoch: int, number: int) -> dict[str, Any]:
-        """Return where to go on from so that the next batch is this one, as plain values.
-
-        Where that batch lies ahead of all that were made (after an epoch that was cut short)
-        it is the place of the last one, and what lies between is read and left out.
-        """
+        """Return where to go on from so that the next batch is this one, as plain values."""
         wanted = self.ordinal(epoch, number)
         with self._lock:
             made = max((made for made in self._marks if made <= wanted), default=None)
             mark = Mark() if made is None else self._marks[made]
-            return {"identity": self.backend.identity, "seed": self._seed, **mark.to_dict()}
+            own = {"identity": self.backend.identity, "seed": self._seed}
+            where = {"epoch": epoch, "first": wanted - number}
+            return {**own, **where, "mark": mark.to_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; one of other settings is left out, with a warning."""
-        state = dict(state)
-        own = (self.backend.identity, self._seed)
-        if (state.pop("identity"), state.pop("seed")) != own:
+        if (state["identity"], state["seed"]) != (self.backend.identity, self._seed):
             logger.warning(
                 "stream %s has other settings than in the checkpoint: it begins anew", self.name
             )
             return
-        mark = Mark.from_dict(state)
+        mark = Mark.from_dict(state["mark"])
         with self._lock:
             self._forget_assembly()
             self._kept.clear()
+            self._firsts = {state["epoch"]: state["first"]}
             self._marks = {mark.made: mark}
 
     def pause(self) -> None:

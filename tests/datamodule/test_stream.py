@@ -147,6 +147,21 @@ def test_a_stopped_run_goes_on_exactly(mixed: Any, root: Path, tmp_path: Path, s
         assert torch.equal(ours.pixels, theirs.pixels)
 
 
+def test_epochs_cut_short_by_the_trainer(mixed: Any, root: Path, tmp_path: Path) -> None:
+    whole = fit(mixed(stored=False), root, 8)
+    cut = fit(mixed(stored=False), root, 8, limit_train_batches=3)
+    assert [batch.keys for batch in cut] == [batch.keys for batch in whole]
+    assert [batch.epoch for batch in cut] == [0, 0, 0, 1, 1, 1, 2, 2]
+    saving = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=5, save_top_k=-1)
+    fit(
+        mixed(stored=False), root, 5,
+        limit_train_batches=3, callbacks=[saving], enable_checkpointing=True,
+    )  # fmt: skip
+    (checkpoint,) = tmp_path.glob("*.ckpt")
+    rest = fit(mixed(stored=False), root, 8, limit_train_batches=3, ckpt_path=str(checkpoint))
+    assert [batch.keys for batch in rest] == [batch.keys for batch in whole[5:]]
+
+
 def test_threads_and_their_number_change_nothing(mixed: Any, root: Path) -> None:
     inline = fit(mixed(prefetch=Prefetch(mode="inline")), root, 14)
     threads = fit(mixed(prefetch=Prefetch(batches=6, workers=4)), root, 14)
