@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
     from factory.backends.image import ConditioningBackend, Crop, EvalBackend, ImageBackend
+    from factory.backends.stream import StreamBackend
     from factory.backends.video import VideoBackend
     from factory.builder import build
     from factory.cache.place import CachePlace
@@ -32,6 +33,7 @@ _HOMES = {
     "ImageEmbedBackend": "factory.backends.embeds",
     "Mixture": "factory.sampling.mixture",
     "Prefetch": "factory.runtime.fetcher",
+    "StreamBackend": "factory.backends.stream",
     "TextEmbedBackend": "factory.backends.embeds",
     "VideoBackend": "factory.backends.video",
     "build": "factory.builder",
@@ -51,6 +53,7 @@ __all__ = [
     "ImageEmbedBackend",
     "Mixture",
     "Prefetch",
+    "StreamBackend",
     "TextEmbedBackend",
     "VideoBackend",
     "build",

@@ -206,6 +206,9 @@ def _value_problems(key: str, node: DictConfig) -> Iterator[str]:
 
 
 def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _walk(f"{key}.{number}", part, node._get_node(number))  # noqa: SLF001 - as below
     if hasattr(value, "problems"):
         yield from (_in_full(key, problem, vars(value)) for problem in value.problems())
         for name, part in vars(value).items():

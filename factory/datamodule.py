@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.backends.image import ImageBackend
 from factory.backends.source import Source
+from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.engine.local import LocalEngine
@@ -37,7 +39,8 @@ class FactoryDataModule(LightningDataModule):
 
     `prepare_data` (one process) measures, decides and encodes; `setup` (every process) makes
     the plan. Batches are `factory.runtime.batch.Batch`. The state in a Lightning checkpoint
-    is the plan's fingerprint, the epoch and the last optimizer step that was completed.
+    is the plan's fingerprint, the epoch and the last optimizer step that was completed; and
+    of each stream, where it goes on.
 
     Args:
         backends: Sources of samples, and of embeddings.
@@ -93,6 +96,7 @@ class FactoryDataModule(LightningDataModule):
             # it would warn of at every start.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         self.sources: dict[str, Source] = {}
+        self.streams: dict[str, StreamSource] = {}
         self._plan: Plan | None = None
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
@@ -109,6 +113,7 @@ class FactoryDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
+        self._open_streams()  # first: whether they can be reached shows in seconds
         if not self.sources:
             self.sources = prepare(self.registry, seed=self.seed)
 
@@ -121,10 +126,11 @@ class FactoryDataModule(LightningDataModule):
         """
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
+        self._open_streams()
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
                 self._plan = Plan(
-                    [plan_backend(self.sources[name]) for name in self.registry.data],
+                    [self._plan_backend(name) for name in self.registry.data],
                     batch_size=self.batch_size,
                     seed=self.seed,
                     weighting=self.sampling.weighting,
@@ -168,6 +174,7 @@ class FactoryDataModule(LightningDataModule):
             "plan": self.plan.describe(),
             "epoch": epoch,
             "step": step,
+            "streams": self._stream_states(epoch, step),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -196,11 +203,23 @@ class FactoryDataModule(LightningDataModule):
         """
         self._position.count()
 
+    def end_epoch(self, epoch: int, step: int) -> None:
+        """Note that an epoch ended after so many steps, perhaps before its last one.
+
+        Lightning's trainer is watched already. Streams go on from there; without this they
+        take every epoch for a whole one.
+        """
+        given = self.plan.given(epoch, step) if self.streams and step else {}
+        for name, stream in self.streams.items():
+            stream.end_epoch(epoch, given.get(name, 0))
+
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
         for loader in self._loaders:
             loader.close()
+        for stream in self.streams.values():
+            stream.pause()
 
     def on_exception(self, exception: BaseException) -> None:
         """Stop prefetching; Lightning calls it instead of `teardown` when a fit fails."""
@@ -210,6 +229,8 @@ class FactoryDataModule(LightningDataModule):
     def close(self) -> None:
         """Stop prefetching and close every store and storage."""
         self.teardown()
+        for stream in self.streams.values():
+            stream.close()
         self.registry.close()
 
     def write_metrics(self, folder: Path) -> None:
@@ -217,7 +238,38 @@ class FactoryDataModule(LightningDataModule):
         self.registry.write_metrics(folder)
 
     def _collate(self) -> Collate:
-        return Collate(self.sources, self.registry.engine, self.seed)
+        return Collate(self.sources, self.registry.engine, self.seed, self.streams)
+
+    def _open_streams(self) -> None:
+        for name, backend in self.registry.streams.items():
+            if name in self.streams:
+                continue
+            source = StreamSource(
+                backend,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                latents=self.registry.image_store(backend),
+                text=self.registry.text_store(backend),
+            )
+            with self.registry.telemetry.stage(f"open {name}") as record:
+                record.counts["batches in a pass"] = source.batches_per_pass()
+            self.streams[name] = source
+
+    def _plan_backend(self, name: str) -> PlanBackend:
+        if name in self.streams:
+            return plan_stream(self.streams[name], self.batch_size)
+        return plan_backend(self.sources[name])
+
+    def _stream_states(self, epoch: int, step: int) -> dict[str, Any]:
+        """Return where each stream goes on after a number of steps of an epoch."""
+        if not self.streams:
+            return {}
+        # At its beginning nothing was given; an epoch after the last one cannot be asked.
+        given = self.plan.given(epoch, step) if step else {}
+        return {
+            name: stream.state_dict(epoch, given.get(name, 0))
+            for name, stream in self.streams.items()
+        }
 
     def _join(self, trainer: Trainer) -> None:
         """Take part in a fit: watch the trainer's steps."""
@@ -240,9 +292,12 @@ class FactoryDataModule(LightningDataModule):
 
     def _check_restored(self) -> None:
         state, self._unchecked = self._unchecked, None
-        if state is None or state["fingerprint"] == self.plan.fingerprint:
+        if state is None:
             return
-        if self.accept_changed_plan:
+        if state["fingerprint"] == self.plan.fingerprint or self.accept_changed_plan:
+            for name, where in state.get("streams", {}).items():
+                if name in self.streams:
+                    self.streams[name].load_state_dict(where)
             return
         changes = difference(state["plan"], self.plan.describe())
         lines = "\n".join(f"  {change}" for change in changes)
@@ -264,8 +319,27 @@ def plan_backend(source: Source) -> PlanBackend:
         identity=source.catalog.identity,
     )
     backend = source.backend
-    if not isinstance(backend, ImageBackend):
-        return shape
+    return _taking_part(shape, backend) if isinstance(backend, ImageBackend) else shape
+
+
+def plan_stream(source: StreamSource, batch_size: int) -> PlanBackend:
+    """Return what the plan must know of a stream: how many whole batches an epoch has.
+
+    Rows are numbers in the epoch; which samples they are shows when they are read.
+    """
+    rows = source.batches_per_pass() * batch_size
+    shape = PlanBackend(
+        name=source.name,
+        order=np.broadcast_to(np.int64(0), (rows,)),  # never looked at, and takes no memory
+        offsets=np.array([0, rows]),
+        buckets=("stream",),
+        identity=source.backend.identity,
+        sequential=True,
+    )
+    return _taking_part(shape, source.backend)
+
+
+def _taking_part(shape: PlanBackend, backend: ImageBackend) -> PlanBackend:
     return replace(
         shape,
         probability=backend.probability,
@@ -305,7 +379,9 @@ class _Commits(Callback):
         """Note the end of an epoch, unless the run merely stops in the middle of one."""
         del hook
         if self._watches(trainer) and trainer.is_last_batch:
-            self.position.finish()
+            ended = self.position.finish()
+            if ended is not None:
+                self.data.end_epoch(*ended)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""

@@ -13,6 +13,7 @@ from factory.backends.image import (
     SampleBackend,
 )
 from factory.backends.order import build_order
+from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.errors import ConfigError
@@ -65,13 +66,19 @@ class Registry:
 
     @property
     def data(self) -> dict[str, ImageBackend]:
-        """Backends that are trained on."""
+        """Backends that are trained on, streams included."""
         return self._of(ImageBackend)
 
     @property
     def samples(self) -> dict[str, SampleBackend]:
-        """Backends of samples: trained on, validated on, or conditioned on."""
-        return self._of(SampleBackend)
+        """Backends of stored samples: trained on, validated on, or conditioned on."""
+        found = self._of(SampleBackend)
+        return {name: b for name, b in found.items() if not isinstance(b, StreamBackend)}
+
+    @property
+    def streams(self) -> dict[str, StreamBackend]:
+        """Backends that are trained on while they are read."""
+        return self._of(StreamBackend)
 
     @property
     def eval(self) -> dict[str, EvalBackend]:
@@ -118,13 +125,18 @@ class Registry:
             "image_embeds": ImageEmbedBackend,
             "source": ImageBackend | EvalBackend,
         }
+
+        def fits(field: str, backend: Backend) -> bool:
+            # What is never scanned cannot be paired by name.
+            return isinstance(backend, kinds[field]) and not isinstance(backend, StreamBackend)
+
         problems = [
             f"data.backends.{name}.{field} names {other!r} of type "
             f"{type(self.backends[other]).__name__}; "
-            + _instead([n for n, b in self.backends.items() if isinstance(b, kinds[field])])
+            + _instead([n for n, b in self.backends.items() if fits(field, b)])
             for name, fields in needs.items()
             for field, other in fields.items()
-            if not isinstance(self.backends[other], kinds[field])
+            if not fits(field, self.backends[other])
         ]
         problems += _two_defaults(self.text_embeds) + _two_defaults(self.image_embeds)
         if problems:
@@ -139,7 +151,7 @@ class Registry:
             ConfigError: An alignment is no multiple of the encoder's downscale.
         """
         problems = []
-        for name, backend in self.samples.items():
+        for name, backend in {**self.samples, **self.streams}.items():
             store = self.image_store(backend)
             # Conditioning pictures are cut as their sources are.
             cut = backend

@@ -6,7 +6,10 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from factory.backends.assembly import summary
+from factory.backends.image import SampleBackend
 from factory.backends.source import Source
+from factory.backends.stream_source import StreamSource
 from factory.catalog.facts import Facts
 from factory.datamodule import FactoryDataModule
 from factory.telemetry import Telemetry
@@ -63,15 +66,19 @@ def backends_table(data: FactoryDataModule) -> Table:
             str(len(catalog)),
             str(found - len(catalog)),
             buckets(source),
-            where(source),
+            where(source.backend),
         )
+    for stream in data.streams.values():
+        samples = stream.batches_per_pass() * data.batch_size
+        shown = f"{samples} samples in an epoch's pass, as they are read"
+        table.add_row(escape(stream.name), "stream", "-", "-", "-", shown, where(stream.backend))
     return table
 
 
-def where(source: Source) -> str:
+def where(backend: SampleBackend) -> str:
     """Return the kind of a backend's storage and the folder in it."""
-    kind = type(source.backend.storage).__name__.removesuffix("Storage")
-    return f"{kind} {escape(source.backend.prefix)}".strip()
+    kind = type(backend.storage).__name__.removesuffix("Storage")
+    return f"{kind} {escape(backend.prefix)}".strip()
 
 
 def buckets(source: Source) -> str:
@@ -93,6 +100,12 @@ def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
             names = ", ".join(_short(facts, row) for row in rows[:SHOWN_NAMES].tolist())
             more = ", ..." if count > SHOWN_NAMES else ""
             yield f"{source.name}: {count} {reason} ({names}{more})"
+
+
+def stream_lines(streams: Iterable[StreamSource]) -> Iterable[str]:
+    """Yield "big: 1200 rows, 75 batches, 3 dropped: truncated" for each stream."""
+    for stream in streams:
+        yield f"{stream.name}: {summary(stream.counts) or 'nothing was read'}"
 
 
 def _short(facts: Facts, row: int) -> str:

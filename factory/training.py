@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from factory.builder import build, make
 from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
-from factory.report import show, stages_table, wide_console
+from factory.report import show, stages_table, stream_lines, wide_console
 
 
 def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataModule:
@@ -103,6 +103,8 @@ class RunReport(Callback):
         self._data.write_metrics(self._folder)
         console = wide_console()
         console.print(stages_table(self._data.registry.telemetry))
+        for line in stream_lines(self._data.streams.values()):
+            console.print(f"Stream {line}", highlight=False, markup=False)
         console.print(f"Results are in [bold]{self._folder}[/bold]", highlight=False)
         for file in sorted(self._folder.rglob("*")):
             if file.is_file() and ".hydra" not in file.parts:

@@ -269,3 +269,13 @@ def test_a_storage_that_cannot_be_reached_is_told_by_its_backend(tmp_path: Path)
     with pytest.raises(ObjectNotFoundError, match=r"nowhere.*correct storage\.root") as caught:
         prepare(made, seed=0)
     assert caught.value.__notes__ == ["while checking the storage of backend 'a'"]
+
+
+def test_a_stream_cannot_be_a_source_of_conditioning() -> None:
+    from factory import StreamBackend
+    from factory.storage import HuggingFaceStorage
+
+    big = StreamBackend(name="big", storage=HuggingFaceStorage("a/b"))
+    edges = ConditioningBackend(name="edges", storage=MemoryStorage("edges"), source="big")
+    with pytest.raises(ConfigError, match=r"data\.backends\.edges\.source names 'big'"):
+        Registry([big, edges], cache=CachePlace(MemoryStorage("c")), engine=LocalEngine())

@@ -8,7 +8,6 @@ from factory.backends.picture import Reader, ReadPicture
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
@@ -17,6 +16,7 @@ from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
+from factory.media.composite import Composite
 from factory.media.decode import DECODE_VERSIONS
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
@@ -73,6 +73,7 @@ class SampleBackend:
             and resizes by Lanczos.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
+        composite: Which part of each picture is the sample.
         filters: Conditions on columns of the samples' table; rows that fail one are dropped.
         what: What one sample is called in messages.
     """
@@ -99,6 +100,7 @@ class SampleBackend:
     decode: str = "fast"
     text_embeds: str | None = None
     image_embeds: str | None = None
+    composite: Composite = field(default_factory=Composite)
     filters: Sequence[RowFilter] = ()
 
     def __post_init__(self) -> None:
@@ -149,7 +151,7 @@ class SampleBackend:
     @property
     def reader(self) -> Reader:
         """How samples become pixels."""
-        return ReadPicture(self.storage, str(self.decode))
+        return ReadPicture(self.storage, str(self.decode), self.composite)
 
     def scan(
         self, known: Facts | None, engine: Engine, journal: Journal | None = None
@@ -196,7 +198,15 @@ class SampleBackend:
             EmptyBackendError: Every sample is dropped; names the reasons, counts and the
                 change that keeps some.
         """
-        decisions = decide(
+        facts = self.of_parts(facts)
+        decisions = self.decide(facts, seed)
+        if not decisions.kept:
+            raise EmptyBackendError(self._all_dropped(facts, decisions))
+        return Catalog(facts, decisions, self.caption)
+
+    def decide(self, facts: Facts, seed: int) -> Decisions:
+        """Decide about every sample by the sizes its facts give."""
+        return decide(
             facts,
             self.geometry,
             self.caption,
@@ -206,10 +216,13 @@ class SampleBackend:
             clip=self.clip,
             filters=self.filters,
         )
-        if not decisions.kept:
-            raise EmptyBackendError(self._all_dropped(facts, decisions))
-        cuts = OwnCuts(facts, self.geometry, seed)
-        return Catalog(facts, decisions, self.caption, cuts)
+
+    def of_parts(self, facts: Facts) -> Facts:
+        """Return facts with the widths of the parts that are used; files keep theirs in store."""
+        if not self.composite:
+            return facts
+        widths = self.composite.widths(facts.column("width"))
+        return facts.with_column("width", widths)
 
     def _suffixes(self) -> str:
         """Name the setting that says which files count."""

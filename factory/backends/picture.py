@@ -1,13 +1,14 @@
 """One picture of a backend, from its object to pixels of its bucket's shape."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.catalog.cuts import Cut
+from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSIONS, decode
 from factory.media.headers import MAX_PIXELS
@@ -75,10 +76,12 @@ class ReadPicture:
     Attributes:
         storage: Where the objects are.
         decode: "fast" decodes JPEGs at a reduced scale, "exact" whole and resizes by Lanczos.
+        composite: Which part of each picture is the sample.
     """
 
     storage: Storage
     decode: str = "fast"
+    composite: Composite = field(default_factory=Composite)
 
     def __post_init__(self) -> None:
         """Refuse a mode there is not."""
@@ -88,7 +91,8 @@ class ReadPicture:
     @property
     def recipe(self) -> Mapping[str, object]:
         """What shapes the pixels of every picture."""
-        return {"decode": DECODE_VERSIONS[self.decode], "storage": self.storage.identity}
+        shared = {"decode": DECODE_VERSIONS[self.decode], "storage": self.storage.identity}
+        return {**shared, **self.composite.parts}
 
     def parts(self, picture: Picture) -> Mapping[str, object]:
         """Return what shapes the pixels of one picture."""
@@ -101,10 +105,18 @@ class ReadPicture:
             MediaError: The object is not the picture it claims to be.
             StorageError: It cannot be read.
         """
-        cut = picture.cut
+        return self.shaped(self.storage.read(picture.key), picture)
+
+    def shaped(self, data: bytes, picture: Picture) -> NDArray[np.uint8]:
+        """Return RGB pixels [H, W, 3] of the target size from a picture's bytes.
+
+        Raises:
+            MediaError: They are not the picture they claim to be.
+        """
+        cut, exact = picture.cut, self.decode == "exact"
         # What the scan let in by a limit of its own is no bomb here.
-        most = max(MAX_PIXELS, picture.pixels)
-        data = self.storage.read(picture.key)
-        exact = self.decode == "exact"
-        pixels = decode(data, at_least=None if exact else cut.intermediary, max_pixels=most)
+        most = max(MAX_PIXELS, picture.pixels * self.composite.image_count)
+        # At a reduced size the border between two strips may lie inside a pixel.
+        enough = None if exact or self.composite else cut.intermediary
+        pixels = self.composite.of(decode(data, at_least=enough, max_pixels=most))
         return fit(pixels, cut.intermediary, cut.crop, cut.target, exact=exact)

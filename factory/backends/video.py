@@ -1,7 +1,7 @@
 """Backends of videos: clips of equal length, taken from the middle of each one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import VIDEOS, Medium, Videos
+from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.headers import MAX_PIXELS
 from factory.media.video import CLIP_VERSION, FRAMES_BLOCK, Clip, decode_clip, open_object, pyav
@@ -27,10 +28,12 @@ class ReadClip:
     Attributes:
         storage: Where the objects are.
         clip: Which frames are taken.
+        composite: Which part of each frame is the sample.
     """
 
     storage: Storage
     clip: Clip
+    composite: Composite = field(default_factory=Composite)
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -40,6 +43,7 @@ class ReadClip:
             "storage": self.storage.identity,
             "frames": self.clip.frames,
             "frame_interval": self.clip.interval,
+            **self.composite.parts,
         }
 
     def parts(self, picture: Picture) -> Mapping[str, object]:
@@ -58,8 +62,10 @@ class ReadClip:
         return decode_clip(
             open_object(self.storage, picture.key, picture.size, FRAMES_BLOCK),
             self.clip.numbers(picture.frames),
-            each=lambda frame: fit(frame, cut.intermediary, cut.crop, cut.target),
-            max_pixels=max(MAX_PIXELS, picture.pixels),
+            each=lambda frame: fit(
+                self.composite.of(frame), cut.intermediary, cut.crop, cut.target
+            ),
+            max_pixels=max(MAX_PIXELS, picture.pixels * self.composite.image_count),
         )
 
 
@@ -110,7 +116,7 @@ class VideoBackend(ImageBackend):
     @property
     def reader(self) -> Reader:
         """Samples are read as clips."""
-        return ReadClip(self.storage, self.clip)
+        return ReadClip(self.storage, self.clip, self.composite)
 
     def scan(
         self, known: Facts | None, engine: Engine, journal: Journal | None = None

@@ -1,6 +1,7 @@
 """Whole columns at once: sorting, matching and hashing keys without a loop over rows."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ def joined(*parts: str | Column) -> Column:
     kind = pa.large_string()
     texts = [pa.scalar(part, kind) if isinstance(part, str) else part for part in parts]
     return pc.binary_join_element_wise(*texts, pa.scalar("", kind))
+
+
+def starting(column: Column, words: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell which texts start with one of some words, bool [n]; null does not."""
+    marked = np.zeros(len(column), dtype=bool)
+    if column.null_count < len(column):
+        for word in words:
+            marked |= flags(pc.starts_with(column, word))
+    return marked
 
 
 def text_lists(column: Column) -> Column:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from factory.bulk import Engine
 from factory.catalog.changes import same_etag
-from factory.catalog.columns import find, flags
+from factory.catalog.columns import find, flags, starting
 from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, TRANSIENT, Facts
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.medium import Medium
@@ -115,12 +115,9 @@ class Discovery:
             return _joined([self._look(scan, engine, samples)])
         places = find(samples["key"], known["key"])
         same = same_etag(samples, known, places)
-        error = known["error"]
-        if error.null_count < len(error):
-            for reason in TRANSIENT:
-                same &= ~flags(pc.starts_with(error, reason))[places]
+        same &= ~starting(known["error"], TRANSIENT)[places]
         if scan.medium.whole:
-            looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(error))
+            looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(known["error"]))
             same &= looked[places]
         if same.all():
             return known.take(pa.array(places)) if len(places) < len(known) else known

@@ -1,6 +1,6 @@
 """What was measured once about each sample of a backend, as a table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -101,12 +101,19 @@ class Facts:
 
     @classmethod
     def of(
-        cls, rows: Iterable[Fact], origin: dict[str, Any], known: "Facts | None" = None
+        cls,
+        rows: Iterable[Fact],
+        origin: dict[str, Any],
+        known: "Facts | None" = None,
+        extra: Mapping[str, pa.Array] | None = None,
     ) -> "Facts":
-        """Make facts of rows in any order; see `of_table`."""
+        """Make facts of rows in any order, and of columns beyond; see `of_table`."""
         listed = list(rows)
         columns = {name: [getattr(fact, name) for fact in listed] for name in SCHEMA.names}
-        return cls.of_table(pa.table(columns, schema=SCHEMA), origin, known)
+        table = pa.table(columns, schema=SCHEMA)
+        for name, column in (extra or {}).items():
+            table = table.append_column(name, column)
+        return cls.of_table(table, origin, known)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -165,9 +172,14 @@ class Facts:
         column = self.table["error"].to_pylist()
         for row, reason in errors.items():
             column[row] = reason
-        return Facts(
-            replaced(self.table, "error", pa.array(column, pa.string())), self.origin, self.changes
-        )
+        return self._with("error", pa.array(column, pa.string()))
+
+    def with_column(self, name: str, values: NDArray[Any]) -> "Facts":
+        """Return the same facts with other values in a numeric column."""
+        return self._with(name, pa.array(values, self.table.schema.field(name).type))
+
+    def _with(self, name: str, column: pa.Array) -> "Facts":
+        return Facts(replaced(self.table, name, column), self.origin, self.changes)
 
     def _cell(self, name: str, row: int) -> Any:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.columns import Column, find, flags, joined, rank, stems
 
+
 @dataclass(frozen=True)
 class Named:
     """The names of a table of n rows, looked up in a listing of m objects.

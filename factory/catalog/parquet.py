@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factory.bulk import Engine
 from factory.catalog.cells import caption_lists, shown, texts, whole
 from factory.catalog.changes import same_etag
-from factory.catalog.columns import Column, find, flags, joined
+from factory.catalog.columns import Column, find, flags, joined, starting
 from factory.catalog.discovery import PICTURES
 from factory.catalog.facts import TRANSIENT, Facts
 from factory.catalog.metadata import Scan
@@ -115,7 +115,7 @@ class _Reading:
         if named.order is not None:
             table = table.take(named.order)
         origin = scan.origin(self._settings)
-        facts = Facts.of_table(_still_unreadable(table, scan), origin, scan.known)
+        facts = Facts.of_table(still_unreadable(table, scan), origin, scan.known)
         facts.changes = replace(
             facts.changes, unlisted=self._unlisted(named, listing["key"], samples)
         )
@@ -296,7 +296,7 @@ def _at_places(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[
     return np.asarray(padded[places], dtype=np.int64)
 
 
-def _still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
+def still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
     """Keep the errors of pictures that proved unreadable when they were encoded.
 
     Such a fact has a size and an error; what is wrong in the table itself has no size.
@@ -304,12 +304,9 @@ def _still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
     known = scan.known
     if known is None or known.origin.get("storage") != scan.storage.identity:
         return table
-    proved = known.table.filter(
-        pc.and_(
-            pc.greater(known.table["width"], 0),
-            pc.invert(pc.fill_null(pc.starts_with(known.table["error"], f"{TRANSIENT}:"), True)),  # noqa: FBT003
-        )
-    )
+    errors = known.table["error"]
+    lasting = flags(pc.is_valid(errors)) & ~starting(errors, TRANSIENT)
+    proved = known.table.filter(pa.array(lasting & flags(pc.greater(known.table["width"], 0))))
     if not proved.num_rows:
         return table
     places = find(table["key"], proved["key"])

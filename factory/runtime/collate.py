@@ -1,15 +1,17 @@
 """From planned rows to the batch a training step receives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from factory.backends.source import Source
+from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.runtime.batch import Batch
+from factory.runtime.stream_batch import stream_batch
 from factory.sampling.plan import PlanStep
 
 
@@ -21,11 +23,13 @@ class Collate:
         sources: The backends made ready, by name.
         engine: Reads pixels where no image encoder is set.
         seed: Seed of the choice among a sample's captions.
+        streams: The streams, by name.
     """
 
     sources: Mapping[str, Source]
     engine: Engine
     seed: int
+    streams: Mapping[str, StreamSource] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -43,7 +47,11 @@ class Collate:
         Raises:
             CacheError: A latent or embedding is missing or damaged.
             MediaError: A picture is damaged (only where pixels are read).
+            StorageError: A picture, or a stream, cannot be read.
         """
+        stream = self.streams.get(step.backend)
+        if stream is not None:
+            return stream_batch(stream, step, rows, self.engine, self.seed)
         source = self.sources[step.backend]
         catalog = source.catalog
         captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]

@@ -53,11 +53,18 @@ class Position:
         """Note that the last micro-batch of the epoch is about to be given out."""
         self._given_out = self._epoch
 
-    def finish(self) -> None:
-        """Note that the trainer has ended the epoch, be it whole or not."""
-        if self._under_way:
-            self._epoch, self._step, self._done = self._epoch + 1, 0, 0
-            self._under_way = False
+    def finish(self) -> tuple[int, int] | None:
+        """Note that the trainer has ended the epoch, be it whole or not.
+
+        Returns:
+            The epoch, and the number of its steps that were completed; None if it had ended.
+        """
+        if not self._under_way:
+            return None
+        ended = self.committed
+        self._epoch, self._step, self._done = self._epoch + 1, 0, 0
+        self._under_way = False
+        return ended
 
     def move(self, epoch: int, step: int) -> None:
         """Stand after a completed step; a step of an accumulation under way is done again."""

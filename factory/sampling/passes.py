@@ -31,6 +31,9 @@ class PlanBackend:
         batch_size: Samples of its global batches; None for the plan's.
         identity: Names the samples behind the row ids, such as a catalog's checksum; part of
             the fingerprint.
+        sequential: Whether its batches come one after another, as of a stream: nothing is
+            shuffled, and a row id is a sample's number in the epoch. Such a backend has one
+            bucket, of whole batches, and an identity that tells it from others.
     """
 
     name: str
@@ -42,6 +45,7 @@ class PlanBackend:
     window: Window = field(default_factory=Window)
     batch_size: int | None = None
     identity: str = ""
+    sequential: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -165,6 +169,9 @@ class Passes:
             number: The batch, 0 <= number < per_epoch.
         """
         pass_index, place = divmod(number, self.per_pass)
+        if self.backend.sequential:
+            rows = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+            return PassBatch(self.backend.buckets[0], rows, 0, pass_index)
         drawn = self._shuffle(self.per_pass, epoch, pass_index, "batches")[place]
         bucket = int(np.searchsorted(self._ends, drawn, side="right"))
         size = int(self.backend.offsets[bucket + 1] - self.backend.offsets[bucket])

@@ -38,6 +38,7 @@ class PlanStep:
         rows: Row ids of the whole global batch, int64 [B].
         duplicates: How many of them only fill a short batch.
         pass_index: The pass over the backend they belong to, from 0.
+        number: Which of the backend's batches in the epoch it is, from 0.
     """
 
     epoch: int
@@ -48,6 +49,7 @@ class PlanStep:
     rows: NDArray[np.int64]
     duplicates: int
     pass_index: int
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class Plan:
             rows=batch.rows,
             duplicates=batch.duplicates,
             pass_index=batch.pass_index,
+            number=number,
         )
 
     def position(self, global_step: int) -> tuple[int, int]:
@@ -170,6 +173,19 @@ class Plan:
             PlanError: No backend is active in an epoch on the way.
         """
         return self._epochs.position(global_step)
+
+    def given(self, epoch: int, step: int) -> dict[str, int]:
+        """Count the batches each backend gives in an epoch before a step, by name.
+
+        Args:
+            epoch: The epoch, from 0.
+            step: The step, from 0 to the epoch's length.
+
+        Raises:
+            PlanError: No backend is active in this epoch or in one before it.
+        """
+        counts = self._epochs.course(epoch).counts(step).tolist()
+        return {each.name: count for each, count in zip(self.backends, counts, strict=True)}
 
     def prepare(self, epoch: int) -> None:
         """Play an epoch's mixture to its end, so that every later question is answered at once.

@@ -7,11 +7,12 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from factory.schema.captions import CaptionConfig, misplaced
+from factory.schema.captions import CaptionConfig, TextFileCaptionConfig, misplaced
 from factory.schema.crop import CropConfig
 from factory.schema.options import above, at_least, opt
+from factory.schema.rows import CompositeConfig, RowFilterConfig
 from factory.schema.sizes import size_problems
-from factory.schema.storage import StorageConfig
+from factory.schema.storage import HuggingFaceConfig, StorageConfig
 
 
 class ResolutionType(StrEnum):
@@ -103,6 +104,13 @@ class SampleBackendConfig(BackendConfig):
     )
     text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
     image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
+    composite: CompositeConfig = opt(
+        factory=CompositeConfig, meaning="which part of each picture is the sample"
+    )
+    filters: list[RowFilterConfig] = opt(
+        factory=list,
+        meaning="conditions on the table's columns, as [{column: NAME, minimum: 0.5}]",
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -173,6 +181,42 @@ class VideoBackendConfig(ImageBackendConfig):
         for suffix in self.suffixes:
             if not suffix.startswith("."):
                 yield f"suffixes must start with a dot, got {suffix!r}"
+
+
+@dataclass
+class StreamBackendConfig(ImageBackendConfig):
+    """A Hugging Face dataset too large to download, trained on while it is read."""
+
+    _target_: str = "factory.backends.stream.StreamBackend"
+    prefix: str = opt("", "always empty: datasets have no folders")
+    samples: int | None = opt(
+        None, "samples of one pass in an epoch; null: as many as the dataset says it has"
+    )
+    shuffle_buffer: int = opt(
+        1000, "rows shuffled among themselves, and shards among themselves; 0: dataset's order"
+    )
+    buffer: int = opt(4096, "rows a sample may wait for others of its bucket")
+    buffer_mb: float = opt(1024.0, "memory that waiting pictures may hold, MiB")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from super().problems()
+        yield from at_least("samples", self.samples, 1)
+        yield from at_least("shuffle_buffer", self.shuffle_buffer, 0)
+        yield from at_least("buffer", self.buffer, 1)
+        yield from at_least("buffer_mb", self.buffer_mb, 1)
+        if not isinstance(self.storage, HuggingFaceConfig):
+            yield (
+                "storage must be huggingface for a stream; pin it: "
+                f"storage@data.backends.{self.name}=huggingface"
+            )
+        if isinstance(self.caption, TextFileCaptionConfig):
+            yield (
+                "caption cannot be textfile, since a stream has no files beside its samples; "
+                f"pin another: data/caption@data.backends.{self.name}=huggingface"
+            )
+        if self.max_samples is not None:
+            yield "max_samples is for stored samples; set samples for the length of an epoch"
 
 
 @dataclass

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from factory.schema import backends, captions, crop, data, metadata, run, storage
+from factory.schema import backends, captions, crop, data, metadata, rows, run, storage
 from factory.schema.options import meanings
 
 # Key before the option's name, what the section is about, and the schema that declares it.
@@ -17,7 +17,10 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("data", "All backends", data.DataConfig),
     ("data.backends.NAME", "A backend of pictures", backends.ImageBackendConfig),
     ("data.backends.NAME.window", "When it takes part", backends.WindowConfig),
+    ("data.backends.NAME.filters.0", "Conditions on a table's columns", rows.RowFilterConfig),
+    ("data.backends.NAME.composite", "Pictures side by side", rows.CompositeConfig),
     ("data.backends.NAME", "data/backend=video, clips of videos", backends.VideoBackendConfig),
+    ("data.backends.NAME", "data/backend=stream, read as it is", backends.StreamBackendConfig),
     (
         "data.backends.NAME",
         "data/backend=eval, pictures to validate on",
@@ -44,6 +47,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("storage", "storage@data.backends.NAME=webdataset", storage.WebDatasetConfig),
     ("metadata", "metadata=discovery", run.DiscoveryConfig),
     ("metadata", "metadata=parquet", metadata.ParquetConfig),
+    ("metadata", "metadata=columns", metadata.ColumnsConfig),
     ("sampling", "sampling=uniform|auto", run.SamplingConfig),
     ("cache", "Facts and encoded tensors", run.CacheConfig),
     ("prefetch", "prefetch=thread|inline", run.PrefetchConfig),

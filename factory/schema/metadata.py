@@ -58,3 +58,13 @@ def _path_problems(path: object) -> Iterator[str]:
 
 def _shown(column: str | None) -> str:
     return "null" if column is None else column
+
+
+@dataclass
+class ColumnsConfig(MetadataConfig):
+    """Read sizes from columns of the samples' own table; no picture is opened."""
+
+    _target_: str = "factory.catalog.column_facts.ColumnFacts"
+    width_column: str = opt("width", "column with widths, px; a field as COLUMN.FIELD")
+    height_column: str = opt("height", "column with heights, px; a field as COLUMN.FIELD")
+    frames_column: str | None = opt(None, "column with numbers of frames, for videos")

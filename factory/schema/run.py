@@ -59,6 +59,13 @@ class DiscoveryConfig(MetadataConfig):
                          ".avif", ".jxl"],
         meaning="file suffixes that count as pictures",
     )  # fmt: skip
+    include: list[str] = opt(
+        factory=list,
+        meaning="patterns of keys below the prefix that count, such as 'sets/*/*.jpg'; empty: all",
+    )
+    exclude: list[str] = opt(
+        factory=list, meaning="patterns of keys that do not count, such as 'raw/**' or '*_mask.png'"
+    )
     max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
     verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
 
@@ -68,6 +75,10 @@ class DiscoveryConfig(MetadataConfig):
         for suffix in self.suffixes:
             if not suffix.startswith("."):
                 yield f"suffixes must start with a dot, got {suffix!r}"
+        for name in ("include", "exclude"):
+            for pattern in getattr(self, name):
+                if not pattern.strip("/ "):
+                    yield f"{name} must hold patterns such as '*.jpg' or 'raw/**', got {pattern!r}"
 
 
 @dataclass

@@ -101,6 +101,15 @@ class HuggingFaceConfig(StorageConfig):
     _target_: str = "factory.storage.huggingface.HuggingFaceStorage"
     dataset: str = opt(MISSING, "folder written by save_to_disk, or what load_dataset takes")
     split: str | None = opt(None, "split to read; needed where there is more than one")
+    revision: str | None = opt(None, "commit, tag or branch on the hub")
+    image_column: str = opt("image", "column that holds the pictures, or the videos")
+    subset: str | None = opt(None, "configuration of the dataset, where it has several")
+    cache_dir: str | None = opt(None, "folder of downloads and prepared tables; null: HF_HOME's")
+    num_proc: int | None = opt(None, "processes that download and prepare; null: this one alone")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("num_proc", self.num_proc, 1)
     revision: str | None = opt(None, "commit or tag on the hub")
     image_column: str = opt("image", "column that holds the pictures")
 

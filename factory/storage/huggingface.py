@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from factory.errors import (
     AccessDeniedError,
@@ -46,24 +46,38 @@ class HuggingFaceStorage(TabularStorage):
         split: The split, or for `load_dataset` a slice such as "train[:10%]"; may be left
             out where there is only one.
         revision: Commit, tag or branch on the Hub.
-        image_column: The column of pictures.
+        image_column: The column of pictures, or of videos.
+        subset: Name of the dataset's configuration, where it has several.
+        cache_dir: Folder that downloads and prepared tables are kept in; None for the
+            library's own.
+        num_proc: Processes that download and prepare tables; None for this one alone.
     """
 
     dataset: str
     split: str | None = None
     revision: str | None = None
     image_column: str = "image"
+    subset: str | None = None
+    cache_dir: str | None = None
+    num_proc: int | None = None
+
+    # A row without a picture, or with a path that is refused, says nothing of the others.
+    independent_objects: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse an empty name."""
+        """Refuse an empty name, and no process."""
         if not self.dataset:
             raise ValueError("storage.dataset is empty; set it to a folder or a name on the Hub")
+        if self.num_proc is not None and self.num_proc < 1:
+            raise ValueError(f"storage.num_proc must be at least 1, got {self.num_proc}")
 
     @property
     def identity(self) -> str:
-        """Dataset, split, and revision if given, after "hf+"."""
+        """Dataset, split, and what else chooses the samples, after "hf+"."""
         revision = f"#{self.revision}" if self.revision else ""
-        return f"hf+{self.dataset}@{self.split or ''}{revision}"
+        subset = f":{self.subset}" if self.subset else ""
+        column = "" if self.image_column == "image" else f"!{self.image_column}"
+        return f"hf+{self.dataset}{subset}@{self.split or ''}{revision}{column}"
 
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield one object a row, with its size but without reading its bytes.
@@ -121,9 +135,16 @@ class HuggingFaceStorage(TabularStorage):
             # A view into the memory map: only the span itself is copied.
             view = memoryview(picture["bytes"].as_buffer())
             return bytes(view[start : None if length is None else start + length])
-        return self._read_path(index, picture["path"].as_py(), start, length)
+        return self.read_path(index, picture["path"].as_py(), start, length)
 
-    def _read_path(self, index: int, path: str | None, start: int, length: int | None) -> bytes:
+    def read_path(
+        self, index: int, path: str | None, start: int = 0, length: int | None = None
+    ) -> bytes:
+        """Return the bytes of a picture of which the dataset holds only the path.
+
+        Raises:
+            StorageError: The path is not inside the dataset's folder, or there is no such file.
+        """
         folder = Path(self.dataset).absolute()
         inside = bool(path) and folder.is_dir() and (folder / str(path)).is_relative_to(folder)
         if not inside:
@@ -204,7 +225,7 @@ class HuggingFaceStorage(TabularStorage):
         try:
             HfApi().dataset_info(self.dataset, revision=self.revision, timeout=_CHECK_S)
         except Exception as error:
-            raise _translated(self, error) from error
+            raise translated(self, error) from error
 
     def close(self) -> None:
         """Forget the opened dataset; its memory maps close with it."""
@@ -235,7 +256,7 @@ def _key(index: int) -> str:
 def _open(storage: HuggingFaceStorage) -> _Opened:
     from datasets import Image
 
-    dataset = _one_split(storage, _loaded(storage))
+    dataset = one_split(storage, loaded(storage))
     column = storage.image_column
     if column not in dataset.column_names:
         raise missing_column(column, dataset.column_names, storage.identity)
@@ -247,15 +268,19 @@ def _open(storage: HuggingFaceStorage) -> _Opened:
             "not pictures; correct storage.image_column"
         ) from error
     fingerprint: str = dataset._fingerprint  # noqa: SLF001 - the library has no public name
-    paths = dict(_paths(dataset.data.schema))
+    paths = dict(column_paths(dataset.data.schema))
     return _Opened(dataset, images.with_format("arrow"), fingerprint, paths)
 
 
 _OPENED: PerProcess[HuggingFaceStorage, _Opened] = PerProcess(_open)
 
 
-def _loaded(storage: HuggingFaceStorage) -> Any:
-    """Return the dataset with all its splits, or already cut to a slice."""
+def loaded(storage: HuggingFaceStorage, *, streaming: bool = False) -> Any:
+    """Return the dataset with all its splits, or already cut to a slice.
+
+    With `streaming` nothing is downloaded but what says which files there are; a folder
+    written by `save_to_disk` comes memory-mapped all the same.
+    """
     import datasets
 
     folder = Path(storage.dataset)
@@ -265,35 +290,41 @@ def _loaded(storage: HuggingFaceStorage) -> Any:
             return datasets.load_from_disk(storage.dataset)
         # A slice must be cut by the library; of plain names ours knows the near misses.
         cut = storage.split if storage.split and re.search(r"[\[+]", storage.split) else None
-        return datasets.load_dataset(storage.dataset, split=cut, revision=storage.revision)
+        return datasets.load_dataset(
+            storage.dataset,
+            storage.subset,
+            split=cut,
+            revision=storage.revision,
+            cache_dir=storage.cache_dir,
+            num_proc=None if streaming else storage.num_proc,
+            streaming=streaming,
+        )
     except Exception as error:
-        raise _translated(storage, error) from error
+        raise translated(storage, error) from error
 
 
-def _one_split(storage: HuggingFaceStorage, loaded: Any) -> Any:
+def one_split(storage: HuggingFaceStorage, dataset: Any) -> Any:
     """Choose the split that was asked for, or the only one."""
-    from datasets import DatasetDict
-
     wanted = storage.split
-    if not isinstance(loaded, DatasetDict):
-        own = str(loaded.split or "")
+    if not isinstance(dataset, dict):
+        own = str(dataset.split or "")
         if wanted and own and wanted != own and not re.search(r"[\[+]", wanted):
             raise TableError(f"{storage.dataset} holds the split {own!r} only, not {wanted!r}")
-        return loaded
-    names = ", ".join(loaded)
-    if wanted is None and len(loaded) == 1:
-        return next(iter(loaded.values()))
+        return dataset
+    names = ", ".join(dataset)
+    if wanted is None and len(dataset) == 1:
+        return next(iter(dataset.values()))
     if wanted is None:
         raise TableError(
             f"{storage.dataset} has several splits ({names}); set storage.split to one of them"
         )
-    if wanted not in loaded:
-        hint = did_you_mean(wanted, loaded)
+    if wanted not in dataset:
+        hint = did_you_mean(wanted, dataset)
         raise TableError(f"{storage.dataset} has no split {wanted!r}; it has: {names}{hint}")
-    return loaded[wanted]
+    return dataset[wanted]
 
 
-def _translated(storage: HuggingFaceStorage, error: Exception) -> FactoryError:
+def translated(storage: HuggingFaceStorage, error: Exception) -> FactoryError:
     """Return our error for what the library raised; its own name tells most."""
     name = type(error).__name__
     what = f"cannot open the dataset {storage.dataset!r}"
@@ -332,7 +363,7 @@ def _sizes(table: "pa.Table") -> list[int]:
     return [UNKNOWN_SIZE if length is None else length for length in lengths]
 
 
-def _paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
+def column_paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
     """Yield every column and, below structs, every field."""
     import pyarrow as pa
 
@@ -340,7 +371,7 @@ def _paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list
         path = (*above, field.name)
         yield ".".join(path), list(path)
         if pa.types.is_struct(field.type):
-            yield from _paths(field.type, path)
+            yield from column_paths(field.type, path)
 
 
 def _field(column: "pa.ChunkedArray", path: list[str]) -> "pa.ChunkedArray":

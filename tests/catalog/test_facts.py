@@ -19,6 +19,7 @@ from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import facts_of
 
+
 def shelf_in(folder: Path) -> Shelf:
     return Shelf(LocalStorage(str(folder)), "a.parquet", folder / "mapped/a.arrow")
 

@@ -295,3 +295,87 @@ def test_threads_and_processes(storage: HuggingFaceStorage) -> None:
     for method in ("fork", "spawn"):
         with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
             assert pool.submit(storage.read, "000000002.img").result(60) == PICTURES[2]
+
+
+def test_fields_of_descriptions_and_scores(tmp_path: Path) -> None:
+    from factory.catalog.captions import ColumnCaptions
+    from factory.catalog.row_filters import RowFilter
+    from factory.catalog.texts import column_texts
+
+    described = [{"short": "a", "long": ["b", "c"]}, {"short": None, "long": ["d"]}, None]
+    more = {"quality": [{"score": 5.5}, {"score": 4.0}, None], "about": described}
+    folder = str(tmp_path / "set")
+    nested(more).save_to_disk(folder)
+    storage = HuggingFaceStorage(folder)
+    captions = ColumnCaptions(columns=("about.short",), fallback_columns=("about.long",))
+    texts = column_texts(storage, captions)
+    assert [captions.captions(key, text.words or ()) for key, text in texts.items()] == [
+        ("a",), ("d",), (),
+    ]  # fmt: skip
+    wanted = RowFilter("quality.score", minimum=5)
+    assert wanted.keeps(storage.rows(["quality.score"])["quality.score"]).tolist() == [
+        True, False, False,
+    ]  # fmt: skip
+
+
+def nested(more: dict[str, list[Any]]) -> Any:
+    """Return rows of pictures with columns of any other kind; the last picture is null."""
+    from datasets import Dataset, Features, Image
+
+    rest = Dataset.from_dict(more)
+    images = [{"bytes": data, "path": None} for data in PICTURES[:2]]
+    pictures = Dataset.from_dict({"image": [*images, None]}, features=Features({"image": Image()}))
+    for name in rest.column_names:
+        pictures = pictures.add_column(name, rest[name][:])
+    return pictures
+
+
+def test_a_null_picture_keeps_its_row_with_the_reason(tmp_path: Path) -> None:
+    from factory.backends.image import ImageBackend
+    from factory.engine.local import LocalEngine
+
+    folder = str(tmp_path / "set")
+    nested({"caption": ["a", "b", "c"]}).save_to_disk(folder)
+    backend = ImageBackend(name="hub", storage=HuggingFaceStorage(folder))
+    with pytest.raises(StorageError, match=r"row 2 .* has no picture"):
+        backend.storage.read("000000002.img")
+    facts = backend.scan(None, LocalEngine(1))
+    assert facts.table["error"].to_pylist()[:2] == [None, None]
+    assert "has no picture" in facts.table["error"].to_pylist()[2]
+
+
+def test_videos_of_a_column(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Video
+
+    clips = {"video": [{"bytes": b"abc", "path": None}]}
+    made = Dataset.from_dict(clips, features=Features({"video": Video()}))
+    made.save_to_disk(tmp_path / "set")
+    storage = HuggingFaceStorage(str(tmp_path / "set"), image_column="video")
+    assert storage.read("000000000.img") == b"abc"
+    assert storage.identity.endswith("set@!video")
+
+
+def test_prepared_tables_go_where_they_are_told_to(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    table().to_parquet(tmp_path / "set" / "train.parquet")
+    storage = HuggingFaceStorage(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+    assert [storage.read(key) for key in sorted(keys(storage))] == PICTURES
+    assert list((tmp_path / "cache").rglob("*.arrow"))
+    storage.close()
+    with pytest.raises(ValueError, match="num_proc must be at least 1"):
+        HuggingFaceStorage("a", num_proc=0)
+
+
+def test_configurations_of_one_dataset(tmp_path: Path) -> None:
+    for name, count in (("small", 1), ("large", 3)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        table(count).to_parquet(tmp_path / "set" / name / "train.parquet")
+    listed = "".join(
+        f"- config_name: {name}\n  data_files: {name}/train.parquet\n"
+        for name in ("small", "large")
+    )
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    folder = str(tmp_path / "set")
+    assert len(keys(HuggingFaceStorage(folder, subset="small"))) == 1
+    assert len(keys(HuggingFaceStorage(folder, subset="large"))) == 3
+    assert HuggingFaceStorage(folder, subset="large").identity == f"hf+{folder}:large@"

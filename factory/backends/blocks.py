@@ -1,0 +1,177 @@
+"""From the rows of a stream to samples: read block by block, measured, decided, shuffled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from factory.backends.picture import Picture
+from factory.backends.stream import StreamBackend
+from factory.backends.waiting import StreamSample
+from factory.catalog.catalog import Catalog
+from factory.catalog.cuts import OwnCuts
+from factory.catalog.facts import Fact, Facts
+from factory.catalog.texts import flatten
+from factory.errors import MediaError
+from factory.media.headers import measure
+from factory.sampling.permutation import Permutation, derive_key
+from factory.storage.row_stream import Row, RowStream, ShardRows
+
+# Above the rows of any shard, so that (shard, row) is one number.
+LARGEST_SHARD = 2**40
+# What becomes of one row: a sample, or the reason it is dropped for.
+Outcome = StreamSample | str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a pass reading goes on: the beginning of a block.
+
+    Attributes:
+        block: The block, from 0.
+        shards: Shards of the pass that are done, in its own order.
+        state: State of the shard that was begun; None where none was.
+        index: Rows of it that are done.
+    """
+
+    block: int = 0
+    shards: int = 0
+    state: dict[str, Any] | None = None
+    index: int = 0
+
+
+class Blocks:
+    """The rows of one pass in blocks of equal length, the last one apart.
+
+    What a block holds is a function of (dataset, settings, seed, pass, block) alone.
+    """
+
+    def __init__(
+        self,
+        backend: StreamBackend,
+        stream: RowStream,
+        *,
+        seed: int,
+        pass_index: int,
+        place: Place | None = None,
+    ) -> None:
+        """Store the parts; nothing is read before the first block is asked for."""
+        self._backend, self._stream, self._seed, self._pass = backend, stream, seed, pass_index
+        self._place = place or Place()
+        self._shards = self._place.shards
+        self._rows: ShardRows | None = None
+        if self._place.state is not None:
+            shard = self._shard(self._shards)
+            self._rows = stream.rows(shard, self._place.state, self._place.index)
+        self.rows_read = 0
+
+    @property
+    def place(self) -> Place:
+        """Where the block begins that is read next."""
+        return self._place
+
+    def read(self) -> list[Outcome]:
+        """Return the next block; an empty one means that the pass is over.
+
+        Raises:
+            StorageError: The dataset cannot be read.
+        """
+        rows = self._next_rows()
+        if not rows:
+            return []
+        number = self._place.block
+        judged = judge(self._backend, self._stream, rows, self._seed)
+        order = self._order(len(rows), "rows", number)
+        first = number * self._backend.block
+        state = None if self._rows is None else self._rows.state
+        index = 0 if self._rows is None else self._rows.index
+        self._place = Place(number + 1, self._shards, state, index)
+        return [_placed(judged[row], first + n) for n, row in enumerate(order)]
+
+    def close(self) -> None:
+        """Let go of the file that is open."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+    def _next_rows(self) -> list[Row]:
+        rows: list[Row] = []
+        while (missing := self._backend.block - len(rows)) and self._shards < self._stream.shards:
+            if self._rows is None:
+                self._rows = self._stream.rows(self._shard(self._shards))
+            found = list(islice(self._rows, missing))
+            rows += found
+            if len(found) < missing:
+                self.close()
+                self._shards += 1
+        self.rows_read += len(rows)
+        return rows
+
+    def _shard(self, place: int) -> int:
+        """Return which shard comes at a place of this pass."""
+        return self._order(self._stream.shards, "shards", 0)[place]
+
+    def _order(self, count: int, what: str, number: int) -> Sequence[int]:
+        """Return a shuffle of [0, count), or where nothing is shuffled the range itself."""
+        if not self._backend.shuffle_buffer:
+            return range(count)
+        key = derive_key(self._seed, "stream", self._backend.name, self._pass, what, number)
+        shuffled: list[int] = Permutation(count, key)(np.arange(count)).tolist()
+        return shuffled
+
+
+def judge(
+    backend: StreamBackend, stream: RowStream, rows: Sequence[Row], seed: int
+) -> list[Outcome]:
+    """Measure and decide rows, by the rules that hold for stored samples.
+
+    Returns:
+        One outcome a row, in their order; positions are not set yet.
+    """
+    # Facts are sorted by key, and a block may begin a shard of a lower number.
+    extra = {
+        f"column.{name}": pa.array([row.cells[number] for row in rows], stream.types[name])
+        for number, name in enumerate(backend.columns)
+        if name in {one.column for one in backend.filters}
+    }
+    known = Facts.of([_fact(backend, row) for row in rows], {}, extra=extra)
+    facts = backend.of_parts(known)
+    made = backend.decide(facts, seed)
+    catalog = Catalog(facts, made, backend.caption, OwnCuts(facts, backend.geometry, seed))
+    names = {row: bucket.name for bucket in made.buckets for row in bucket.rows.tolist()}
+    places = {key: place for place, key in enumerate(facts.table["key"].to_pylist())}
+    widths, heights = facts.column("width").tolist(), facts.column("height").tolist()
+    outcomes: list[Outcome] = []
+    for row in rows:
+        place = places[row.key]
+        if place not in names:
+            outcomes.append(made.reasons[int(made.reason[place])])
+            continue
+        wide, tall = widths[place], heights[place]
+        number = row.shard * LARGEST_SHARD + row.index
+        data = row.data or b""
+        picture = Picture(number, row.key, "", catalog.cut(place), wide * tall, len(data))
+        outcomes.append(
+            StreamSample(-1, names[place], picture, (wide, tall), data, catalog.texts(place))
+        )
+    return outcomes
+
+
+def _fact(backend: StreamBackend, row: Row) -> Fact:
+    count = len(backend.caption.columns)
+    text = flatten(list(row.cells[:count])) if count else None
+    if row.data is None:
+        return Fact(row.key, 0, "", error=row.error, text=text)
+    size = len(row.data)
+    try:
+        media = measure(row.data, size)
+    except MediaError as error:
+        return Fact(row.key, size, "", error=str(error), text=text)
+    return Fact(row.key, size, "", media.width, media.height, media.format, text=text)
+
+
+def _placed(outcome: Outcome, position: int) -> Outcome:
+    return outcome if isinstance(outcome, str) else replace(outcome, position=position)

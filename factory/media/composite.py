@@ -1,0 +1,54 @@
+"""Which part of a picture that shows several side by side is the sample?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Composite:
+    """One of several pictures of equal width that stand side by side in one file.
+
+    Strips are cut from the upright picture; columns left over by the division stay unused.
+
+    Attributes:
+        image_count: How many there are, from left to right; 1 means a plain picture.
+        select_index: Which one is used, from 0.
+    """
+
+    image_count: int = 1
+    select_index: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: There is no such strip.
+        """
+        if self.image_count < 1:
+            raise ValueError(f"image_count must be at least 1, got {self.image_count}")
+        if not 0 <= self.select_index < self.image_count:
+            raise ValueError(
+                f"select_index must be 0 to {self.image_count - 1} with image_count="
+                f"{self.image_count}, got {self.select_index}"
+            )
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to cut."""
+        return self.image_count > 1
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """What it adds to a recipe; nothing for plain pictures."""
+        return {"strip": [self.image_count, self.select_index]} if self else {}
+
+    def widths(self, whole: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the strips' widths for those of whole pictures, px, int32 [n]."""
+        return (whole // self.image_count).astype(np.int32)
+
+    def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the strip of decoded pixels [H, W, 3], as a view."""
+        width = pixels.shape[1] // self.image_count
+        first = width * self.select_index
+        return pixels[:, first : first + width]

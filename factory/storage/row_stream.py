@@ -1,0 +1,215 @@
+"""How are the rows of a dataset read one after another, without downloading it first?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from factory.errors import StorageError, TableError
+from factory.storage.huggingface import (
+    HuggingFaceStorage,
+    column_paths,
+    loaded,
+    one_split,
+    translated,
+)
+from factory.storage.rules import missing_column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import IterableDataset
+
+# Rows of a shard when a dataset saved as one piece is cut: where reading may begin quickly.
+SHARD_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a stream.
+
+    Attributes:
+        shard: Its shard, from 0.
+        index: Its number in the shard, from 0.
+        data: The picture's bytes as the dataset holds them; None where there are none.
+        error: Why there are none, "reason: detail".
+        cells: Values of the columns asked for, in their order.
+    """
+
+    shard: int
+    index: int
+    data: bytes | None
+    error: str | None
+    cells: tuple[Any, ...]
+
+    @property
+    def key(self) -> str:
+        """Names the row whatever the order of the shards."""
+        return f"{self.shard:06d}/{self.index:09d}.img"
+
+
+class RowStream:
+    """A dataset opened for reading row by row; knows its columns, has read no row yet."""
+
+    def __init__(self, storage: HuggingFaceStorage, columns: Sequence[str] = ()) -> None:
+        """Open a dataset: asks for the names of its files, and for the columns of one.
+
+        Args:
+            storage: Which dataset, split and column of pictures.
+            columns: Further columns wanted; "a.b" reaches field b of struct column a.
+
+        Raises:
+            ObjectNotFoundError: There is no such dataset.
+            TableError: There is no such split or column.
+        """
+        from datasets import Image
+
+        self.storage = storage
+        opened = _opened(storage)
+        image = storage.image_column
+        if image not in opened.features:
+            raise missing_column(image, list(opened.features), storage.identity)
+        fields = opened.features.arrow_schema
+        paths = dict(column_paths(fields))
+        for column in columns:
+            if column not in paths:
+                raise missing_column(column, list(paths), storage.identity)
+        self._paths = [paths[column] for column in columns]
+        self.types = {column: _type(fields, paths[column]) for column in columns}
+        roots = list(dict.fromkeys([image, *(path[0] for path in self._paths)]))
+        if not _holds_pictures(fields.field(image).type):
+            raise TableError(
+                f"column {image!r} of {storage.identity} holds {opened.features[image]}, "
+                "not pictures; correct storage.image_column"
+            )
+        self._dataset = opened.select_columns(roots).cast_column(image, Image(decode=False))
+
+    @property
+    def shards(self) -> int:
+        """Number of shards: files, mostly."""
+        return int(self._dataset.num_shards)
+
+    @cached_property
+    def length(self) -> int | None:
+        """Number of rows, if the dataset says so."""
+        splits = self._dataset.info.splits or {}
+        name = str(self._dataset.split or "")
+        known = splits[name].num_examples if name in splits else None
+        return int(known) if known else None
+
+    def rows(self, shard: int, state: dict[str, Any] | None = None, index: int = 0) -> "ShardRows":
+        """Return the rows of one shard, from its beginning or from where a state was taken.
+
+        Args:
+            shard: The shard, from 0.
+            state: What `ShardRows.state` returned.
+            index: `ShardRows.index` at that time.
+        """
+        part = self._dataset.shard(num_shards=self.shards, index=shard)
+        if state is not None:
+            part.load_state_dict(state)
+        return ShardRows(self.storage, part, self._paths, shard, index)
+
+
+class ShardRows:
+    """Iterates over the rows of one shard.
+
+    Attributes:
+        shard: The shard.
+        index: Number of the row that comes next.
+    """
+
+    def __init__(
+        self,
+        storage: HuggingFaceStorage,
+        part: "IterableDataset",
+        paths: Sequence[Sequence[str]],
+        shard: int,
+        index: int,
+    ) -> None:
+        """Store the parts; nothing is read before the first row is asked for."""
+        self._storage, self._part, self._paths = storage, part, paths
+        self.shard, self.index = shard, index
+        self._rows: Iterator[dict[str, Any]] = iter(part)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Row:
+        """Return the next row.
+
+        Raises:
+            StorageError: The dataset cannot be read.
+        """
+        try:
+            cells = next(self._rows)
+        except StopIteration:
+            raise
+        except Exception as error:
+            found = translated(self._storage, error)
+            found.add_note(f"while reading row {self.index} of shard {self.shard}")
+            raise found from error
+        data, problem = self._bytes(cells[self._storage.image_column])
+        values = tuple(_cell(cells, path) for path in self._paths)
+        row = Row(self.shard, self.index, data, problem, values)
+        self.index += 1
+        return row
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where to go on from, as plain values for `RowStream.rows`."""
+        return dict(self._part.state_dict())
+
+    def close(self) -> None:
+        """Let go of the shard's file."""
+        close = getattr(self._rows, "close", None)
+        if close is not None:
+            close()
+
+    def _bytes(self, picture: dict[str, Any] | None) -> tuple[bytes | None, str | None]:
+        if picture is None:
+            return None, "no picture: the row has none"
+        if picture["bytes"] is not None:
+            return picture["bytes"], None
+        try:
+            return self._storage.read_path(self.index, picture["path"]), None
+        except StorageError as error:
+            return None, f"not readable: {error}"
+
+
+def _opened(storage: HuggingFaceStorage) -> "IterableDataset":
+    from datasets import Dataset
+
+    dataset = one_split(storage, loaded(storage, streaming=True))
+    if isinstance(dataset, Dataset):
+        return dataset.to_iterable_dataset(num_shards=max(1, len(dataset) // SHARD_ROWS))
+    if dataset.features is None:
+        try:
+            # The library offers no public way to look at the first rows for their types.
+            dataset = dataset._resolve_features()  # noqa: SLF001
+        except Exception as error:
+            raise translated(storage, error) from error
+    return dataset
+
+
+def _type(fields: "pa.Schema", path: Sequence[str]) -> "pa.DataType":
+    kind = fields.field(path[0]).type
+    for name in path[1:]:
+        kind = kind.field(name).type
+    return kind
+
+
+def _holds_pictures(kind: "pa.DataType") -> bool:
+    """Tell whether a column's values are bytes, paths, or both as the library stores them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return {"bytes", "path"} <= {field.name for field in kind}
+    plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string)
+    return any(test(kind) for test in plain)
+
+
+def _cell(cells: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        cells = None if cells is None else cells[name]
+    return cells

@@ -1,0 +1,454 @@
+"""Streams: how rows become batches, what waits, and how it goes on after a mark."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory.backends.assembly import Assembly, Mark, StreamBatch
+from factory.backends.picture import Picture
+from factory.backends.stream import StreamBackend
+from factory.backends.stream_source import StreamSource
+from factory.backends.waiting import StreamSample, Waiting
+from factory.catalog.captions import ColumnCaptions, InstanceCaptions, TextFileCaptions
+from factory.catalog.catalog import Cut
+from factory.catalog.row_filters import RowFilter
+from factory.errors import EmptyBackendError, PlanError, ResumeError, StorageError, TableError
+from factory.storage.huggingface import HuggingFaceStorage
+from factory.storage.local import LocalStorage
+from factory.storage.row_stream import RowStream, ShardRows
+from tests.hub import hub
+from tests.streams import picture, stream, write_shards
+
+SHARDS, ROWS = 5, 12
+ALL = SHARDS * ROWS
+TRUNCATED = picture(1, (96, 64), "JPEG")[:20]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_shards(tmp_path_factory.mktemp("stream") / "set", SHARDS, ROWS)
+
+
+def keys(batch: StreamBatch) -> list[str]:
+    return [sample.picture.key for sample in batch.samples]
+
+
+def told(batch: StreamBatch) -> tuple[Any, ...]:
+    return batch.number, batch.bucket, keys(batch), batch.duplicates
+
+
+def assembly(backend: StreamBackend, batch_size: int = 4, **more: Any) -> Assembly:
+    return Assembly(backend, backend.open(), batch_size=batch_size, seed=3, **more)
+
+
+def one_pass(backend: StreamBackend, batch_size: int = 4) -> list[StreamBatch]:
+    """Return the batches of the first pass."""
+    made, batches = assembly(backend, batch_size), []
+    while True:
+        batch = next(made)
+        if made.pass_index:
+            made.close()
+            return batches
+        batches.append(batch)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    shuffled=st.integers(0, 70),
+    buffer=st.integers(8, 80),
+    batch_size=st.integers(1, 8),
+)
+def test_a_pass_gives_every_row_once_and_counts_repeats(
+    folder: str, shuffled: int, buffer: int, batch_size: int
+) -> None:
+    batches = one_pass(stream(folder, shuffle_buffer=shuffled, buffer=buffer), batch_size)
+    given = Counter(key for batch in batches for key in keys(batch))
+    assert len(given) == ALL
+    assert sum(given.values()) - ALL == sum(batch.duplicates for batch in batches)
+    for batch in batches:
+        assert len(batch.samples) == batch_size
+        assert {sample.bucket for sample in batch.samples} == {batch.bucket}
+        assert len(set(keys(batch))) == batch_size - batch.duplicates or batch.duplicates
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    shuffled=st.integers(0, 40),
+    buffer=st.integers(8, 40),
+    batch_size=st.integers(1, 8),
+    stops=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+)
+def test_it_goes_on_exactly_after_any_mark(
+    folder: str, shuffled: int, buffer: int, batch_size: int, stops: list[int]
+) -> None:
+    backend = stream(folder, shuffle_buffer=shuffled, buffer=buffer)
+    whole = assembly(backend, batch_size)
+    marks, batches = [whole.mark()], []
+    for _ in range(32):
+        batches.append(told(next(whole)))
+        marks.append(whole.mark())
+    whole.close()
+    for stop in stops:
+        saved = json.loads(json.dumps(marks[stop].to_dict()))
+        again = assembly(backend, batch_size, mark=Mark.from_dict(saved))
+        # Never more than what waits, in whole blocks.
+        assert again.rows_read <= buffer + 2 * backend.block
+        assert [told(next(again)) for _ in range(32 - stop)] == batches[stop:]
+        assert again.mark() == marks[32]
+        again.close()
+
+
+def test_the_order_is_the_datasets_own_where_nothing_is_shuffled(tmp_path: Path) -> None:
+    plain = write_shards(tmp_path / "set", 3, 4, sizes=[(64, 64)])
+    captions = [s.captions[0] for b in one_pass(stream(plain, shuffle_buffer=0)) for s in b.samples]
+    assert captions == [f"picture {number}" for number in range(12)]
+
+
+def test_passes_and_seeds_differ_and_runs_do_not(folder: str) -> None:
+    backend = stream(folder)
+    first, again = one_pass(backend), one_pass(backend)
+    assert [told(batch) for batch in first] == [told(batch) for batch in again]
+    made = assembly(backend)
+    both = [next(made) for _ in range(2 * len(first))]
+    assert [keys(batch) for batch in both[len(first) :]] != [keys(batch) for batch in first]
+    made.close()
+    other = Assembly(backend, backend.open(), batch_size=4, seed=4)
+    assert keys(next(other)) != keys(first[0])
+    other.close()
+
+
+def sample(position: int, bucket: str, nbytes: int = 10) -> StreamSample:
+    cut = Cut((8, 8), (0, 0), (8, 8))
+    return StreamSample(
+        position, bucket, Picture(position, str(position), "", cut), (8, 8), bytes(nbytes), ("a",)
+    )
+
+
+def test_what_is_due() -> None:
+    waiting = Waiting(batch_size=2, rows=10, nbytes=100)
+    assert waiting.due(0) is waiting.oldest() is None
+    waiting.add(sample(0, "rare"))
+    waiting.add(sample(1, "often"))
+    assert waiting.due(9) is None
+    waiting.add(sample(2, "often"))
+    assert waiting.due(9) == "often"  # full
+    assert [s.position for s in waiting.take("often")] == [1, 2]
+    assert waiting.due(9) is None
+    assert waiting.due(10) == "rare"  # its first sample has waited for ten rows
+    waiting.add(sample(9, "large", nbytes=95))
+    assert waiting.nbytes == 105
+    assert waiting.due(9) == "rare"  # too much is held: the one that waited longest
+    waiting.take("rare")
+    assert (waiting.nbytes, len(waiting), waiting.due(9)) == (95, 1, None)
+
+
+def test_few_rows_wait_and_few_bytes(folder: str) -> None:
+    backend = stream(folder, buffer=9)
+    made = assembly(backend, 8)
+    for _ in range(40):
+        next(made)
+        positions = made.mark().waiting
+        assert len(positions) <= 9
+        assert not positions or made.mark().taken - positions[0] <= 9
+    made.close()
+
+
+def test_filters_captions_and_bad_rows_are_counted(tmp_path: Path) -> None:
+    broken = {0: None, 1: b"", 2: b"no picture at all", 3: TRUNCATED}
+    bad = write_shards(tmp_path / "set", 2, 10, broken=broken)
+    backend = stream(
+        bad,
+        filters=[RowFilter("about.score", maximum=1.75), RowFilter("caption", one_of=[
+            f"picture {n}" for n in range(20) if n != 10
+        ])],
+        minimum_aspect_ratio=0.9,
+    )  # fmt: skip
+    made = assembly(backend)
+    counts = {}
+    while made.pass_index == 0:
+        counts = made.mark().counts
+        next(made)
+    made.close()
+    assert {name: count for name, count in counts.items() if name.startswith("dropped")} == {
+        "dropped: no picture": 1,
+        "dropped: empty file": 1,
+        "dropped: not a picture": 1,
+        "dropped: truncated header": 1,
+        "dropped: filter about.score": 2,
+        "dropped: filter caption": 1,
+        "dropped: minimum_aspect_ratio": 4,
+    }
+    assert counts["rows"] == 20
+
+
+def test_a_stream_without_a_usable_row_says_why(folder: str) -> None:
+    nothing = stream(folder, minimum_image_size=5000)
+    with pytest.raises(EmptyBackendError, match="60 dropped: minimum_image_size"):
+        next(assembly(nothing))
+
+
+def test_captions_of_every_kind(folder: str) -> None:
+    (first, *_) = one_pass(stream(folder, caption=InstanceCaptions("a photo"), buffer=60))
+    assert {s.captions for s in first.samples} == {("a photo",)}
+    with pytest.raises(EmptyBackendError, match="60 dropped: no caption"):
+        next(assembly(stream(folder, caption=Silent())))
+
+
+class Silent(ColumnCaptions):
+    """Captions that say nothing."""
+
+    def _texts(self, key: str, raw: Any) -> Any:
+        return ()
+
+
+# ── Any batch by number ──────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def source(folder: str) -> Iterator[StreamSource]:
+    made = StreamSource(stream(folder), batch_size=4, seed=3)
+    yield made
+    made.close()
+
+
+def expected(folder: str, count: int) -> list[tuple[Any, ...]]:
+    made = assembly(stream(folder))
+    batches = [told(next(made)) for _ in range(count)]
+    made.close()
+    return batches
+
+
+def test_threads_get_the_same_whoever_asks_first(source: StreamSource, folder: str) -> None:
+    numbers = [3, 0, 1, 2, 5, 4, 6, 9, 8, 7, 11, 10]
+    with ThreadPoolExecutor(4) as pool:
+        found = dict(zip(numbers, pool.map(lambda n: source.batch(0, n), numbers), strict=True))
+    assert [told(found[n]) for n in range(12)] == expected(folder, 12)
+    assert source.rows_read <= 70  # each row once: nothing was made twice
+
+
+def test_earlier_batches_are_made_again(source: StreamSource, folder: str) -> None:
+    wanted = expected(folder, 30)
+    assert told(source.batch(0, 29)) == wanted[29]
+    assert told(source.batch(0, 2)) == wanted[2]
+    assert told(source.batch(0, 20)) == wanted[20]
+
+
+def test_epochs_follow_one_another(source: StreamSource, folder: str) -> None:
+    assert source.batches_per_pass() == 6  # samples=24
+    wanted = expected(folder, 20)
+    assert told(source.batch(1, 0)) == wanted[6]
+    assert told(source.batch(3, 1)) == wanted[19]
+
+
+def test_an_epoch_that_was_cut_short_loses_nothing(source: StreamSource, folder: str) -> None:
+    wanted = expected(folder, 10)
+    for number in range(5):  # some ahead of what is trained on
+        source.batch(0, number)
+    source.end_epoch(0, 2)
+    assert told(source.batch(1, 0)) == wanted[2]
+    assert told(source.batch(2, 0)) == wanted[8]
+    state = source.state_dict(1, 3)
+    resumed = StreamSource(source.backend, batch_size=4, seed=3)
+    resumed.load_state_dict(state)
+    assert told(resumed.batch(1, 3)) == wanted[5]
+    assert told(resumed.batch(2, 1)) == wanted[9]
+    resumed.close()
+
+
+def test_a_checkpoint_behind_what_was_prefetched(source: StreamSource, folder: str) -> None:
+    for number in range(15):
+        source.batch(0, number)
+    state = json.loads(json.dumps(source.state_dict(0, 9)))
+    resumed = StreamSource(source.backend, batch_size=4, seed=3)
+    resumed.load_state_dict(state)
+    assert [told(resumed.batch(0, n)) for n in range(9, 15)] == expected(folder, 15)[9:]
+    assert resumed.rows_read < source.rows_read
+    assert resumed.counts == source.counts
+    resumed.close()
+
+
+def test_a_state_of_other_settings_is_left_out(
+    source: StreamSource, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.batch(0, 5)
+    other = StreamSource(stream(folder, resolution=32), batch_size=4, seed=3)
+    other.load_state_dict(source.state_dict(0, 6))
+    assert "other settings" in caplog.text
+    assert other.state_dict(0, 6)["mark"]["made"] == 0
+
+
+def test_a_dataset_that_changed_is_told(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "set", 2, 12)
+    source = StreamSource(stream(shards), batch_size=4, seed=3)
+    source.batch(0, 3)
+    state = source.state_dict(0, 4)
+    assert state["mark"]["waiting"]
+    source.close()
+    for file in Path(shards).iterdir():
+        file.unlink()
+    write_shards(tmp_path / "set", 2, 12, broken=dict.fromkeys(range(24)))
+    resumed = StreamSource(stream(shards), batch_size=4, seed=3)
+    resumed.load_state_dict(state)
+    with pytest.raises(ResumeError, match=r"storage\.revision"):
+        resumed.batch(0, 4)
+
+
+def test_a_failing_read_loses_nothing(
+    source: StreamSource, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.batch(0, 1)
+    healthy = ShardRows.__next__
+
+    def failing(self: ShardRows) -> Any:
+        raise StorageError("the network is down")
+
+    monkeypatch.setattr(ShardRows, "__next__", failing)
+    with pytest.raises(StorageError, match="down"):
+        source.batch(0, 19)
+    monkeypatch.setattr(ShardRows, "__next__", healthy)
+    assert told(source.batch(0, 19)) == expected(folder, 20)[19]
+
+
+# ── Datasets of every kind ───────────────────────────────────────────────────────────────
+
+
+def test_a_saved_dataset_and_tars(folder: str, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    load_dataset(folder, split="train").save_to_disk(tmp_path / "saved")
+    saved = stream(str(tmp_path / "saved"), samples=None)
+    batches = one_pass(saved)
+    assert len({key for batch in batches for key in keys(batch)}) == ALL
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
+        for number in range(6):
+            for suffix, data in (("png", picture(number, (64, 64))), ("txt", b"words")):
+                info = tarfile.TarInfo(f"{number:04}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    tars = StreamBackend(
+        name="tars",
+        storage=HuggingFaceStorage(str(tmp_path / "tars"), image_column="png"),
+        caption=ColumnCaptions(("txt",)),
+        resolution=64,
+    )
+    made = assembly(tars, 3)
+    assert {s.captions for s in next(made).samples} == {("words",)}
+    made.close()
+
+
+def test_a_dataset_that_says_its_length(tmp_path: Path) -> None:
+    shards = Path(write_shards(tmp_path / "set", 2, 5))
+    described = (
+        "dataset_info:\n  features:\n  - {name: image, dtype: image}\n"
+        "  - {name: caption, dtype: string}\n"
+        "  splits:\n  - {name: train, num_bytes: 1, num_examples: 10}\n"
+    )
+    (shards / "README.md").write_text(f"---\n{described}---\n")
+    backend = stream(str(shards), samples=None)
+    assert backend.epoch_samples(backend.open()) == 10
+    (shards / "README.md").unlink()
+    with pytest.raises(PlanError, match=r"data\.backends\.big\.samples"):
+        backend.epoch_samples(backend.open())
+
+
+def test_missing_columns_are_told_at_once(folder: str) -> None:
+    with pytest.raises(TableError, match=r"did you mean 'about\.score'\?"):
+        stream(folder, filters=[RowFilter("about.scor", minimum=1)]).open()
+    with pytest.raises(TableError, match=r"did you mean 'image'\?"):
+        RowStream(HuggingFaceStorage(folder, image_column="imag"))
+    with pytest.raises(TableError, match="not pictures"):
+        RowStream(HuggingFaceStorage(folder, image_column="about"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"storage": LocalStorage(".")}, r"storage@data\.backends\.big=huggingface"),
+        ({"caption": TextFileCaptions()}, r"data/caption@data\.backends\.big"),
+        ({"max_samples": 5}, r"set data\.backends\.big\.samples"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"buffer": 0}, "buffer must be at least 1"),
+        ({"shuffle_buffer": -1}, "shuffle_buffer must be at least 0"),
+    ],
+)
+def test_what_a_stream_refuses(settings: dict[str, Any], said: str) -> None:
+    given = {"storage": HuggingFaceStorage("a/b"), **settings}
+    with pytest.raises((ValueError, TypeError), match=said):
+        StreamBackend(name="big", **given)
+
+
+def test_a_buffer_below_one_batch(folder: str) -> None:
+    with pytest.raises(PlanError, match="buffer=24 holds no batch of 32"):
+        StreamSource(stream(folder), batch_size=32, seed=0)
+
+
+# ── Another process, and a hub ───────────────────────────────────────────────────────────
+
+SCRIPT = """
+import json, sys
+from factory.backends.stream_source import StreamSource
+from tests.streams import stream
+
+place, state = json.loads(sys.argv[1])
+source = StreamSource(stream(place), batch_size=4, seed=3)
+source.load_state_dict(state)
+made = [source.batch(0, n).samples for n in range(10, 14)]
+keys = [[sample.picture.key for sample in samples] for samples in made]
+print(json.dumps({"keys": keys, "read": source.rows_read}))
+source.close()
+"""
+
+
+def test_another_process_goes_on(folder: str) -> None:
+    source = StreamSource(stream(folder), batch_size=4, seed=3)
+    for number in range(14):
+        source.batch(0, number)
+    arguments = json.dumps([folder, source.state_dict(0, 10)])
+    source.close()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, arguments],
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    assert said["keys"] == [list(batch[2]) for batch in expected(folder, 14)[10:]]
+    assert said["read"] < ALL
+
+
+HUB = """
+import json
+from factory.storage.huggingface import HuggingFaceStorage
+from factory.storage.row_stream import RowStream
+
+stream = RowStream(HuggingFaceStorage("acme/set"), ["caption"])
+rows = stream.rows(3)
+first = [next(rows).cells[0] for _ in range(5)]
+state, index = rows.state, rows.index
+rows.close()
+again = stream.rows(3, state, index)
+print(json.dumps({"first": first, "then": next(again).cells[0], "shards": stream.shards}))
+again.close()
+"""
+
+
+def test_a_hub_sends_only_what_is_read(folder: str, tmp_path: Path) -> None:
+    with hub({"main": Path(folder)}) as served:
+        said = served.run(HUB, tmp_path / "home")
+        # The first shard tells the columns.
+        assert served.fetched() == {"part-0000.parquet", "part-0003.parquet"}
+    assert said == {
+        "first": [f"picture {number}" for number in range(36, 41)],
+        "then": "picture 41",
+        "shards": SHARDS,
+    }
