@@ -8,6 +8,7 @@ from factory.backends.picture import Reader, ReadPicture
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.catalog import Catalog
+from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
@@ -202,7 +203,7 @@ class SampleBackend:
         decisions = self.decide(facts, seed)
         if not decisions.kept:
             raise EmptyBackendError(self._all_dropped(facts, decisions))
-        return Catalog(facts, decisions, self.caption)
+        return Catalog(facts, decisions, self.caption, OwnCuts(facts, self.geometry, seed))
 
     def decide(self, facts: Facts, seed: int) -> Decisions:
         """Decide about every sample by the sizes its facts give."""

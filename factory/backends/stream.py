@@ -9,6 +9,7 @@ from factory.backends.image import ImageBackend
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, ColumnCaptions
 from factory.catalog.facts import Facts
+from factory.catalog.journal import Journal
 from factory.errors import PlanError
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
@@ -121,11 +122,11 @@ class StreamBackend(ImageBackend):
             )
         return found
 
-    def scan(self, known: Facts | None, engine: Engine) -> Facts:
+    def scan(self, known: Facts | None, engine: Engine, journal: Journal | None = None) -> Facts:
         """Refuse: the rows of a stream are measured while they are read.
 
         Raises:
             TypeError: Always.
         """
-        del known, engine
+        del known, engine, journal
         raise TypeError(f"backend {self.name!r} is a stream, which is never scanned")

@@ -53,8 +53,8 @@ def texts_of(
     if captions.sidecar is None:
         return _nothing(len(keys))
     known = scan.known
-    reuse = known is not None and known.origin == origin
-    return _of_sidecars(scan, engine, listing, keys, known.table if reuse else None)
+    before = known.table if known is not None and known.origin == origin else None
+    return _of_sidecars(scan, engine, listing, keys, before)
 
 
 def _nothing(rows: int) -> TextColumns:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from factory.backends.source import Source
 from factory.bulk import Engine
-from factory.catalog.catalog import Cut
+from factory.catalog.cuts import Cut
 from factory.dryrun import rows
 from factory.errors import FactoryError
 from factory.media.decode import decode
