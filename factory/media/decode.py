@@ -38,6 +38,7 @@ Pixels = NDArray[np.uint8]
 _CUT_OFF = re.compile("premature end", re.IGNORECASE)
 _DAMAGED = re.compile("bad Huffman code")
 _WHITE = (255, 255, 255, 255)
+_COLOURS = 3
 # Reduced JPEG decoding comes in steps of an eighth.
 _EIGHTHS = 8
 
@@ -153,14 +154,11 @@ def _jpeg_xl(data: bytes, header: Header) -> Pixels:
         pixels = _eight_bits(pixels)
     if pixels.ndim == 2:  # noqa: PLR2004 - grey
         pixels = pixels[:, :, None]
-    colours, alpha = pixels, None
     if pixels.shape[2] in (2, 4):
         colours, alpha = pixels[:, :, :-1], pixels[:, :, -1:].astype(np.uint16)
-    if alpha is not None:
         over = colours * alpha + np.uint16(255) * (255 - alpha)
-        colours = ((over + 127) // 255).astype(np.uint8)
-    wide = np.broadcast_to(colours, (*colours.shape[:2], 3))
-    return np.ascontiguousarray(wide, dtype=np.uint8)
+        pixels = ((over + 127) // 255).astype(np.uint8)
+    return pixels if pixels.shape[2] == _COLOURS else np.repeat(pixels, _COLOURS, axis=2)
 
 
 def _breaks_off(data: bytes, kind: str) -> bool:
