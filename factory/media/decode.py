@@ -69,10 +69,22 @@ def decode(
     if header.format == "JPEG":
         pixels = _jpeg(data, header, at_least, max_pixels)
     elif header.format == "JXL":
-        pixels = _jpeg_xl(data, header)
+        pixels = _jpeg_xl(data)
     if pixels is None:
         pixels = _pillow(data, header.format, max_pixels)
+    if header.format != "JPEG":
+        _check_shape(pixels, header)
     return _upright(pixels, header.orientation)
+
+
+def _check_shape(pixels: Pixels, header: Header) -> None:
+    """Refuse pixels of another size than the header's: the cut was made for that one."""
+    if pixels.shape[:2] != (header.height, header.width):
+        raise MediaError(
+            "damaged",
+            f"{header.format} of {header.width} x {header.height} px by its header gives "
+            f"{pixels.shape[1]} x {pixels.shape[0]}",
+        )
 
 
 def _jpeg(
@@ -143,13 +155,8 @@ def _pillow(data: bytes, kind: str, max_pixels: int | None) -> Pixels:
         raise MediaError(reason, f"{kind}: {error}") from error
 
 
-def _jpeg_xl(data: bytes, header: Header) -> Pixels:
+def _jpeg_xl(data: bytes) -> Pixels:
     pixels = decode_jxl(data)
-    if pixels.shape[:2] != (header.height, header.width):
-        raise MediaError(
-            "damaged",
-            f"JXL of {header.width} x {header.height} px by its header gives {pixels.shape}",
-        )
     if pixels.dtype == np.uint16:
         pixels = _eight_bits(pixels)
     if pixels.ndim == 2:  # noqa: PLR2004 - grey

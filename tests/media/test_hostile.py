@@ -79,7 +79,7 @@ def test_damaged_files_give_pixels_or_a_reason(
 def test_thousands_of_damaged_files_give_pixels_or_a_reason(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rng = random.Random(name)
-    for _ in range(2000):
+    for _ in range(5000):
         survives(damaged(SAMPLES[name], rng), rng.choice([None, (40, 20)]))
     # A picture at the limit takes 3 MB, some decoders a few times that while they work.
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
