@@ -66,16 +66,22 @@ class Source:
             MediaError: A picture is damaged; the note names it and how to drop it.
             StorageError: A picture cannot be read.
         """
-        pixels = []
-        for picture, outcome in engine.map(self.backend.reader, self.pictures(rows)):
+        batch: torch.Tensor | None = None
+        outcomes = engine.map(self.backend.reader, self.pictures(rows))
+        for place, (picture, outcome) in enumerate(outcomes):
             if isinstance(outcome, Exception):
                 outcome.add_note(
                     f"while reading {picture.key!r} of backend {self.name!r}; to drop such "
                     "files at the scan, set metadata.verify=true"
                 )
                 raise outcome
-            pixels.append(torch.from_numpy(outcome))
-        return torch.stack(pixels)
+            if batch is None:
+                batch = torch.empty((len(rows), *outcome.shape), dtype=torch.uint8)
+            # Copied while others are still being decoded, and let go of.
+            batch[place] = torch.from_numpy(outcome)
+        if batch is None:
+            raise ValueError(f"backend {self.name!r}: a batch needs at least one row")
+        return batch
 
     def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...]."""

@@ -1,41 +1,17 @@
-"""How does a picture become pixels of its bucket's size: resized, then cut.
-
-Quality: shrinking by much averages areas, shrinking by little and enlarging is bicubic.
-Together with JPEGs decoded at a reduced scale the mean PSNR against a full decode and Lanczos
-resampling by Pillow is above 36 dB on photographs. `exact` is that Lanczos resampling itself.
-"""
+"""How does a picture become pixels of its bucket's size: resized, then cut."""
 
 import math
-from functools import cache
-from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from factory.media.resample import Pixels, lanczos, resize
 
 # Above this many pixels (200 MB as RGB) only the part around the cut is resized: one column of
 # pixels cut to a square has an intermediary hundreds of times larger than the target.
 _LARGEST_WHOLE = 2**26
-# Source pixels kept around the cut then; bicubic resampling looks two pixels to each side.
-_MARGIN = 3
+# Source pixels kept around the cut then; resampling looks four pixels to each side.
+_MARGIN = 4
 _COLOURS = 3
-# Shrinking by less than this, bicubic resampling is nearer to Lanczos than area averaging, which
-# blurs; by more, it aliases. On photographs the two meet at 1.4.
-_LEAST_AREA_SHRINK = 1.4
-
-
-@cache
-def opencv() -> ModuleType:
-    """Return OpenCV, kept from starting threads of its own.
-
-    Pictures are worked on many at a time already; OpenCV's pool would compete with those
-    threads, and is left locked in a forked child. The setting holds for the whole process.
-    """
-    import cv2
-
-    cv2.setNumThreads(1)
-    return cv2
 
 
 def fit(
@@ -63,41 +39,28 @@ def fit(
     """
     _check(image, intermediary, crop, target)
     if exact:
-        return _lanczos(image, intermediary, crop, target)
+        return _exact(image, intermediary, crop, target)
     (wide, tall), (top, left) = intermediary, crop
     if wide * tall > _LARGEST_WHOLE:
         image, (wide, tall), (top, left) = _around(image, intermediary, crop, target)
-    resized = _resize(image, wide, tall)
+    resized = resize(image, wide, tall)
     cut = resized[top : top + target[1], left : left + target[0]]
     return cut.copy() if resized is image else np.ascontiguousarray(cut)
 
 
-def _resize(image: Pixels, wide: int, tall: int) -> Pixels:
-    height, width = image.shape[:2]
-    if (wide, tall) == (width, height):
-        return image
-    cv2 = opencv()
-    shrink = max(width / wide, height / tall)
-    method = cv2.INTER_AREA if shrink >= _LEAST_AREA_SHRINK else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (wide, tall), interpolation=method), dtype=np.uint8)
-
-
-def _lanczos(
+def _exact(
     image: Pixels,
     intermediary: tuple[int, int],
     crop: tuple[int, int],
     target: tuple[int, int],
 ) -> Pixels:
     """Resample only what the cut shows: the place of each pixel is that in the whole."""
-    from PIL import Image
-
     across, down = image.shape[1] / intermediary[0], image.shape[0] / intermediary[1]
     (top, left), (wide, tall) = crop, target
     box = (left * across, top * down, (left + wide) * across, (top + tall) * down)
     # Rounding must not lead out of the image, which Pillow refuses.
     box = (box[0], box[1], min(box[2], image.shape[1]), min(box[3], image.shape[0]))
-    resized = Image.fromarray(image).resize(target, Image.Resampling.LANCZOS, box)
-    return np.array(resized, dtype=np.uint8)
+    return lanczos(image, target, box)
 
 
 def _around(

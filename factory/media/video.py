@@ -26,7 +26,7 @@ from factory.storage.base import Storage
 
 # Names how frames come about, for keys of caches: raise the number whenever the same bytes
 # would give other pixels.
-CLIP_VERSION = "rgb8-clip-1:forward,turned"
+CLIP_VERSION = "rgb8-clip-2:forward,turned,blurred-cubic"
 # The index of ten minutes of an MP4 is about this long, and so is a first key frame.
 HEADER_BLOCK = 256 * 1024
 # Frames are read in long strides: a request to a bucket costs as much time as a few MiB.

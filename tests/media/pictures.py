@@ -46,6 +46,31 @@ def animated(kind: str, frames: int = 3) -> bytes:
     return encode(first, kind, save_all=True, append_images=rest, duration=100)
 
 
+def jxl(pixels: NDArray[Any], **options: Any) -> bytes:
+    """Return pixels as a JPEG XL, bare unless options say otherwise."""
+    import imagecodecs
+
+    return bytes(imagecodecs.jpegxl_encode(pixels, **options))
+
+
+def turned_jxl(orientation: int) -> bytes:
+    """Return the gradient as a JPEG XL that is stored turned.
+
+    No encoder at hand writes an orientation, so the metadata, which are one bit when all are
+    at their defaults, are written out: bit by bit, the lowest of a number first.
+    """
+    plain_bits = jxl(gradient(), distance=1.0)
+    size = format(int.from_bytes(plain_bits[2:4], "little"), "016b")[::-1][:9]
+    turn = format(orientation - 1, "03b")[::-1]
+    no_size_preview_animation, eight_bits, narrow, no_extra = "000", "000", "1", "00"
+    colour, tone, no_extensions, transform = "11", "1", "00", "1"
+    bits = size + "01" + turn + no_size_preview_animation + eight_bits + narrow + no_extra
+    bits += colour + tone + no_extensions + transform
+    packed = int(bits[::-1], 2).to_bytes(-(-len(bits) // 8), "little")
+    # The frame begins at the next whole byte: the fifth of the file.
+    return plain_bits[:2] + packed + plain_bits[4:]
+
+
 def samples() -> dict[str, bytes]:
     """Return one small file of each kind the headers and the decoder know."""
     colour = Image.fromarray(gradient())
@@ -75,5 +100,9 @@ def samples() -> dict[str, bytes]:
         "avif": plain("AVIF"),
         "avif exif": plain("AVIF", exif=exif(7)),
         "avif animated": animated("AVIF"),
+        "jxl": jxl(gradient(), distance=1.0),
+        "jxl lossless": jxl(gradient(), lossless=True),
+        "jxl contained": jxl(gradient(), lossless=True, usecontainer=True),
+        "jxl turned": turned_jxl(6),
         "1x1": encode(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"),
     }

@@ -58,15 +58,15 @@ class _Directories:
 
     def pages(self, start: int) -> int:
         """Return the number of directories; a loop ends where it closes."""
-        seen = {start}
-        while True:
-            try:
-                start = self.number(self._entries(start)[1])
-            except MediaError:  # the chain is broken: what is before it counts
-                return len(seen)
-            if not start or start in seen:
-                return len(seen)
-            seen.add(start)
+        seen: set[int] = set()
+        try:
+            while start and start not in seen:
+                following = self.number(self._entries(start)[1])
+                seen.add(start)
+                start = following
+        except MediaError:  # the chain is broken: what is before that counts
+            pass
+        return max(len(seen), 1)
 
     def _entries(self, start: int) -> tuple[int, int]:
         """Return where the entries of a directory begin and end."""
