@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory import edits
@@ -80,6 +80,7 @@ def test_an_expression_that_never_ends_stops_with_its_name(monkeypatch) -> None:
         edit("a" * 60 + "!")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab/s\\(.[x ", max_size=6), max_size=3), st.text("ab/sx. ("))
 def test_any_entries_are_usable_or_named(expressions: list[str], text: str) -> None:
     problems = list(edit_problems(expressions, "entry"))

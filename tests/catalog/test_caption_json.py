@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.catalog.caption_json import JsonFileCaptions
@@ -70,6 +70,7 @@ def test_bad_files_have_a_reason(data: bytes, said: str) -> None:
         JsonFileCaptions().parse(data)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: (
     st.lists(inner) | st.dictionaries(st.sampled_from(["a", "b", "a.b", "0"]), inner)
 )), st.sampled_from(["a", "a.b", "b.a.0", "0"]))  # fmt: skip
