@@ -304,12 +304,11 @@ def _still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
     known = scan.known
     if known is None or known.origin.get("storage") != scan.storage.identity:
         return table
-    proved = known.table.filter(
-        pc.and_(
-            pc.greater(known.table["width"], 0),
-            pc.invert(pc.fill_null(pc.starts_with(known.table["error"], f"{TRANSIENT}:"), True)),  # noqa: FBT003
-        )
-    )
+    error = known.table["error"]
+    lasting = flags(pc.is_valid(error)) & (known.column("width") > 0)
+    for reason in np.atleast_1d(TRANSIENT).tolist():
+        lasting &= ~flags(pc.starts_with(error, f"{reason}:"))
+    proved = known.table.filter(pa.array(lasting))
     if not proved.num_rows:
         return table
     places = find(table["key"], proved["key"])
