@@ -160,9 +160,6 @@ def _whole_array(column: Column) -> pa.Array:
 
 
 def shown(column: Column, rows: NDArray[np.int64]) -> Column:
-    """Return some cells as texts to show in a message: quoted texts, "null" for null."""
-    some = column.take(pa.array(rows))
-    if pa.types.is_large_string(column.type):
-        quote = pa.scalar("'", _TEXT)
-        some = pc.binary_join_element_wise(quote, some, quote, pa.scalar("", _TEXT))
-    return pc.fill_null(some.cast(_TEXT), "null")
+    """Return some cells as texts to show in a message; "null" for empty ones."""
+    some = column.take(pa.array(rows)).cast(_TEXT)
+    return pc.if_else(pc.equal(pc.fill_null(some, ""), ""), "null", some)

@@ -16,6 +16,10 @@ _BLOCK = 2**24
 Columns = dict[str, pa.ChunkedArray]
 
 
+class MalformedError(ValueError):
+    """A table that is written otherwise than it should be; says where, and how."""
+
+
 def read_lines(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str], int]:
     """Read one object a line; blank lines count as no rows.
 
@@ -28,7 +32,7 @@ def read_lines(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str], 
         the number of rows.
 
     Raises:
-        ValueError: A line is not an object; says which, from 1.
+        MalformedError: A line is not an object; says which, from 1.
     """
     first = [row for _, row in islice(_rows(data), _LOOKED_AT)]
     names = list(dict.fromkeys(name for row in first for name in row))
@@ -49,7 +53,7 @@ def read_document(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str
         As `read_lines`.
 
     Raises:
-        ValueError: It is none of these; says what it is.
+        MalformedError: It is none of these; says what it is.
     """
     try:
         document = json.loads(data)
@@ -58,28 +62,28 @@ def read_document(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str
             return read_lines(data, wanted)
         raise
     except RecursionError:
-        raise ValueError("its values are nested too deeply") from None
+        raise MalformedError("its values are nested too deeply") from None
     if isinstance(document, list):
         for number, row in enumerate(document):
             if not isinstance(row, dict):
-                raise ValueError(f"entry {number} is {_what(row)}, not an object")
+                raise MalformedError(f"entry {number} is {_what(row)}, not an object")
         names = list(dict.fromkeys(name for row in document[:_LOOKED_AT] for name in row))
         return _columns(document, wanted), names, len(document)
     if not isinstance(document, dict):
-        raise ValueError(f"it holds {_what(document)}, not a list of objects")
+        raise MalformedError(f"it holds {_what(document)}, not a list of objects")
     return _of_columns(document, wanted)
 
 
 def _of_columns(document: dict[str, Any], wanted: Sequence[str]) -> tuple[Columns, list[str], int]:
     for name, cells in document.items():
         if not isinstance(cells, list):
-            raise ValueError(
+            raise MalformedError(
                 f"column {name!r} is {_what(cells)}, not a list; pandas writes a list of objects "
                 "with to_json(orient='records')"
             )
     lengths = {name: len(cells) for name, cells in document.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"its columns are not of one length: {lengths}")
+        raise MalformedError(f"its columns are not of one length: {lengths}")
     rows = max(lengths.values(), default=0)
     columns = {}
     for name in wanted:
@@ -106,11 +110,11 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except UnicodeDecodeError as error:
-        raise ValueError(f"line {number} is not UTF-8: {error}") from None
+        raise MalformedError(f"line {number} is not UTF-8: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {number} is broken: {error}") from None
+        raise MalformedError(f"line {number} is broken: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"line {number} is {_what(row)}, not an object")
+        raise MalformedError(f"line {number} is {_what(row)}, not an object")
     return row
 
 
@@ -186,10 +190,10 @@ def _column(name: str, cells: Iterable[Any]) -> pa.ChunkedArray:
         try:
             return pa.chunked_array([pa.array([form(value) for value in values])])
         except UnicodeEncodeError as error:
-            raise ValueError(f"column {name!r} holds half a character: {error}") from None
+            raise MalformedError(f"column {name!r} holds half a character: {error}") from None
         except (pa.ArrowException, OverflowError):
             continue
-    raise ValueError(f"column {name!r} holds values of types that have nothing in common")
+    raise MalformedError(f"column {name!r} holds values of types that have nothing in common")
 
 
 def _as_it_is(value: Any) -> Any:

@@ -89,7 +89,9 @@ def _matched(keys: Column, order: pa.Array | None, among: Column) -> NDArray[np.
         return None
     every = np.arange(len(keys), dtype=np.int64)
     places = np.empty(len(keys), dtype=np.int64)
-    places[every if order is None else order.to_numpy()] = every if right is None else right.to_numpy()
+    places[every if order is None else order.to_numpy()] = (
+        every if right is None else right.to_numpy()
+    )
     return places
 
 

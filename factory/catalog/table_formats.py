@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from factory.catalog.cells import plain
-from factory.catalog.json_rows import Columns, descend, read_document, read_lines
+from factory.catalog.json_rows import Columns, MalformedError, descend, read_document, read_lines
 
 PARQUET = "a Parquet file"
 LINES = "JSON lines"
@@ -53,7 +53,7 @@ def read_parquet(source: Path | bytes, wanted: Sequence[str]) -> Part:
 
     Raises:
         ArrowException, OSError: It is none, or damaged.
-        ValueError: Two of its columns have one name.
+        MalformedError: Two of its columns have one name.
     """
     import pyarrow.parquet as pq
 
@@ -88,7 +88,7 @@ def read_text(key: str, data: bytes, wanted: Sequence[str], texts: Sequence[str]
     if key.lower().endswith(".gz"):
         data = gzip.decompress(data)
     if data.startswith(_UTF16):
-        raise ValueError("it is UTF-16; convert it with: iconv -f UTF-16 -t UTF-8 FILE > NEW")
+        raise MalformedError("it is UTF-16; convert it with: iconv -f UTF-16 -t UTF-8 FILE > NEW")
     data = data.removeprefix(_BOM)
     kind = format_of(key)
     if kind == CSV:
@@ -113,9 +113,7 @@ def _read_csv(data: bytes, wanted: Sequence[str], texts: Sequence[str], delimite
     )
     if not found:
         return Part({}, names, 0)
-    table = csv.read_csv(
-        pa.BufferReader(data), parse_options=parsing, convert_options=converting
-    )
+    table = csv.read_csv(pa.BufferReader(data), parse_options=parsing, convert_options=converting)
     return Part(_plain({name: table[name] for name in found}), names, table.num_rows)
 
 
@@ -131,7 +129,7 @@ def _path(name: str, names: Sequence[str]) -> list[str]:
 def _once(names: Sequence[str], used: Sequence[str]) -> None:
     for name in used:
         if names.count(name) > 1:
-            raise ValueError(f"it has {names.count(name)} columns {name!r}; leave one")
+            raise MalformedError(f"it has {names.count(name)} columns {name!r}; leave one")
 
 
 def _plain(columns: Columns) -> Columns:

@@ -227,9 +227,7 @@ def _partitions(key: str) -> dict[str, str | None]:
     return {unquote(n): None if v == _NO_VALUE else unquote(v) for n, v in pairs}
 
 
-def _partitioned(
-    files: Sequence[str], parts: Sequence[Part], wanted: Sequence[str]
-) -> list[Part]:
+def _partitioned(files: Sequence[str], parts: Sequence[Part], wanted: Sequence[str]) -> list[Part]:
     """Add the columns that the files' folders are named by, where files have none of the name."""
     values = [_partitions(key) for key in files]
     kinds = {
@@ -239,11 +237,8 @@ def _partitioned(
     found = []
     for part, here in zip(parts, values, strict=True):
         fresh = {name: value for name, value in here.items() if name not in part.names}
-        columns = {
-            name: pa.chunked_array([pa.repeat(pa.scalar(value, _TEXT).cast(kinds[name]), part.rows)])
-            for name, value in fresh.items()
-            if name in wanted
-        }
+        cells = {n: pa.scalar(v, _TEXT).cast(kinds[n]) for n, v in fresh.items() if n in wanted}
+        columns = {n: pa.chunked_array([pa.repeat(v, part.rows)]) for n, v in cells.items()}
         found.append(Part({**part.columns, **columns}, [*part.names, *fresh], part.rows))
     return found
 

@@ -53,7 +53,7 @@ def _path_problems(path: object) -> Iterator[str]:
     if not isinstance(path, str) or not path.strip():
         yield f"path must be a key in the storage, or a list of keys; got {path!r}"
     elif path.startswith("/") or ".." in path.split("/"):
-        yield f"path must stay below the storage's root, without a leading '/' or '..'; got {path!r}"
+        yield f"path must stay below the storage's root: no leading '/', no '..'; got {path!r}"
 
 
 def _shown(column: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A Parquet table gives names, sizes and captions, and every row that it cannot a reason."""
+"""A table gives names, sizes and captions, and every row that it cannot a reason."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions
+from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions, FilenameCaptions
 from factory.catalog.facts import Fact, Facts
+from factory.catalog.metadata import Scan
+from factory.catalog.names import normal
 from factory.catalog.parquet import ParquetTable
-from factory.errors import ObjectNotFoundError, TableError
-from tests.catalog.fakes import Watched, by_key, replace_file, scanned
+from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
+from factory.storage.base import safe_key
+from tests.catalog.fakes import ENGINE, Watched, by_key, replace_file, scanned
 from tests.pictures import SIZES, write_pictures
 
 TABLE = ParquetTable(path="p/table.parquet")
+STEMS = ParquetTable(path="p/table.parquet", extensionless=True)
 
 
 @pytest.fixture
@@ -125,7 +131,8 @@ def test_other_column_names(storage: Watched) -> None:
 def test_a_row_without_a_size_is_dropped(storage: Watched, width: int | None) -> None:
     write_table(storage, width=pa.array([96, width, 80], pa.int64()))
     assert reasons(storage) == {"p/0001.png": "no size in table"}
-    assert f"p/0001.png has {width!r} x 96" in (scan(storage)["p/0001.png"].error or "")
+    shown = "null" if width is None else width
+    assert f"p/0001.png has {shown} x 96" in (scan(storage)["p/0001.png"].error or "")
 
 
 def test_sizes_that_pandas_made_floats_are_sizes(storage: Watched) -> None:
@@ -135,10 +142,25 @@ def test_sizes_that_pandas_made_floats_are_sizes(storage: Watched) -> None:
     assert reasons(storage) == dict.fromkeys(("p/0001.png", "p/0002.png"), "no size in table")
 
 
-def test_texts_are_no_sizes(storage: Watched) -> None:
-    write_table(storage, width=["96", "64", "80"])
-    assert set(reasons(storage).values()) == {"no size in table"}
-    assert "'96' x 64" in (scan(storage)["p/0000.png"].error or "")
+def test_texts_are_sizes_where_they_are_whole_numbers(storage: Watched) -> None:
+    write_table(storage, width=["96", "64px", " 80.0 "])
+    facts = scan(storage)
+    assert [fact.width for fact in facts.values()] == [96, 0, 80]
+    assert reasons(storage) == {"p/0001.png": "no size in table"}
+    assert "has 64px x 96" in (facts["p/0001.png"].error or "")
+
+
+@pytest.mark.parametrize(
+    "width", [[True, False, True], [[96], [64], [80]], [{"w": 96}] * 3, [b"96"] * 3]
+)
+def test_a_column_that_can_hold_no_sizes_is_refused(storage: Watched, width: list[Any]) -> None:
+    write_table(storage, width=width)
+    with pytest.raises(TableError) as caught:
+        scan(storage)
+    message = str(caught.value)
+    assert "column 'width' of p/table.parquet in file://" in message
+    assert "whole numbers are wanted" in message
+    assert "data.backends.pics.metadata.width_column" in message
 
 
 def test_rows_without_a_name_are_dropped(storage: Watched) -> None:
@@ -152,7 +174,7 @@ def test_duplicate_rows_are_dropped_but_the_first(storage: Watched) -> None:
     rows = scanned(storage, metadata=TABLE).rows()
     assert [(f.key, (f.error or "").partition(":")[0]) for f in rows] == [
         ("p/0000.png", ""),
-        ("p/0000.png", "duplicate row"),
+        ("p/0000.png\x001", "duplicate row"),
         ("p/0002.png", ""),
     ]
 
@@ -168,7 +190,7 @@ def test_a_file_that_is_in_the_table_only_is_dropped_until_it_comes(
     assert scan(storage, known=known)["p/0001.png"].error is None
 
 
-@pytest.mark.parametrize("name", ["../0000.png", "/0000.png", "a/../../0000.png"])
+@pytest.mark.parametrize("name", ["../0000.png", "/0000.png", "a/../../0000.png", "..", "."])
 def test_names_that_leave_the_folder_are_dropped(storage: Watched, name: str) -> None:
     write_table(storage, file_name=[name, "0001.png", "0002.png"])
     assert reasons(storage) == {name: "unsafe name"}
@@ -202,6 +224,152 @@ def test_captions_of_columns_and_lists(storage: Watched) -> None:
     ]
     texts = [captions.captions(fact.key, fact.text or ()) for fact in facts.values()]
     assert texts == [("one", "a", "b"), (), ("three",)]
+
+
+def test_fields_of_struct_columns_are_captions(storage: Watched) -> None:
+    about = [{"en": "one", "tags": ["a", None, "b"]}, None, {"en": None, "tags": None}]
+    write_table(storage, about=about)
+    facts = scan(storage, captions=ColumnCaptions(columns=("about.en", "about.tags")))
+    texts = [fact.text for fact in facts.values()]
+    assert texts == [("one", f"a{LIST_SEPARATOR}b"), ("", ""), ("", "")]
+
+
+def test_a_struct_is_no_caption_but_its_field_is(storage: Watched) -> None:
+    write_table(storage, about=[{"en": "one"}] * 3)
+    with pytest.raises(TableError, match="texts, or lists of texts are wanted") as caught:
+        scan(storage, captions=ColumnCaptions(columns=("about",)))
+    assert "name another column such as 'about.en' in data.backends.pics.caption" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("values", [[1, 2, None], [0.5, 1.5, None], [b"1", b"2", None]])
+def test_numbers_and_unmarked_texts_are_captions(storage: Watched, values: list[Any]) -> None:
+    write_table(storage, caption=values)
+    facts = scan(storage, captions=ColumnCaptions()).values()
+    shown = ["" if v is None else v.decode() if isinstance(v, bytes) else str(v) for v in values]
+    assert [fact.text for fact in facts] == [(text,) for text in shown]
+
+
+def test_bytes_that_are_no_text_are_refused(storage: Watched) -> None:
+    write_table(storage, caption=[b"\xff", b"", b""])
+    with pytest.raises(TableError, match=r"'caption' of .* is not UTF-8"):
+        scan(storage, captions=ColumnCaptions())
+
+
+def test_dictionary_columns_are_read_as_their_values(storage: Watched) -> None:
+    words = pa.array(["red", "red", None]).dictionary_encode()
+    names = pa.array([f"{n:04d}.png" for n in range(3)]).dictionary_encode()
+    write_table(storage, caption=words, file_name=names)
+    facts = scan(storage, captions=ColumnCaptions())
+    assert [fact.text for fact in facts.values()] == [("red",), ("red",), ("",)]
+
+
+def test_columns_that_filters_want_stay_beside_the_facts(storage: Watched) -> None:
+    write_table(storage, score=[0.5, None, 1.5], file_name=["0002.png", "0001.png", "0000.png"])
+    asked = Scan("pics", storage, "p", FilenameCaptions())
+    object.__setattr__(asked, "columns", ("score",))
+    facts = TABLE.scan(asked, ENGINE)
+    assert facts.extra == ["column.score"]
+    assert facts.table["column.score"].to_pylist() == [1.5, None, 0.5]
+
+
+def test_files_without_a_row_are_counted_and_one_is_named(
+    storage: Watched, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_table(storage)
+    assert scanned(storage, metadata=TABLE).changes.unlisted == 0
+    assert not caplog.records
+    write_pictures(tmp_path / "p", 2, first=7)
+    (tmp_path / "p/notes.txt").write_text("no picture")
+    assert scanned(storage, metadata=TABLE).changes.unlisted == 2
+    assert "pics: 2 files have no row in p/table.parquet" in caplog.text
+    assert "such as p/0007.png" in caplog.text
+
+
+def test_names_of_another_kind_get_a_hint(
+    storage: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_table(storage, file_name=["0000", "0001", "0002"])
+    assert set(reasons(storage).values()) == {"file missing"}
+    assert "for names without suffixes set data.backends.pics.metadata.extensionless=true" in (
+        caplog.text
+    )
+
+
+def test_names_without_suffix_mean_the_file_in_their_own_folder(
+    storage: Watched, tmp_path: Path
+) -> None:
+    for folder in ("a", "b.c"):
+        write_pictures(tmp_path / "p" / folder, 1)
+        (tmp_path / "p" / folder / "0000.txt").write_text("beside it")
+    (tmp_path / "p/b.c/0000.png").rename(tmp_path / "p/b.c/0000.v2.PNG")
+    write_table(storage, file_name=["b.c/0000.v2", "a/0000", "0000"])
+    facts = scanned(storage, metadata=STEMS)
+    assert [(f.key, f.error) for f in facts.rows()] == [
+        ("p/0000.png", None),
+        ("p/a/0000.png", None),
+        ("p/b.c/0000.v2.PNG", None),
+    ]
+    assert [f.width for f in facts.rows()] == [SIZES[2][0], SIZES[1][0], SIZES[0][0]]
+
+
+def test_a_name_without_suffix_that_fits_two_files_is_dropped(
+    storage: Watched, tmp_path: Path
+) -> None:
+    (tmp_path / "p/0001.jpg").write_bytes(b"another")
+    write_table(storage, file_name=["0000", "0001", "0009"])
+    facts = by_key(scanned(storage, metadata=STEMS))
+    assert {k: (f.error or "").partition(":")[0] for k, f in facts.items()} == {
+        "p/0000.png": "",
+        "p/0001": "ambiguous name",
+        "p/0009": "file missing",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb.png", "\N{GRINNING FACE}.png", "a\\b.png", " .png", "ä.png"]
+)
+def test_odd_names_are_names(storage: Watched, tmp_path: Path, name: str) -> None:
+    (tmp_path / "p/0000.png").rename(tmp_path / "p" / name)
+    write_table(storage, file_name=[name, "0001.png", "0002.png"])
+    assert scan(storage)[f"p/{name}"].error is None
+
+
+def test_frames_come_from_the_table(storage: Watched) -> None:
+    write_table(storage, length=[9, None, -1])
+    table = ParquetTable("p/table.parquet", frames_column="length")
+    rows = scanned(storage, metadata=table).rows()
+    assert rows[0].frames == 9
+    errors = [(row.error or "").partition(":")[0] for row in rows]
+    assert errors == ["", "no frames in table", "no frames in table"]
+
+
+def test_a_table_without_sizes_drops_its_rows(storage: Watched) -> None:
+    write_table(storage)
+    table = ParquetTable("p/table.parquet", width_column=None, height_column=None)
+    errors = {row.error for row in scanned(storage, metadata=table).rows()}
+    assert {(error or "").partition(":")[0] for error in errors} == {"no size in table"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"path": ""}, {"path": []}, {"path": "t", "width_column": None}]
+)
+def test_settings_that_contradict_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"path must name|go together"):
+        ParquetTable(**settings)
+
+
+@given(names=st.lists(st.text("ab./\0\n\\é", max_size=8), max_size=12))
+def test_names_are_normalised_as_the_storage_does(names: list[str]) -> None:
+    clean, unsafe = normal(pa.array(names, pa.large_string()))
+    for name, made, refused in zip(names, clean.to_pylist(), unsafe.tolist(), strict=True):
+        try:
+            wanted = safe_key(name)
+        except UnsafeKeyError:
+            assert refused
+        else:
+            assert (made, refused) == (wanted, False)
 
 
 def proved(facts: Facts, key: str, error: str) -> Facts:
