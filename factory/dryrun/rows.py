@@ -138,10 +138,13 @@ def shared(left: pa.Table, right: pa.Table) -> list[str]:
 
 def twins(table: pa.Table) -> list[tuple[str, int]]:
     """Return (key, count) of each group of samples that look the same, most first."""
-    counted = table.group_by(["size", "etag"]).aggregate([("key", "min"), ("key", "count")])
-    several = counted.filter(pc.greater(counted["key_count"], 1)).sort_by(
-        [("key_count", "descending"), ("key_min", "ascending")]
-    )
+    told_apart = ["size", "etag"]
+    # Keys are looked at only where there are several, which is rare.
+    counted = table.select(told_apart).group_by(told_apart).aggregate([([], "count_all")])
+    several = counted.filter(pc.greater(counted["count_all"], 1)).select(told_apart)
+    alike = table.join(several, keys=told_apart, join_type="inner").group_by(told_apart)
+    named = alike.aggregate([("key", "min"), ("key", "count")])
+    several = named.sort_by([("key_count", "descending"), ("key_min", "ascending")])
     pairs = zip(several["key_min"].to_pylist(), several["key_count"].to_pylist(), strict=True)
     return [(str(key), int(count)) for key, count in pairs]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -94,20 +95,15 @@ def _batches(
             f"({percent(share)}) are repeats that fill short batches"
         )
     level: Level = "warn" if share > VERY_MANY_FILLED else "note"
-    yield Problem(level, backend.name, text, _fuller(backend, source, small, batch_size, better))
+    # A few in a rare bucket are no reason to change the batch of the whole run.
+    batch = min([b.samples for b in small], default=better) if share > MANY_FILLED else None
+    yield Problem(level, backend.name, text, _fuller(backend, source, batch_size, batch))
 
 
-def _fuller(
-    backend: Backend, source: Source, small: list[Bucket], batch_size: int, better: int | None
-) -> str:
-    """Return how fewer samples would be used to fill."""
+def _fuller(backend: Backend, source: Source, batch_size: int, batch: int | None) -> str:
+    """Return how fewer samples would be used to fill; `batch` is a size that helps."""
     lost = sum(bucket.samples % batch_size for bucket in backend.buckets)
-    ways = []
-    if small:
-        least = min(bucket.samples for bucket in small)
-        ways.append(f"data.batch_size={least}, as its smallest bucket holds")
-    elif better is not None:
-        ways.append(f"data.batch_size={better}, which fills at most half as much over all")
+    ways = [] if batch is None else [f"data.batch_size={batch}"]
     if source.backend.crop.aspect == "preserve" and len(backend.buckets) > 1:
         ways.append(f"data/crop@data.backends.{backend.name}=closest for fewer shapes")
     elif len(source.backend.crop.aspect_buckets) > 1:
@@ -161,8 +157,11 @@ def _loosened(dropped: Dropped, source: Source) -> str | None:
         value = _rounded(float(np.quantile(extent, 1 - NEARLY_ALL)), backend, up=False)
     elif reason in ("maximum_aspect_ratio", "minimum_aspect_ratio"):
         # The limit is held against the target's shape, which follows from all settings.
-        free = replace(backend, **{reason: None}).catalog(catalog.facts, 0)
+        changes: dict[str, Any] = {reason: None, "max_samples": None}
+        free = replace(backend, **changes).catalog(catalog.facts, 0)
         aspects = rows.target_aspects(free, chosen)
+        if not aspects.size:
+            return None  # another filter strikes them too
         if reason == "maximum_aspect_ratio":
             value = math.ceil(100 * float(np.quantile(aspects, NEARLY_ALL))) / 100
         else:
