@@ -78,7 +78,9 @@ def backends_table(data: FactoryDataModule) -> Table:
 def where(backend: SampleBackend) -> str:
     """Return the kind of a backend's storage and the folder in it."""
     kind = type(backend.storage).__name__.removesuffix("Storage")
-    return f"{kind} {escape(backend.prefix)}".strip()
+    # A dataset has no folders: its name says where.
+    place = backend.prefix or getattr(backend.storage, "dataset", "")
+    return f"{kind} {escape(place)}".strip()
 
 
 def buckets(source: Source) -> str:

@@ -7,12 +7,22 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from factory import FactoryDataModule, ImageBackend
-from factory.report import SHOWN_BUCKETS, buckets, dropped_lines, show, stages_table, wide_console
+from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch
+from factory.report import (
+    SHOWN_BUCKETS,
+    buckets,
+    dropped_lines,
+    show,
+    stages_table,
+    stream_lines,
+    where,
+    wide_console,
+)
 from factory.storage.local import LocalStorage
 from factory.telemetry import Stage, Telemetry
 from tests.datamodule.building import data_module, write_folders
 from tests.pictures import write_pictures
+from tests.streams import stream, write_shards
 
 
 def printed(*things: Any, width: int = 140) -> str:
@@ -50,8 +60,8 @@ def data(tmp_path: Path) -> FactoryDataModule:
 
 def test_backends_with_counts_buckets_and_place(data: FactoryDataModule) -> None:
     text = shown(data)
-    name, kind, found, kept, dropped, sizes, where = cells(text, "a")
-    assert (name, kind, found, kept, dropped, where) == ("a", "image", "18", "13", "5", "Local a")
+    name, kind, found, kept, dropped, sizes, place = cells(text, "a")
+    assert (name, kind, found, kept, dropped, place) == ("a", "image", "18", "13", "5", "Local a")
     assert sizes == "80x48: 5, 48x80: 4, 64x64: 4"
     assert cells(text, "held")[:5] == ["held", "eval", "5", "5", "0"]
 
@@ -129,3 +139,26 @@ def test_stages_with_time_memory_and_counts() -> None:
 
 def test_tables_in_a_file_are_not_squeezed() -> None:
     assert wide_console().width == 120
+
+
+def test_streams_before_and_after(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", 2, 6)
+    cache = CachePlace(LocalStorage(str(tmp_path)))
+    data = FactoryDataModule(
+        [stream(shards, minimum_aspect_ratio=0.9)], batch_size=4, cache=cache,
+        prefetch=Prefetch(mode="inline"),
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup()
+    name, kind, *_, sizes, _ = cells(shown(data), "big")
+    assert (name, kind) == ("big", "stream")
+    assert sizes.startswith("24 samples")
+    assert where(data.registry.streams["big"]) == f"HuggingFace {shards}"
+    assert list(stream_lines(data.streams.values())) == ["big: nothing was read"]
+    batches = iter(data.train_dataloader())
+    for _ in range(2):
+        next(batches)
+    data.close()
+    (line,) = stream_lines(data.streams.values())
+    assert "2 batches" in line
+    assert "dropped: minimum_aspect_ratio" in line

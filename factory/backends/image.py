@@ -150,9 +150,14 @@ class SampleBackend:
         return None
 
     @property
+    def picture_reader(self) -> ReadPicture:
+        """How the bytes of a picture become pixels."""
+        return ReadPicture(self.storage, str(self.decode), self.composite)
+
+    @property
     def reader(self) -> Reader:
         """How samples become pixels."""
-        return ReadPicture(self.storage, str(self.decode), self.composite)
+        return self.picture_reader
 
     def scan(
         self, known: Facts | None, engine: Engine, journal: Journal | None = None

@@ -137,7 +137,7 @@ def _drops(backend: Backend, source: Source) -> Iterator[Problem]:
             f"{number(dropped.count)} of {plural(backend.found, 'sample')} ({percent(share)}) "
             f"dropped: {dropped.reason} ({listed(list(dropped.examples), SHOWN)})"
         )
-        if dropped.reason == TRANSIENT:
+        if dropped.reason in TRANSIENT:
             fix = "nothing, if it passes: they are tried again at the next start"
         elif dropped.reason == "no caption":
             fix = dropped.advice or "give each sample a caption"

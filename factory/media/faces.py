@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import MissingExtraError
-from factory.media.crop import opencv
+from factory.media.resample import opencv
 
 # Searched at this long edge, px: a face worth centring on is seen at it, and at twice the edge
 # the search takes four times as long and finds faces in gravel.

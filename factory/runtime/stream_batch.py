@@ -97,7 +97,7 @@ def _read(
     source: StreamSource, wanted: Sequence[StreamSample], engine: Engine
 ) -> tuple[list[StreamSample], torch.Tensor]:
     """Return the samples that are used, and their pixels, uint8 [B, H, W, 3]."""
-    reader = ReadSample(source.backend.reader)
+    reader = ReadSample(source.backend.picture_reader)
     good: list[tuple[StreamSample, NDArray[np.uint8]]] = []
     damaged: dict[int, MediaError] = {}
     for place, (sample, outcome) in enumerate(engine.map(reader, wanted)):

@@ -110,8 +110,6 @@ class HuggingFaceConfig(StorageConfig):
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from at_least("num_proc", self.num_proc, 1)
-    revision: str | None = opt(None, "commit or tag on the hub")
-    image_column: str = opt("image", "column that holds the pictures")
 
 
 @dataclass

@@ -166,9 +166,15 @@ class ShardRows:
         if close is not None:
             close()
 
-    def _bytes(self, picture: dict[str, Any] | None) -> tuple[bytes | None, str | None]:
+    def _bytes(self, picture: Any) -> tuple[bytes | None, str | None]:
         if picture is None:
             return None, "no picture: the row has none"
+        if not isinstance(picture, dict):
+            # What the library makes of loose files on a hub: pixels, whatever it was told.
+            return None, (
+                "decoded already: a picture that is a file of its own on the Hub; store the "
+                "dataset as Parquet or tar files"
+            )
         if picture["bytes"] is not None:
             return picture["bytes"], None
         try:

@@ -437,16 +437,22 @@ first = [next(rows).cells[0] for _ in range(5)]
 state, index = rows.state, rows.index
 rows.close()
 again = stream.rows(3, state, index)
-print(json.dumps({"first": first, "then": next(again).cells[0], "shards": stream.shards}))
+then = next(again).cells[0]
 again.close()
+loose = RowStream(HuggingFaceStorage("acme/set", revision="loose")).rows(0)
+found = [row.error for row in loose]
+print(json.dumps({"first": first, "then": then, "shards": stream.shards, "loose": found}))
 """
 
 
 def test_a_hub_sends_only_what_is_read(folder: str, tmp_path: Path) -> None:
-    with hub({"main": Path(folder)}) as served:
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "a.png").write_bytes(picture(1, (8, 8)))
+    with hub({"main": Path(folder), "loose": tmp_path / "loose"}) as served:
         said = served.run(HUB, tmp_path / "home")
         # The first shard tells the columns.
         assert served.fetched() == {"part-0000.parquet", "part-0003.parquet"}
+    assert "as Parquet or tar" in said.pop("loose")[0]
     assert said == {
         "first": [f"picture {number}" for number in range(36, 41)],
         "then": "picture 41",
