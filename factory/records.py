@@ -32,7 +32,7 @@ class MediaFacts(NamedTuple):
         height: Pixels, after orientation is applied.
         format: Upper-case format name, such as "JPEG".
         frames: Number of frames; 1 for a still picture.
-        focus: What a cut is centred on (x, y), as fractions of width and height; NaN where
+        focus: What a cut is centred on (x, y), as fractions of width and height; -1 where
             nothing was found, None where nothing was looked for.
     """
 

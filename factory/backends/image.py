@@ -19,6 +19,7 @@ from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite
 from factory.media.decode import DECODE_VERSIONS
+from factory.media.faces import face_finder
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
@@ -159,17 +160,18 @@ class SampleBackend:
         """How samples become pixels."""
         return self.picture_reader
 
-    def scan(
-        self, known: Facts | None, engine: Engine, journal: Journal | None = None
-    ) -> Facts:
+    def scan(self, known: Facts | None, engine: Engine, journal: Journal | None = None) -> Facts:
         """Measure what is new or changed since `known`.
 
         Raises:
             ObjectNotFoundError: The folder does not exist.
             EmptyBackendError: It holds no picture.
             ConfigError: The captions' filter file is wrong; read before anything is measured.
+            MissingExtraError: Faces are looked for, and the package for it is not installed.
         """
         _ = self.caption.edits
+        if self.geometry.uses_focus:
+            face_finder()  # what is not installed is said before anything is listed
         scan = Scan(
             name=self.name,
             storage=self.storage,

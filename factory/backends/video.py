@@ -118,9 +118,7 @@ class VideoBackend(ImageBackend):
         """Samples are read as clips."""
         return ReadClip(self.storage, self.clip, self.composite)
 
-    def scan(
-        self, known: Facts | None, engine: Engine, journal: Journal | None = None
-    ) -> Facts:
+    def scan(self, known: Facts | None, engine: Engine, journal: Journal | None = None) -> Facts:
         """Measure what is new or changed since `known`.
 
         Raises:

@@ -81,4 +81,3 @@ class Catalog:
             pairs = zip(chosen["key"].to_pylist(), chosen["text"].to_pylist(), strict=True)
             for key, text in pairs:
                 yield from self.captions.captions(key, text or ())
-

@@ -84,12 +84,12 @@ class OwnCuts:
         )
         return CutArrays(shapes.intermediary, shapes.crop, shapes.target)
 
-
     def _focus(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return what the cuts are centred on, float32 [n, 2]; NaN where nothing was found."""
         if not self.geometry.uses_focus or FOCUS[0] not in self.facts.extra:
             return None
-        return np.stack([self.facts.take(name, rows) for name in FOCUS], axis=1)
+        focus = np.stack([self.facts.take(name, rows) for name in FOCUS], axis=1)
+        return np.where(focus >= 0, focus, np.float32(np.nan))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 # Columns beyond, of backends that are cut around faces: the middle of the largest one as
-# fractions of width and height, float32; NaN where there is none, null where none was looked for.
+# fractions of width and height, float32; -1 where there is none, null where none was looked for.
 FOCUS = ("focus_x", "focus_y")
 # What a row says where a source has no such column.
 DEFAULTS: dict[str, Any] = {

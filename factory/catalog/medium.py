@@ -1,12 +1,12 @@
 """What are the samples of a backend: which files count, and how is one measured?"""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
+from factory.media.faces import find_face
 from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
 from factory.records import MediaFacts, ObjectInfo
@@ -15,7 +15,8 @@ from factory.storage.base import Storage
 # Short edge at which faces are looked for, px: at twice it the search takes four times as long
 # and finds faces of a tenth of the picture's height, which nobody frames a picture around.
 FACE_EDGE = 384
-_NO_FACE = (math.nan, math.nan)
+# Not NaN, which equals nothing: facts of an unchanged folder must equal those known.
+_NO_FACE = (-1.0, -1.0)
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
@@ -116,9 +117,7 @@ class Pictures(Medium):
 
 
 def _face(data: bytes, max_pixels: int) -> tuple[float, float]:
-    """Return the middle of the largest face as fractions; NaN where none is found."""
-    from factory.media.faces import find_face
-
+    """Return the middle of the largest face as fractions; -1 where none is found."""
     try:
         pixels = decode(data, at_least=(FACE_EDGE, FACE_EDGE), max_pixels=max_pixels)
     except MediaError:

@@ -134,9 +134,7 @@ class _Texts:
     fresh: NDArray[np.int64]
 
 
-def _merged(
-    found: _Texts, etags: Column, known: pa.Table | None, read: pa.Table
-) -> TextColumns:
+def _merged(found: _Texts, etags: Column, known: pa.Table | None, read: pa.Table) -> TextColumns:
     """Join the texts read now with those kept, in the order of the samples."""
     rows = len(found.files)
     # Places in the rows kept, followed by the rows read now.

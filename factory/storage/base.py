@@ -72,9 +72,7 @@ class Storage(ABC):
             ObjectNotFoundError: There is no such object.
         """
 
-    def read_many(
-        self, spans: Sequence[tuple[str, int, int]]
-    ) -> "Iterator[bytes | StorageError]":
+    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> "Iterator[bytes | StorageError]":
         """Yield several spans (key, start, length) in their order, each as `read` gives it.
 
         What fails stands in the place of its bytes, so that one bad object costs no other.

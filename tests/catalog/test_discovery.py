@@ -3,21 +3,27 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from factory.catalog.captions import ColumnCaptions, FilenameCaptions, TextFileCaptions
+from factory.catalog.cuts import OwnCuts
 from factory.catalog.discovery import Discovery
-from factory.catalog.facts import Facts
+from factory.catalog.facts import Fact, Facts
+from factory.catalog.medium import Pictures
+from factory.catalog.metadata import Scan
 from factory.catalog.published import Shelf
 from factory.errors import (
     AccessDeniedError,
     ObjectNotFoundError,
     StorageUnavailableError,
 )
+from factory.media.geometry import Geometry
 from factory.media.headers import HEAD_BYTES
 from factory.storage.urls import UrlListStorage
-from tests.catalog.fakes import Scattered, Stale, Watched, by_key, replace_file, scanned
+from tests.catalog.fakes import ENGINE, Scattered, Stale, Watched, by_key, replace_file, scanned
 from tests.pictures import SIZES, write_pictures
 
 PICTURES = [f"p/{n:04d}.png" for n in range(4)]
@@ -285,3 +291,39 @@ def test_rows_of_a_table_are_pictures_whatever_they_are_called(tmp_path: Path) -
         assert (fact.error or "").startswith("not readable: row ")
         assert "is no http(s) URL" in (fact.error or "")
     assert files
+
+
+def with_faces(storage: Watched, known: Facts | None = None, *, faces: bool = True) -> Facts:
+    """Scan the folder, looking for faces or not."""
+    medium = Pictures(faces=faces)
+    scan = Scan("pics", storage, "p", FilenameCaptions(), known, medium)
+    return Discovery().scan(scan, ENGINE)
+
+
+def test_faces_are_looked_for_once_where_cuts_are_placed_by_them(
+    storage: Watched, tmp_path: Path
+) -> None:
+    astronaut = pytest.importorskip("skimage.data").astronaut()
+    Image.fromarray(astronaut).save(tmp_path / "p/astronaut.jpg", quality=90)
+    plain = saved(with_faces(storage, faces=False), storage)
+    assert plain.extra == []
+    known = saved(with_faces(storage, plain), storage)
+    assert known.extra == ["focus_x", "focus_y"]
+    row = [fact.key for fact in known.rows()].index("p/astronaut.jpg")
+    x, y = (float(known.take(name, [row])[0]) for name in known.extra)
+    assert 0.35 < x < 0.55  # her face is left of the middle, in the upper half
+    assert 0.1 < y < 0.4
+    others = np.delete(known.column("focus_x"), row)
+    assert (others == -1).all()
+    with_faces(storage, known)
+    assert storage.taken() == []
+    centred = saved(with_faces(storage, known, faces=False), storage)
+    assert storage.taken() == []
+    assert with_faces(storage, centred).table.equals(known.table)
+    assert storage.taken() == []
+
+    square = Geometry(256, alignment=16, crop_aspect="square", crop_style="face")
+    wide = Facts.of([Fact("a.png", 1, "e", 1024, 256)], {},
+                    extra={"focus_x": pa.array([0.9], pa.float32()),
+                           "focus_y": pa.array([0.5], pa.float32())})  # fmt: skip
+    assert OwnCuts(wide, square).of(np.array([0])).crop.tolist() == [[0, 768]]
