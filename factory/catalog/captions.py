@@ -12,17 +12,22 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.caption_filters import check_suffix, read_filters
 from factory.catalog.caption_shuffle import Shuffle
 from factory.catalog.caption_silence import holding, names_holding, perhaps_nameless, speaking
+from factory.catalog.columns import flags
 from factory.edits import Edit, edit_problems, parse_edits
 from factory.errors import ConfigError, MediaError
 
 # Between the texts of one table cell that holds a list of captions: the ASCII record separator,
 # which no caption contains, unlike a line break.
 LIST_SEPARATOR = "\x1e"
+
+# A letter or digit, then a suffix after it in the same part of a path.
+_NAMED = r"[A-Za-z0-9][^/]*\.[^/.]+$"
 
 # Rows turned into Python texts at once where they have to be looked at one by one.
 _BLOCK = 65536
@@ -235,6 +240,8 @@ class FilenameCaptions(Captions):
         del texts
         blank = np.zeros(len(keys), dtype=bool)
         rows = perhaps_nameless(keys)
+        # Of a name such as "a_.jpg" a quick look at the letters before its suffix is enough.
+        rows = rows[~flags(pc.match_substring_regex(keys.take(rows), _NAMED))]
         names = keys.take(rows).to_pylist()
         blank[rows] = [not any(text.strip() for text in self._texts(name, ())) for name in names]
         return blank

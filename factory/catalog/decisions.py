@@ -28,6 +28,10 @@ TOO_SHORT = "too few frames"
 MAX_BUCKETS = 2**16
 
 
+# Largest table of edges that is made to tell shapes apart, entries: targets to 8192 px, 320 MB.
+_TABLE = 2**26
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Samples whose target shape is equal.
@@ -166,9 +170,7 @@ class Buckets:
         Raises:
             ValueError: There are more shapes than buckets may be.
         """
-        # One number per shape; widths and heights stay below 2**31.
-        shape = target[:, 0].astype(np.int64) << 32 | target[:, 1]
-        distinct = np.unique(shape)
+        distinct, place = _distinct(target)
         for one in distinct.tolist():
             self._shapes.setdefault(one, len(self._shapes))
         if len(self._shapes) > MAX_BUCKETS:
@@ -177,7 +179,7 @@ class Buckets:
                 "crop_aspect_buckets with data/crop=closest"
             )
         numbers = np.array([self._shapes[one] for one in distinct.tolist()], dtype=np.uint16)
-        self._number[first : first + len(shape)] = numbers[np.searchsorted(distinct, shape)]
+        self._number[first : first + len(target)] = numbers[place]
 
     def decisions(self, reasons: Reasons, frames: int | None) -> Decisions:
         """Sort what was kept by bucket, the buckets by their shape."""
@@ -195,6 +197,25 @@ class Buckets:
         offsets = np.concatenate([[0], np.cumsum(counts[full])]).astype(np.int64)
         sizes = [(int(s >> 32), int(s & 0xFFFFFFFF)) for s in shapes[place][full].tolist()]
         return Decisions(reasons.code, tuple(reasons.names), order, offsets, tuple(sizes), frames)
+
+
+def _distinct(target: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return the distinct sizes as width << 32 | height, ascending, and each row's place there.
+
+    Targets are few and small, so a table over all products of edges finds them without sorting.
+    """
+    wide, tall = target[:, 0].astype(np.int64), target[:, 1]
+    rows = int(tall.max(initial=0)) + 1
+    if not len(target) or (int(wide.max()) + 1) * rows > _TABLE:
+        found, place = np.unique(wide << 32 | tall, return_inverse=True)
+        return found, place
+    code = wide * rows + tall
+    seen = np.zeros((int(wide.max()) + 1) * rows, dtype=bool)
+    seen[code] = True
+    codes = np.flatnonzero(seen)
+    number = np.zeros(len(seen), dtype=np.uint32)
+    number[codes] = np.arange(len(codes), dtype=np.uint32)
+    return codes // rows << 32 | codes % rows, number[code]
 
 
 def decide(

@@ -1,8 +1,8 @@
 """How long do decisions about N rows take: geometry, filters and buckets, on one core?
 
 Rows are made beforehand: sizes at random from 256 to 4096 px, names of some thirty letters,
-file-name captions, one row in a thousand unreadable. Above `--mapped` rows the catalog is an
-Arrow file that is memory-mapped, as it is in a run; memory is what the process itself holds.
+file-name captions, one row in a thousand unreadable. The catalog is an Arrow file that is
+memory-mapped, as it is in a run; private memory is what the process itself holds.
 """
 
 import argparse
@@ -84,14 +84,13 @@ def part(random: Any, first: int, count: int) -> Any:
     """Return some rows of made-up facts."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from factory.catalog.facts import SCHEMA
 
     numbers = np.arange(first, first + count)
-    name = pa.array(np.char.mod("%010d", numbers)).cast(pa.large_string())
-    import pyarrow.compute as pc
-
-    key = pc.binary_join_element_wise("pictures/folder", name, ".jpg", "_")
+    name = pa.array(np.char.mod("%010d", numbers))
+    key = pc.binary_join_element_wise("pictures/folder/", name, ".jpg", "")
     bad = pa.array(numbers % 1000 == 0)
     columns = {
         "key": key,
