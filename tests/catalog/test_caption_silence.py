@@ -141,3 +141,10 @@ def test_rows_that_no_filter_touches_are_not_looked_at_one_by_one(monkeypatch) -
     looked.clear()
     assert not FilenameCaptions(filters=["dog"]).silent(keys, texts).any()
     assert looked == ["dog_1.png"]
+
+
+@pytest.mark.parametrize("form", ["{}.png", "a/{}.png", "a/_{}", "{}/", "a/{}{}_.x"])
+def test_every_kind_of_white_space_is_blank(form: str) -> None:
+    rows = [(form.replace("{}", space), [f"\n{space}\r"]) for space in SPACES]
+    for captions in (FilenameCaptions(), TextFileCaptions(), ColumnCaptions()):
+        assert captions.silent(*columns(rows, cut=9)).all()
