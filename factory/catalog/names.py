@@ -97,8 +97,8 @@ def _matched(keys: Column, order: pa.Array | None, among: Column) -> NDArray[np.
 
 def normal(names: Column) -> tuple[Column, NDArray[np.bool_]]:
     """Return names as `safe_key` normalises them, and which of them it refuses, bool [n]."""
-    # Without a part that is empty, "." or "..", which most columns have none of, and without
-    # NUL, a name is normal as it is.
+    if _plain(names):
+        return names, np.zeros(len(names), dtype=bool)
     odd = flags(pc.match_substring_regex(names, pattern=r"(?:^|/)\.{0,2}(?:/|$)|\x00"))
     if not odd.any():
         return names, odd
@@ -106,6 +106,20 @@ def normal(names: Column) -> tuple[Column, NDArray[np.bool_]]:
     for pattern, instead in ((r"/(?:\.?/)+", "/"), (r"^\./", ""), (r"/\.?$|^\.$", "")):
         names = pc.replace_substring_regex(names, pattern=pattern, replacement=instead)
     return names, unsafe | (odd & flags(pc.equal(names, "")))
+
+
+def _plain(names: Column) -> bool:
+    """Tell whether no name has a part that is empty, "." or "..", or a NUL; False if in doubt.
+
+    Bytes of all names in a row are searched, which takes a fifth of the time of a search in each.
+    """
+    for chunk in names.chunks if isinstance(names, pa.ChunkedArray) else [names]:
+        data = chunk.buffers()[2]
+        raw = b"" if data is None else data.to_pybytes()
+        if any(odd in raw for odd in (b"./", b"//", b"\0")):
+            return False
+    ends = [pc.starts_with(names, "/"), pc.ends_with(names, "/"), pc.ends_with(names, ".")]
+    return not any(flags(end).any() for end in (*ends, pc.equal(names, "")))
 
 
 def with_suffix(keys: Column, suffixes: Sequence[str]) -> NDArray[np.bool_]:

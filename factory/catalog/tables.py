@@ -180,7 +180,7 @@ class Tables:
             raise TableError(
                 f"{self.described()} has no column {', '.join(_hints(absent, names))}; its "
                 f"columns are {', '.join(names) or 'none'}; name the right ones in "
-                f"{self.where}.metadata or .caption.columns"
+                f"{self.where}.metadata or .caption.columns (or .filters)"
             )
 
     def _joined(self, name: str, files: Sequence[str], parts: Sequence[Part]) -> pa.ChunkedArray:

@@ -1,9 +1,11 @@
 """Tables without what they were said to have name the column, and those that are there."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from factory.errors import EmptyBackendError, ObjectNotFoundError, TableError
 from tests.bad_input.building import batches, built, pinned, refused
@@ -98,3 +100,40 @@ def test_a_parquet_table_without_rows(tmp_path: Path) -> None:
     write_table(tmp_path, file_name=[], width=[], height=[])
     with refused(EmptyBackendError, "no picture in 'pics'", "or the rows of its table"):
         built(tmp_path, *PARQUET).prepare_data()
+
+
+LINES = (
+    *pinned("pics", metadata="parquet", caption="parquet"),
+    "data.backends.pics.metadata.path=pics/table.jsonl",
+)
+
+
+def test_a_broken_line_of_a_json_table(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pics", 1)
+    (tmp_path / "pics/table.jsonl").write_text('{"file_name": "0000.png"}\n{"file_name": \n')
+    with refused(
+        TableError,
+        "pics/table.jsonl in file://",
+        "is not JSON lines, or a damaged one: line 2 is broken",
+        "set data.backends.pics.metadata.path to another",
+    ):
+        built(tmp_path, *LINES).prepare_data()
+
+
+def test_the_advice_for_names_without_suffix_works(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pictures(tmp_path / "pics", 4, sizes=((96, 64),))
+    rows = [
+        {"file_name": f"{n:04d}", "width": "96", "height": 64.0, "caption": str(n)}
+        for n in range(4)
+    ]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "pics/table.jsonl").write_text(text)
+    with refused(EmptyBackendError, "all 4 samples are dropped: 4 file missing"):
+        built(tmp_path, *LINES).prepare_data()
+    advice = "data.backends.pics.metadata.extensionless=true"
+    assert f"for names without suffixes set {advice}" in caplog.text
+    data = built(tmp_path, *LINES, advice)
+    assert sum(len(batch.keys) for batch in batches(data)) == 4
+    data.close()
