@@ -50,9 +50,7 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
     return sources
 
 
-def survey(
-    registry: Registry, *, seed: int
-) -> tuple[dict[str, Source], dict[str, FactoryError]]:
+def survey(registry: Registry, *, seed: int) -> tuple[dict[str, Source], dict[str, FactoryError]]:
     """Measure what is new, decide and publish the facts, as `prepare` does; encode nothing.
 
     Args:
