@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from factory import cli, composer
 from factory.builder import preflight, verify
 from factory.demo.session import demo_session, promised
+from factory.dryrun.figures import Run
 
 # A dry run leaves no run folder and no log behind, and shows its tables instead of log lines.
 QUIET = (
@@ -98,10 +99,8 @@ def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace
     return rehearsal.figures.trainable
 
 
-def run_of(cfg: DictConfig, ranks: int | None):  # noqa: ANN201 - imported late
+def run_of(cfg: DictConfig, ranks: int | None) -> Run:
     """Return what the trainer's settings say about the run."""
-    from factory.dryrun.figures import Run
-
     trainer = cfg.trainer
     devices = trainer.get("devices")
     if ranks is None:

@@ -10,8 +10,7 @@ from factory.dryrun.contact import dropped_part, samples_part
 from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.rehearsal import Rehearsal
-from factory.dryrun.terminal import reads
-from factory.dryrun.wording import number, percent, plural, size
+from factory.dryrun.wording import number, percent, plural, reads, size
 
 # Points of each backend in the scatter: beyond them dots only cover each other.
 POINTS = 600

@@ -121,7 +121,7 @@ def _left_out(backend: Backend, small: list[Bucket], batch_size: int) -> Iterato
     text += f" ({percent(share)})"
     if small:
         names = listed([f"{b.name} has {number(b.samples)}" for b in small], SHOWN)
-        text += f"; {plural(len(small), 'bucket')} below a batch of {batch_size} never serve "
+        text += f"; nothing comes of {plural(len(small), 'bucket')} below a batch of {batch_size} "
         text += f"({names})"
     fix = "sampling.short_batch=fill"
     if small:
@@ -189,9 +189,9 @@ def _enlarged(backend: Backend, source: Source) -> Iterator[Problem]:
     share = backend.enlarged / backend.kept
     worst = catalog.facts.key(int(found.rows[found.scale.argmax()]))
     text = (
-        f"{number(backend.enlarged)} of {plural(backend.kept, 'sample')} ({percent(share)}) "
-        f"are smaller than their target and get enlarged, up to {found.scale.max():.3g} times "
-        f"({short_name(worst)})"
+        f"enlarged, up to {found.scale.max():.3g} times ({short_name(worst)}): "
+        f"{number(backend.enlarged)} of {plural(backend.kept, 'sample')} ({percent(share)}) below "
+        "the size of the target"
     )
     where = f"data.backends.{backend.name}"
     fix = f"{where}.minimum_image_size={least:g} drops them"
@@ -215,9 +215,8 @@ def _huge(backend: Backend, source: Source) -> Iterator[Problem]:
         for row in rows.largest(catalog.facts, huge, SHOWN)
     ]
     text = (
-        f"{plural(huge.size, 'file')} above {HUGE_TIMES} times the median hold "
-        f"{percent(held / max(int(each.clip(min=0).sum()), 1))} of the bytes "
-        f"({listed(shown, SHOWN)})"
+        f"{percent(held / max(int(each.clip(min=0).sum()), 1))} of the bytes are in "
+        f"{plural(huge.size, 'file')} above {HUGE_TIMES} times the median ({listed(shown, SHOWN)})"
     )
     width, height = rows.sides(catalog, huge)
     limit = math.floor(float((width * height).min()) / 1e4 - 1) / 100
@@ -238,8 +237,8 @@ def _copies(sources: Mapping[str, Source]) -> Iterator[Problem]:
             extra = sum(count - 1 for _, count in groups)
             shown = [f"{short_name(key)} {count} times" for key, count in groups[:SHOWN]]
             text = (
-                f"{plural(extra, 'sample')} look like copies of others, of equal size and etag "
-                f"({listed(shown, SHOWN)})"
+                f"holds copies, it seems: {plural(extra, 'sample')} of the size and etag of "
+                f"another ({listed(shown, SHOWN)})"
             )
             yield Problem("note", name, text, "remove the copies, or let them weigh more")
     for held, table in looks.items():
@@ -249,7 +248,7 @@ def _copies(sources: Mapping[str, Source]) -> Iterator[Problem]:
             same = rows.shared(table, other) if plan_of(sources[name]) else []
             if same:
                 text = (
-                    f"{plural(len(same), 'sample')} to validate on are also trained on in "
-                    f"{name!r} ({listed([short_name(key) for key in same], SHOWN)})"
+                    f"also trained on in {name!r}: {plural(len(same), 'sample')} to validate on "
+                    f"({listed([short_name(key) for key in same], SHOWN)})"
                 )
                 yield Problem("warn", held, text, f"take them out of {name!r}")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.dryrun.figures import Epoch, Figures, Plan, Problem
-from factory.dryrun.wording import listed, number, percent, plural, size
+from factory.dryrun.wording import listed, number, percent, plural, reads, size
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 WIDTH = 100
@@ -178,7 +178,7 @@ def _stretches(epoch: Epoch) -> Table:
     return table
 
 
-def _costs(figures: Figures) -> Table:
+def _costs(figures: Figures) -> RenderableType:
     table = _table(
         "Reading", ("backend", "left"), ("first scan", "right"), ("encode once", "right"),
         ("each epoch", "right"), ("from cache", "right"), ("latents", "right"),
@@ -202,15 +202,7 @@ def _costs(figures: Figures) -> Table:
         f"Cache needs {size(figures.cache_bytes)} if nothing is in it yet{free}."
     )
     table.caption_justify = "left"
-    return table
-
-
-def reads(requests: int, count: int | None, bound: str = "") -> str:
-    """Return "116 reads, 1.4 MiB"; "-" where nothing is read."""
-    if not requests:
-        return "-"
-    shown = "" if count is None else f", {bound}{size(count)}"
-    return f"{plural(requests, 'read')}{shown}"
+    return Padding(table, (0, 0, 1, 0))
 
 
 def _latents(count: int | None) -> str:

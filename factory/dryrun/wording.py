@@ -65,3 +65,11 @@ def listed(names: list[str], most: int) -> str:
     shown = ", ".join(names[:most])
     rest = len(names) - most
     return shown if rest <= 0 else f"{shown} and {number(rest)} more"
+
+
+def reads(requests: int, count: int | None, bound: str = "") -> str:
+    """Return "116 reads, 1.4 MiB"; "-" where nothing is read."""
+    if not requests:
+        return "-"
+    shown = "" if count is None else f", {bound}{size(count)}"
+    return f"{plural(requests, 'read')}{shown}"

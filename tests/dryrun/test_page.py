@@ -107,7 +107,7 @@ def test_numbers_reasons_and_problems_are_there(document: str) -> None:
     assert "samples kept" in text["overview"]
     assert "Epoch 1" in text["overview"]
     assert "Shares, as backends come and go" in text["overview"]
-    assert "to validate on are also trained on" in text["problems"]
+    assert "also trained on in 'b'" in text["problems"]
     assert "96x64 → " in text["samples"]
     assert "first scan" in text["reading"]
 

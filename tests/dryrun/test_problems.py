@@ -85,11 +85,11 @@ def test_what_dropping_short_batches_costs(tmp_path: Path) -> None:
     figures = dry_run(tmp_path, one_backend(tmp_path), sampling=drop).figures
     [problem] = problems(figures, "leaves out")
     assert "3 of 11 samples" in problem.text
-    assert "1 bucket below a batch of 4 never serve (80x48 has 2)" in problem.text
+    assert "nothing comes of 1 bucket below a batch of 4 (80x48 has 2)" in problem.text
     assert "repeats do not help" in problem.fix
     smaller = int(proposed(problem.fix, "data.batch_size"))
     again = dry_run(tmp_path, one_backend(tmp_path), sampling=drop, batch_size=smaller)
-    assert problems(again.figures, "never serve") == []
+    assert problems(again.figures, "nothing comes of") == []
 
 
 def test_nothing_left_after_dropping_short_batches_stops_the_run(tmp_path: Path) -> None:
@@ -237,21 +237,21 @@ def test_samples_below_their_target(tmp_path: Path, kind: str, resolution: float
     write_pictures(tmp_path / "a", 1, sizes=[(100, 100)], first=50)
     settings = {"resolution": resolution, "resolution_type": kind}
     figures = dry_run(tmp_path, one_backend(tmp_path, **settings)).figures
-    [problem] = problems(figures, "get enlarged")
+    [problem] = problems(figures, "enlarged, up to")
     assert problem.level == "note"
     assert "1 of 17 samples" in problem.text
-    assert "up to 1.28 times (0050.png)" in problem.text
+    assert "up to 1.28 times (0050.png): 1 of 17 samples" in problem.text
     assert problem.fix.endswith("drops them")
     settings["minimum_image_size"] = proposed(problem.fix, "data.backends.a.minimum_image_size")
     mended = dry_run(tmp_path, one_backend(tmp_path, **settings)).figures
-    assert problems(mended, "get enlarged") == []
+    assert problems(mended, "enlarged, up to") == []
     assert mended.backends[0].kept == 16
 
 
 def test_when_all_are_too_small_the_resolution_is_to_be_lowered(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
     figures = dry_run(tmp_path, one_backend(tmp_path, resolution=256)).figures
-    assert problems(figures, "get enlarged")[0].fix == "lower data.backends.a.resolution=256"
+    assert problems(figures, "enlarged, up to")[0].fix == "lower data.backends.a.resolution=256"
 
 
 def test_files_far_larger_than_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,9 +273,9 @@ def test_copies_and_samples_both_trained_and_validated_on(tmp_path: Path) -> Non
         name="held", prefix="held", storage=LocalStorage(str(tmp_path)), resolution=64
     )
     figures = dry_run(tmp_path, one_backend(tmp_path), held).figures
-    [copies] = problems(figures, "copies of others")
+    [copies] = problems(figures, "holds copies")
     assert (copies.backend, copies.level) == ("a", "note")
-    assert "1 sample look" in copies.text
+    assert "1 sample of the size" in copies.text
     assert "(0001.png 2 times)" in copies.text
     [leak] = problems(figures, "also trained on in 'a'")
     assert (leak.backend, leak.level) == ("held", "warn")

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from factory.dryrun.figures import Figures, Run
-from factory.dryrun.terminal import WIDTH, bar, reads, show
+from factory.dryrun.terminal import WIDTH, bar, show
+from factory.dryrun.wording import reads
 from factory.sampling.schedule import Window
 from tests.dryrun.building import dry_run, one_backend, write
 
