@@ -29,6 +29,9 @@ def cut(dataset: Dataset, resolution: Any, unit: str) -> None:
     dataset.placed.setdefault("resolution_type", ["resolution_type"])
     for key in _LIMITS:
         value = entry.get(key)
+        if key == "target_downsample_size" and entry.get("maximum_image_size") is None:
+            dataset.note(key, Outcome.needless, "nothing is shrunk without maximum_image_size")
+            continue
         off = key.endswith("_ratio") and not value  # upstream's 0 means no limit
         dataset.put(key, key, None if off else value)
     _crop(dataset)

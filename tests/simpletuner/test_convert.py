@@ -351,6 +351,9 @@ def test_shuffling_dropout_and_limits() -> None:
     assert made.body["maximum_image_size"] == 2048
     assert made.body["target_downsample_size"] == 1536
     assert made.body["crop"]["max_upscale_threshold"] == 0.2
+    alone = one(target_downsample_size=1536)
+    assert "target_downsample_size" not in alone.body
+    assert outcome(alone, "target_downsample_size").outcome is Outcome.needless
     kept = one(max_upscale_threshold=0.2)
     assert outcome(kept, "max_upscale_threshold").outcome is Outcome.needless
     off = one({"caption_dropout_probability": 0}, caption_shuffle={**shuffle, "enable": False})
