@@ -3,12 +3,12 @@
 from typing import Any
 
 from factory.simpletuner.dataset import Dataset, Outcome
-from factory.simpletuner.options import takes_weights
+from factory.simpletuner.options import has_faces, takes_weights
 from factory.simpletuner.size_checks import STYLES, ratio_of
 
 _LIMITS = (
     "minimum_image_size", "maximum_image_size", "target_downsample_size",
-    "minimum_aspect_ratio", "maximum_aspect_ratio", "max_upscale_threshold",
+    "minimum_aspect_ratio", "maximum_aspect_ratio",
 )  # fmt: skip
 
 
@@ -29,6 +29,9 @@ def cut(dataset: Dataset, resolution: Any, unit: str) -> None:
     dataset.placed.setdefault("resolution_type", ["resolution_type"])
     for key in _LIMITS:
         value = entry.get(key)
+        if key == "target_downsample_size" and entry.get("maximum_image_size") is None:
+            dataset.note(key, Outcome.needless, "nothing is shrunk without maximum_image_size")
+            continue
         off = key.endswith("_ratio") and not value  # upstream's 0 means no limit
         dataset.put(key, key, None if off else value)
     _crop(dataset)
@@ -39,7 +42,8 @@ def _crop(dataset: Dataset) -> None:
     given = entry.filled
     aspect = (given.get("crop_aspect") or "square") if given.get("crop") else "preserve"
     style = STYLES[given.get("crop_style") or "random"]
-    if given.get("crop_style") == "face":
+    if style == "face" and not has_faces():
+        style = "random"
         dataset.note("crop_style", Outcome.changed, "faces are not looked for; the cut is random")
     _pin_crop(dataset, aspect, style)
     dataset.placed.setdefault("crop", ["crop"])
@@ -54,6 +58,12 @@ def _crop(dataset: Dataset) -> None:
     elif given.get("crop_aspect_buckets") is not None:
         what = "only crop_aspect closest and random choose from a list"
         dataset.note("crop_aspect_buckets", Outcome.needless, what)
+    if aspect == "random":
+        threshold = given.get("max_upscale_threshold")
+        dataset.put("max_upscale_threshold", "crop.max_upscale_threshold", threshold)
+    else:
+        what = "it only bears on crop_aspect random"
+        dataset.note("max_upscale_threshold", Outcome.needless, what)
 
 
 def _pin_crop(dataset: Dataset, aspect: str, style: str) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields
+from enum import Enum
 from typing import Any
 
 from factory.schema import SCHEMAS
@@ -14,8 +15,7 @@ PLANNED = frozenset(
             f"backend/{kind}.{name}"
             for kind in ("image", "video", "eval", "conditioning")
             for name in (
-                "maximum_image_size", "target_downsample_size", "max_upscale_threshold",
-                "filters", "composite",
+                "maximum_image_size", "target_downsample_size", "filters", "composite",
             )
         ),
         *(
@@ -23,7 +23,10 @@ PLANNED = frozenset(
             for strategy in ("textfile", "filename", "instance", "column")
             for name in ("filters", "filters_file", "shuffle", "dropout")
         ),
+        "crop.max_upscale_threshold",
         "metadata/parquet.extensionless",
+        "storage/huggingface.cache_dir",
+        "storage/huggingface.num_proc",
     }
 )  # fmt: skip
 # The value of an option that no schema gives one.
@@ -43,6 +46,12 @@ def default(target: str) -> Any:
     if option.default_factory is not NO_DEFAULT:
         return option.default_factory()
     return NONE if option.default is NO_DEFAULT else option.default
+
+
+def has_faces() -> bool:
+    """Tell whether `crop.style` can be face."""
+    style = default("crop.style")
+    return isinstance(style, Enum) and "face" in {str(choice.value) for choice in type(style)}
 
 
 def takes_weights() -> bool:

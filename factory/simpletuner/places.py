@@ -79,6 +79,12 @@ def _huggingface(dataset: Dataset) -> None:
         ("image_column", dataset.text("image_column")),
     ):
         dataset.put(key, "storage.image_column", column)
+    dataset.put("huggingface.cache_dir", "storage.cache_dir", block.get("cache_dir"))
+    for key, count in (
+        ("num_proc", dataset.entry.get("num_proc")),
+        ("huggingface.num_proc", block.get("num_proc")),
+    ):
+        dataset.put(key, "storage.num_proc", count)
     _filters(dataset, block)
     _composite(dataset, block.get("composite_image_config"))
 

@@ -26,8 +26,9 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML is untyped
 
 def _text(dumper: _Dumper, value: str) -> Any:
     plain = _PLAIN.fullmatch(value) and value.lower() not in _NOT_PLAIN
-    # Interpolations hold single quotes, which would have to be doubled.
-    quote = '"' if "'" in value else "'"
+    # Interpolations hold single quotes, which would have to be doubled; and every kind of line
+    # end stays itself in double quotes only, where it is escaped.
+    quote = '"' if "'" in value or not value.isprintable() else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, None if plain else quote)
 
 

@@ -52,7 +52,7 @@ def imported(config: list[dict[str, Any]], args: dict[str, Any] | None = None) -
             assert yaml.safe_load(text)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ENTRIES, max_size=3), st.dictionaries(st.sampled_from([*ARGUMENTS]), JSON))
 @example([entry(parquet={"path": "../x"}, metadata_backend="parquet")], {})
 @example([entry(parquet={"path": "../x"}, metadata_backend="parquet", instance_data_dir="..")], {})
@@ -60,7 +60,7 @@ def test_any_config(config: list[dict[str, Any]], args: dict[str, Any]) -> None:
     imported(config, args)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLAIN), JSON, st.sampled_from(["local", "huggingface", "csv"]))
 def test_any_value_of_any_key(key: str, value: Any, place: str) -> None:
     keys = {"csv_file": "/l/u.csv", "csv_cache_dir": "/c", "csv_caption_column": "c"}

@@ -47,10 +47,8 @@ def test_a_folder_is_the_root_of_a_storage_of_its_own() -> None:
     ],
 )
 def test_numbers_keep_their_meaning(keys: dict[str, Any], body: dict[str, Any]) -> None:
-    made = one(**keys)
-    assert {key: part for key, part in made.body.items() if key not in ("storage", "prefix")} == (
-        body
-    )
+    made = one({"caption_dropout_probability": 0}, **keys)
+    assert made.body == {"storage": {"root": "/data/d"}, "prefix": "", **body}
 
 
 def test_windows_of_a_second_dataset() -> None:
@@ -86,10 +84,15 @@ def test_crops(keys: dict[str, Any], option: str, crop: dict[str, Any] | None) -
     assert (made.pins["crop"], made.body.get("crop")) == (option, crop)
 
 
-def test_faces_become_random_and_that_is_said() -> None:
+def test_faces_become_random_where_they_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("factory.simpletuner.cutting.has_faces", lambda: False)
     made = one(crop=True, crop_style="face")
     assert made.body["crop"] == {"style": "random"}
     assert outcome(made, "crop_style").outcome is Outcome.changed
+    monkeypatch.setattr("factory.simpletuner.cutting.has_faces", lambda: True)
+    assert one(crop=True, crop_style="face").body["crop"] == {"style": "face"}
 
 
 WEIGHTED = [{"aspect": 1.0, "weight": 0.75}, {"aspect_ratio": 2, "weight": 0.25}]
@@ -341,13 +344,18 @@ def test_shuffling_dropout_and_limits() -> None:
     shuffle = {"enable": True, "count": 2, "split_on": "comma", "position_start": 1}
     made = one(
         caption_shuffle=shuffle, maximum_image_size=2048, target_downsample_size=1536,
-        max_upscale_threshold=0.2,
+        max_upscale_threshold=0.2, crop=True, crop_aspect="random", crop_aspect_buckets=[1.0],
     )  # fmt: skip
     expected = {"count": 2, "split_on": "comma", "position_start": 1}
     assert made.body["caption"] == {"shuffle": expected, "dropout": 0.1}
     assert made.body["maximum_image_size"] == 2048
     assert made.body["target_downsample_size"] == 1536
-    assert made.body["max_upscale_threshold"] == 0.2
+    assert made.body["crop"]["max_upscale_threshold"] == 0.2
+    alone = one(target_downsample_size=1536)
+    assert "target_downsample_size" not in alone.body
+    assert outcome(alone, "target_downsample_size").outcome is Outcome.needless
+    kept = one(max_upscale_threshold=0.2)
+    assert outcome(kept, "max_upscale_threshold").outcome is Outcome.needless
     off = one({"caption_dropout_probability": 0}, caption_shuffle={**shuffle, "enable": False})
     assert "caption" not in off.body
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.simpletuner.names import (
@@ -37,6 +37,7 @@ def test_ids_become_names(text: str, name: str) -> None:
     assert safe_name(text) == name
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1), unique=True, max_size=12))
 def test_names_are_safe_and_differ_in_more_than_case(ids: list[str]) -> None:
     names = safe_names(ids)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -14,7 +14,8 @@ TEXTS = st.one_of(
     st.from_regex(r"[-+]?[0-9._]{0,4}([eE][-+]?[0-9]{1,3})?", fullmatch=True),
     st.sampled_from(["on", "NO", "null", "~", "1e3", ".inf", "0x1f", "1:30", "2001-01-01", "=",
                      "a: b", "- a", "# a", "a #b", "{a}", "[a]", "*a", "&a", "!a", "@a", "`a",
-                     "'", '"', "a\nb", " a ", "C:\\x", "<<"]),
+                     "'", '"', "a\nb", "\x85", "\u2028", "\ufeff", "a\u00a0", " a ",
+                     "C:\\x", "<<"]),
 )  # fmt: skip
 VALUES = st.recursive(
     st.one_of(TEXTS, st.integers(-(2**63), 2**63), st.booleans(), st.none(),
@@ -32,6 +33,7 @@ def escaped(value: Any) -> Any:
     return [escaped(part) for part in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None, max_examples=400)
 @given(VALUES.filter(lambda value: "???" not in repr(value)))
 def test_values_come_back(value: Any) -> None:
     read = OmegaConf.to_container(OmegaConf.create(dump({"x": escaped(value)})), resolve=True)
