@@ -197,6 +197,20 @@ def test_other_settings_are_another_plan(mixed: Any) -> None:
         other.load_state_dict(state)
 
 
+def test_an_accepted_plan_goes_on_with_the_same_stream(mixed: Any, root: Path) -> None:
+    data = mixed(stored=False)
+    batches = fit(data, root, 4)
+    state = data.state_dict()
+    both = mixed()
+    both.accept_changed_plan = True
+    both.prepare_data()
+    both.setup()
+    both.load_state_dict(state)
+    keys = [batch.keys for batch in both.train_dataloader() if batch.backend == "big"]
+    longer = fit(mixed(stored=False), root, 4 + len(keys))
+    assert [batch.keys for batch in longer] == [batch.keys for batch in batches] + keys
+
+
 def test_a_missing_column_is_told_before_the_first_step(mixed: Any) -> None:
     from factory.catalog.captions import ColumnCaptions
 
