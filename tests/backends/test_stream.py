@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch
+from factory.backends.blocks import Blocks
 from factory.backends.picture import Picture
 from factory.backends.stream import StreamBackend
 from factory.backends.stream_source import StreamSource
@@ -210,6 +212,27 @@ class Silent(ColumnCaptions):
 
     def _texts(self, key: str, raw: Any) -> Any:
         return ()
+
+
+def test_the_next_block_is_read_meanwhile(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = threading.Event()
+    plain = ShardRows.__next__
+
+    def watched(self: ShardRows) -> Any:
+        row = plain(self)
+        if (row.shard, row.index) == (0, 9):
+            ahead.set()
+        return row
+
+    monkeypatch.setattr(ShardRows, "__next__", watched)
+    backend = stream(folder, shuffle_buffer=0)
+    monkeypatch.setattr(StreamBackend, "block", 5)
+    blocks = Blocks(backend, backend.open(), seed=0, pass_index=0)
+    assert len(blocks.read()) == 5
+    assert ahead.wait(30)  # nobody asked for the second block yet
+    assert blocks.rows_read == 5
+    blocks.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("factory-stream")]
 
 
 # ── Any batch by number ──────────────────────────────────────────────────────────────────
