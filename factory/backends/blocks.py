@@ -1,7 +1,7 @@
 """From the rows of a stream to samples: read block by block, measured, decided, shuffled."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from factory.storage.row_stream import Row, RowStream, ShardRows
 
 # Above the rows of any shard, so that (shard, row) is one number.
 LARGEST_SHARD = 2**40
+# Seconds a row may take when a stream is closed: what is slower hangs.
+CLOSE_S = 10.0
 # What becomes of one row: a sample, or the reason it is dropped for.
 Outcome = StreamSample | str
 
@@ -92,10 +94,16 @@ class Blocks:
         return outcomes
 
     def close(self) -> None:
-        """Stop reading, after the row that is on its way, and let go of the file."""
+        """Stop reading, after the row that is on its way, and let go of the file.
+
+        A row that takes too long is not waited for: its thread ends when it comes.
+        """
         self._closing = True
-        self._pool.shutdown(cancel_futures=True)
-        self._close_shard()
+        ahead, self._ahead = self._ahead, None
+        stuck = ahead is not None and not ahead.cancel() and bool(wait([ahead], CLOSE_S).not_done)
+        self._pool.shutdown(wait=not stuck)
+        if not stuck:
+            self._close_shard()
 
     def _next_block(self) -> tuple[list[Outcome], Place]:
         """Return the block after those that were read, and where the one after it begins."""

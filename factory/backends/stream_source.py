@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch, summary
+from factory.backends.blocks import CLOSE_S
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.stream import StreamBackend
 from factory.errors import PlanError
@@ -159,16 +160,23 @@ class StreamSource:
             self._marks = {mark.made: mark}
 
     def pause(self) -> None:
-        """Let go of the file that is read; the next batch reads on from the nearest mark."""
-        with self._lock:
+        """Let go of the file that is read; the next batch reads on from the nearest mark.
+
+        A batch that hangs in the making is not waited for.
+        """
+        if not self._lock.acquire(timeout=CLOSE_S):
+            logger.warning("stream %s hangs in a read, which is left to end by itself", self.name)
+            return
+        try:
             self._forget_assembly()
             self._kept.clear()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Let go of all that is open; the source may be used again."""
         self.pause()
-        with self._lock:
-            self._stream = None
+        self._stream = None
 
     def _open(self) -> RowStream:
         if self._stream is None:

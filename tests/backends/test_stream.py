@@ -235,6 +235,30 @@ def test_the_next_block_is_read_meanwhile(folder: str, monkeypatch: pytest.Monke
     assert not [t for t in threading.enumerate() if t.name.startswith("factory-stream")]
 
 
+def test_a_read_that_hangs_does_not_hold_the_end_back(
+    source: StreamSource, folder: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr("factory.backends.blocks.CLOSE_S", 0.05)
+    monkeypatch.setattr("factory.backends.stream_source.CLOSE_S", 0.05)
+    source.batch(0, 0)
+    hangs, let_go = threading.Event(), threading.Event()
+    plain = ShardRows.__next__
+
+    def hanging(self: ShardRows) -> Any:
+        hangs.set()
+        let_go.wait(60)
+        return plain(self)
+
+    monkeypatch.setattr(ShardRows, "__next__", hanging)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(source.batch, 0, 40)
+        assert hangs.wait(30)
+        source.close()
+        assert "hangs in a read" in caplog.text
+        let_go.set()
+        assert told(asked.result(60)) == expected(folder, 41)[40]
+
+
 # ── Any batch by number ──────────────────────────────────────────────────────────────────
 
 
