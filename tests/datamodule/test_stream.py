@@ -22,6 +22,8 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ResumeError, TableError
 from factory.runtime.fetcher import Prefetch
+from factory.runtime.iterator import Layout, TrainLoader
+from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import trainer
 from tests.pictures import colour, write_pictures
@@ -173,6 +175,24 @@ def test_accumulation_and_ranks_share_one_order(mixed: Any, root: Path) -> None:
     halves = fit(mixed(stored=False), root, 6, accumulate_grad_batches=2)
     joined = [a.keys + b.keys for a, b in zip(halves[::2], halves[1::2], strict=True)]
     assert joined == [batch.keys for batch in whole]
+
+
+def test_ranks_take_their_shares_of_the_same_batches(mixed: Any, root: Path) -> None:
+    whole = fit(mixed(), root, 6)
+    shares = []
+    for rank in range(2):
+        data = mixed()
+        data.prepare_data()
+        data.setup()
+        layout = Layout(rank, 2, 1)
+        loader = TrainLoader(data.plan, data._collate(), Prefetch(), layout, Position())
+        batches = iter(loader)
+        shares.append([next(batches) for _ in range(6)])
+        loader.close()
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert first.keys + second.keys == batch.keys
+        assert first.bucket == second.bucket == batch.bucket
+        assert torch.equal(torch.cat([first.pixels, second.pixels]), batch.pixels)
 
 
 def test_a_stream_alone_says_its_length(mixed: Any) -> None:
