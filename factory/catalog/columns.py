@@ -77,7 +77,10 @@ def _whole(value: object) -> int | None:
     """Return an edge in px, or a number of frames; None for what is none.
 
     Whole floats count: a column of integers with an empty cell often becomes one of floats.
+    So do texts of digits: the cells of a CSV are texts.
     """
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_EDGE:
