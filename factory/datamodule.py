@@ -209,9 +209,9 @@ class FactoryDataModule(LightningDataModule):
         Lightning's trainer is watched already. Streams go on from there; without this they
         take every epoch for a whole one.
         """
-        given = self.plan.given(epoch, step) if self.streams and step else {}
+        given = self._given(epoch, step)
         for name, stream in self.streams.items():
-            stream.end_epoch(epoch, given.get(name, 0))
+            stream.end_epoch(epoch, given[name])
 
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
@@ -260,16 +260,26 @@ class FactoryDataModule(LightningDataModule):
             return plan_stream(self.streams[name], self.batch_size)
         return plan_backend(self.sources[name])
 
+    def _given(self, epoch: int, step: int) -> dict[str, int]:
+        """Return how many batches each stream gives in an epoch before a step."""
+        # Nothing before the first; and the epoch after a run's last one cannot be asked.
+        given = self.plan.given(epoch, step) if self.streams and step else {}
+        return {name: given.get(name, 0) for name in self.streams}
+
     def _stream_states(self, epoch: int, step: int) -> dict[str, Any]:
-        """Return where each stream goes on after a number of steps of an epoch."""
-        if not self.streams:
-            return {}
-        # At its beginning nothing was given; an epoch after the last one cannot be asked.
-        given = self.plan.given(epoch, step) if step else {}
+        given = self._given(epoch, step)
         return {
-            name: stream.state_dict(epoch, given.get(name, 0))
-            for name, stream in self.streams.items()
+            name: stream.state_dict(epoch, given[name]) for name, stream in self.streams.items()
         }
+
+    def _restore_streams(self, state: dict[str, Any]) -> None:
+        if not self.streams:
+            return
+        epoch, step = state["epoch"], state["step"]
+        # A plan that was changed may have shorter epochs.
+        given = self._given(epoch, min(step, self.plan.steps(epoch)) if step else 0)
+        for name, stream in self.streams.items():
+            stream.load_state_dict(state.get("streams", {}).get(name), epoch, given[name])
 
     def _join(self, trainer: Trainer) -> None:
         """Take part in a fit: watch the trainer's steps."""
@@ -295,9 +305,7 @@ class FactoryDataModule(LightningDataModule):
         if state is None:
             return
         if state["fingerprint"] == self.plan.fingerprint or self.accept_changed_plan:
-            for name, where in state.get("streams", {}).items():
-                if name in self.streams:
-                    self.streams[name].load_state_dict(where)
+            self._restore_streams(state)
             return
         changes = difference(state["plan"], self.plan.describe())
         lines = "\n".join(f"  {change}" for change in changes)

@@ -1,8 +1,8 @@
 """From the rows of a stream to samples: read block by block, measured, decided, shuffled."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from factory.storage.row_stream import Row, RowStream, ShardRows
 
 # Above the rows of any shard, so that (shard, row) is one number.
 LARGEST_SHARD = 2**40
+# Seconds a row may take when a stream is closed: what is slower hangs.
+CLOSE_S = 10.0
 # What becomes of one row: a sample, or the reason it is dropped for.
 Outcome = StreamSample | str
 
@@ -46,7 +48,11 @@ class Place:
 class Blocks:
     """The rows of one pass in blocks of equal length, the last one apart.
 
-    What a block holds is a function of (dataset, settings, seed, pass, block) alone.
+    What a block holds is a function of (dataset, settings, seed, pass, block) alone. While one
+    is used up, a thread reads the next.
+
+    Attributes:
+        rows_read: Rows of the blocks given out so far.
     """
 
     def __init__(
@@ -61,16 +67,18 @@ class Blocks:
         """Store the parts; nothing is read before the first block is asked for."""
         self._backend, self._stream, self._seed, self._pass = backend, stream, seed, pass_index
         self._place = place or Place()
-        self._shards = self._place.shards
-        self._rows: ShardRows | None = None
-        if self._place.state is not None:
-            shard = self._shard(self._shards)
-            self._rows = stream.rows(shard, self._place.state, self._place.index)
         self.rows_read = 0
+        # One thread, which alone uses what is below.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")
+        self._ahead: Future[tuple[list[Outcome], Place]] | None = None
+        self._closing = False
+        self._begun = self._place
+        self._shards, self._number = self._place.shards, self._place.block
+        self._rows: ShardRows | None = None
 
     @property
     def place(self) -> Place:
-        """Where the block begins that is read next."""
+        """Where the block begins that is given out next."""
         return self._place
 
     def read(self) -> list[Outcome]:
@@ -79,36 +87,63 @@ class Blocks:
         Raises:
             StorageError: The dataset cannot be read.
         """
-        rows = self._next_rows()
-        if not rows:
-            return []
-        number = self._place.block
-        judged = judge(self._backend, self._stream, rows, self._seed)
-        order = self._order(len(rows), "rows", number)
-        first = number * self._backend.block
-        state = None if self._rows is None else self._rows.state
-        index = 0 if self._rows is None else self._rows.index
-        self._place = Place(number + 1, self._shards, state, index)
-        return [_placed(judged[row], first + n) for n, row in enumerate(order)]
+        ahead = self._ahead or self._pool.submit(self._next_block)
+        outcomes, self._place = ahead.result()
+        self.rows_read += len(outcomes)
+        # At the end there is nothing to begin: asked again, the block is empty again.
+        self._ahead = self._pool.submit(self._next_block) if outcomes else None
+        return outcomes
 
     def close(self) -> None:
-        """Let go of the file that is open."""
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
+        """Stop reading, after the row that is on its way, and let go of the file.
+
+        A row that takes too long is not waited for: its thread ends when it comes.
+        """
+        self._closing = True
+        ahead, self._ahead = self._ahead, None
+        stuck = ahead is not None and not ahead.cancel() and bool(wait([ahead], CLOSE_S).not_done)
+        self._pool.shutdown(wait=not stuck)
+        if not stuck:
+            self._close_shard()
+
+    def _next_block(self) -> tuple[list[Outcome], Place]:
+        """Return the block after those that were read, and where the one after it begins."""
+        rows = self._next_rows()
+        judged = judge(self._backend, self._stream, rows, self._seed)
+        order = self._order(len(rows), "rows", self._number)
+        first = self._number * self._backend.block
+        self._number += bool(rows)
+        state = None if self._rows is None else self._rows.state
+        index = 0 if self._rows is None else self._rows.index
+        place = Place(self._number, self._shards, state, index)
+        return [_placed(judged[row], first + n) for n, row in enumerate(order)], place
 
     def _next_rows(self) -> list[Row]:
         rows: list[Row] = []
-        while (missing := self._backend.block - len(rows)) and self._shards < self._stream.shards:
-            if self._rows is None:
-                self._rows = self._stream.rows(self._shard(self._shards))
-            found = list(islice(self._rows, missing))
-            rows += found
-            if len(found) < missing:
-                self.close()
+        while len(rows) < self._backend.block and self._shards < self._stream.shards:
+            if self._closing:
+                return []
+            row = next(self._open_shard(), None)
+            if row is not None:
+                rows.append(row)
+            else:
+                self._close_shard()
                 self._shards += 1
-        self.rows_read += len(rows)
         return rows
+
+    def _open_shard(self) -> ShardRows:
+        if self._rows is None:
+            shard, begun = self._shard(self._shards), self._begun
+            # The shard in which reading was left off goes on from there, others begin.
+            resumed = begun.state is not None and begun.shards == self._shards
+            where = (begun.state, begun.index) if resumed else (None, 0)
+            self._rows = self._stream.rows(shard, *where)
+        return self._rows
+
+    def _close_shard(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
 
     def _shard(self, place: int) -> int:
         """Return which shard comes at a place of this pass."""
@@ -131,6 +166,8 @@ def judge(
     Returns:
         One outcome a row, in their order; positions are not set yet.
     """
+    if not rows:
+        return []
     # Facts are sorted by key, and a block may begin a shard of a lower number.
     extra = {
         f"column.{name}": pa.array([row.cells[number] for row in rows], stream.types[name])

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch, summary
+from factory.backends.blocks import CLOSE_S
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.stream import StreamBackend
 from factory.errors import PlanError
@@ -131,34 +132,51 @@ class StreamSource:
             made = max((made for made in self._marks if made <= wanted), default=None)
             mark = Mark() if made is None else self._marks[made]
             own = {"identity": self.backend.identity, "seed": self._seed}
-            where = {"epoch": epoch, "first": wanted - number}
-            return {**own, **where, "mark": mark.to_dict()}
+            return {**own, "batch": wanted, "mark": mark.to_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; one of other settings is left out, with a warning."""
-        if (state["identity"], state["seed"]) != (self.backend.identity, self._seed):
+    def load_state_dict(self, state: dict[str, Any] | None, epoch: int, number: int) -> None:
+        """Go on from a state, so that the batch it was taken before is the one given here.
+
+        Without a state, or with one of other settings, that batch is the stream's first.
+
+        Args:
+            state: What `state_dict` returned.
+            epoch: The epoch the run stands in, from 0.
+            number: The batch of this backend in it that comes next, from 0.
+        """
+        batch, mark = 0, Mark()
+        own = (self.backend.identity, self._seed)
+        if state is not None and (state["identity"], state["seed"]) == own:
+            batch, mark = state["batch"], Mark.from_dict(state["mark"])
+        else:
             logger.warning(
-                "stream %s has other settings than in the checkpoint: it begins anew", self.name
-            )
-            return
-        mark = Mark.from_dict(state["mark"])
+                "stream %s begins anew: %s", self.name,
+                "the checkpoint has none" if state is None else "its settings are others now",
+            )  # fmt: skip
         with self._lock:
             self._forget_assembly()
             self._kept.clear()
-            self._firsts = {state["epoch"]: state["first"]}
+            self._firsts = {epoch: batch - number}
             self._marks = {mark.made: mark}
 
     def pause(self) -> None:
-        """Let go of the file that is read; the next batch reads on from the nearest mark."""
-        with self._lock:
+        """Let go of the file that is read; the next batch reads on from the nearest mark.
+
+        A batch that hangs in the making is not waited for.
+        """
+        if not self._lock.acquire(timeout=CLOSE_S):
+            logger.warning("stream %s hangs in a read, which is left to end by itself", self.name)
+            return
+        try:
             self._forget_assembly()
             self._kept.clear()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Let go of all that is open; the source may be used again."""
         self.pause()
-        with self._lock:
-            self._stream = None
+        self._stream = None
 
     def _open(self) -> RowStream:
         if self._stream is None:

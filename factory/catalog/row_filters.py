@@ -107,6 +107,8 @@ class RowFilter:
         numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
         wanted = "number" if not self.one_of else _kind(self.one_of[0])
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if text and wanted == "number":
+            return self._parsed(column)
         fits = {"number": numeric, "text": text, "truth value": pa.types.is_boolean(kind)}
         if not fits[wanted]:
             raise TableError(
@@ -115,6 +117,21 @@ class RowFilter:
                 f"values of its own type in filters"
             )
         return column
+
+    def _parsed(self, column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+        """Return texts as numbers, for a CSV knows nothing else; an empty one is a null."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        trimmed = pc.utf8_trim_whitespace(column)
+        filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
+        try:
+            return filled.cast(pa.float64())
+        except pa.ArrowInvalid as error:
+            raise TableError(
+                f"{self.reason}: column {self.column!r} holds {column.type}, which cannot be "
+                f"compared with a number: {error}; name another column, or give texts in one_of"
+            ) from error
 
 
 def _kind(value: object) -> str:

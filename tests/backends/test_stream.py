@@ -2,12 +2,9 @@
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
+import threading
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch
+from factory.backends.blocks import Blocks
 from factory.backends.picture import Picture
 from factory.backends.stream import StreamBackend
-from factory.backends.stream_source import StreamSource
 from factory.backends.waiting import StreamSample, Waiting
 from factory.catalog.captions import ColumnCaptions, InstanceCaptions, TextFileCaptions
 from factory.catalog.catalog import Cut
 from factory.catalog.row_filters import RowFilter
-from factory.errors import EmptyBackendError, PlanError, ResumeError, StorageError, TableError
+from factory.errors import EmptyBackendError, PlanError, TableError
 from factory.storage.huggingface import HuggingFaceStorage
 from factory.storage.local import LocalStorage
 from factory.storage.row_stream import RowStream, ShardRows
@@ -212,112 +209,25 @@ class Silent(ColumnCaptions):
         return ()
 
 
-# ── Any batch by number ──────────────────────────────────────────────────────────────────
+def test_the_next_block_is_read_meanwhile(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = threading.Event()
+    plain = ShardRows.__next__
 
+    def watched(self: ShardRows) -> Any:
+        row = plain(self)
+        if (row.shard, row.index) == (0, 9):
+            ahead.set()
+        return row
 
-@pytest.fixture
-def source(folder: str) -> Iterator[StreamSource]:
-    made = StreamSource(stream(folder), batch_size=4, seed=3)
-    yield made
-    made.close()
-
-
-def expected(folder: str, count: int) -> list[tuple[Any, ...]]:
-    made = assembly(stream(folder))
-    batches = [told(next(made)) for _ in range(count)]
-    made.close()
-    return batches
-
-
-def test_threads_get_the_same_whoever_asks_first(source: StreamSource, folder: str) -> None:
-    numbers = [3, 0, 1, 2, 5, 4, 6, 9, 8, 7, 11, 10]
-    with ThreadPoolExecutor(4) as pool:
-        found = dict(zip(numbers, pool.map(lambda n: source.batch(0, n), numbers), strict=True))
-    assert [told(found[n]) for n in range(12)] == expected(folder, 12)
-    assert source.rows_read <= 70  # each row once: nothing was made twice
-
-
-def test_earlier_batches_are_made_again(source: StreamSource, folder: str) -> None:
-    wanted = expected(folder, 30)
-    assert told(source.batch(0, 29)) == wanted[29]
-    assert told(source.batch(0, 2)) == wanted[2]
-    assert told(source.batch(0, 20)) == wanted[20]
-
-
-def test_epochs_follow_one_another(source: StreamSource, folder: str) -> None:
-    assert source.batches_per_pass() == 6  # samples=24
-    wanted = expected(folder, 20)
-    assert told(source.batch(1, 0)) == wanted[6]
-    assert told(source.batch(3, 1)) == wanted[19]
-
-
-def test_an_epoch_that_was_cut_short_loses_nothing(source: StreamSource, folder: str) -> None:
-    wanted = expected(folder, 10)
-    for number in range(5):  # some ahead of what is trained on
-        source.batch(0, number)
-    source.end_epoch(0, 2)
-    assert told(source.batch(1, 0)) == wanted[2]
-    assert told(source.batch(2, 0)) == wanted[8]
-    state = source.state_dict(1, 3)
-    resumed = StreamSource(source.backend, batch_size=4, seed=3)
-    resumed.load_state_dict(state)
-    assert told(resumed.batch(1, 3)) == wanted[5]
-    assert told(resumed.batch(2, 1)) == wanted[9]
-    resumed.close()
-
-
-def test_a_checkpoint_behind_what_was_prefetched(source: StreamSource, folder: str) -> None:
-    for number in range(15):
-        source.batch(0, number)
-    state = json.loads(json.dumps(source.state_dict(0, 9)))
-    resumed = StreamSource(source.backend, batch_size=4, seed=3)
-    resumed.load_state_dict(state)
-    assert [told(resumed.batch(0, n)) for n in range(9, 15)] == expected(folder, 15)[9:]
-    assert resumed.rows_read < source.rows_read
-    assert resumed.counts == source.counts
-    resumed.close()
-
-
-def test_a_state_of_other_settings_is_left_out(
-    source: StreamSource, folder: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    source.batch(0, 5)
-    other = StreamSource(stream(folder, resolution=32), batch_size=4, seed=3)
-    other.load_state_dict(source.state_dict(0, 6))
-    assert "other settings" in caplog.text
-    assert other.state_dict(0, 6)["mark"]["made"] == 0
-
-
-def test_a_dataset_that_changed_is_told(tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "set", 2, 12)
-    source = StreamSource(stream(shards), batch_size=4, seed=3)
-    source.batch(0, 3)
-    state = source.state_dict(0, 4)
-    assert state["mark"]["waiting"]
-    source.close()
-    for file in Path(shards).iterdir():
-        file.unlink()
-    write_shards(tmp_path / "set", 2, 12, broken=dict.fromkeys(range(24)))
-    resumed = StreamSource(stream(shards), batch_size=4, seed=3)
-    resumed.load_state_dict(state)
-    with pytest.raises(ResumeError, match=r"storage\.revision"):
-        resumed.batch(0, 4)
-
-
-def test_a_failing_read_loses_nothing(
-    source: StreamSource, folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source.batch(0, 1)
-    healthy = ShardRows.__next__
-
-    def failing(self: ShardRows) -> Any:
-        raise StorageError("the network is down")
-
-    monkeypatch.setattr(ShardRows, "__next__", failing)
-    with pytest.raises(StorageError, match="down"):
-        source.batch(0, 19)
-    monkeypatch.setattr(ShardRows, "__next__", healthy)
-    assert told(source.batch(0, 19)) == expected(folder, 20)[19]
+    monkeypatch.setattr(ShardRows, "__next__", watched)
+    backend = stream(folder, shuffle_buffer=0)
+    monkeypatch.setattr(StreamBackend, "block", 5)
+    blocks = Blocks(backend, backend.open(), seed=0, pass_index=0)
+    assert len(blocks.read()) == 5
+    assert ahead.wait(30)  # nobody asked for the second block yet
+    assert blocks.rows_read == 5
+    blocks.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("factory-stream")]
 
 
 # ── Datasets of every kind ───────────────────────────────────────────────────────────────
@@ -389,42 +299,7 @@ def test_what_a_stream_refuses(settings: dict[str, Any], said: str) -> None:
         StreamBackend(name="big", **given)
 
 
-def test_a_buffer_below_one_batch(folder: str) -> None:
-    with pytest.raises(PlanError, match="buffer=24 holds no batch of 32"):
-        StreamSource(stream(folder), batch_size=32, seed=0)
-
-
-# ── Another process, and a hub ───────────────────────────────────────────────────────────
-
-SCRIPT = """
-import json, sys
-from factory.backends.stream_source import StreamSource
-from tests.streams import stream
-
-place, state = json.loads(sys.argv[1])
-source = StreamSource(stream(place), batch_size=4, seed=3)
-source.load_state_dict(state)
-made = [source.batch(0, n).samples for n in range(10, 14)]
-keys = [[sample.picture.key for sample in samples] for samples in made]
-print(json.dumps({"keys": keys, "read": source.rows_read}))
-source.close()
-"""
-
-
-def test_another_process_goes_on(folder: str) -> None:
-    source = StreamSource(stream(folder), batch_size=4, seed=3)
-    for number in range(14):
-        source.batch(0, number)
-    arguments = json.dumps([folder, source.state_dict(0, 10)])
-    source.close()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, arguments],
-        capture_output=True, text=True, check=True, timeout=100,
-    )  # fmt: skip
-    said = json.loads(done.stdout)
-    assert said["keys"] == [list(batch[2]) for batch in expected(folder, 14)[10:]]
-    assert said["read"] < ALL
-
+# ── A hub ────────────────────────────────────────────────────────────────────────────────
 
 HUB = """
 import json

@@ -58,10 +58,20 @@ def test_columns_of_any_name_and_frames() -> None:
     assert [facts.column(c).tolist() for c in ("width", "height", "frames")] == [[4], [5], [7]]
 
 
-@pytest.mark.parametrize("bad", [0, -3, 2.5, "12", True, 2**31])
+@pytest.mark.parametrize("bad", [0, -3, 2.5, "x", "", "1²", "-4", 2**31])
 def test_sizes_that_are_none(bad: Any) -> None:
     (error,) = scan(Table(width=[bad], height=[5])).table["error"].to_pylist()
     assert error.startswith("no size in table: 0.img has ")
+
+
+def test_the_texts_of_a_csv() -> None:
+    facts = scan(Table(width=["12", " 7 "], height=["5", "6"]))
+    assert facts.column("width").tolist() == [12, 7]
+
+
+def test_a_column_that_can_hold_no_size_is_refused() -> None:
+    with pytest.raises(TableError, match="column 'width' of table holds bool, whole numbers are"):
+        scan(Table(width=[True], height=[5]))
 
 
 def test_what_proved_damaged_stays_so() -> None:

@@ -61,6 +61,13 @@ def test_no_number_keeps_no_row() -> None:
     assert RowFilter("q", minimum=0).keeps(column([], pa.int8())).tolist() == []
 
 
+def test_numbers_of_a_csv_are_texts() -> None:
+    cells = column(["0.5", " 7 ", "", None, "-1e3"])
+    assert RowFilter("c", minimum=0.5).keeps(cells).tolist() == [True, True, False, False, False]
+    assert RowFilter("c", one_of=[7]).keeps(cells).tolist() == [False, True, False, False, False]
+    assert RowFilter("c", one_of=["0.5"]).keeps(cells).tolist()[0]
+
+
 def test_values_a_column_cannot_hold_match_nothing() -> None:
     small = column([1, 2], pa.uint8())
     assert RowFilter("c", one_of=[1000, -1, 1.5, 2.0]).keeps(small).tolist() == [False, True]

@@ -22,6 +22,8 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ResumeError, TableError
 from factory.runtime.fetcher import Prefetch
+from factory.runtime.iterator import Layout, TrainLoader
+from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import trainer
 from tests.pictures import colour, write_pictures
@@ -175,6 +177,24 @@ def test_accumulation_and_ranks_share_one_order(mixed: Any, root: Path) -> None:
     assert joined == [batch.keys for batch in whole]
 
 
+def test_ranks_take_their_shares_of_the_same_batches(mixed: Any, root: Path) -> None:
+    whole = fit(mixed(), root, 6)
+    shares = []
+    for rank in range(2):
+        data = mixed()
+        data.prepare_data()
+        data.setup()
+        layout = Layout(rank, 2, 1)
+        loader = TrainLoader(data.plan, data._collate(), Prefetch(), layout, Position())
+        batches = iter(loader)
+        shares.append([next(batches) for _ in range(6)])
+        loader.close()
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert first.keys + second.keys == batch.keys
+        assert first.bucket == second.bucket == batch.bucket
+        assert torch.equal(torch.cat([first.pixels, second.pixels]), batch.pixels)
+
+
 def test_a_stream_alone_says_its_length(mixed: Any) -> None:
     data = mixed(stored=False, samples=30, repeats=1)
     data.prepare_data()
@@ -195,6 +215,20 @@ def test_other_settings_are_another_plan(mixed: Any) -> None:
     other.setup()
     with pytest.raises(ResumeError, match="identity"):
         other.load_state_dict(state)
+
+
+def test_an_accepted_plan_goes_on_with_the_same_stream(mixed: Any, root: Path) -> None:
+    data = mixed(stored=False)
+    batches = fit(data, root, 4)
+    state = data.state_dict()
+    both = mixed()
+    both.accept_changed_plan = True
+    both.prepare_data()
+    both.setup()
+    both.load_state_dict(state)
+    keys = [batch.keys for batch in both.train_dataloader() if batch.backend == "big"]
+    longer = fit(mixed(stored=False), root, 4 + len(keys))
+    assert [batch.keys for batch in longer] == [batch.keys for batch in batches] + keys
 
 
 def test_a_missing_column_is_told_before_the_first_step(mixed: Any) -> None:
