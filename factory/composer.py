@@ -46,7 +46,8 @@ def compose(
     Args:
         overrides: What would stand on the command line, such as ["data=multi"].
         config_name: The primary config.
-        config_dir: A folder of your own configs, searched before the factory's groups.
+        config_dir: A folder of your own configs, searched after the factory's groups: an option
+            of its own name is never hidden, so give yours another.
 
     Returns:
         The composed config, typed by its schemas.

@@ -79,9 +79,7 @@ class Discovery:
         listing = scan.storage.listing("" if tabular else scan.prefix)
         samples = listing if tabular else self.samples(scan, listing)
         origin = scan.origin(self.settings)
-        if scan.journal is not None:
-            scan.journal.origin = origin | {"captions": ""}
-        table = self._measured(scan, engine, samples, _reusable(scan, origin))
+        table = self.measured(scan, engine, samples, origin)
         columns = texts_of(scan, engine, listing, table["key"], origin)
         for name, column in zip(TEXT_COLUMNS, columns, strict=True):
             table = table.append_column(SCHEMA.field(name), column)
@@ -107,10 +105,23 @@ class Discovery:
             counts &= ~matching(keys, self.exclude)
         return listing if counts.all() else listing.filter(pa.array(counts))
 
-    def _measured(
-        self, scan: Scan, engine: Engine, samples: pa.Table, known: pa.Table | None
+    def measured(
+        self, scan: Scan, engine: Engine, samples: pa.Table, origin: dict[str, Any]
     ) -> pa.Table:
-        """Return `_MEASURED` of every sample: what is known of it, or a new look."""
+        """Return what each sample says about itself, measuring only what is new or changed.
+
+        Args:
+            scan: The scan.
+            engine: Runs the reads.
+            samples: Columns key, size and etag of a listing, sorted by key.
+            origin: What the facts of this scan are measured from.
+
+        Returns:
+            The columns of `SCHEMA` but the texts, and those of `FOCUS`, sorted by key.
+        """
+        if scan.journal is not None:
+            scan.journal.origin = origin | {"captions": ""}
+        known = _reusable(scan, origin)
         if known is None:
             return _joined([self._look(scan, engine, samples)])
         places = find(samples["key"], known["key"])

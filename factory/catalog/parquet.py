@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,12 @@ from factory.bulk import Engine
 from factory.catalog.cells import caption_lists, shown, texts, whole
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
-from factory.catalog.discovery import PICTURES
-from factory.catalog.facts import TRANSIENT, Facts
+from factory.catalog.discovery import PICTURES, Discovery
+from factory.catalog.facts import FOCUS, TRANSIENT, Facts
 from factory.catalog.metadata import Scan
 from factory.catalog.names import Named, look_up, with_suffix
 from factory.catalog.tables import Rows, Tables
+from factory.catalog.texts import TEXT_COLUMNS, texts_of
 from factory.errors import TableError
 from factory.storage.rules import safe_prefix
 
@@ -40,7 +42,8 @@ class ParquetTable:
         path: Key of the table in the storage; or several, a folder of them, or a pattern such
             as "tables/*.parquet". Folders "name=value" are columns too.
         file_column: Column with each picture's key below the backend's prefix.
-        width_column: Column with widths after orientation, px; None with `height_column`.
+        width_column: Column with widths after orientation, px; None with `height_column`: then
+            the files' headers are measured.
         height_column: Column with heights after orientation, px.
         frames_column: Column with numbers of frames, for videos; None for still pictures.
         extensionless: Names in the table have no suffix: "a/b" means the only sample among
@@ -82,8 +85,7 @@ class ParquetTable:
             TableError: A file of it is damaged, it lacks a column, or a column is of a type
                 that cannot hold what is wanted.
         """
-        del engine  # one table and one listing are all the work there is
-        return _Reading(self, scan).facts()
+        return _Reading(self, scan, engine).facts()
 
     @property
     def _paths(self) -> tuple[str, ...]:
@@ -93,12 +95,12 @@ class ParquetTable:
 class _Reading:
     """One reading of a table of n rows."""
 
-    def __init__(self, settings: ParquetTable, scan: Scan) -> None:
-        self._settings, self._scan = settings, scan
+    def __init__(self, settings: ParquetTable, scan: Scan, engine: Engine) -> None:
+        self._settings, self._scan, self._engine = settings, scan, engine
         self._where = f"data.backends.{scan.name}"
         paths = (settings.path,) if isinstance(settings.path, str) else tuple(settings.path)
         self._tables = Tables(scan.storage, paths, self._where)
-        self._own: tuple[str, ...] = tuple(getattr(scan, "columns", ()))
+        self._own = scan.columns
 
     def facts(self) -> Facts:
         """Return the facts, compared with those known."""
@@ -115,11 +117,37 @@ class _Reading:
         if named.order is not None:
             table = table.take(named.order)
         origin = scan.origin(self._settings)
+        if self._settings.width_column is None:
+            table = self._measured(table, origin)
+        if scan.captions.sidecar is not None:
+            columns = texts_of(scan, self._engine, listing, table["key"], origin)
+            for name, column in zip(TEXT_COLUMNS, columns, strict=True):
+                table = table.append_column(name, column)
         facts = Facts.of_table(still_unreadable(table, scan), origin, scan.known)
         facts.changes = replace(
             facts.changes, unlisted=self._unlisted(named, listing["key"], samples)
         )
         return facts
+
+    def _measured(self, table: pa.Table, origin: dict[str, Any]) -> pa.Table:
+        """Return the table with sizes from the headers of its files, which it has none for."""
+        sound = table.filter(pc.is_null(table["error"])).select(["key", "size", "etag"])
+        # A file that stands in two rows is looked at once.
+        once = find(pc.unique(sound["key"]), sound["key"])
+        samples = sound.take(pa.array(once)).sort_by("key")
+        found = Discovery().measured(self._scan, self._engine, samples, origin)
+        places = find(table["key"], found["key"])
+        places[~flags(pc.is_null(table["error"]))] = -1
+        here = found.take(pa.array(places, mask=places < 0))
+        for name in ("width", "height", "format", "error", *FOCUS):
+            column = here[name]
+            if name in FOCUS and column.null_count == len(column):
+                continue
+            if name in table.column_names:
+                column = pc.coalesce(column, table[name].cast(column.type))
+                table = table.drop_columns(name)
+            table = table.append_column(name, column)
+        return table
 
     def _rows(self) -> Rows:
         """Read the columns that are named in the settings."""
@@ -136,7 +164,8 @@ class _Reading:
         frames = self._frames(rows)
         errors = _Errors(len(named.places))
         self._mark_names(errors, rows, named)
-        errors.mark((width == 0) | (height == 0), lambda bad: self._no_size(rows, named, bad))
+        if self._settings.width_column is not None:
+            errors.mark((width == 0) | (height == 0), lambda bad: self._no_size(rows, named, bad))
         errors.mark(frames == 0, lambda bad: joined("no frames in table: ", _at(named, bad)))
         size = listing["size"].to_numpy()
         there = named.places >= 0
@@ -218,13 +247,11 @@ class _Reading:
         )
 
     def _no_size(self, rows: Rows, named: Named, bad: NDArray[np.int64]) -> Column:
-        wide, tall = self._settings.width_column, self._settings.height_column
-        if wide is None or tall is None:
-            return joined("no size in table: ", _at(named, bad), " has no column of sizes")
-        return joined(
-            "no size in table: ", _at(named, bad), " has ", shown(rows.table[wide], bad), " x ",
-            shown(rows.table[tall], bad),
-        )  # fmt: skip
+        wide, tall = (
+            shown(rows.table[name], bad)
+            for name in (self._settings.width_column, self._settings.height_column)
+        )
+        return joined("no size in table: ", _at(named, bad), " has ", wide, " x ", tall)
 
     def _unlisted(self, named: Named, listed: Column, samples: NDArray[np.bool_]) -> int:
         """Count the samples that have no row, and name one of them."""

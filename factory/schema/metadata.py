@@ -22,7 +22,9 @@ class ParquetConfig(MetadataConfig):
         "name=value are columns",
     )
     file_column: str = opt("file_name", "column with each picture's key below the prefix")
-    width_column: str | None = opt("width", "column with widths, px")
+    width_column: str | None = opt(
+        "width", "column with widths, px; null with height_column: headers are measured"
+    )
     height_column: str | None = opt("height", "column with heights, px")
     frames_column: str | None = opt(None, "column with numbers of frames, for videos")
     extensionless: bool = opt(

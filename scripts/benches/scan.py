@@ -122,10 +122,12 @@ def bare_gets(storage: Any, keys: list[str]) -> None:
     files = storage._filesystem()  # noqa: SLF001 - the same client is the point
 
     async def get_all() -> None:
+        """Send every request, so many at once."""
         client = await files.set_session()
         gate = asyncio.Semaphore(CONCURRENCY)
 
         async def get(key: str) -> None:
+            """Send one request and read its body."""
             async with gate:
                 answer = await client.get_object(
                     Bucket=storage.bucket, Key=key, Range=f"bytes=0-{HEAD - 1}"

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions, FilenameCaptions
+from factory.catalog.captions import (
+    LIST_SEPARATOR,
+    ColumnCaptions,
+    FilenameCaptions,
+    TextFileCaptions,
+)
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Scan
 from factory.catalog.names import normal
@@ -345,11 +350,29 @@ def test_frames_come_from_the_table(storage: Watched) -> None:
     assert errors == ["", "no frames in table", "no frames in table"]
 
 
-def test_a_table_without_sizes_drops_its_rows(storage: Watched) -> None:
-    write_table(storage)
+def test_a_table_without_sizes_has_them_measured(storage: Watched) -> None:
+    names = ["0000.png", "0001.png", "gone.png", "cut.png", "0001.png"]
+    (Path(storage.root) / "p/cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    data = pa.table({"file_name": names})
+    pq.write_table(data, Path(storage.root) / "p/table.parquet")
     table = ParquetTable("p/table.parquet", width_column=None, height_column=None)
-    errors = {row.error for row in scanned(storage, metadata=table).rows()}
-    assert {(error or "").partition(":")[0] for error in errors} == {"no size in table"}
+    facts = scanned(storage, metadata=table)
+    rows = {row.key.partition("\0")[0]: row for row in reversed(facts.rows())}
+    assert [(rows[f"p/000{n}.png"].width, rows[f"p/000{n}.png"].height) for n in (0, 1)] == SIZES[
+        :2
+    ]
+    errors = sorted((row.error or "").partition(":")[0] for row in facts.rows())
+    assert errors == ["", "", "duplicate row", "file missing", "truncated header"]
+    assert storage.taken() == ["p/0000.png", "p/0001.png", "p/cut.png", "p/table.parquet"]
+    again = scanned(storage, metadata=table, known=facts)
+    assert storage.taken() == ["p/table.parquet"]
+    assert again.table.equals(facts.table)
+
+
+def test_captions_may_lie_in_files_beside_the_rows_of_a_table(storage: Watched) -> None:
+    write_table(storage)
+    facts = scan(storage, captions=TextFileCaptions())
+    assert [fact.text for fact in facts.values()] == [(f"picture {n}\n",) for n in range(3)]
 
 
 @pytest.mark.parametrize(
