@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from factory.catalog.captions import LIST_SEPARATOR, RawTextCaptions, decode_text, listed
 from factory.errors import MediaError
@@ -22,6 +22,8 @@ class JsonFileCaptions(RawTextCaptions):
         fallback_fields: Fields used for a sample whose other fields are all empty.
         suffix: Suffix of the JSON files, with its dot.
     """
+
+    quick: ClassVar[bool] = True
 
     fields: tuple[str, ...] = ("caption",)
     fallback_fields: tuple[str, ...] = ()

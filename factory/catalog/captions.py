@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,8 @@ class Captions(ABC):
 
     A strategy yields texts; each is trimmed of white space, edited by the filters, trimmed
     again and, if anything is left, shuffled and prefixed. Subclasses implement `_texts`, and
-    may say more quickly than row by row which samples are silent (`_blank`, `_holding`).
+    may say more quickly than row by row which samples are silent (`_blank`, `_holding`, and
+    `quick = True` in the class itself, since a class below may differ).
 
     Attributes:
         prepend: Text put before every caption and a space, such as a trigger word.
@@ -127,7 +129,8 @@ class Captions(ABC):
             keys: Storage keys, large_string, n rows.
             texts: Raw texts of each, list<string>, n rows; null where there are none.
         """
-        blank = self._blank(keys, texts)
+        # A subclass with texts of its own may be silent where the class above it is not.
+        blank = self._blank(keys, texts) if "quick" in vars(type(self)) else None
         if blank is None:
             blank, doubtful = np.zeros(len(keys), dtype=bool), np.ones(len(keys), dtype=bool)
         else:
@@ -204,6 +207,8 @@ class TextFileCaptions(RawTextCaptions):
         split_lines: Whether each line is a caption of its own.
     """
 
+    quick: ClassVar[bool] = True
+
     suffix: str = ".txt"
     split_lines: bool = True
 
@@ -231,6 +236,8 @@ class TextFileCaptions(RawTextCaptions):
 @dataclass(frozen=True)
 class FilenameCaptions(Captions):
     """The sample's file name without folders and suffix, underscores read as spaces."""
+
+    quick: ClassVar[bool] = True
 
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
         del raw
@@ -260,6 +267,8 @@ class InstanceCaptions(Captions):
     Attributes:
         prompt: One prompt or several; blank ones are left out.
     """
+
+    quick: ClassVar[bool] = True
 
     prompt: str | Sequence[str]
 
@@ -294,6 +303,8 @@ class ColumnCaptions(RawTextCaptions):
         columns: Columns that hold captions, then the fallback columns.
         fallback_columns: Columns used for a sample whose other columns are all empty.
     """
+
+    quick: ClassVar[bool] = True
 
     columns: tuple[str, ...] = ("caption",)
     fallback_columns: tuple[str, ...] = ()

@@ -252,11 +252,11 @@ def decide(
         reasons.mark_texts(rows["error"], first)
         reasons.mark_texts(rows["text_error"], first)
         measured = reasons.code[first : first + rows.num_rows] == 0
+        for one in filters:
+            reasons.mark(~one.keeps(_column(rows, f"column.{one.column}")), one.reason, first)
         if clip is not None:
             reasons.mark(_numbers(rows, "frames") < clip.minimum_frames, TOO_SHORT, first)
         _shape(rows, measured, geometry, seed, reasons, buckets, first)
-        for one in filters:
-            reasons.mark(~one.keeps(_column(rows, f"column.{one.column}")), one.reason, first)
         silent = captions.silent(_column(rows, "key"), _column(rows, "text"))
         reasons.mark(silent, NO_CAPTION, first)
     if max_samples is not None:

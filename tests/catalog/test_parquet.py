@@ -358,9 +358,8 @@ def test_a_table_without_sizes_has_them_measured(storage: Watched) -> None:
     table = ParquetTable("p/table.parquet", width_column=None, height_column=None)
     facts = scanned(storage, metadata=table)
     rows = {row.key.partition("\0")[0]: row for row in reversed(facts.rows())}
-    assert [(rows[f"p/000{n}.png"].width, rows[f"p/000{n}.png"].height) for n in (0, 1)] == SIZES[
-        :2
-    ]
+    first = [rows[f"p/000{n}.png"] for n in (0, 1)]
+    assert [(row.width, row.height) for row in first] == list(SIZES[:2])
     errors = sorted((row.error or "").partition(":")[0] for row in facts.rows())
     assert errors == ["", "", "duplicate row", "file missing", "truncated header"]
     assert storage.taken() == ["p/0000.png", "p/0001.png", "p/cut.png", "p/table.parquet"]

@@ -57,7 +57,8 @@ def test_a_run_that_can_be_trained(place: Path) -> None:
     # Neither run folders nor logs nor tensors are left behind.
     left = {str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()}
     assert {name for name in left if not name.startswith(("data/photos", "my/"))} == {
-        "data/cache/catalog/photos.parquet", "plan.html", "plan.json",
+        "data/cache/catalog/photos.arrow", "data/cache/catalog/photos.parquet", "plan.html",
+        "plan.json",
     }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_nothing_is_encoded(tmp_path: Path) -> None:
     write_folders(tmp_path)
     rehearse(data_module(tmp_path))
     assert sorted(p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()) == [
-        "a.parquet", "b.parquet", "held.parquet",
+        "a.arrow", "a.parquet", "b.arrow", "b.parquet", "held.arrow", "held.parquet",
     ]  # fmt: skip
 
 

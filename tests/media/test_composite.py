@@ -37,7 +37,7 @@ def test_strips_are_equal_and_in_order(count: int, width: int, extra: int) -> No
 def test_a_plain_picture_adds_nothing_to_a_recipe() -> None:
     storage = MemoryStorage("plain")
     assert "strip" not in ReadPicture(storage).recipe
-    assert ReadPicture(storage, Composite(4, 1)).recipe["strip"] == [4, 1]
+    assert ReadPicture(storage, composite=Composite(4, 1)).recipe["strip"] == [4, 1]
     assert not Composite()
     assert Composite(4, 1)
 

@@ -144,5 +144,5 @@ def test_where_captions_lie_does_not_matter_to_partners() -> None:
 
 def test_the_guide_says_every_option_of_captions_once() -> None:
     text = guide()
-    for name in ("prepend", "filters", "filters_file", "dropout", "split_on", "fallback_fields"):
+    for name in ("prepend", "filters_file", "dropout", "split_on", "fallback_fields"):
         assert text.count(f"\n  {name} ") == 1, name

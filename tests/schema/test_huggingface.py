@@ -1,7 +1,7 @@
 """Options of Hugging Face datasets: composed, checked and built."""
 
 import factory
-from factory.catalog.columns import ColumnFacts
+from factory.catalog.column_facts import ColumnFacts
 from factory.catalog.row_filters import RowFilter
 from factory.composer import compose
 from factory.media.composite import Composite
@@ -13,6 +13,7 @@ HUB = (
     "storage@data.backends.hub=huggingface",
     "data.backends.hub.storage.dataset=some/set",
     "metadata@data.backends.hub=columns",
+    "data/caption@data.backends.hub=huggingface",
 )
 
 

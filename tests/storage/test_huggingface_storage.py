@@ -299,8 +299,10 @@ def test_threads_and_processes(storage: HuggingFaceStorage) -> None:
 
 def test_fields_of_descriptions_and_scores(tmp_path: Path) -> None:
     from factory.catalog.captions import ColumnCaptions
+    from factory.catalog.metadata import Scan
     from factory.catalog.row_filters import RowFilter
-    from factory.catalog.texts import column_texts
+    from factory.catalog.texts import texts_of
+    from factory.engine.local import LocalEngine
 
     described = [{"short": "a", "long": ["b", "c"]}, {"short": None, "long": ["d"]}, None]
     more = {"quality": [{"score": 5.5}, {"score": 4.0}, None], "about": described}
@@ -308,8 +310,9 @@ def test_fields_of_descriptions_and_scores(tmp_path: Path) -> None:
     nested(more).save_to_disk(folder)
     storage = HuggingFaceStorage(folder)
     captions = ColumnCaptions(columns=("about.short",), fallback_columns=("about.long",))
-    texts = column_texts(storage, captions)
-    assert [captions.captions(key, text.words or ()) for key, text in texts.items()] == [
+    scan, listing = Scan("hub", storage, "", captions), storage.listing()
+    texts = texts_of(scan, LocalEngine(1), listing, listing["key"], {})[0].to_pylist()
+    assert [captions.captions("", text or ()) for text in texts] == [
         ("a",), ("d",), (),
     ]  # fmt: skip
     wanted = RowFilter("quality.score", minimum=5)
