@@ -18,9 +18,19 @@ class Engine(Protocol):
     """
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        at_once: int | None = None,
     ) -> Iterator[tuple[Item, Result | Exception]]:
         """Yield (item, result) in the order of the items; a raised exception is the result.
+
+        Args:
+            function: What is done with each item.
+            items: The items.
+            at_once: Most items worked on at once, for work that threads keep each other from;
+                None leaves it to the engine.
 
         Only a bounded number of items is in flight, so results that are not taken hold the
         work back. Closing the iterator stops it.

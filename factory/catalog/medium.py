@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
 from factory.media.faces import find_face
-from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure
+from factory.media.headers import NeedMoreBytes, measure
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage
@@ -102,7 +102,7 @@ class Pictures(Medium):
         if verify or self.faces:
             return super().measure_many(storage, infos, max_pixels=max_pixels, verify=True)
         outcomes: list[MediaFacts | Exception] = [MediaError("not read")] * len(infos)
-        wanted = dict.fromkeys(range(len(infos)), HEAD_BYTES)
+        wanted = dict.fromkeys(range(len(infos)), storage.head_bytes)
         while wanted:
             spans = [(infos[n].key, 0, length) for n, length in wanted.items()]
             again = {}

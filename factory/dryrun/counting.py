@@ -10,7 +10,6 @@ from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
 from factory.dryrun.wording import place, redact, short_name
 from factory.encoder.base import ForetoldImages, ForetoldTexts
 from factory.errors import ConfigError, MissingExtraError, StorageError
-from factory.media.headers import HEAD_BYTES
 from factory.storage.base import TabularStorage
 
 # Names shown for each backend and for each reason of dropping.
@@ -134,7 +133,7 @@ def _scan_costs(source: Source) -> tuple[int, int | None]:
     every = rows.sizes(facts, rows.all_rows(facts))
     known = bool((every >= 0).all())
     if known and not metadata.verify:
-        every = every.clip(max=HEAD_BYTES)
+        every = every.clip(max=source.backend.storage.head_bytes)
     sidecars = rows.count_present(facts, "text_etag")
     return len(facts) + sidecars, int(every.sum()) if known else None
 

@@ -32,10 +32,15 @@ class LocalEngine:
             raise ValueError(f"engine.workers must be at least 1, got {self.workers}")
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        at_once: int | None = None,
     ) -> Iterator[tuple[Item, Result | Exception]]:
         """Yield (item, result or exception) in the order of the items."""
         workers = self.workers or THREADS_PER_CORE * (os.cpu_count() or 1)
+        workers = min(workers, at_once or workers)
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="factory-engine")
         try:

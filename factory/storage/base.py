@@ -27,6 +27,9 @@ class Storage(ABC):
     # Spans that one call of `read_many` should be given: many where it reads them side by side
     # or where one read costs microseconds, few where each waits for a server.
     spans_at_once: ClassVar[int] = 1
+    # First bytes that are read of an object to look at its header: the header of nearly every
+    # picture of the web. Camera files with an embedded preview cost a second read.
+    head_bytes: ClassVar[int] = 16 * 1024
 
     @property
     @abstractmethod

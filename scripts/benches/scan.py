@@ -81,7 +81,7 @@ def bucket(count: int, runs: int) -> Iterator[Line]:
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch, S3Server(Path(scratch) / "s3") as server:
         make(Path(scratch) / "pictures", count)
-        os.environ.update(server.environment)
+        os.environ.update(server.environment())
         server.upload(Path(scratch) / "pictures", "training-data", "pictures")
         storage = S3Storage("training-data", endpoint_url=server.endpoint_url)
         desk = Desk(ImageBackend(name="pictures", storage=storage), Path(scratch))
