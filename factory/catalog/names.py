@@ -1,6 +1,5 @@
 """Which listed objects do the names in a table mean?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,16 +119,6 @@ def _plain(names: Column) -> bool:
             return False
     ends = [pc.starts_with(names, "/"), pc.ends_with(names, "/"), pc.ends_with(names, ".")]
     return not any(flags(end).any() for end in (*ends, pc.equal(names, "")))
-
-
-def with_suffix(keys: Column, suffixes: Sequence[str]) -> NDArray[np.bool_]:
-    """Tell which keys end with one of the suffixes, in lower or upper case, bool [n]."""
-    lower = pc.utf8_lower(keys)
-    found = np.zeros(len(keys), dtype=bool)
-    for suffix in suffixes:
-        # Of a file that is called ".jpg" that is the name.
-        found |= flags(pc.ends_with(lower, suffix)) & ~flags(pc.ends_with(lower, f"/{suffix}"))
-    return found
 
 
 def _without_suffix(keys: Column) -> Column:

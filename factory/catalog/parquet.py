@@ -16,8 +16,9 @@ from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
 from factory.catalog.discovery import PICTURES, Discovery
 from factory.catalog.facts import FOCUS, TRANSIENT, Facts
+from factory.catalog.globs import with_suffix
 from factory.catalog.metadata import Scan
-from factory.catalog.names import Named, look_up, with_suffix
+from factory.catalog.names import Named, look_up
 from factory.catalog.tables import Rows, Tables
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
 from factory.errors import TableError

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.columns import flags, joined
+from factory.catalog.globs import expression
 from factory.catalog.table_formats import (
     PARQUET,
     SUFFIXES,
@@ -215,10 +216,8 @@ class Tables:
 
 
 def _expression(pattern: str) -> str:
-    """Return a pattern as a regular expression; "*" and "?" stay inside one folder."""
-    special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.removeprefix("./"))
-    return "(?s)^" + "".join(special.get(part) or re.escape(part) for part in parts) + "$"
+    """Return a pattern of whole keys as a regular expression; see `globs.matching`."""
+    return f"^(?:{expression('/' + pattern.removeprefix('./'))})$"
 
 
 def _partitions(key: str) -> dict[str, str | None]:

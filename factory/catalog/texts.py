@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -205,8 +204,3 @@ class _ReadTexts:
             return self.captions.parse(data), None
         except MediaError as error:
             return None, str(error)
-
-
-def stem(key: str) -> str:
-    """Return a key without the suffix of its last part."""
-    return str(PurePosixPath(key).with_suffix(""))

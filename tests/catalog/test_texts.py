@@ -8,7 +8,7 @@ import pytest
 from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions, TextFileCaptions
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Scan
-from factory.catalog.texts import flatten, stem, texts_of
+from factory.catalog.texts import flatten, texts_of
 from factory.errors import StorageUnavailableError, TableError
 from factory.storage.urls import UrlListStorage
 from tests.catalog.fakes import ENGINE, Watched
@@ -44,14 +44,6 @@ def storage(tmp_path: Path) -> Watched:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.txt").write_text("second")
     return Watched(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [("a.png", "a"), ("s.d/a.b.png", "s.d/a.b"), ("a", "a"), ("s/.hidden", "s/.hidden")],
-)
-def test_a_stem_has_lost_its_last_suffix_only(key: str, expected: str) -> None:
-    assert stem(key) == expected
 
 
 def test_each_folder_has_its_own(storage: Watched) -> None:
