@@ -15,7 +15,7 @@ from omegaconf.errors import (
 )
 
 from factory.backends.order import build_order
-from factory.composer import tidy
+from factory.composer import suggest, tidy
 from factory.errors import ConfigError
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
@@ -210,6 +210,9 @@ def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
         for number, part in enumerate(value):
             yield from _walk(f"{key}.{number}", part, node._get_node(number))  # noqa: SLF001 - as below
     if hasattr(value, "problems"):
+        declared = [option.name for option in fields(value)]
+        for name in vars(value).keys() - set(declared):  # "+" on the command line lets any in
+            yield f"{key} has no option {name!r}; {suggest(name, declared)}"
         yield from (_in_full(key, problem, vars(value)) for problem in value.problems())
         for name, part in vars(value).items():
             if isinstance(node, DictConfig) and name == "backends":

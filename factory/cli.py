@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from factory.check import check
-from factory.composer import compose, refusals, tidy
+from factory.composer import compose, conf_dir, refusals, tidy
 from factory.errors import ConfigError, FactoryError
 
 # Set to 1, shows the full traceback of every error.
@@ -46,6 +46,11 @@ def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> Non
         main()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _end(_composition_text(error, given), error)
+    except ValueError as error:
+        # Hydra's word on a group that is set to null or a mapping, such as callbacks=null.
+        if not str(error).startswith("Config group override"):
+            raise
+        _end(describe(ConfigError(_no_choice(error, given))), error)
 
 
 def describe(error: BaseException) -> str:
@@ -65,6 +70,14 @@ def _composition_text(error: Exception, arguments: Sequence[str]) -> str:
         problems, accepted = refusals(given.overrides, given.config_dir)
         problems += _value_problems(accepted, given.config_dir) if problems else []
     return describe(ConfigError(problems or [tidy(error)]))
+
+
+def _no_choice(error: ValueError, arguments: Sequence[str]) -> str:
+    """Return which group was given something that is no option."""
+    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+    chosen = [one for one in _parse(arguments).overrides if one.partition("=")[0] in groups]
+    given = " or ".join(chosen) or "an override"
+    return f"{given}: {error}; choose an option of the group (`--help` lists them), or ~GROUP"
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

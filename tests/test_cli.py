@@ -92,3 +92,32 @@ def test_notes_stand_below_the_message() -> None:
 def test_composing_in_a_program_raises_instead() -> None:
     with pytest.raises(ConfigError, match="did you mean 'multi'"):
         compose(["data=mutli"])
+
+
+def test_a_group_that_is_set_to_nothing_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_callbacks() -> None:
+        from hydra import compose as hydra_compose
+        from hydra import initialize_config_dir
+
+        from factory.composer import conf_dir, register
+
+        register()
+        with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+            hydra_compose("config", ["callbacks=null"])
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit):
+        cli.run(no_callbacks, ["callbacks=null", "seed=1"])
+    text = capsys.readouterr().err
+    assert text.startswith("Config error: callbacks=null: Config group override must be")
+    assert "choose an option of the group" in text
+
+
+def test_other_value_errors_are_not_taken_for_hydras() -> None:
+    def bug() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        cli.run(bug, [])

@@ -307,3 +307,9 @@ def test_the_edit_that_mends_a_value_can_be_typed_as_it_stands() -> None:
         build(compose(["data.batch_size=0", "cache.prefix=''", "storage=s3", "paths.bucket=null"]))
     mends = ("set data.batch_size=1", "set cache.prefix=cache", "or storage.bucket=NAME")
     assert all(mend in str(caught.value) for mend in mends)
+
+
+def test_an_option_that_is_added_and_does_not_exist_is_named() -> None:
+    text = problems("+data.backends.photos.repeat=1", "+prefetch.nothing=2")
+    assert "data.backends.photos has no option 'repeat'; did you mean 'repeats'?" in text
+    assert "prefetch has no option 'nothing'; options are batches, " in text
