@@ -136,7 +136,8 @@ def _look(
     except NeedMoreBytes as more:
         if len(head) < asked:
             return MediaError("truncated header", f"{info.key}: {more}")
-        return max(more.length, 2 * asked)
+        # And some more: what follows a long block is then here, too.
+        return max(more.length, asked) + asked
     except MediaError as error:
         return error
 

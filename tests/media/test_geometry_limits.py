@@ -112,9 +112,10 @@ def test_no_target_is_above_the_canvas(
     kept = after.reason == 0
     assert (areas[1] <= round(canvas * 1e6)).all()
     # A picture whose target fits anyway keeps it, unless a square's edge is the larger one.
-    fits = kept & (areas[0] <= round(canvas * 1e6)) & (before.aspect != 1.0)
+    both = kept & (before.reason == 0)
+    fits = both & (areas[0] <= round(canvas * 1e6)) & (before.aspect != 1.0)
     assert np.array_equal(before.target[fits], after.target[fits])
-    assert (areas[1] <= areas[0])[kept & (before.reason == 0)].all()
+    assert (areas[1] <= areas[0])[both].all()
 
 
 def test_forced_sizes_replace_a_bucket_whole() -> None:
