@@ -2,6 +2,7 @@
 
 import resource
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -66,19 +67,18 @@ def test_names_that_lie_about_what_is_in_the_file(tmp_path: Path, encoded: bool)
         assert kept(data) == ["pics/gif.PNG", "pics/png.jpg"]
         assert dropped(data) == [
             "pics: 2 not a picture (nul.png, page.jpg)",
-            "pics: 1 truncated header (short.png)",
             "pics: 1 empty file (zero.png)",
+            "pics: 1 truncated header (short.png)",
         ]
         assert "<!doctype ht" in details(data)["pics/page.jpg"]
-        assert all((picture == picture[:1, :1]).sum() > 0 for picture in pixels(data).values())
-        assert {key: picture.shape for key, picture in pixels(data).items()} == dict.fromkeys(
-            kept(data), (48, 80, 3)
-        )
+        shapes = {key: picture.shape for key, picture in pixels(data).items()}
+        assert shapes == dict.fromkeys(kept(data), (48, 80, 3))
 
 
 def test_a_bomb_is_dropped_by_its_header_and_kept_by_a_higher_limit(tmp_path: Path) -> None:
     bomb = bytearray(png())
     struct.pack_into(">II", bomb, 16, 60_000, 60_000)
+    struct.pack_into(">I", bomb, 29, zlib.crc32(bomb[12:29]))
     place(tmp_path, {"pics/bomb.png": bytes(bomb), "pics/big.png": png(1100, 1000)})
     with prepared(tmp_path, metadata=Discovery(max_megapixels=1.2)) as data:
         assert dropped(data) == ["pics: 1 too large (bomb.png)"]
@@ -140,10 +140,12 @@ def test_panoramas_of_20000_px_are_read_in_little_memory(tmp_path: Path) -> None
     with prepared(tmp_path) as data:
         assert dropped(data) == []
         read = pixels(data)
-    wide_shape, tall_shape = read["pics/wide.jpg"].shape, read["pics/tall.jpg"].shape
-    assert wide_shape == (tall_shape[1], tall_shape[0], 3)
-    assert wide_shape[1] > 10 * wide_shape[0]
-    assert (read["pics/tall.jpg"] == (0, 128, 128)).mean() > 0.9
+    (height, width, _), (length, breadth, _) = (
+        read[f"pics/{name}.jpg"].shape for name in ("wide", "tall")
+    )
+    assert (height, breadth) == (16, 16)
+    assert min(width, length) > 300
+    assert np.abs(read["pics/tall.jpg"].astype(int) - (0, 128, 128)).max() < 8
     # Whole, each of the two is 30 MB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "KB"
     with prepared(tmp_path, minimum_aspect_ratio=0.5, encoded=True) as data:
@@ -171,7 +173,8 @@ def colours() -> dict[str, bytes]:
 
 
 def test_colours_of_every_kind_meet_in_one_batch(tmp_path: Path) -> None:
-    files = place(tmp_path, colours()) and colours()
+    files = colours()
+    place(tmp_path, files)
     with prepared(tmp_path) as data:
         assert dropped(data) == []
         assert len(data.sources["pics"].catalog.decisions.buckets) == 1
