@@ -150,8 +150,7 @@ def test_a_table_of_windows_paths_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "said"),
     [
-        ("file_name", [1.5, 2.5], "column 'file_name'"),
-        ("file_name", [["a.png"], ["b.png"]], "column 'file_name'"),
+        ("file_name", [{"path": "a.png"}, {"path": "b.png"}], "such as 'file_name.path'"),
         ("width", [[96], [96]], "column 'width'"),
         ("height", [True, False], "column 'height'"),
         ("caption", [{"text": "a"}, {"text": "b"}], "such as 'caption.text'"),
@@ -164,6 +163,15 @@ def test_columns_of_a_wrong_type(
     columns = {"file_name": ["a.png", "b.png"], "caption": ["a", "b"], column: values}
     with_table(tmp_path, **columns)
     with refused(TableError, said, "data.backends.pics."), prepared(tmp_path, **TABLE):
+        pass
+
+
+def test_numbers_in_the_place_of_names(tmp_path: Path) -> None:
+    with_table(tmp_path, file_name=[1.5, 2.5], caption=["a", "b"])
+    with (
+        refused(EmptyBackendError, "2 file missing; mend such files as 'pics/1.5'"),
+        prepared(tmp_path, **TABLE),
+    ):
         pass
 
 
