@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from factory import ImageBackend
 from factory.backends.source import Source
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import TRANSIENT, Facts
@@ -89,17 +90,17 @@ def read(source: Source) -> None:
                 assert pixels.shape == (1, bucket.height, bucket.width, 3)
 
 
-def scanned_again(one: object, storage: Watched, facts: Facts) -> None:
+def scanned_again(one: ImageBackend, storage: Watched, facts: Facts) -> None:
     """Check that a second scan finds the same, and reads what may have changed alone."""
     storage.taken()
-    again = one.scan(facts, ENGINE)  # type: ignore[attr-defined]
+    again = one.scan(facts, ENGINE)
     assert again.table.equals(facts.table)
     transient = [row.key for row in facts.rows() if (row.error or "").startswith(TRANSIENT)]
     assert storage.taken() == transient
 
 
 def examples(count: int) -> settings:
-    """Return settings for some number of folders, made anew each time for the suite's part."""
+    """Return settings for some number of folders."""
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
 
 
