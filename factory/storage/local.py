@@ -134,7 +134,7 @@ class LocalStorage(Storage):
         """
         check_span(start, length)
         path = self._path(key)
-        with _translated(path, "read"), open(path, "rb", opener=_open) as file:  # noqa: PTH123 - Path.open takes no opener
+        with _translated(path, "read"), open(path, "rb", opener=_open) as file:
             _check_file(path, os.fstat(file.fileno()))
             if start:
                 file.seek(start)

@@ -121,7 +121,10 @@ def test_a_dataset_without_the_columns(tmp_path: Path) -> None:
         pass
     with (
         refused(
-            TableError, "has no column 'caption'", "image.path, text", "backend 'pics'",
+            TableError,
+            "has no column 'caption'",
+            "image.path, text",
+            "backend 'pics'",
             "data.backends.pics.caption.columns",
         ),  # fmt: skip
         prepared(tmp_path, storage=storage, prefix="", caption=ColumnCaptions()),

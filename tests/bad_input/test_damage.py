@@ -65,7 +65,8 @@ def survives(files: list[Made]) -> None:
         decisions = one.decide(facts, 0)
         assert len(facts) == decisions.kept + sum(decisions.dropped().values())
         for row, code in zip(facts.rows(), decisions.reason, strict=True):
-            assert bool(code) == bool(row.error)
+            # What has no error of its own may still be too narrow for any bucket.
+            assert code or not row.error
             assert not code or decisions.reasons[code].strip()
         if decisions.kept:
             read(Source(one, one.catalog(facts, 0)))

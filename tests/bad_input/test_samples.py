@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from factory import Crop
 from factory.catalog.discovery import Discovery
 from factory.errors import EmptyBackendError, MediaError
 from tests.bad_input.building import refused
@@ -51,6 +52,15 @@ def test_a_truncated_picture_read_as_pixels_says_how_to_drop_it(tmp_path: Path) 
     with prepared(tmp_path, metadata=Discovery(verify=True)) as data:
         assert dropped(data) == ["pics: 1 truncated (a.jpg)"]
         assert list(pixels(data)) == ["pics/b.png"]
+
+
+def test_a_truncated_picture_among_faces_is_dropped_like_any_other(tmp_path: Path) -> None:
+    place(tmp_path, {"pics/a.jpg": half(noise("JPEG")), "pics/b.png": png()})
+    crop = Crop(aspect="square", style="face")
+    with prepared(tmp_path, crop=crop) as data:
+        assert kept(data) == ["pics/a.jpg", "pics/b.png"]
+    with prepared(tmp_path, crop=crop, encoded=True) as data:
+        assert dropped(data) == ["pics: 1 truncated (a.jpg)"]
 
 
 @pytest.mark.parametrize("encoded", [False, True])
