@@ -111,7 +111,13 @@ def stream_lines(streams: Iterable[StreamSource]) -> Iterable[str]:
 
 
 def _short(facts: Facts, row: int) -> str:
-    return facts.key(row).rpartition("/")[2]
+    """Return the name of a row's file, on one line and harmless to a terminal."""
+    # After a NUL stands what tells apart the rows of one key.
+    name = facts.key(row).partition("\0")[0].rpartition("/")[2]
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
 
 
 def mixture_table(data: FactoryDataModule) -> Table:

@@ -260,8 +260,18 @@ class SampleBackend:
             "maximum_aspect_ratio": (
                 f"raise {where}.maximum_aspect_ratio={self.maximum_aspect_ratio}"
             ),
-            "no caption": f"choose another data/caption@{where}, such as filename",
+            "no caption": self._caption_advice(where),
         }
+
+    def _caption_advice(self, where: str) -> str:
+        """Say how samples get captions; filters may have taken all words of those they had."""
+        other = f"choose another data/caption@{where}, such as filename"
+        edits = [
+            f"{where}.caption.{name}"
+            for name in ("filters", "filters_file")
+            if getattr(self.caption, name)
+        ]
+        return f"{other}, or loosen {' and '.join(edits)}" if edits else other
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from factory.backends.image import SampleBackend
 from factory.backends.picture import Picture
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
+from factory.errors import ObjectNotFoundError
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Source:
         for place, (picture, outcome) in enumerate(outcomes):
             if isinstance(outcome, Exception):
                 outcome.add_note(
-                    f"while reading {picture.key!r} of backend {self.name!r}; to drop such "
-                    "files at the scan, set metadata.verify=true"
+                    f"while reading {picture.key!r} of backend {self.name!r}; {_advice(outcome)}"
                 )
                 raise outcome
             if batch is None:
@@ -92,3 +92,10 @@ class Source:
     def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
         return {} if self.text is None else self.text.gather(captions)
+
+
+def _advice(error: Exception) -> str:
+    """Say how the next run avoids an error of one picture."""
+    if isinstance(error, ObjectNotFoundError):
+        return "the next start lists again, and leaves out what is gone"
+    return "to drop such files at the scan, set metadata.verify=true"

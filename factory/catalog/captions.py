@@ -352,10 +352,10 @@ def decode_text(data: bytes) -> str:
     """Return the text of a caption file, which is UTF-8 with or without a byte order mark.
 
     Raises:
-        MediaError: The bytes are not UTF-8; says where, and how to convert the file.
+        MediaError: The bytes are not UTF-8, or no text; says where, and how to convert the file.
     """
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         position = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -365,3 +365,10 @@ def decode_text(data: bytes) -> str:
             f"byte 0x{data[position]:02x} at position {position}; if the file is {guess}, "
             f"convert it with: iconv -f {guess} -t UTF-8 FILE > NEW",
         ) from error
+    if "\0" in text:
+        raise MediaError(
+            "caption not text",
+            f"a NUL at position {data.index(0)}; if the file is UTF-16 without a byte order mark, "
+            "convert it with: iconv -f UTF-16LE -t UTF-8 FILE > NEW",
+        )
+    return text

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
-from factory.errors import MediaError
+from factory.errors import EmptyBackendError, MediaError
 from factory.media.headers import MAX_PIXELS
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
@@ -81,10 +81,13 @@ class Discovery:
         Raises:
             StorageError: The storage cannot be listed, or fails for reasons that are not one
                 sample's own.
+            EmptyBackendError: Not one file passes the patterns.
         """
         tabular = isinstance(scan.storage, TabularStorage)
         listing = scan.storage.listing("" if tabular else scan.prefix)
         samples = listing if tabular else self.samples(scan, listing)
+        if not len(samples) and (self.include or self.exclude):
+            self._check_patterns(scan, listing)
         origin = scan.origin(self.settings)
         table = self.measured(scan, engine, samples, origin)
         columns = texts_of(scan, engine, listing, table["key"], origin)
@@ -111,6 +114,22 @@ class Discovery:
         if self.exclude:
             counts &= ~matching(keys, self.exclude)
         return listing if counts.all() else listing.filter(pa.array(counts))
+
+    def _check_patterns(self, scan: Scan, listing: pa.Table) -> None:
+        """Refuse patterns that leave none of the samples there are."""
+        every = replace(self, include=(), exclude=()).samples(scan, listing)["key"]
+        if not len(every):
+            return
+        given = [
+            f"data.backends.{scan.name}.metadata.{name}={list(patterns)}"
+            for name, patterns in (("include", self.include), ("exclude", self.exclude))
+            if patterns
+        ]
+        raise EmptyBackendError(
+            f"backend {scan.name!r}: none of {len(every)} files in {scan.prefix or '/'!r} of "
+            f"{scan.storage.identity} passes {' and '.join(given)}; patterns are compared with "
+            f"keys below the prefix, such as {relative(every[:1], scan.prefix)[0].as_py()!r}"
+        )
 
     def measured(
         self, scan: Scan, engine: Engine, samples: pa.Table, origin: dict[str, Any]

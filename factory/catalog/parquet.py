@@ -244,7 +244,7 @@ class _Reading:
         )
         errors.mark(
             named.places < 0,
-            lambda bad: joined("file missing: ", _at(named, bad), " is in the table only"),
+            lambda bad: _missing(_at(named, bad)),
         )
 
     def _no_size(self, rows: Rows, named: Named, bad: NDArray[np.int64]) -> Column:
@@ -316,6 +316,12 @@ class _Errors:
 
 def _at(named: Named, rows: NDArray[np.int64]) -> Column:
     return named.keys.take(pa.array(rows))
+
+
+def _missing(keys: Column) -> Column:
+    words = ("; folders are parted by '/', not by '\\'", "")
+    hint = pc.if_else(pc.match_substring(keys, "\\"), *(pa.scalar(word, _TEXT) for word in words))
+    return joined("file missing: ", keys, " is in the table only", hint)
 
 
 def _at_places(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:

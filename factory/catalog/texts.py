@@ -15,7 +15,7 @@ from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, one_each, stems
 from factory.catalog.facts import SCHEMA
 from factory.catalog.metadata import Scan
-from factory.errors import MediaError, ObjectNotFoundError, StorageError
+from factory.errors import MediaError, ObjectNotFoundError, StorageError, TableError
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
 
@@ -48,7 +48,14 @@ def texts_of(
     """
     captions = scan.captions
     if isinstance(scan.storage, TabularStorage) and captions.columns:
-        return _of_columns(scan.storage, captions, keys)
+        try:
+            return _of_columns(scan.storage, captions, keys)
+        except TableError as error:
+            error.add_note(
+                f"while reading the captions of backend {scan.name!r}; name their columns in "
+                f"data.backends.{scan.name}.caption.columns"
+            )
+            raise
     if captions.sidecar is None:
         return _nothing(len(keys))
     known = scan.known

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What an entry says that was removed while we walked, or that is a link in a circle.
+_NOWHERE = (errno.ENOENT, errno.ELOOP)
 # Not a link; and a pipe of that name does not keep us waiting for a writer.
-_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WHOLE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_PLAIN = _WHOLE | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
@@ -119,20 +122,20 @@ class LocalStorage(Storage):
         path = self._path(key)
         with _translated(path, "read"):
             found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ObjectNotFoundError(f"{path} is a folder or a device, not a file")
+        _check_file(path, found)
         return ObjectInfo(safe_key(key), found.st_size, _etag(found))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a file's bytes, or a span of them.
 
         Raises:
-            ObjectNotFoundError: There is no such file.
+            ObjectNotFoundError: There is no such file, or it is a folder, a pipe or a device.
             AccessDeniedError: The file may not be read.
         """
         check_span(start, length)
         path = self._path(key)
-        with _translated(path, "read"), path.open("rb") as file:
+        with _translated(path, "read"), open(path, "rb", opener=_open) as file:
+            _check_file(path, os.fstat(file.fileno()))
             if start:
                 file.seek(start)
             return file.read(-1 if length is None else length)
@@ -261,7 +264,7 @@ class _Walk:
                 continue
             if not (name.isascii() or _is_utf8(name)):
                 self._left_out.append(ascii(entry.path))
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif (found := self._file(entry)) is not None and stat.S_ISREG(found.st_mode):
                 yield above + name, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}"
@@ -283,7 +286,9 @@ class _Walk:
             return None
         try:
             return entry.stat()
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _NOWHERE:
+                raise
             if link:
                 self._left_out.append(entry.path)
             return None  # removed while we walked
@@ -304,6 +309,25 @@ class _Walk:
 
     def _allowed(self, real: str) -> bool:
         return self._follow_links or _with_separator(real).startswith(self._bounds)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file to read; a pipe that took a file's place does not keep us waiting."""
+    return os.open(path, flags | _WHOLE)
+
+
+def _check_file(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ObjectNotFoundError(f"{path} is a folder, a pipe or a device, not a file")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
+        return False
 
 
 def _with_separator(path: str) -> str:
@@ -358,6 +382,8 @@ def _storage_error(
             f"{what}: permission denied; see who may with: ls -ld '{path}' '{path.parent}'"
         )
     absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    # A socket, or links that have become a circle.
+    absent |= error.errno in (errno.ENXIO, errno.ELOOP)
     if absent and action in ("read", "list"):
         mend = f"; create the folder or correct {setting}" if setting else ""
         return ObjectNotFoundError(f"{what}: {error.strerror}{mend}")
