@@ -100,7 +100,7 @@ class Pictures(Medium):
     ) -> list[MediaFacts | Exception]:
         """Return size and format of each; those with longer headers are asked again together."""
         if verify or self.faces:
-            return super().measure_many(storage, infos, max_pixels=max_pixels, verify=True)
+            return super().measure_many(storage, infos, max_pixels=max_pixels, verify=verify)
         outcomes: list[MediaFacts | Exception] = [MediaError("not read")] * len(infos)
         wanted = dict.fromkeys(range(len(infos)), storage.head_bytes)
         while wanted:
