@@ -161,16 +161,14 @@ class Facts:
         if len(wanted) < MANY_ROWS:
             return [self._cell(name, row) for row in wanted.tolist()]
         chunk = np.searchsorted(self._starts, wanted, side="right") - 1
-        found = np.empty(len(wanted), dtype=object)
+        found: list[Any] = [None] * len(wanted)
         for number in np.unique(chunk).tolist():
             here = np.flatnonzero(chunk == number)
             places = pa.array(wanted[here] - self._starts[number])
-            # One by one: lists of equal lengths would become a table of cells.
-            for place, cell in zip(
-                here.tolist(), self._chunks(name)[number].take(places).to_pylist(), strict=True
-            ):
+            cells = self._chunks(name)[number].take(places).to_pylist()
+            for place, cell in zip(here.tolist(), cells, strict=True):
                 found[place] = cell
-        return found.tolist()
+        return found
 
     def key(self, row: int) -> str:
         """Return the storage key of a row, also of one that stands there more than once."""

@@ -206,3 +206,11 @@ def test_renamed_samples_with_equal_etags_are_told_apart() -> None:
     known = Facts.of([Fact("a", 1, "x"), Fact("b", 1, "y")], {})
     now = Facts.of([Fact("b", 1, "x"), Fact("c", 1, "y")], {})
     assert compare(known.table, now.table) == Changes(added=1, changed=1, removed=1)
+
+
+def test_further_rows_of_a_key_keep_their_names_when_others_come() -> None:
+    rows = [Fact("b", 1, "e"), Fact("b", 1, "e"), Fact("b", 1, "e")]
+    known = Facts.of(rows, {})
+    now = Facts.of([Fact("a", 1, "e"), *rows], {}, known)
+    assert (now.changes.added, now.changes.unchanged, now.changes.removed) == (1, 3, 0)
+    assert [now.key(row) for row in range(4)] == ["a", "b", "b", "b"]
