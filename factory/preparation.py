@@ -183,7 +183,7 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
         if source.latents is None:
             continue
         with registry.telemetry.stage(f"encode {source.name}") as stage:
-            pictures = source.pictures(source.catalog.decisions.order)
+            pictures = source.kept_pictures()
             done, errors = source.latents.fill(
                 source.backend.reader, pictures, registry.engine, source.name
             )
