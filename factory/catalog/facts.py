@@ -278,7 +278,16 @@ def _complete(table: pa.Table) -> pa.Table:
             columns.append(table[wanted.name].cast(wanted.type))
     extra = [name for name in table.column_names if name not in SCHEMA.names]
     fields = [*SCHEMA, *(table.schema.field(name) for name in extra)]
-    return pa.table([*columns, *(table[name] for name in extra)], schema=pa.schema(fields))
+    others = (_without_nan(table[name]) for name in extra)
+    return pa.table([*columns, *others], schema=pa.schema(fields))
+
+
+def _without_nan(column: Column) -> Column:
+    """Return a column with nulls for NaN: equal to nothing, it would make all scans differ."""
+    if not (pa.types.is_float32(column.type) or pa.types.is_float64(column.type)):
+        return column
+    found = pc.is_nan(column)
+    return pc.if_else(found, None, column) if pc.any(found).as_py() else column
 
 
 def _by_key(table: pa.Table) -> pa.Table:

@@ -214,3 +214,15 @@ def test_further_rows_of_a_key_keep_their_names_when_others_come() -> None:
     now = Facts.of([Fact("a", 1, "e"), *rows], {}, known)
     assert (now.changes.added, now.changes.unchanged, now.changes.removed) == (1, 3, 0)
     assert [now.key(row) for row in range(4)] == ["a", "b", "b", "b"]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_numbers_that_are_none_do_not_make_equal_scans_differ(kind: pa.DataType) -> None:
+    score = pa.array([float("nan"), 0.5], kind)
+    one, two = (
+        Facts.of_table(facts_of((8, 8), (9, 9)).table.append_column("column.score", score), {})
+        for _ in range(2)
+    )
+    assert one.table.equals(two.table)
+    assert one.table["column.score"].to_pylist() == [None, 0.5]
+    assert one.table.schema.field("column.score").type == kind
