@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.image import ConditioningBackend, SampleBackend
 from factory.backends.source import Source
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import PartnerCuts
 from factory.catalog.facts import Facts
-from factory.catalog.pairing import pair
+from factory.catalog.pairing import NO_SOURCE, pair
 from factory.errors import EmptyBackendError, FactoryError
 from factory.registry import Registry
 
@@ -140,9 +142,11 @@ def _paired(
     """Pair a conditioning backend with its source, which loses what has no partner."""
     source = sources[backend.source]
     catalog = source.catalog
+    facts = backend.of_parts(facts)
     partners, of_partner, decided = pair(
-        catalog.facts, catalog.decisions, source.backend.prefix, facts, backend.prefix
-    )
+        catalog.facts, catalog.decisions, source.backend.prefix,
+        facts, backend.prefix, backend.filters,
+    )  # fmt: skip
     left = catalog.decisions.without(partners < 0, f"no partner in {backend.name}")
     if not left.kept:
         raise EmptyBackendError(
@@ -158,7 +162,18 @@ def _paired(
         backend, Catalog(facts, decided, backend.caption, cuts), registry.image_store(backend)
     )
     source.conditioning[backend.name] = (partner, partners)
+    _without_sourceless(source)
     return partner
+
+
+def _without_sourceless(source: Source) -> None:
+    """Drop partners whose sample was dropped later, for want of another backend's partner."""
+    code = source.catalog.decisions.reason
+    for partner, partners in source.conditioning.values():
+        alone = np.zeros(len(partner.catalog.facts), dtype=bool)
+        alone[partners[(partners >= 0) & (code != 0)]] = True
+        decided = partner.catalog.decisions.without(alone, NO_SOURCE)
+        partner.catalog = replace(partner.catalog, decisions=decided)
 
 
 def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:
@@ -168,7 +183,7 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
         if source.latents is None:
             continue
         with registry.telemetry.stage(f"encode {source.name}") as stage:
-            pictures = source.pictures(source.catalog.decisions.order)
+            pictures = source.kept_pictures()
             done, errors = source.latents.fill(
                 source.backend.reader, pictures, registry.engine, source.name
             )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +21,12 @@ from factory.catalog.misfortune import is_own
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import CacheError, MediaError
 from factory.telemetry import progress
+
+# A picture to encode, and its pixels.
+Job: TypeAlias = tuple[Picture, NDArray[np.uint8]]
+
+# Pictures described at once while latents are looked for: each takes about a kilobyte.
+PIECE = 2**16
 
 
 @dataclass(kw_only=True)
@@ -126,7 +133,8 @@ class ImageEmbedBackend(EmbedBackend):
         """Encode the pictures that are not in the store yet.
 
         Pictures are taken in the order given, which keeps those of one bucket together. While
-        one batch is encoded, the engine reads and decodes the next ones.
+        one batch is encoded, the engine reads and decodes the next ones. They are asked for
+        `PIECE` at a time, and may be made then: all of a large backend need not be in memory.
 
         Returns:
             How many were encoded, and for rows that could not be read the reason.
@@ -135,29 +143,30 @@ class ImageEmbedBackend(EmbedBackend):
             StorageError: The storage failed for reasons that are not one picture's own.
             CacheError: The encoder gave rows of another count or shape, or NaN.
         """
-        keys = self.keys(reader, pictures)
-        missing = np.flatnonzero(~self.store.contains(keys)).tolist()
+        missing = self._missing(reader, pictures)
         errors: dict[int, str] = {}
         with (
             progress(f"encode {title}", len(missing), "pictures") as advance,
             self.store.writer(recipe=self.recipe(reader)) as writer,
         ):
-            jobs = _readable(engine, reader, pictures, missing, errors)
+            jobs = _readable(engine, reader, _chosen(pictures, missing), errors)
             for batch in _same_shape(jobs, self.batch_size):
-                self._encode(writer, keys, pictures, batch)
+                self._encode(writer, reader, batch)
                 advance(len(batch))
         self.store.refresh()
         return len(missing) - len(errors), errors
 
-    def _encode(
-        self,
-        writer: Writer,
-        keys: Keys,
-        pictures: Sequence[Picture],
-        batch: list[tuple[int, NDArray[np.uint8]]],
-    ) -> None:
-        numbers = [number for number, _ in batch]
-        labels = [pictures[number].key for number in numbers]
+    def _missing(self, reader: Reader, pictures: Sequence[Picture]) -> NDArray[np.int64]:
+        """Return which pictures are not in the store, ascending: int64 [missing]."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for at in range(0, len(pictures), PIECE):
+            keys = self.keys(reader, pictures[at : at + PIECE])
+            found.append(at + np.flatnonzero(~self.store.contains(keys)))
+        return np.concatenate(found)
+
+    def _encode(self, writer: Writer, reader: Reader, batch: list[Job]) -> None:
+        pictures = [picture for picture, _ in batch]
+        labels = [picture.key for picture in pictures]
         pixels = torch.from_numpy(np.stack([image for _, image in batch]))
         fields = self._encode_frames(pixels)
         if "latents" not in fields:
@@ -165,7 +174,7 @@ class ImageEmbedBackend(EmbedBackend):
                 f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
                 f"{labels[0]!r}; it must give 'latents'"
             )
-        writer.add(keys[numbers], fields, labels=labels)
+        writer.add(self.keys(reader, pictures), fields, labels=labels)
 
     def _encode_frames(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode pictures [B, H, W, 3], or clips [B, F, H, W, 3] picture by picture."""
@@ -182,19 +191,22 @@ class ImageEmbedBackend(EmbedBackend):
         return self.store.gather(self.keys(reader, pictures))
 
 
+def _chosen(pictures: Sequence[Picture], numbers: NDArray[np.int64]) -> Iterator[Picture]:
+    """Yield some of the pictures, whose numbers ascend, making no piece without one."""
+    ends = np.searchsorted(numbers, range(PIECE, len(pictures) + PIECE, PIECE))
+    for piece, here in enumerate(np.split(numbers, ends)[:-1]):
+        if here.size:
+            part = pictures[piece * PIECE : (piece + 1) * PIECE]
+            yield from (part[number] for number in (here - piece * PIECE).tolist())
+
+
 def _readable(
-    engine: Engine,
-    reader: Reader,
-    pictures: Sequence[Picture],
-    numbers: Sequence[int],
-    errors: dict[int, str],
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield (number, pixels) of what can be read; note the reason of what cannot."""
-    wanted = [pictures[number] for number in numbers]
-    outcomes = engine.map(reader, wanted)
-    for number, (picture, outcome) in zip(numbers, outcomes, strict=True):
+    engine: Engine, reader: Reader, wanted: Iterable[Picture], errors: dict[int, str]
+) -> Iterator[Job]:
+    """Yield (picture, pixels) of what can be read; note the reason of what cannot."""
+    for picture, outcome in engine.map(reader, wanted):
         if not isinstance(outcome, Exception):
-            yield number, outcome
+            yield picture, outcome
         elif isinstance(outcome, MediaError):
             errors[picture.row] = str(outcome)
         elif is_own(outcome, reader.storage):
@@ -204,11 +216,9 @@ def _readable(
             raise outcome
 
 
-def _same_shape(
-    jobs: Iterator[tuple[int, NDArray[np.uint8]]], size: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
+def _same_shape(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
     """Cut a stream into batches of equal shape and at most `size` pictures, but one clip."""
-    batch: list[tuple[int, NDArray[np.uint8]]] = []
+    batch: list[Job] = []
     for job in jobs:
         frames = math.prod(job[1].shape[:-3])
         full = (len(batch) + 1) * frames > size

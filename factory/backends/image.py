@@ -24,6 +24,7 @@ from factory.media.geometry import Geometry
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
 from factory.storage.base import Storage
+from factory.storage.rules import strip_prefix
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class SampleBackend:
 
     def __post_init__(self) -> None:
         """Check the geometry now, so that a mistake is found before any I/O."""
-        prefix = self.prefix.strip("/")
-        object.__setattr__(self, "prefix", "" if prefix == "." else prefix)
+        # As listings spell it: "./photos//raw/" is "photos/raw".
+        object.__setattr__(self, "prefix", strip_prefix(self.prefix))
         object.__setattr__(self, "filters", tuple(self.filters))
         _ = self.geometry
         if self.max_samples is not None and self.max_samples < 1:
@@ -118,6 +119,14 @@ class SampleBackend:
         if self.decode not in DECODE_VERSIONS:
             raise ValueError(
                 f"backend {self.name!r}: decode must be fast or exact, got {self.decode!r}"
+            )
+        self._check_faces()
+
+    def _check_faces(self) -> None:
+        if self.geometry.uses_focus and (self.composite or not self.medium.whole):
+            raise ValueError(
+                f"backend {self.name!r}: crop.style=face looks at whole stored pictures, not at "
+                "videos, streams or parts of composites; set another crop.style"
             )
 
     @property
@@ -170,7 +179,7 @@ class SampleBackend:
             MissingExtraError: Faces are looked for, and the package for it is not installed.
         """
         _ = self.caption.edits
-        if self.geometry.uses_focus:
+        if self.medium.whole:
             face_finder()  # what is not installed is said before anything is listed
         scan = Scan(
             name=self.name,
@@ -321,3 +330,11 @@ class ConditioningBackend(SampleBackend):
     """
 
     source: str
+
+    @property
+    def medium(self) -> Medium:
+        """Which files count; no face is looked for, since cuts are those of the source."""
+        return Pictures()
+
+    def _check_faces(self) -> None:
+        pass  # see `medium`

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 import torch
@@ -58,6 +59,10 @@ class Source:
         )
         return list(map(Picture, *columns))
 
+    def kept_pictures(self) -> "KeptPictures":
+        """Return the pictures of all kept rows, bucket by bucket, made when asked for."""
+        return KeptPictures(self)
+
     def read_pixels(self, rows: NDArray[np.int64], engine: Engine) -> torch.Tensor:
         """Read samples of one bucket: uint8 RGB [B, H, W, 3], in the order of the rows.
 
@@ -99,3 +104,25 @@ def _advice(error: Exception) -> str:
     if isinstance(error, ObjectNotFoundError):
         return "the next start lists again, and leaves out what is gone"
     return "to drop such files at the scan, set metadata.verify=true"
+
+
+class KeptPictures(Sequence[Picture]):
+    """The pictures of a source's kept rows, bucket by bucket; none is held."""
+
+    def __init__(self, source: Source) -> None:
+        """Take the rows as they are decided now."""
+        self._source, self._rows = source, source.catalog.decisions.order
+
+    def __len__(self) -> int:
+        """Return the number of kept rows."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        """Describe the picture at a place, or those of a span in one go."""
+        if isinstance(index, slice):
+            return self._source.pictures(self._rows[index])
+        return self._source.picture(int(self._rows[index]))

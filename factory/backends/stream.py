@@ -10,6 +10,7 @@ from factory.bulk import Engine
 from factory.catalog.captions import Captions, ColumnCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
+from factory.catalog.medium import Medium, Pictures
 from factory.errors import PlanError
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
@@ -76,6 +77,11 @@ class StreamBackend(ImageBackend):
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{where}.{name} must be at least {bound}, got {value}")
+
+    @property
+    def medium(self) -> Medium:
+        """What the rows are; a stream is not looked through for faces before it is trained on."""
+        return Pictures()
 
     @property
     def block(self) -> int:

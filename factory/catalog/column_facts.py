@@ -39,6 +39,7 @@ class ColumnFacts:
                 hold what is wanted.
         """
         del engine  # one table is all the work there is
+        scan.check_unopened("set metadata=discovery")
         storage = scan.storage
         if not isinstance(storage, TabularStorage):
             raise TableError(

@@ -149,7 +149,8 @@ class Reasons:
 
     def _code(self, name: str) -> int:
         if name not in self.names:
-            if len(self.names) > np.iinfo(self.code.dtype).max:
+            # The last code there is stands for all reasons that come after.
+            if len(self.names) >= np.iinfo(self.code.dtype).max:
                 name = "other"
             if name not in self.names:
                 self.names.append(name)
@@ -252,8 +253,7 @@ def decide(
         reasons.mark_texts(rows["error"], first)
         reasons.mark_texts(rows["text_error"], first)
         measured = reasons.code[first : first + rows.num_rows] == 0
-        for one in filters:
-            reasons.mark(~one.keeps(_column(rows, f"column.{one.column}")), one.reason, first)
+        mark_filtered(reasons, rows, filters, first)
         if clip is not None:
             reasons.mark(_numbers(rows, "frames") < clip.minimum_frames, TOO_SHORT, first)
         _shape(rows, measured, geometry, seed, reasons, buckets, first)
@@ -263,6 +263,14 @@ def decide(
         chosen = _choose(reasons.code == 0, max_samples, name)
         reasons.mark(~chosen, OVER_LIMIT)
     return buckets.decisions(reasons, None if clip is None else clip.frames)
+
+
+def mark_filtered(
+    reasons: Reasons, rows: pa.RecordBatch, filters: Sequence[RowFilter], first: int
+) -> None:
+    """Drop the rows of one part, which begins with row `first`, that fail a condition."""
+    for one in filters:
+        reasons.mark(~one.keeps(_column(rows, f"column.{one.column}")), one.reason, first)
 
 
 def _shape(

@@ -18,7 +18,7 @@ from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
-from factory.errors import EmptyBackendError, MediaError
+from factory.errors import EmptyBackendError, MediaError, TableError
 from factory.media.headers import MAX_PIXELS
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
@@ -82,8 +82,11 @@ class Discovery:
             StorageError: The storage cannot be listed, or fails for reasons that are not one
                 sample's own.
             EmptyBackendError: Not one file passes the patterns.
+            TableError: Filters ask for columns, and the storage has none of them.
         """
         tabular = isinstance(scan.storage, TabularStorage)
+        if scan.columns and not tabular:
+            raise _no_columns(scan)
         listing = scan.storage.listing("" if tabular else scan.prefix)
         samples = listing if tabular else self.samples(scan, listing)
         if not len(samples) and (self.include or self.exclude):
@@ -294,10 +297,18 @@ def _with_focus(table: pa.Table) -> pa.Table:
     return table.select(_MEASURED.names)
 
 
+def _no_columns(scan: Scan) -> TableError:
+    where = f"data.backends.{scan.name}"
+    return TableError(
+        f"{scan.storage.identity} has no table, and so no column {', '.join(scan.columns)} for "
+        f"{where}.filters; set metadata@{where}=parquet, or {where}.filters=[]"
+    )
+
+
 def _extra(scan: Scan, name: str, keys: pa.ChunkedArray) -> pa.Array:
     """Return a column of the samples' own table, in the order of the keys."""
     if not isinstance(scan.storage, TabularStorage):
-        raise TypeError(f"storage {scan.storage.identity} has no columns, so no {name!r}")
+        raise _no_columns(scan)
     table = scan.storage.rows([name])
     places = find(keys, table["key"].cast(keys.type))
     return table[name].take(pa.array(places, mask=places < 0)).combine_chunks()

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.changes import Changes, compare
-from factory.catalog.columns import rank, text_lists
+from factory.catalog.columns import Column, joined, rank, text_lists
 from factory.media.jpeg_xl import NEEDS_EXTRA
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
@@ -45,6 +46,12 @@ DEFAULTS: dict[str, Any] = {
 # Rows of a chunk: enough that 100 million rows are 96 chunks, few enough that work on one
 # chunk holds some tens of megabytes.
 CHUNK_ROWS = 2**20
+
+# Rows from which on cells are gathered chunk by chunk: below, the set-up costs more.
+MANY_ROWS = 1024
+
+# Between a key and the number of a further row of it.
+TWIN = "\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +157,22 @@ class Facts:
 
     def texts(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> list[Any]:
         """Return a column of texts (or of lists of them) at some rows, in their order."""
-        return [self._cell(name, row) for row in np.asarray(rows, dtype=np.int64).tolist()]
+        wanted = np.asarray(rows, dtype=np.int64)
+        if len(wanted) < MANY_ROWS:
+            return [self._cell(name, row) for row in wanted.tolist()]
+        chunk = np.searchsorted(self._starts, wanted, side="right") - 1
+        found: list[Any] = [None] * len(wanted)
+        for number in np.unique(chunk).tolist():
+            here = np.flatnonzero(chunk == number)
+            places = pa.array(wanted[here] - self._starts[number])
+            cells = self._chunks(name)[number].take(places).to_pylist()
+            for place, cell in zip(here.tolist(), cells, strict=True):
+                found[place] = cell
+        return found
 
     def key(self, row: int) -> str:
-        """Return the storage key of a row."""
-        return str(self._cell("key", row))
+        """Return the storage key of a row, also of one that stands there more than once."""
+        return str(self._cell("key", row)).partition(TWIN)[0]
 
     def text(self, row: int) -> tuple[str, ...]:
         """Return the raw caption texts of a row."""
@@ -169,10 +187,9 @@ class Facts:
 
     def with_errors(self, errors: dict[int, str]) -> "Facts":
         """Return the same facts with some rows marked unusable."""
-        column = self.table["error"].to_pylist()
-        for row, reason in errors.items():
-            column[row] = reason
-        return self._with("error", pa.array(column, pa.string()))
+        rows = np.array(sorted(errors), dtype=np.int64)
+        texts = pa.array([errors[row] for row in rows.tolist()], pa.string())
+        return Facts(_put(self.table, "error", rows, texts), self.origin, self.changes)
 
     def with_column(self, name: str, values: NDArray[Any]) -> "Facts":
         """Return the same facts with other values in a numeric column."""
@@ -218,11 +235,34 @@ class Facts:
         return {"table": self.table, "origin": self.origin, "changes": self.changes}
 
 
-def replaced(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Return a table with one of its columns replaced, chunked as the others are."""
+def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """Return a table with one of its columns replaced, cut as the others are; copies none."""
     index = table.schema.get_field_index(name)
-    changed = table.set_column(index, table.schema.field(name), column)
-    return changed.combine_chunks() if table.num_rows <= CHUNK_ROWS else _even(changed)
+    field = table.schema.field(name)
+    parts, first = [], 0
+    for chunk in table[name].chunks:
+        parts.append(column.slice(first, len(chunk)))
+        first += len(chunk)
+    return table.set_column(index, field, pa.chunked_array(parts, field.type))
+
+
+def _put(table: pa.Table, name: str, rows: NDArray[np.int64], cells: Column) -> pa.Table:
+    """Return a table with other cells in some rows of a column; the rows ascend."""
+    index = table.schema.get_field_index(name)
+    field = table.schema.field(name)
+    parts, first = [], 0
+    for chunk in table[name].chunks:
+        here = slice(*np.searchsorted(rows, [first, first + len(chunk)]).tolist())
+        if here.start < here.stop:
+            mask = np.zeros(len(chunk), dtype=bool)
+            mask[rows[here] - first] = True
+            fresh = cells.slice(here.start, here.stop - here.start).cast(field.type)
+            fresh = fresh.combine_chunks() if isinstance(fresh, pa.ChunkedArray) else fresh
+            parts.append(pc.replace_with_mask(chunk, pa.array(mask), fresh))
+        else:
+            parts.append(chunk)
+        first += len(chunk)
+    return table.set_column(index, field, pa.chunked_array(parts, field.type))
 
 
 def _complete(table: pa.Table) -> pa.Table:
@@ -238,7 +278,16 @@ def _complete(table: pa.Table) -> pa.Table:
             columns.append(table[wanted.name].cast(wanted.type))
     extra = [name for name in table.column_names if name not in SCHEMA.names]
     fields = [*SCHEMA, *(table.schema.field(name) for name in extra)]
-    return pa.table([*columns, *(table[name] for name in extra)], schema=pa.schema(fields))
+    others = (_without_nan(table[name]) for name in extra)
+    return pa.table([*columns, *others], schema=pa.schema(fields))
+
+
+def _without_nan(column: Column) -> Column:
+    """Return a column with nulls for NaN: equal to nothing, it would make all scans differ."""
+    if not (pa.types.is_float32(column.type) or pa.types.is_float64(column.type)):
+        return column
+    found = pc.is_nan(column)
+    return pc.if_else(found, None, column) if pc.any(found).as_py() else column
 
 
 def _by_key(table: pa.Table) -> pa.Table:
@@ -246,31 +295,34 @@ def _by_key(table: pa.Table) -> pa.Table:
     order = rank(table["key"])
     if order is not None:
         table = table.take(order)
-    return _even(_without_twins(table))
+    return even(_without_twins(table))
 
 
 def _without_twins(table: pa.Table) -> pa.Table:
-    """Mark every further row of a key as "duplicate row", under a key that tells it apart."""
-    import pyarrow.compute as pc
+    """Mark every further row of a key as "duplicate row", under a key that tells it apart.
 
+    Such a key is the first one's, a NUL, which no storage's key holds, and how many rows of it
+    came before: other rows that come or go do not change it.
+    """
     rows = table.num_rows
     keys = table["key"]
     same = np.zeros(rows, dtype=bool)
     if rows > 1:
         same[1:] = pc.equal(keys.slice(1), keys.slice(0, rows - 1)).to_numpy()
-    if not same.any():
+    twins = np.flatnonzero(same)
+    if not twins.size:
         return table
-    names, errors = keys.to_pylist(), table["error"].to_pylist()
-    for row in np.flatnonzero(same).tolist():
-        errors[row] = f"duplicate row: {names[row]} stands there more than once"
-        names[row] = f"{names[row]}\0{row}"  # no storage's key holds a NUL
-    marked = replaced(replaced(table, "error", pa.array(errors, pa.string())), "key",
-                      pa.array(names, _TEXT))  # fmt: skip
+    firsts = np.flatnonzero(~same)
+    before = twins - firsts[np.searchsorted(firsts, twins) - 1]
+    names = keys.take(pa.array(twins))
+    errors = joined("duplicate row: ", names, " stands there more than once")
+    names = joined(names, TWIN, pa.array(before).cast(_TEXT))
+    marked = _put(_put(table, "error", twins, errors), "key", twins, names)
     order = rank(marked["key"])
     return marked if order is None else marked.take(order)
 
 
-def _even(table: pa.Table) -> pa.Table:
+def even(table: pa.Table) -> pa.Table:
     """Return the table in chunks of `CHUNK_ROWS`, all columns cut alike."""
     rows = table.num_rows
     if rows <= CHUNK_ROWS:

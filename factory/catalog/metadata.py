@@ -8,6 +8,7 @@ from factory.catalog.captions import Captions
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
+from factory.errors import TableError
 from factory.storage.base import Storage
 
 
@@ -48,6 +49,22 @@ class Scan:
             "medium": repr(self.medium),
             "captions": self.captions.source,
         }
+
+    def check_unopened(self, advice: str) -> None:
+        """Refuse to take sizes from a table where measuring takes the pictures themselves.
+
+        Args:
+            advice: The setting that opens them.
+
+        Raises:
+            TableError: Faces are looked for.
+        """
+        if self.medium.whole:
+            raise TableError(
+                f"data.backends.{self.name}.crop.style=face looks at every picture, and sizes from "
+                f"a table open none, so that every cut would be at random; {advice}, or choose "
+                "another crop.style"
+            )
 
 
 class Metadata(Protocol):

@@ -1,22 +1,31 @@
 """Samples and the conditioning pictures that belong to them, matched by path stem."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.catalog.columns import Column, find, stems
-from factory.catalog.decisions import Buckets, Decisions, Reasons
+from factory.catalog.decisions import Buckets, Decisions, Reasons, mark_filtered
 from factory.catalog.facts import Facts
 from factory.catalog.globs import relative
+from factory.catalog.row_filters import RowFilter
 
 # A partner of half the size is off by at most one pixel in 50 along its short edge.
 ASPECT_TOLERANCE = 0.02
 NO_SOURCE = "no source sample"
 OTHER_SHAPE = "shape differs from its source"
+SPARE = "another partner of its source comes first"
 
 
 def pair(
-    source: Facts, made: Decisions, source_prefix: str, partner: Facts, partner_prefix: str
+    source: Facts,
+    made: Decisions,
+    source_prefix: str,
+    partner: Facts,
+    partner_prefix: str,
+    filters: Sequence[RowFilter] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Decisions]:
     """Match the samples of a source with those of a conditioning backend.
 
@@ -26,11 +35,13 @@ def pair(
         source_prefix: Folder its keys are below.
         partner: Facts of the conditioning backend, m rows.
         partner_prefix: Folder its keys are below.
+        filters: Conditions on columns of the conditioning backend's table.
 
     Returns:
         The partner's row for each source row, int64 [n], -1 where there is none; the source's
         row for each partner row, int64 [m], likewise; and the decisions about the m rows: in
-        the buckets of their source samples, since they are cut exactly as those are.
+        the buckets of their source samples, since they are cut exactly as those are. Of several
+        partners of one sample the first usable one counts, and the others are dropped.
     """
     names = _names(source, source_prefix)
     # Of several rows of one stem (a.png, a damaged a.jpg, a duplicate) the first kept one counts.
@@ -39,16 +50,18 @@ def pair(
     of_partner = np.where(places >= 0, ranked[places], -1).astype(np.int64)
     reasons = Reasons(len(partner))
     reasons.mark_texts(partner.table["error"])
+    for first, rows in partner.chunks():
+        mark_filtered(reasons, rows, filters, first)
     reasons.mark(~((of_partner >= 0) & (made.reason[of_partner] == 0)), NO_SOURCE)
     reasons.mark(_other_shape(source, partner, of_partner), OTHER_SHAPE)
-    buckets = Buckets(len(partner))
-    buckets.put(_targets(made, len(source))[of_partner], 0)
-    decided = buckets.decisions(reasons, made.frames)
     partners = np.full(len(source), -1, dtype=np.int64)
     # Backwards, so that of several partners of one sample the first one counts.
-    chosen = np.sort(decided.order.astype(np.int64))[::-1]
+    chosen = np.flatnonzero(reasons.code == 0)[::-1]
     partners[of_partner[chosen]] = chosen
-    return partners, of_partner, decided
+    reasons.mark(partners[of_partner] != np.arange(len(partner)), SPARE)
+    buckets = Buckets(len(partner))
+    buckets.put(_targets(made, len(source))[of_partner], 0)
+    return partners, of_partner, buckets.decisions(reasons, made.frames)
 
 
 def _names(facts: Facts, prefix: str) -> Column:

@@ -86,6 +86,8 @@ class ParquetTable:
             TableError: A file of it is damaged, it lacks a column, or a column is of a type
                 that cannot hold what is wanted.
         """
+        if self.width_column is not None:
+            scan.check_unopened("set metadata.width_column and metadata.height_column to null")
         return _Reading(self, scan, engine).facts()
 
     @property

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from factory.catalog.columns import add_to_hash
-from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts
+from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts, even
 from factory.errors import CacheError, ObjectNotFoundError
 from factory.storage.base import Storage
 from factory.storage.rules import temporary_name
@@ -58,8 +58,12 @@ class Shelf:
             "rows": len(facts),
             "checksum": checksum(facts.table),
         }
-        self.storage.write(self.key, _parquet(facts.table, header))
-        return Facts(self._map(facts.table, header), facts.origin, facts.changes)
+        data = _parquet(facts.table, header)
+        self.storage.write(self.key, data)
+        found = self.storage.head(self.key)
+        # Of another size it is another process's, written since: no etag is ours then.
+        etag = found.etag if found.size == len(data) else ""
+        return Facts(self._map(facts.table, header, etag), facts.origin, facts.changes)
 
     def load(self) -> Facts | None:
         """Open published facts; None if there are none of this format.
@@ -78,7 +82,8 @@ class Shelf:
         if found is None:
             return None
         table, header = found
-        return Facts(self._map(table, header), dict(header["origin"]))
+        # The etag from before the reading: of what is published meanwhile it is not the one.
+        return Facts(self._map(table, header, etag), dict(header["origin"]))
 
     def _read(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
         try:
@@ -87,7 +92,7 @@ class Shelf:
             header = json.loads((file.schema_arrow.metadata or {})[_HEADER])
             if header["format_version"] != FORMAT_VERSION:
                 return None
-            table = _typed(file.read())
+            table = even(_typed(file.read()))
             _check(table, header)
         except ObjectNotFoundError:
             return None
@@ -116,9 +121,8 @@ class Shelf:
         except (pa.ArrowException, KeyError, OSError, TypeError, ValueError):
             return None  # absent, of another format or damaged: made anew from Parquet
 
-    def _map(self, table: pa.Table, header: Mapping[str, Any]) -> pa.Table:
+    def _map(self, table: pa.Table, header: Mapping[str, Any], etag: str) -> pa.Table:
         """Write the Arrow file and return its memory map; the table itself where that fails."""
-        etag = self.storage.head(self.key).etag
         text = json.dumps({**header, "parquet": etag}).encode()
         schema = table.schema.with_metadata({_HEADER: text})
         temporary = self.mapped.parent / temporary_name()

@@ -124,7 +124,8 @@ def _of_sidecars(
         before = find(keys, known["key"])
         now = pa.table({"etag": pc.fill_null(etags, "")})
         old = pa.table({"etag": pc.fill_null(known["text_etag"], "\0")})
-        same = same_etag(now, old, before)
+        # A file that vanished had an empty etag, which one that is not listed has, too.
+        same = same_etag(now, old, before) & (places >= 0)
     fresh = np.flatnonzero((places >= 0) & ~same)
     read = _read(scan, engine, files.take(pa.array(np.unique(places[fresh]))))
     return _merged(_Texts(places, same, before, fresh), etags, known, read)

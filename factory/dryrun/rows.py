@@ -59,8 +59,9 @@ def dropped_rows(catalog: Catalog, reason: str) -> Rows:
 
 def sides(catalog: Catalog, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (widths, heights) of rows, px, float64 [n] each; 0 where they were not measured."""
-    width = catalog.facts.column("width")[rows].astype(np.float64)
-    return width, catalog.facts.column("height")[rows].astype(np.float64)
+    facts = catalog.facts
+    width, height = facts.take("width", rows), facts.take("height", rows)
+    return width.astype(np.float64), height.astype(np.float64)
 
 
 def enlarged(catalog: Catalog) -> Enlarged:
@@ -87,7 +88,7 @@ def target_aspects(catalog: Catalog, rows: Rows) -> NDArray[np.float64]:
 
 def sizes(facts: Facts, rows: Rows) -> NDArray[np.int64]:
     """Return bytes of rows, int64 [n]; negative where the storage does not tell."""
-    return np.asarray(facts.column("size")[rows], dtype=np.int64)
+    return np.asarray(facts.take("size", rows), dtype=np.int64)
 
 
 def total(facts: Facts, rows: Rows) -> int | None:

@@ -9,6 +9,7 @@ from omegaconf import II, MISSING
 
 from factory.schema.captions import CaptionConfig, TextFileCaptionConfig, misplaced
 from factory.schema.crop import CropConfig
+from factory.schema.looks import face_problems, filter_problems
 from factory.schema.options import above, at_least, opt
 from factory.schema.rows import CompositeConfig, RowFilterConfig
 from factory.schema.sizes import size_problems
@@ -124,9 +125,14 @@ class SampleBackendConfig(BackendConfig):
             yield f"minimum_aspect_ratio {low:g} is above maximum_aspect_ratio {high:g}"
         yield from size_problems(self)
         yield from self._misplaced_captions()
+        yield from filter_problems(self)
+        yield from self._unseen_faces()
 
     def _misplaced_captions(self) -> Iterator[str]:
         yield from misplaced(self.caption, self.storage, self.metadata)
+
+    def _unseen_faces(self) -> Iterator[str]:
+        yield from face_problems(self)
 
     def references(self) -> Iterator[tuple[str, str]]:
         """Yield (field, name) of every other backend this one needs built before it."""
@@ -182,6 +188,9 @@ class VideoBackendConfig(ImageBackendConfig):
             if not suffix.startswith("."):
                 yield f"suffixes must start with a dot, got {suffix!r}"
 
+    def _unseen_faces(self) -> Iterator[str]:
+        yield from face_problems(self, still=False)
+
 
 @dataclass
 class StreamBackendConfig(ImageBackendConfig):
@@ -218,6 +227,9 @@ class StreamBackendConfig(ImageBackendConfig):
         if self.max_samples is not None:
             yield "max_samples is for stored samples; set samples for the length of an epoch"
 
+    def _unseen_faces(self) -> Iterator[str]:
+        yield from face_problems(self, still=False)
+
 
 @dataclass
 class EvalBackendConfig(SampleBackendConfig):
@@ -235,6 +247,9 @@ class ConditioningBackendConfig(SampleBackendConfig):
 
     def _misplaced_captions(self) -> Iterator[str]:
         yield from ()  # its samples have the captions of their source
+
+    def _unseen_faces(self) -> Iterator[str]:
+        yield from ()  # its samples have the cuts of their source
 
     def references(self) -> Iterator[tuple[str, str]]:
         """Yield (field, name) of every other backend this one needs built before it."""

@@ -62,6 +62,14 @@ def test_slashes_around_a_prefix_mean_nothing(tmp_path: Path, prefix: str) -> No
     assert facts.key(0) == "p/0000.png"
 
 
+def test_a_prefix_means_what_it_lists_however_it_is_spelt(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p/raw", 1)
+    metadata = Discovery(include=("raw/*",))
+    facts = backend(tmp_path, prefix="./p//", metadata=metadata).scan(None, ENGINE)
+    assert facts.key(0) == "p/raw/0000.png"
+    assert backend(tmp_path, prefix="p/./").prefix == "p"
+
+
 @pytest.mark.parametrize("prefix", ["", ".", "/"])
 def test_the_root_is_a_prefix(tmp_path: Path, prefix: str) -> None:
     write_pictures(tmp_path, 1)

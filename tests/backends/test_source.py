@@ -1,5 +1,6 @@
 """A source made ready gives pixels, latents and texts of rows, in their order."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import EmptyBackendError, MediaError
+from factory.media.composite import Composite
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
 from tests.pictures import colour, write_pictures
@@ -162,3 +164,43 @@ def test_no_partner_at_all_says_what_became_of_them(tmp_path: Path) -> None:
         "1 no source sample); partners share their path below the prefix, without suffix: "
         "compare data.backends.pics.prefix='src' with data.backends.edges.prefix='cond'"
     )
+
+
+def test_a_partner_is_not_encoded_where_another_backend_drops_its_sample(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "src", 4, sizes=((96, 64),))
+    write_pictures(tmp_path / "cond", 4, sizes=((96, 64),))
+    write_pictures(tmp_path / "more", 3, sizes=((96, 64),))
+    data = conditioned(tmp_path)
+    storage = LocalStorage(str(tmp_path))
+    more = ConditioningBackend(name="more", source="pics", prefix="more", storage=storage,
+                               resolution=64, alignment=16)  # fmt: skip
+    both = FactoryDataModule(
+        [*data.registry.backends.values(), more], cache=data.registry.cache, batch_size=3, seed=7
+    )
+    both.prepare_data()
+    made = {name: source.catalog.decisions for name, source in both.sources.items()}
+    assert {name: one.kept for name, one in made.items()} == {"pics": 3, "edges": 3, "more": 3}
+    assert made["edges"].dropped() == {"no source sample": 1}
+    both.close()
+
+
+def test_a_partner_may_be_a_part_of_a_composite(tmp_path: Path) -> None:
+    from PIL import Image
+
+    write_pictures(tmp_path / "src", 4, sizes=((96, 64),))
+    (tmp_path / "cond").mkdir()
+    for n in range(4):
+        pair = Image.new("RGB", (192, 64), (250, 0, 0))
+        pair.paste((0, 0, 250), (96, 0, 192, 64))
+        pair.save(tmp_path / f"cond/{n:04d}.png")
+    data = conditioned(tmp_path, encoded=False)
+    edges = replace(data.registry.samples["edges"], composite=Composite(2, 1))
+    data = FactoryDataModule(
+        [edges, data.registry.samples["pics"]], cache=data.registry.cache, batch_size=4, seed=7
+    )
+    data.prepare_data()
+    data.setup()
+    assert len(data.sources["edges"].catalog) == 4
+    batch = next(iter(data.train_dataloader()))
+    assert batch.conditioning["edges"][:, 8, 8].tolist() == [[0, 0, 250]] * 4
+    data.close()

@@ -7,6 +7,7 @@ import pytest
 
 from factory.catalog.captions import ColumnCaptions, FilenameCaptions
 from factory.catalog.column_facts import ColumnFacts
+from factory.catalog.medium import Pictures
 from factory.catalog.metadata import Scan
 from factory.engine.local import LocalEngine
 from factory.errors import TableError
@@ -84,3 +85,9 @@ def test_what_proved_damaged_stays_so() -> None:
 def test_a_storage_without_a_table() -> None:
     with pytest.raises(TableError, match=r"metadata@data\.backends\.hub=discovery"):
         scan(MemoryStorage("none"))
+
+
+def test_faces_are_not_looked_for_in_columns() -> None:
+    what = Scan("hub", Table(width=[1]), "", FilenameCaptions(), medium=Pictures(faces=True))
+    with pytest.raises(TableError, match="set metadata=discovery"):
+        ColumnFacts().scan(what, LocalEngine(1))

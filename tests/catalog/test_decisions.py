@@ -252,3 +252,12 @@ def test_rows_are_dropped_from_decisions_with_their_buckets() -> None:
     assert {bucket.name: bucket.rows.tolist() for bucket in left.buckets} == {"80x48": [0, 2]}
     assert left.dropped() == {"gone": 1}
     assert made.kept == 3
+
+
+def test_reasons_that_find_no_code_are_counted_together() -> None:
+    reasons = Reasons(300)
+    reasons.mark_texts(pa.array([f"reason {n}: x" for n in range(300)]))
+    assert (reasons.code > 0).all()
+    assert len(reasons.names) == 256
+    assert reasons.names[-1] == "other"
+    assert (reasons.code == 255).sum() == 300 - 254

@@ -15,13 +15,16 @@ from factory.catalog.facts import Fact, Facts
 from factory.catalog.medium import Pictures
 from factory.catalog.metadata import Scan
 from factory.catalog.published import Shelf
+from factory.catalog.row_filters import RowFilter
 from factory.errors import (
     AccessDeniedError,
     ObjectNotFoundError,
     StorageUnavailableError,
+    TableError,
 )
 from factory.media.geometry import Geometry
 from factory.media.headers import HEAD_BYTES
+from factory.storage.local import LocalStorage
 from factory.storage.urls import UrlListStorage
 from tests.catalog.fakes import ENGINE, Scattered, Stale, Watched, by_key, replace_file, scanned
 from tests.pictures import SIZES, write_pictures
@@ -82,7 +85,8 @@ def test_a_long_header_is_read_again_and_further(storage: Watched, tmp_path: Pat
     assert (tmp_path / "p/long.jpg").read_bytes().find(b"\xff\xc0") > HEAD_BYTES
     fact = by_key(scanned(storage))["p/long.jpg"]
     assert (fact.width, fact.height, fact.error) == (64, 48, None)
-    assert storage.reads["p/long.jpg"] == 2
+    # The first page ends inside the EXIF, the second read behind it, before the size.
+    assert storage.reads["p/long.jpg"] == 3
 
 
 def test_another_caption_strategy_does_not_measure_again(storage: Watched) -> None:
@@ -327,3 +331,46 @@ def test_faces_are_looked_for_once_where_cuts_are_placed_by_them(
                     extra={"focus_x": pa.array([0.9], pa.float32()),
                            "focus_y": pa.array([0.5], pa.float32())})  # fmt: skip
     assert OwnCuts(wide, square).of(np.array([0])).crop.tolist() == [[0, 768]]
+
+
+def test_a_file_that_vanished_and_is_no_longer_listed_leaves_no_error(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", 2, captions=False)
+    ghosts = Stale(str(tmp_path), ghosts=("p/0000.txt",))
+    known = scanned(ghosts, captions=TextFileCaptions())
+    assert (by_key(known)["p/0000.png"].text_error or "").startswith("no caption: ")
+    (tmp_path / "p/0001.txt").write_text("a hill")
+    now = by_key(scanned(Stale(str(tmp_path)), captions=TextFileCaptions(), known=known))
+    assert [now[f"p/000{n}.png"].text_error for n in (0, 1)] == [None, None]
+    assert [now[f"p/000{n}.png"].text for n in (0, 1)] == [None, ("a hill",)]
+    assert now["p/0000.png"].text_etag is None
+
+
+@pytest.mark.parametrize("style", ["known", "new"])
+def test_faces_do_not_make_a_scan_decode_every_picture_whole(
+    storage: Watched, tmp_path: Path, style: str
+) -> None:
+    pytest.importorskip("skimage")
+    whole = (tmp_path / "p/0000.png").read_bytes()
+    (tmp_path / "p/cut.png").write_bytes(whole[: len(whole) // 2])
+    known = with_faces(storage, faces=False) if style == "known" else None
+    fact = by_key(with_faces(storage, known))["p/cut.png"]
+    assert (fact.error, fact.width > 0) == (None, True)
+
+
+def test_filters_without_a_table_are_refused_before_anything_is_listed(storage: Watched) -> None:
+    scan = Scan("pics", storage, "nowhere", FilenameCaptions(), columns=("score",))
+    with pytest.raises(TableError, match=r"no column score for data\.backends\.pics\.filters; set"):
+        Discovery().scan(scan, ENGINE)
+
+
+def test_filters_look_at_the_columns_of_a_list_of_urls(tmp_path: Path) -> None:
+    (tmp_path / "urls.csv").write_text("url,score\nhttp://127.0.0.1:9/a,0.5\nno-url,7\n")
+    storage = UrlListStorage(
+        table="urls.csv", table_storage=LocalStorage(str(tmp_path)), cache_dir=str(tmp_path / "c")
+    )
+    scan = Scan("pics", storage, "", FilenameCaptions(), columns=("score",))
+    facts = Discovery().scan(scan, ENGINE)
+    kept = RowFilter("score", minimum=1).keeps(facts.table["column.score"])
+    errors = [fact.error or "" for fact in facts.rows()]
+    assert ["no-url" in error or "no http" in error for error in errors] == kept.tolist()
+    assert sorted(kept.tolist()) == [False, True]

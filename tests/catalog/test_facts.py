@@ -206,3 +206,23 @@ def test_renamed_samples_with_equal_etags_are_told_apart() -> None:
     known = Facts.of([Fact("a", 1, "x"), Fact("b", 1, "y")], {})
     now = Facts.of([Fact("b", 1, "x"), Fact("c", 1, "y")], {})
     assert compare(known.table, now.table) == Changes(added=1, changed=1, removed=1)
+
+
+def test_further_rows_of_a_key_keep_their_names_when_others_come() -> None:
+    rows = [Fact("b", 1, "e"), Fact("b", 1, "e"), Fact("b", 1, "e")]
+    known = Facts.of(rows, {})
+    now = Facts.of([Fact("a", 1, "e"), *rows], {}, known)
+    assert (now.changes.added, now.changes.unchanged, now.changes.removed) == (1, 3, 0)
+    assert [now.key(row) for row in range(4)] == ["a", "b", "b", "b"]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_numbers_that_are_none_do_not_make_equal_scans_differ(kind: pa.DataType) -> None:
+    score = pa.array([float("nan"), 0.5], kind)
+    one, two = (
+        Facts.of_table(facts_of((8, 8), (9, 9)).table.append_column("column.score", score), {})
+        for _ in range(2)
+    )
+    assert one.table.equals(two.table)
+    assert one.table["column.score"].to_pylist() == [None, 0.5]
+    assert one.table.schema.field("column.score").type == kind

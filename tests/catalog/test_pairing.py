@@ -1,12 +1,14 @@
 """Conditioning pictures are matched by path stem, and cut exactly as their sources are."""
 
 import numpy as np
+import pyarrow as pa
 
 from factory.catalog.captions import FilenameCaptions
 from factory.catalog.cuts import OwnCuts, PartnerCuts
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, pair
+from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, SPARE, pair
+from factory.catalog.row_filters import RowFilter
 from factory.media.geometry import Geometry
 
 CROP = Geometry(64, alignment=16, crop_aspect="square", crop_style="random")
@@ -104,3 +106,23 @@ def test_a_duplicate_row_of_a_table_does_not_take_the_partner() -> None:
     found, made = paired(Facts.of(rows, {}), facts(("cond/a.png", 64, 64)))
     assert found == [0, -1]
     assert made.order.tolist() == np.array([0]).tolist()
+
+
+def test_of_several_partners_the_first_usable_one_counts() -> None:
+    partner = facts(
+        ("cond/a.jpg", 0, 0, "damaged: x"), ("cond/a.png", 64, 64), ("cond/a.webp", 64, 64)
+    )
+    rows, made = paired(facts(("src/a.png", 64, 64)), partner)
+    assert rows == [1]
+    assert made.order.tolist() == [1]
+    assert made.dropped() == {"damaged": 1, SPARE: 1}
+
+
+def test_a_partner_that_fails_a_filter_is_dropped() -> None:
+    table = facts(("cond/a.png", 64, 64), ("cond/b.png", 64, 64)).table
+    partner = Facts.of_table(table.append_column("column.score", pa.array([0.1, 0.9])), {})
+    source = facts(("src/a.png", 64, 64), ("src/b.png", 64, 64))
+    wanted = (RowFilter("score", minimum=0.5),)
+    rows, _, made = pair(source, decided(source), "src", partner, "cond", wanted)
+    assert rows.tolist() == [-1, 1]
+    assert made.dropped() == {"filter score": 1}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.backends.image import ImageBackend
 from factory.catalog.captions import (
     LIST_SEPARATOR,
     ColumnCaptions,
@@ -16,9 +17,11 @@ from factory.catalog.captions import (
     TextFileCaptions,
 )
 from factory.catalog.facts import Fact, Facts
+from factory.catalog.medium import Pictures
 from factory.catalog.metadata import Scan
 from factory.catalog.names import normal
 from factory.catalog.parquet import ParquetTable
+from factory.catalog.row_filters import RowFilter
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.base import safe_key
 from tests.catalog.fakes import ENGINE, Watched, by_key, replace_file, scanned
@@ -420,3 +423,21 @@ def test_a_size_added_to_the_table_brings_its_row_back(storage: Watched) -> None
     known = scanned(storage, metadata=TABLE)
     write_table(storage)
     assert scan(storage, known=known)["p/0001.png"].error is None
+
+
+def test_rows_of_a_table_that_fail_a_filter_are_dropped(storage: Watched) -> None:
+    write_table(storage, score=[0.1, 0.9, None])
+    backend = ImageBackend(
+        name="pics", storage=storage, prefix="p", metadata=TABLE, resolution=64, alignment=16,
+        filters=[RowFilter("score", minimum=0.5)],
+    )  # fmt: skip
+    catalog = backend.catalog(backend.scan(None, ENGINE), 0)
+    assert [catalog.facts.key(row) for row in catalog.decisions.order] == ["p/0001.png"]
+    assert catalog.decisions.dropped() == {"filter score": 2}
+
+
+def test_faces_are_not_looked_for_where_a_table_has_sizes(storage: Watched) -> None:
+    write_table(storage)
+    what = Scan("pics", storage, "p", FilenameCaptions(), medium=Pictures(faces=True))
+    with pytest.raises(TableError, match="every cut would be at random; set metadata"):
+        TABLE.scan(what, ENGINE)

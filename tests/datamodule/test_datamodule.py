@@ -1,8 +1,11 @@
 """The data module from plain Python objects: batches, pairing, commits and resume."""
 
 import gc
+import json
+import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from factory import ConfigError, ImageBackend
 from factory.errors import PlanError, ResumeError
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
-from tests.pictures import colour
+from tests.pictures import colour, write_pictures
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers",
@@ -289,3 +292,49 @@ def test_two_backends_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_plan_asked_for_too_early_says_what_to_call(root: Path) -> None:
     with pytest.raises(PlanError, match=r"call prepare_data\(\) and setup\(\) first"):
         _ = data_module(root).plan
+
+
+def test_a_catalog_in_chunks_trains_as_one_in_a_piece(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches() -> list[tuple[Any, ...]]:
+        """Prepare, load, and return what an epoch is made of."""
+        data = data_module(root)
+        data.prepare_data()
+        loaded = data_module(root)
+        loaded.setup()
+        seen = [
+            (batch.keys, batch.captions, float(batch.latents.sum()))
+            for batch in loaded.train_dataloader()
+        ]
+        data.close()
+        loaded.close()
+        return seen
+
+    whole = batches()
+    shutil.rmtree(root / "cache")
+    for module in ("facts", "published"):
+        monkeypatch.setattr(f"factory.catalog.{module}.CHUNK_ROWS", 3)
+    monkeypatch.setattr("factory.backends.embeds.PIECE", 2)
+    monkeypatch.setattr("factory.catalog.facts.MANY_ROWS", 2)
+    assert batches() == whole
+    (root / "a/0001.txt").write_text("another caption")
+    write_pictures(root / "a", 1, first=500)
+    (root / "a/0003.png").unlink()
+    changed = batches()
+    assert changed != whole
+    shutil.rmtree(root / "cache")
+    assert batches() == changed
+
+
+def test_what_a_checkpoint_holds_does_not_grow_with_the_samples(root: Path) -> None:
+    sizes = []
+    for count in (10, 200):
+        write_pictures(root / "a", count)
+        data = data_module(root, encoded=False)
+        data.prepare_data()
+        data.setup()
+        next(iter(data.train_dataloader()))
+        sizes.append(len(json.dumps(data.state_dict())))
+        data.close()
+    assert abs(sizes[1] - sizes[0]) < 20  # a few digits more in numbers

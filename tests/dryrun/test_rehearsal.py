@@ -64,14 +64,14 @@ def test_counts_of_found_kept_and_dropped(tmp_path: Path) -> None:
 
 def test_the_first_scan_reads_as_much_as_was_foretold(tmp_path: Path) -> None:
     write(tmp_path, {"a": 5})
-    large = b"\0" * LocalStorage.head_bytes * 2
+    large = b"\0" * Watched.head_bytes * 2
     (tmp_path / "a/0001.png").write_bytes((tmp_path / "a/0001.png").read_bytes() + large)
     watched = Watched(str(tmp_path))
     backend = one_backend(tmp_path, storage=watched, caption=TextFileCaptions())
     costs = dry_run(tmp_path, backend).figures.backends[0].costs
     assert costs.scan_requests == watched.reads.total() == 10
     sizes = [f.stat().st_size for f in (tmp_path / "a").glob("*.png")]
-    assert costs.scan_bytes == sum(min(size, watched.head_bytes) for size in sizes)
+    assert costs.scan_bytes == sum(min(size, Watched.head_bytes) for size in sizes)
 
 
 def test_pixels_are_read_every_epoch_and_latents_once(tmp_path: Path) -> None:
