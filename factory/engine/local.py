@@ -38,7 +38,10 @@ class LocalEngine:
         *,
         at_once: int | None = None,
     ) -> Iterator[tuple[Item, Result | Exception]]:
-        """Yield (item, result or exception) in the order of the items."""
+        """Yield (item, result or exception) in the order of the items.
+
+        What is still running when the consumer leaves early is not waited for.
+        """
         workers = self.workers or THREADS_PER_CORE * (os.cpu_count() or 1)
         workers = min(workers, at_once or workers)
         waiting: deque[tuple[Item, Future[Result]]] = deque()
@@ -50,8 +53,15 @@ class LocalEngine:
                     yield _outcome(waiting.popleft())
             while waiting:
                 yield _outcome(waiting.popleft())
-        finally:
+        except GeneratorExit:
+            # Perhaps closed by the garbage collector, in the midst of another thread's start:
+            # joining then waits for a lock of `threading` that this very thread holds.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        pool.shutdown(wait=True)
 
 
 def _outcome(job: tuple[Item, Future[Any]]) -> tuple[Item, Any]:

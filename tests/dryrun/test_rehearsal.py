@@ -71,7 +71,7 @@ def test_the_first_scan_reads_as_much_as_was_foretold(tmp_path: Path) -> None:
     costs = dry_run(tmp_path, backend).figures.backends[0].costs
     assert costs.scan_requests == watched.reads.total() == 10
     sizes = [f.stat().st_size for f in (tmp_path / "a").glob("*.png")]
-    assert costs.scan_bytes == sum(min(size, Watched.head_bytes) for size in sizes)
+    assert costs.scan_bytes == sum(min(size, watched.head_bytes) for size in sizes)
 
 
 def test_pixels_are_read_every_epoch_and_latents_once(tmp_path: Path) -> None:

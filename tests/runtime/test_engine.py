@@ -39,9 +39,28 @@ def test_closing_stops_the_threads() -> None:
     next(results)
     del results
     gc.collect()
-    assert not [t for t in threading.enumerate() if t.name.startswith("factory-engine")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("factory-engine"):
+            thread.join(10)  # they end by themselves; closing does not wait for them
+            assert not thread.is_alive()
 
 
 def test_an_engine_without_threads_is_refused() -> None:
     with pytest.raises(ValueError, match=r"engine\.workers must be at least 1, got 0"):
         LocalEngine(workers=0)
+
+
+def test_leaving_early_waits_for_nothing() -> None:
+    """The garbage collector may close it in any thread, also in one that must not wait."""
+    go, finished = threading.Event(), []
+
+    def work(number: int) -> None:
+        if number:
+            go.wait(10)
+            finished.append(number)
+
+    outcomes = LocalEngine(workers=2).map(work, range(6))
+    next(outcomes)
+    outcomes.close()  # type: ignore[attr-defined]
+    assert finished == []
+    go.set()
