@@ -14,7 +14,7 @@ from factory.schema.options import at_least, opt
 SPLITS = ("comma", "space", "period")
 # Which storages have rows of a table, and which have none.
 TABLES = ("UrlListStorage", "HuggingFaceStorage")
-NO_TABLES = ("LocalStorage", "S3Storage", "MemoryStorage")
+NO_TABLES = ("LocalStorage", "S3Storage", "MemoryStorage", "TarStorage")
 
 
 @dataclass

@@ -6,14 +6,11 @@ from typing import Any
 from factory.schema.captions import NO_TABLES
 from factory.schema.crop import CropStyle
 
-# Tar shards hold files, and no table beside them.
-_PLAIN = (*NO_TABLES, "TarStorage")
-
 
 def filter_problems(backend: Any) -> Iterator[str]:
     """Yield why row filters have no column to look at."""
     place, facts = _kind(backend.storage), _kind(backend.metadata)
-    if backend.filters and place in _PLAIN and facts == "Discovery":
+    if backend.filters and place in NO_TABLES and facts == "Discovery":
         columns = ", ".join(str(one.column) for one in backend.filters)
         yield (
             f"filters look at the columns {columns} of a table, and metadata=discovery in {place} "

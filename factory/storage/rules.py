@@ -15,6 +15,8 @@ TEMPORARY = ".factory-tmp-"
 # What operating systems and file servers drop beside people's files. A folder and its copy
 # in a bucket must list the same, so every storage skips them.
 _JUNK = re.compile(r"(?:^|/)(?:\.DS_Store|Thumbs\.db|desktop\.ini|@eaDir|__MACOSX|\._[^/]*)(?:/|$)")
+# Empty parts of a path, and those that mean a folder: rare in buckets, and never in folders.
+_ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 
 def temporary_name() -> str:
@@ -25,6 +27,11 @@ def temporary_name() -> str:
 def is_listed(key: str) -> bool:
     """Tell whether a listing shows the key: not OS junk, not half written, not a folder."""
     return not (_JUNK.search(key) or TEMPORARY in key or key.endswith("/"))
+
+
+def is_normal(key: str) -> bool:
+    """Tell whether a key is spelt as `safe_key` spells it: no part is empty, "." or ".."."""
+    return not _ODD_PART.search(key)
 
 
 def safe_prefix(prefix: str) -> str:

@@ -1,6 +1,7 @@
 """How are bytes kept in a bucket of an S3-compatible object store?"""
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -12,12 +13,21 @@ from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage, safe_key
 from factory.storage.opened import PerProcess
-from factory.storage.rules import check_span, is_listed, safe_prefix, strip_prefix, temporary_name
+from factory.storage.rules import (
+    check_span,
+    is_listed,
+    is_normal,
+    safe_prefix,
+    strip_prefix,
+    temporary_name,
+)
 from factory.storage.s3_errors import Attempt, not_s3, storage_error
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
     from s3fs import S3FileSystem
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,20 +105,32 @@ class S3Storage(Storage):
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield every object below a prefix, page by page, with sizes and ETags.
 
+        Keys that are no paths in normal form ("a//b") are left out, with a warning: asked for,
+        they would be taken for others ("a/b").
+
         Raises:
             ObjectNotFoundError: There is no such bucket, or nothing lies below the prefix.
         """
         folder = safe_prefix(prefix)
         start = self._root + (folder + "/" if folder else "")
         attempt = self._attempt("list", start)
-        found = False
+        found, odd = False, 0
         request = {"Bucket": self.bucket, "Prefix": start}
         while request:
             page = self._call(attempt, "list_objects_v2", **request)
             for entry in page.get("Contents", ()):
                 found = True
                 key = entry["Key"][len(self._root) :]
-                if is_listed(key):
+                if not is_listed(key):
+                    continue
+                if not is_normal(key):
+                    odd += 1
+                    logger.log(
+                        logging.WARNING if odd == 1 else logging.DEBUG,
+                        "%s: %r is no path in normal form and not listed; rename such objects",
+                        self.identity, key,
+                    )  # fmt: skip
+                else:
                     yield ObjectInfo(key, int(entry["Size"]), entry["ETag"].strip('"'))
             more = page.get("NextContinuationToken") if page.get("IsTruncated") else None
             request = {**request, "ContinuationToken": more} if more else {}

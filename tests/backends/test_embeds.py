@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory.backends.image import Crop
 from factory.backends.picture import Picture, ReadPicture
 from factory.backends.source import Source
 from factory.catalog.discovery import Discovery
@@ -112,6 +113,19 @@ def test_another_cut_or_content_is_another_row(storage: Watched, tmp_path: Path)
     assert fill(source_of(tmp_path, storage, Counting(), resolution=128))[0] == 10
     replace_file(tmp_path / "p/0000.png", tmp_path / "p/0003.png")
     assert fill(source_of(tmp_path, storage, Counting()))[0] == 1
+
+
+def test_no_picture_takes_the_latents_of_another_of_its_name_or_of_other_settings(
+    storage: Watched, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "p/sub", 1, first=7)
+    (tmp_path / "p/sub/0007.png").rename(tmp_path / "p/0000.webp")  # read by what it is
+    assert fill(source_of(tmp_path, storage, Counting())) == (11, {})
+    other = BlockDCT(channels=5)
+    for changed in ({"resolution": 96}, {"decode": "exact"}, {"crop": Crop("square")}):
+        assert fill(source_of(tmp_path, storage, Counting(), **changed))[0] > 0
+    assert fill(source_of(tmp_path, storage, other)) == (11, {})
+    assert fill(source_of(tmp_path, storage, Counting())) == (0, {})
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,17 @@ def test_folder_marks_are_no_objects(weed: S3Storage) -> None:
     assert keys(weed) == {"a/b"}
 
 
+def test_keys_that_would_be_taken_for_others_are_not_listed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ["a/b", "a//b", "./c", "/d", "a/../e", "f.", "..g/.h"]
+    page = {"Contents": [{"Key": f"p/{key}", "Size": 1, "ETag": '"e"'} for key in given]}
+    monkeypatch.setattr(S3Storage, "_call", lambda *args, **kwargs: page)
+    assert [info.key for info in S3Storage("b", "p").objects()] == ["a/b", "f.", "..g/.h"]
+    assert caplog.text.count("no path in normal form") == 1
+    assert "'a//b'" in caplog.text
+
+
 def test_large_objects_go_in_parts(weed: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     # 5 MiB: the smallest part that S3 takes.
     monkeypatch.setattr(s3, "ONE_PUT_BYTES", 10 * 2**20)
