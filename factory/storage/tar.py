@@ -140,8 +140,13 @@ class TarStorage(Storage):
         if isinstance(self.storage, LocalStorage) or len(spans) <= 1:
             yield from super().read_many(spans)
             return
-        with ThreadPoolExecutor(self.connections, thread_name_prefix="factory-tar") as pool:
+        pool = ThreadPoolExecutor(self.connections, thread_name_prefix="factory-tar")
+        try:
             yield from pool.map(self._read_or_error, spans)
+        finally:
+            # Not joined: the garbage collector may be what closes this, in the midst of
+            # another thread's start.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _absent(self, key: str) -> ObjectNotFoundError:
         return ObjectNotFoundError(
