@@ -134,6 +134,7 @@ MODES = ["1", "L", "P", "RGB"]
 def test_tiffs_measure_as_pillow_says(
     size: tuple[int, int], mode: str, pages: int, big: bool, turn: int, packed: str | None
 ) -> None:
+    big &= mode != "I;16B"  # Pillow cannot read the big-endian BigTIFF that it writes itself
     page = Image.new(mode, size)
     rest = [page] * (pages - 1)
     options = {"big_tiff": big, "tiffinfo": {0x0112: turn}, "compression": packed}
