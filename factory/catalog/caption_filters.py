@@ -31,6 +31,8 @@ def read_filters(path: str) -> tuple[Edit, ...]:
         ConfigError: It cannot be read or is badly written; names the file and the line.
     """
     check_suffix(path)
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for a writer
+        raise ConfigError(f"filters_file {path!r} is no file; name a .txt or .json file")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:

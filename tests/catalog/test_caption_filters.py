@@ -1,5 +1,6 @@
 """Filter files are read once, and what is wrong in them is named by file and line."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,6 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: bytes, said: 
         read_filters(str(tmp_path / name))
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "w.txt").mkdir()
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_filters(str(tmp_path / "w.txt"))
-
-
 def test_another_suffix_is_refused_and_not_ignored() -> None:
     with pytest.raises(ValueError, match=r"\.txt \(one entry a line\) or \.json"):
         read_filters("words.csv")
@@ -71,3 +66,11 @@ def test_entries_of_the_option_come_before_those_of_the_file(tmp_path: Path) -> 
     path = str(tmp_path / "words.txt")
     captions = TextFileCaptions(filters=["s/dog/cat/"], filters_file=path)
     assert captions.captions("k", ["a dog"]) == ("a",)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "folder.txt").mkdir()
+    for name in ("pipe.txt", "folder.txt"):
+        with pytest.raises(ConfigError, match=f"{name}' is no file"):
+            read_filters(str(tmp_path / name))
