@@ -99,8 +99,9 @@ class Discovery:
         for name in FOCUS:
             if table[name].null_count == len(table):
                 table = table.drop_columns(name)
-        for name in scan.columns:
-            table = table.append_column(f"column.{name}", _extra(scan, name, table["key"]))
+        if scan.columns:
+            for name, column in _own_columns(scan, table["key"]):
+                table = table.append_column(f"column.{name}", column)
         return Facts.of_table(table, origin, scan.known)
 
     @property
@@ -305,10 +306,12 @@ def _no_columns(scan: Scan) -> TableError:
     )
 
 
-def _extra(scan: Scan, name: str, keys: pa.ChunkedArray) -> pa.Array:
-    """Return a column of the samples' own table, in the order of the keys."""
+def _own_columns(scan: Scan, keys: pa.ChunkedArray) -> Iterator[tuple[str, pa.Array]]:
+    """Yield the columns of the samples' own table that filters look at, in the keys' order."""
     if not isinstance(scan.storage, TabularStorage):
         raise _no_columns(scan)
-    table = scan.storage.rows([name])
+    table = scan.storage.rows(scan.columns)
     places = find(keys, table["key"].cast(keys.type))
-    return table[name].take(pa.array(places, mask=places < 0)).combine_chunks()
+    chosen = pa.array(places, mask=places < 0)
+    for name in scan.columns:
+        yield name, table[name].take(chosen).combine_chunks()

@@ -165,7 +165,7 @@ class Facts:
         for number in np.unique(chunk).tolist():
             here = np.flatnonzero(chunk == number)
             places = pa.array(wanted[here] - self._starts[number])
-            cells = self._chunks(name)[number].take(places).to_pylist()
+            cells = self._cut[name][number].take(places).to_pylist()
             for place, cell in zip(here.tolist(), cells, strict=True):
                 found[place] = cell
         return found
@@ -200,7 +200,7 @@ class Facts:
 
     def _cell(self, name: str, row: int) -> Any:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._chunks(name)[number][row - int(self._starts[number])].as_py()
+        return self._cut[name][number][row - int(self._starts[number])].as_py()
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -214,9 +214,6 @@ class Facts:
         names = self.table.column_names
         return {name: [batch.column(n) for batch in batches] for n, name in enumerate(names)}
 
-    def _chunks(self, name: str) -> list[pa.Array]:
-        return self._cut[name]
-
     @cached_property
     def _viewed(self) -> dict[str, list[NDArray[Any]]]:
         return {}
@@ -225,7 +222,7 @@ class Facts:
         """Return a column's chunks as arrays that share its memory."""
         views = self._viewed.get(name)
         if views is None:
-            chunks = self._chunks(name)
+            chunks = self._cut[name]
             views = [chunk.to_numpy(zero_copy_only=chunk.null_count == 0) for chunk in chunks]
             self._viewed[name] = views
         return views

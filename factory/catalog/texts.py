@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from factory.bulk import Engine
 from factory.catalog.captions import LIST_SEPARATOR, Captions
+from factory.catalog.cells import caption_lists
 from factory.catalog.changes import same_etag
-from factory.catalog.columns import Column, find, flags, one_each, stems
+from factory.catalog.columns import Column, find, flags, stems
 from factory.catalog.facts import SCHEMA
 from factory.catalog.metadata import Scan
 from factory.errors import MediaError, ObjectNotFoundError, StorageError, TableError
@@ -84,8 +85,8 @@ def column_texts(columns: Sequence[Column]) -> Column:
 
     The texts of a cell that holds a list are kept apart by `LIST_SEPARATOR`.
     """
-    if len(columns) == 1 and _is_text(columns[0].type):
-        return one_each(pc.fill_null(columns[0].cast(pa.large_string()), ""))
+    if all(_is_text(column.type) for column in columns):
+        return caption_lists([column.cast(pa.large_string()) for column in columns])
     cells = zip(*(column.to_pylist() for column in columns), strict=True)
     return pa.array([flatten(list(row)) for row in cells], _TEXT_LIST)
 
@@ -146,11 +147,11 @@ def _merged(found: _Texts, etags: Column, known: pa.Table | None, read: pa.Table
     rows = len(found.files)
     # Places in the rows kept, followed by the rows read now.
     places = np.full(rows, -1, dtype=np.int64)
-    kept = _empty(read.schema) if known is None else known.select(["text", "text_error"])
+    kept = read.slice(0, 0) if known is None else known.select(read.column_names)
     places[found.same] = found.before[found.same]
     numbers = np.unique(found.files[found.fresh])
     places[found.fresh] = len(kept) + np.searchsorted(numbers, found.files[found.fresh])
-    source = pa.concat_tables([kept, read.select(["text", "text_error"])])
+    source = pa.concat_tables([kept, read])
     chosen = source.take(pa.array(places, mask=places < 0))
     # An empty etag never equals a listed one, so a file that vanished is looked for again.
     error = chosen["text_error"]
@@ -158,10 +159,6 @@ def _merged(found: _Texts, etags: Column, known: pa.Table | None, read: pa.Table
         vanished = flags(pc.starts_with(error, VANISHED))
         etags = pc.if_else(pa.array(vanished), "", etags)
     return chosen["text"], etags, error
-
-
-def _empty(schema: pa.Schema) -> pa.Table:
-    return schema.empty_table().select(["text", "text_error"])
 
 
 def _read(scan: Scan, engine: Engine, files: pa.Table) -> pa.Table:

@@ -65,12 +65,12 @@ class Arguments:
             value = self[name]
             if value is None:
                 continue
-            number = _number(value)
+            number = as_number(value)
             if number is None or not number.is_integer():
                 yield ImportProblem("invalid_type", f"args.{name} must be a whole number")
             elif number < least:
                 yield ImportProblem("invalid_value", f"args.{name} must be at least {least}")
-        share = _number(self["caption_dropout_probability"])
+        share = as_number(self["caption_dropout_probability"])
         if share is None:
             text = "args.caption_dropout_probability must be a number"
             yield ImportProblem("invalid_type", text)
@@ -84,13 +84,13 @@ class Arguments:
 
 def _plain(name: str, value: Any) -> Any:
     """Return the number that a text stands for, where the argument is one."""
-    number = _number(value) if name in _NUMBERS and isinstance(value, str) else None
+    number = as_number(value) if name in _NUMBERS and isinstance(value, str) else None
     if number is None:
         return value
     return int(number) if number.is_integer() else number
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """Return a finite number, also from its text; None where there is none."""
     if isinstance(value, bool):
         return None

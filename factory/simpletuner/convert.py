@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.simpletuner import checks, cutting, places, wording
-from factory.simpletuner.arguments import Arguments
+from factory.simpletuner.arguments import Arguments, as_number
 from factory.simpletuner.dataset import Dataset, Outcome
 from factory.simpletuner.dependencies import duplicates, is_disabled, sort_entries
 from factory.simpletuner.entry import KINDS, SAMPLES, Entry, sources, whole
-from factory.simpletuner.entry_checks import as_number, batch_size
+from factory.simpletuner.entry_checks import batch_size
 from factory.simpletuner.names import safe_names
 from factory.simpletuner.problem import ImportProblem, ImportRefusedError
 

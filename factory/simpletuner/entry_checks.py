@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from factory.simpletuner import size_checks
+from factory.simpletuner.arguments import as_number
 from factory.simpletuner.caption_checks import caption_problems
 from factory.simpletuner.entry import KINDS, OWN_METADATA, SAMPLES, STORAGES, STORES, Entry, whole
 from factory.simpletuner.problem import ImportProblem, shown
@@ -154,17 +155,6 @@ def _parquet(entry: Entry) -> Problems:
 def is_number(value: Any) -> bool:
     """Tell whether a value is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def as_number(value: Any) -> float | None:
-    """Return a number, also from its text; None where it is none, or not finite."""
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _batch(entry: Entry) -> Problems:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from factory.schema.sizes import MAX_MEGAPIXELS, MIN_EDGE
 from factory.simpletuner.entry import Entry
 from factory.simpletuner.problem import ImportProblem, shown
 
@@ -14,10 +15,6 @@ STYLES = {
     "random": "random", "center": "center", "centre": "center", "corner": "corner",
     "face": "face",
 }  # fmt: skip
-# No training canvas is larger, and no useful edge is shorter: a value beyond these means that
-# the unit was mistaken.
-MAX_MEGAPIXELS = 32
-MIN_EDGE = 16
 # Upstream's limits of what a unit can mean: a limit in megapixels from here on is meant in px,
 MAX_LIMIT_MP = 20
 # a limit in px below this in megapixels (deepfloyd alone trains on smaller pictures),

@@ -90,6 +90,25 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Watching(LightningModule):
+    """A model of one number that keeps the batches it is given."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches: list[Batch] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Keep the batch."""
+        self.batches.append(batch)
+        return self.weight * 1.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return an optimizer for the one number."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 def trainer(root: Path, **settings: Any) -> Trainer:
     """Return a quiet trainer on the CPU."""
     quiet = {

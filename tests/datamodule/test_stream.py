@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import (
@@ -25,7 +24,7 @@ from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import Layout, TrainLoader
 from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
-from tests.datamodule.building import trainer
+from tests.datamodule.building import Watching, trainer
 from tests.pictures import colour, write_pictures
 from tests.streams import stream, write_shards
 
@@ -72,25 +71,6 @@ def mixed(root: Path) -> Iterator[Any]:
     yield build
     for data in made:
         data.close()
-
-
-class Watching(LightningModule):
-    """A model of one number that keeps the batches it is given."""
-
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.batches: list[Batch] = []
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Keep the batch."""
-        self.batches.append(batch)
-        return self.weight * 1.0
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return an optimizer for the one number."""
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def fit(data: FactoryDataModule, root: Path, steps: int, **more: Any) -> list[Batch]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 
 from factory import (
     Batch,
@@ -21,7 +20,7 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.storage.local import LocalStorage
 from tests.clips import read_numbers, shows, write_clips
-from tests.datamodule.building import trainer
+from tests.datamodule.building import Watching, trainer
 from tests.pictures import colour, write_pictures
 
 pytestmark = pytest.mark.filterwarnings(
@@ -57,25 +56,6 @@ def mixed(root: Path, *, encoded: bool = True, **settings: Any) -> FactoryDataMo
             TextEmbedBackend(name="text", cache=place, encoder=HashedText()),
         ]
     return FactoryDataModule(backends, batch_size=2, seed=7, cache=place)
-
-
-class Watching(LightningModule):
-    """A model of one number that keeps the batches it is given."""
-
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.batches: list[Batch] = []
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Keep the batch."""
-        self.batches.append(batch)
-        return self.weight * 1.0
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return an optimizer for the one number."""
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def frames_of(batch: Batch, n: int) -> torch.Tensor:
