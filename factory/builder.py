@@ -47,7 +47,7 @@ def build(
             continue
         with telemetry.stage(f"build {name}"):
             built.append(make(node, f"data.backends.{name}"))
-    shared = ("sampling", "cache", "prefetch", "engine")
+    shared = ("sampling", "cache", "prefetch", "engine", "quarantine")
     parts = {key: make(cfg.data[key], f"data.{key}") for key in shared}
     return FactoryDataModule(
         built,

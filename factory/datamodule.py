@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -24,6 +25,7 @@ from factory.runtime.collate import Collate
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Layout, TrainLoader
 from factory.runtime.position import Position
+from factory.runtime.quarantine import Quarantine, QuarantineLimit
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.fingerprint import difference
 from factory.sampling.mixture import Mixture
@@ -50,6 +52,7 @@ class FactoryDataModule(LightningDataModule):
         cache: Where facts and tensors are kept; the folder "cache" if None.
         prefetch: How far batches are prepared ahead; 4 batches in threads if None.
         engine: Where bulk work runs; this machine's threads if None.
+        quarantine: How many samples may turn out unusable; a hundredth if None.
         accept_changed_plan: Continue from a checkpoint that belongs to another plan.
         telemetry: Where stages are recorded; one of its own if None.
 
@@ -67,6 +70,7 @@ class FactoryDataModule(LightningDataModule):
         cache: CachePlace | None = None,
         prefetch: Prefetch | None = None,
         engine: Engine | None = None,
+        quarantine: QuarantineLimit | None = None,
         accept_changed_plan: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -77,6 +81,7 @@ class FactoryDataModule(LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.sampling = sampling or Mixture()
         self.prefetch = prefetch or Prefetch()
+        self.quarantine_limit = quarantine or QuarantineLimit()
         self.accept_changed_plan = accept_changed_plan
         self.registry = Registry(
             backends,
@@ -110,6 +115,12 @@ class FactoryDataModule(LightningDataModule):
         if self._plan is None:
             raise PlanError("there is no plan yet; call prepare_data() and setup() first")
         return self._plan
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """What this process found unusable while it trained."""
+        kept = {name: len(source.catalog) for name, source in self.sources.items()}
+        return Quarantine(self.quarantine_limit, kept, self._layout.rank)
 
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
@@ -151,7 +162,12 @@ class FactoryDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
         loader = TrainLoader(
-            self.plan, self._collate(), self.prefetch, self._layout, self._position
+            self.plan,
+            self._collate(),
+            self.prefetch,
+            self._layout,
+            self._position,
+            self.quarantine,
         )
         self._loaders.add(loader)
         return loader
@@ -162,7 +178,7 @@ class FactoryDataModule(LightningDataModule):
             EvalPlan(plan_backend(self.sources[name]), batch_size=self.batch_size)
             for name in self.registry.eval
         ]
-        loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout)
+        loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout, self.quarantine)
         self._loaders.add(loader)
         return loader
 
@@ -238,7 +254,9 @@ class FactoryDataModule(LightningDataModule):
         self.registry.write_metrics(folder)
 
     def _collate(self) -> Collate:
-        return Collate(self.sources, self.registry.engine, self.seed, self.streams)
+        return Collate(
+            self.sources, self.registry.engine, self.seed, self.streams, self.quarantine_limit
+        )
 
     def _open_streams(self) -> None:
         for name, backend in self.registry.streams.items():

@@ -16,6 +16,7 @@
     ├─ PlanError              a mixture that cannot be planned
     ├─ ResumeError            a checkpoint that belongs to another plan
     ├─ CacheError             encoded tensors missing, damaged or of another shape
+    ├─ QuarantineError        more samples cannot be used than the run allows
     └─ FetchError             background prefetch ended without a batch
 
 A message names the key or sample, what was given, what is allowed, and the command or
@@ -109,6 +110,10 @@ class ResumeError(FactoryError):
 
 class CacheError(FactoryError):
     """Encoded tensors that are missing, damaged or of another shape."""
+
+
+class QuarantineError(FactoryError):
+    """More samples cannot be used than the run allows."""
 
 
 class FetchError(FactoryError):

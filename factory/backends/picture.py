@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.catalog.cuts import Cut
+from factory.errors import StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSIONS, decode
@@ -120,3 +121,26 @@ class ReadPicture:
         enough = None if exact or self.composite else cut.intermediary
         pixels = self.composite.of(decode(data, at_least=enough, max_pixels=most))
         return fit(pixels, cut.intermediary, cut.crop, cut.target, exact=exact)
+
+
+@dataclass(frozen=True)
+class ShapePicture:
+    """Turns bytes that were read, or why they were not, into pixels; picklable.
+
+    Attributes:
+        reader: How the pictures are decoded and cut.
+    """
+
+    reader: ReadPicture
+
+    def __call__(self, read: tuple[Picture, bytes | StorageError]) -> NDArray[np.uint8]:
+        """Return RGB pixels [H, W, 3] of the target size.
+
+        Raises:
+            MediaError: The object is not the picture it claims to be.
+            StorageError: It could not be read.
+        """
+        picture, data = read
+        if isinstance(data, StorageError):
+            raise data
+        return self.reader.shaped(data, picture)

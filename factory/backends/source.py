@@ -1,8 +1,8 @@
 """A backend made ready: its catalog, and the embeddings its batches are gathered from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.picture import Picture
+from factory.backends.picture import Picture, ReadPicture, ShapePicture
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
-from factory.errors import ObjectNotFoundError
+from factory.catalog.cuts import CutArrays
+from factory.catalog.misfortune import is_own
+from factory.errors import MediaError
 
 
 @dataclass
@@ -44,15 +46,20 @@ class Source:
         """Describe the picture of a row: which object, and how it is cut."""
         return self.pictures(np.array([row]))[0]
 
-    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
-        """Describe the pictures of some rows, in their order."""
+    def pictures(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> list[Picture]:
+        """Describe the pictures of some rows, in their order.
+
+        Args:
+            rows: Rows of the catalog, int64 [n].
+            cuts: How they are cut, where that is known already.
+        """
         facts = self.catalog.facts
         pixels = facts.take("width", rows).astype(np.int64) * facts.take("height", rows)
         columns = (
             np.asarray(rows).tolist(),
             facts.texts("key", rows),
             facts.texts("etag", rows),
-            self.catalog.cuts(rows).each(),
+            (self.catalog.cuts(rows) if cuts is None else cuts).each(),
             pixels.tolist(),
             facts.take("size", rows).tolist(),
             facts.take("frames", rows).tolist(),
@@ -63,47 +70,74 @@ class Source:
         """Return the pictures of all kept rows, bucket by bucket, made when asked for."""
         return KeptPictures(self)
 
-    def read_pixels(self, rows: NDArray[np.int64], engine: Engine) -> torch.Tensor:
-        """Read samples of one bucket: uint8 RGB [B, H, W, 3], in the order of the rows.
+    def samples(
+        self, rows: NDArray[np.int64], engine: Engine
+    ) -> "Iterator[NDArray[np.uint8] | Unusable]":
+        """Yield the pixels of some rows in their order, [H, W, 3] or [F, H, W, 3] of clips.
 
-        Clips come as [B, F, H, W, 3].
+        Objects of a remote storage are asked for side by side, and decoded as they arrive.
 
         Raises:
-            MediaError: A picture is damaged; the note names it and how to drop it.
-            StorageError: A picture cannot be read.
+            StorageError: The storage failed, and not one object of it; the note names the
+                sample that was read.
         """
-        batch: torch.Tensor | None = None
-        outcomes = engine.map(self.backend.reader, self.pictures(rows))
-        for place, (picture, outcome) in enumerate(outcomes):
-            if isinstance(outcome, Exception):
-                outcome.add_note(
-                    f"while reading {picture.key!r} of backend {self.name!r}; {_advice(outcome)}"
-                )
-                raise outcome
-            if batch is None:
-                batch = torch.empty((len(rows), *outcome.shape), dtype=torch.uint8)
-            # Copied while others are still being decoded, and let go of.
-            batch[place] = torch.from_numpy(outcome)
-        if batch is None:
-            raise ValueError(f"backend {self.name!r}: a batch needs at least one row")
-        return batch
+        reader, pictures = self.backend.reader, self.pictures(rows)
+        outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
+        if reader.storage.remote and isinstance(reader, ReadPicture):
+            spans = [(picture.key, 0, None) for picture in pictures]
+            arriving = zip(pictures, reader.storage.read_many(spans), strict=True)
+            outcomes = engine.map(ShapePicture(reader), arriving)
+        else:
+            outcomes = engine.map(reader, pictures)
+        for picture, (_, outcome) in zip(pictures, outcomes, strict=True):
+            yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
 
-    def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...]."""
+    def _judged(self, picture: Picture, error: Exception) -> "Unusable":
+        """Say what is wrong with one picture; raise what is not its own fault."""
+        if isinstance(error, MediaError):
+            return Unusable(self.name, picture.key, "decode", str(error))
+        if is_own(error, self.backend.storage):
+            return Unusable(self.name, picture.key, "read", str(error))
+        error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
+        raise error
+
+    def read_latents(
+        self, rows: NDArray[np.int64], cuts: CutArrays | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...].
+
+        Args:
+            rows: Rows of the catalog, int64 [B].
+            cuts: How they are cut, where that is known already.
+
+        Raises:
+            CacheError: A latent is missing or damaged.
+            TypeError: The backend has no encoder.
+        """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.latents.gather(self.backend.reader, self.pictures(rows))
+        return self.latents.gather(self.backend.reader, self.pictures(rows, cuts))
 
     def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
         return {} if self.text is None else self.text.gather(captions)
 
 
-def _advice(error: Exception) -> str:
-    """Say how the next run avoids an error of one picture."""
-    if isinstance(error, ObjectNotFoundError):
-        return "the next start lists again, and leaves out what is gone"
-    return "to drop such files at the scan, set metadata.verify=true"
+@dataclass(frozen=True)
+class Unusable:
+    """Why a sample cannot be used, through no fault of anything but itself.
+
+    Attributes:
+        backend: Name of the backend whose object failed.
+        key: Storage key of that object.
+        stage: What failed: "read" or "decode".
+        reason: The error, as text.
+    """
+
+    backend: str
+    key: str
+    stage: str
+    reason: str
 
 
 class KeptPictures(Sequence[Picture]):

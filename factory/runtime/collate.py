@@ -1,18 +1,23 @@
 """From planned rows to the batch a training step receives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.source import Source
+from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
-from factory.runtime.batch import Batch
+from factory.runtime.batch import Batch, Replacement
+from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 from factory.runtime.part import Part
+from factory.runtime.quarantine import QuarantineLimit, none_left, too_many
 from factory.runtime.stream_batch import stream_batch
+from factory.sampling.substitutes import candidates
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -24,34 +29,38 @@ class Collate:
         engine: Reads pixels where no image encoder is set.
         seed: Seed of the choice among a sample's captions.
         streams: The streams, by name.
+        limit: How many samples may be unusable.
+        known: Unusable samples met so far, by backend and row; not read again.
     """
 
     sources: Mapping[str, Source]
     engine: Engine
     seed: int
     streams: Mapping[str, StreamSource] = field(default_factory=dict)
+    limit: QuarantineLimit = field(default_factory=QuarantineLimit)
+    known: dict[str, dict[int, Unusable]] = field(default_factory=dict)
 
     def __call__(self, part: Part) -> Batch:
         """Return the batch of a part of a planned step, in the order of its places.
 
+        A picture that is damaged or gone is replaced by another one of its bucket, see
+        `Batch.replaced`; where padding is marked (validation) the substitute is, too.
+
         Raises:
             CacheError: A latent or embedding is missing or damaged.
-            MediaError: A picture is damaged (only where pixels are read).
-            StorageError: A picture, or a stream, cannot be read.
+            QuarantineError: Too many samples cannot be used.
+            StorageError: A storage, or a stream, cannot be read.
         """
-        step, rows, valid = part.step, part.rows, part.valid
+        step = part.step
         stream = self.streams.get(step.backend)
         if stream is not None:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
+        rows, pixels, stand_ins = self._read(source, part)
         catalog = source.catalog
-        captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
-        latents, pixels = None, None
-        if source.latents is None:
-            pixels = source.read_pixels(rows, self.engine)
-        else:
-            latents = source.read_latents(rows)["latents"]
         facts, cuts = catalog.facts, catalog.cuts(rows)
+        captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
+        latents = None if source.latents is None else source.read_latents(rows, cuts)["latents"]
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
             backend=step.backend,
@@ -65,27 +74,119 @@ class Collate:
             original_size=torch.from_numpy(size.astype(np.int32)),
             target_size=torch.from_numpy(cuts.target),
             crop_top_left=torch.from_numpy(cuts.crop),
-            valid=torch.ones(len(rows), dtype=torch.bool)
-            if valid is None
-            else torch.from_numpy(valid),
+            valid=torch.from_numpy(_valid(part, stand_ins)),
             latents=latents,
-            pixels=pixels,
+            pixels=pixels.get(source.name),
             text=source.read_text(captions),
-            conditioning=_conditioning(source, rows, self.engine),
+            conditioning=_conditioning(source, rows, pixels),
+            replaced=tuple(_replacement(source, part, each) for each in stand_ins),
         )
+
+    def _read(
+        self, source: Source, part: Part
+    ) -> tuple[NDArray[np.int64], dict[str, torch.Tensor], list[StandIn]]:
+        """Return the rows that are used, pixels by backend, and what stands in for what."""
+        rows = part.rows
+        wanted = _read_as_pixels(source)
+        if not wanted:
+            return rows, {}, []
+        tensors: dict[str, torch.Tensor] = {}
+
+        def put(place: int, pixels: Sequence[Pixels]) -> None:
+            """Copy a sample to its place while others are still being decoded."""
+            for (each, _), image in zip(wanted, pixels, strict=True):
+                if each.name not in tensors:
+                    shape = (len(rows), *image.shape)
+                    tensors[each.name] = torch.empty(shape, dtype=torch.uint8)
+                tensors[each.name][place] = torch.from_numpy(image)
+
+        try:
+            stand_ins = fill(
+                rows,
+                lambda index: _draw(source, part, index),
+                lambda some: _read_together(wanted, some, self.engine),
+                put,
+                self.known.setdefault(source.name, {}),
+                self.limit.allowed(len(source.catalog)),
+            )
+        except TooManyUnusableError as error:
+            found = {
+                source.catalog.facts.key(row): f"{why.stage} failed: {why.reason}"
+                for row, why in error.met.items()
+            }
+            kept = len(source.catalog)
+            if len(found) > self.limit.allowed(kept):
+                raise too_many(source.name, found, kept, self.limit) from None
+            raise none_left(source.name, found, part.step.bucket) from None
+        for each in stand_ins:
+            rows[each.index] = each.substitute
+        return rows, tensors, stand_ins
+
+
+def _read_as_pixels(source: Source) -> list[tuple[Source, NDArray[np.int64] | None]]:
+    """Return who is read as pixels, the source or a partner of it, with the partner's rows."""
+    everyone = [(source, None), *source.conditioning.values()]
+    return [(each, rows) for each, rows in everyone if each.latents is None]
+
+
+def _read_together(
+    wanted: Sequence[tuple[Source, NDArray[np.int64] | None]],
+    rows: NDArray[np.int64],
+    engine: Engine,
+) -> Iterator[tuple[Pixels, ...] | Unusable]:
+    """Yield the pixels of each row from all who are read; what one lacks spoils the sample."""
+    streams = [
+        each.samples(rows if partners is None else partners[rows], engine)
+        for each, partners in wanted
+    ]
+    for outcomes in zip(*streams, strict=True):
+        unusable = [outcome for outcome in outcomes if isinstance(outcome, Unusable)]
+        pixels = tuple(outcome for outcome in outcomes if not isinstance(outcome, Unusable))
+        yield unusable[0] if unusable else pixels
+
+
+def _draw(source: Source, part: Part, index: int) -> Iterator[int]:
+    """Return who may stand in at a place: others of the bucket, those of the batch last."""
+    step = part.step
+    bucket = next(b for b in source.catalog.decisions.buckets if b.name == step.bucket)
+    key = part.substitute_key(index)
+    return candidates(bucket.rows, key, frozenset(step.rows.tolist()))
+
+
+def _replacement(source: Source, part: Part, stand_in: StandIn) -> Replacement:
+    why, facts = stand_in.why, source.catalog.facts
+    key = facts.key(stand_in.row)
+    partner = "" if why.backend == source.name else f"its partner {why.key} in {why.backend}: "
+    return Replacement(
+        place=int(part.places[stand_in.index]),
+        row=stand_in.row,
+        key=key,
+        stage=why.stage,
+        reason=partner + why.reason,
+        substitute=stand_in.substitute,
+        substitute_key=facts.key(stand_in.substitute),
+    )
+
+
+def _valid(part: Part, stand_ins: Sequence[StandIn]) -> NDArray[np.bool_]:
+    """Return which samples count, bool [B]: in validation no substitute does."""
+    if part.valid is None:
+        return np.ones(len(part.places), dtype=np.bool_)
+    valid = part.valid.copy()
+    valid[[each.index for each in stand_ins]] = False
+    return valid
 
 
 def _conditioning(
-    source: Source, rows: NDArray[np.int64], engine: Engine
+    source: Source, rows: NDArray[np.int64], pixels: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, (partner, partner_rows) in source.conditioning.items():
-        chosen = partner_rows[rows]
-        if partner.latents is None:
-            tensors[name] = partner.read_pixels(chosen, engine)
-        else:
-            tensors[name] = partner.read_latents(chosen)["latents"]
-    return tensors
+    """Return the latents of each partner, or the pixels where those were read."""
+    return {
+        name: pixels[name]
+        if name in pixels
+        else partner.read_latents(partner_rows[rows])["latents"]
+        for name, (partner, partner_rows) in source.conditioning.items()
+    }
 
 
 def batch_bytes(batch: Batch) -> int:

@@ -12,6 +12,7 @@ from factory.runtime.collate import Collate, batch_bytes
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.part import Part
 from factory.runtime.position import Position
+from factory.runtime.quarantine import Quarantine
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
@@ -46,6 +47,7 @@ class TrainLoader:
         prefetch: Prefetch,
         layout: Layout,
         position: Position,
+        quarantine: Quarantine | None = None,
     ) -> None:
         """Store the parts.
 
@@ -55,12 +57,14 @@ class TrainLoader:
             prefetch: How far ahead.
             layout: How a global batch is divided.
             position: Where the run stands.
+            quarantine: Counts samples that cannot be used; None lets any number pass.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
         """
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
+        self._quarantine = quarantine
         self.fetcher: BatchFetcher[Part, Batch] | None = None
         self._closed = False
         _check_layout(plan, layout)
@@ -89,6 +93,8 @@ class TrainLoader:
         )
         left = (self._plan.steps(epoch) - step) * self._layout.micros
         for number, batch in enumerate(self.fetcher, 1):
+            if self._quarantine is not None:
+                self._quarantine.take(batch)
             if number == left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
@@ -142,11 +148,16 @@ class EvalLoader:
     """Every sample of the validation backends once, padded so that ranks stay equal."""
 
     def __init__(
-        self, plans: Sequence[EvalPlan], collate: Collate, prefetch: Prefetch, layout: Layout
+        self,
+        plans: Sequence[EvalPlan],
+        collate: Collate,
+        prefetch: Prefetch,
+        layout: Layout,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        """Store the parts."""
+        """Store the parts, as `TrainLoader` does."""
         self._plans, self._collate, self._prefetch = plans, collate, prefetch
-        self._layout = layout
+        self._layout, self._quarantine = layout, quarantine
         self.fetcher: BatchFetcher[Part, Batch] | None = None
 
     def __len__(self) -> int:
@@ -159,7 +170,10 @@ class EvalLoader:
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
         parts = map(self._part, steps)
         self.fetcher = BatchFetcher(self._collate, parts, self._prefetch, nbytes=batch_bytes)
-        yield from self.fetcher
+        for batch in self.fetcher:
+            if self._quarantine is not None:
+                self._quarantine.take(batch)
+            yield batch
 
     def _part(self, step: PlanStep) -> Part:
         places, valid = pad(np.arange(len(step.rows)), self._layout.ranks)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.sampling.plan import PlanStep
+from factory.sampling.substitutes import substitute_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,11 @@ class Part:
     def rows(self) -> NDArray[np.int64]:
         """Row ids of its samples, int64 [B]."""
         return self.step.rows[self.places]
+
+    def substitute_key(self, index: int) -> int:
+        """Return the key under which substitutes are drawn for its sample `index`, from 0."""
+        step, place = self.step, int(self.places[index])
+        return substitute_key(step.seed, step.epoch, step.backend, step.number, place)
 
     def __str__(self) -> str:
         """Say where it stands, for messages."""

@@ -1,8 +1,7 @@
 """From a stream's samples to the batch a training step receives."""
 
-import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.picture import ReadPicture
+from factory.backends.source import Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.waiting import StreamSample
 from factory.bulk import Engine
 from factory.catalog.caption_draws import choose, dropped
 from factory.errors import MediaError
-from factory.runtime.batch import Batch
+from factory.runtime.batch import Batch, Replacement
+from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 from factory.runtime.part import Part
-
-logger = logging.getLogger("factory")
+from factory.sampling.substitutes import candidates
 
 # Encoders are modules of torch, on a device: asked by one thread at a time.
 _ENCODING = threading.Lock()
@@ -46,8 +46,8 @@ class ReadSample:
 def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) -> Batch:
     """Return the batch of a part of a stream's planned step, in the order of its places.
 
-    A picture that turns out damaged is replaced by another one of this part, and logged:
-    nobody has looked at it before.
+    A picture that turns out damaged, since nobody has looked at it before, is replaced by
+    another one of its global batch.
 
     Args:
         source: The stream.
@@ -56,13 +56,16 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         seed: Seed of the choice among a sample's captions.
 
     Raises:
-        MediaError: All pictures are damaged.
+        MediaError: All pictures of the global batch are damaged.
         StorageError: The stream cannot be read.
     """
     step = part.step
     made = source.batch(step.epoch, step.number)
-    wanted = [made.samples[place] for place in part.places.tolist()]
-    samples, pixels = _read(source, wanted, engine)
+    pixels, stand_ins = _read(source, made.samples, part, engine)
+    places = part.places.copy()
+    for each in stand_ins:
+        places[each.index] = each.substitute
+    samples = [made.samples[place] for place in places.tolist()]
     captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
     encoded = _encode(source, pixels)
     cuts = [sample.picture.cut for sample in samples]
@@ -72,7 +75,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         epoch=step.epoch,
         step=step.step,
         global_step=step.global_step,
-        rows=torch.from_numpy(part.rows),
+        rows=torch.from_numpy(step.rows[places]),
         keys=[sample.picture.key for sample in samples],
         captions=captions,
         original_size=torch.tensor([sample.size for sample in samples], dtype=torch.int32),
@@ -82,6 +85,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         latents=encoded,
         pixels=pixels if encoded is None else None,
         text=_encode_text(source, captions),
+        replaced=tuple(_replacement(made.samples, step.rows, each) for each in stand_ins),
     )
 
 
@@ -94,32 +98,52 @@ def _caption(source: StreamSource, sample: StreamSample, seed: int, epoch: int) 
 
 
 def _read(
-    source: StreamSource, wanted: Sequence[StreamSample], engine: Engine
-) -> tuple[list[StreamSample], torch.Tensor]:
-    """Return the samples that are used, and their pixels, uint8 [B, H, W, 3]."""
+    source: StreamSource, samples: Sequence[StreamSample], part: Part, engine: Engine
+) -> tuple[torch.Tensor, list[StandIn]]:
+    """Return pixels, uint8 [B, H, W, 3], and which samples of the batch stand in for others."""
     reader = ReadSample(source.backend.picture_reader)
-    good: list[tuple[StreamSample, NDArray[np.uint8]]] = []
-    damaged: dict[int, MediaError] = {}
-    for place, (sample, outcome) in enumerate(engine.map(reader, wanted)):
-        if isinstance(outcome, MediaError):
-            damaged[place] = outcome
-            logger.warning(
-                "stream %s: %s is damaged (%s); another sample of its batch stands in",
-                source.name, sample.picture.key, outcome,
-            )  # fmt: skip
-        elif isinstance(outcome, Exception):
-            outcome.add_note(f"while reading {sample.picture.key!r} of stream {source.name!r}")
-            raise outcome
-        else:
-            good.append((sample, outcome))
-    if not good:
-        error = next(iter(damaged.values()))
-        error.add_note(f"and so are all {len(wanted)} samples of a batch of {source.name!r}")
-        raise error
-    whole = tuple(good)
-    for number, place in enumerate(damaged):
-        good.insert(place, whole[number % len(whole)])
-    return [sample for sample, _ in good], torch.from_numpy(np.stack([p for _, p in good]))
+    good: dict[int, NDArray[np.uint8]] = {}
+
+    def read(places: NDArray[np.int64]) -> Iterator[NDArray[np.uint8] | Unusable]:
+        """Decode the samples at some places of the global batch."""
+        wanted = [samples[place] for place in places.tolist()]
+        for sample, outcome in engine.map(reader, wanted):
+            key = sample.picture.key
+            if isinstance(outcome, MediaError):
+                yield Unusable(source.name, key, "decode", str(outcome))
+            elif isinstance(outcome, Exception):
+                outcome.add_note(f"while reading {key!r} of stream {source.name!r}")
+                raise outcome
+            else:
+                yield outcome
+
+    def draw(index: int) -> Iterator[int]:
+        """Return who may stand in: any other of the global batch, on whichever rank it is."""
+        return candidates(np.arange(len(samples)), part.substitute_key(index))
+
+    try:
+        stand_ins = fill(part.places, draw, read, good.__setitem__, {}, len(samples))
+    except TooManyUnusableError as error:
+        first = next(iter(error.met.values()))
+        raise MediaError(
+            first.reason, f"{first.key}, and so are all {len(samples)} samples of a batch of "
+            f"stream {source.name!r}"
+        ) from None  # fmt: skip
+    return torch.from_numpy(np.stack([good[index] for index in range(len(good))])), stand_ins
+
+
+def _replacement(
+    samples: Sequence[StreamSample], rows: NDArray[np.int64], stand_in: StandIn
+) -> Replacement:
+    return Replacement(
+        place=stand_in.row,
+        row=int(rows[stand_in.row]),
+        key=samples[stand_in.row].picture.key,
+        stage=stand_in.why.stage,
+        reason=stand_in.why.reason,
+        substitute=int(rows[stand_in.substitute]),
+        substitute_key=samples[stand_in.substitute].picture.key,
+    )
 
 
 def _encode(source: StreamSource, pixels: torch.Tensor) -> torch.Tensor | None:

@@ -13,6 +13,24 @@ from factory.schema.options import above, at_least, opt
 
 
 @dataclass
+class QuarantineConfig:
+    """How many samples may turn out damaged or gone while they are trained on."""
+
+    _target_: str = "factory.runtime.quarantine.QuarantineLimit"
+    share: float = opt(0.01, "part of a backend's samples, 0 to 1, after which the run stops")
+    at_least: int = opt(10, "samples that may be unusable whatever their share")
+    path: str | None = opt(
+        "${paths.run_dir}/quarantine.jsonl", "file that lists them; null writes none"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        if not 0 <= self.share <= 1:
+            yield f"share must be 0 to 1, got {self.share:g}; 0.01 allows one sample in a hundred"
+        yield from at_least("at_least", self.at_least, 0)
+
+
+@dataclass
 class DataConfig:
     """Every backend of the run, and what they share."""
 
@@ -37,6 +55,7 @@ class DataConfig:
     cache: Any = opt(MISSING, "follows the group `cache`")
     prefetch: Any = opt(MISSING, "follows the group `prefetch`")
     engine: Any = opt(MISSING, "follows the group `engine`")
+    quarantine: QuarantineConfig = opt(factory=QuarantineConfig, meaning="")
     accept_changed_plan: bool = opt(
         False, "continue from a checkpoint whose plan was another, from the same step on"
     )

@@ -11,15 +11,17 @@ import torch
 from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBackend
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import Crop
-from factory.backends.source import Source
+from factory.backends.source import Source, Unusable
 from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.errors import EmptyBackendError, MediaError
+from factory.errors import EmptyBackendError, StorageUnavailableError
 from factory.media.composite import Composite
+from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
 from tests.pictures import colour, write_pictures
+from tests.pixels import pixels_of
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def number(key: str) -> int:
 
 def test_pixels_come_in_the_order_of_the_rows(source: Source) -> None:
     rows = np.array([3, 0])
-    pixels = source.read_pixels(rows, ENGINE)
+    pixels = pixels_of(source, rows, ENGINE)
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (2, 48, 80, 3)
     assert [tuple(picture[9, 9].tolist()) for picture in pixels] == [colour(3), colour(0)]
@@ -49,15 +51,66 @@ def test_a_picture_says_which_object_and_how_it_is_cut(source: Source) -> None:
     assert picture.cut == source.catalog.cut(1)
 
 
-def test_a_damaged_picture_says_which_and_how_to_drop_such(source: Source, tmp_path: Path) -> None:
+def test_a_picture_that_is_damaged_or_gone_says_which_and_why(
+    source: Source, tmp_path: Path
+) -> None:
     (tmp_path / "p/0003.png").write_text("no picture any more")
-    with pytest.raises(MediaError, match="not a picture") as caught:
-        source.read_pixels(np.array([0, 3]), ENGINE)
-    (note,) = caught.value.__notes__
-    assert note == (
-        "while reading 'p/0003.png' of backend 'pics'; to drop such files at the scan, "
-        "set metadata.verify=true"
-    )
+    (tmp_path / "p/0002.png").unlink()
+    gone, whole, damaged = source.samples(np.array([2, 0, 3]), ENGINE)
+    assert not isinstance(whole, Unusable)
+    assert isinstance(gone, Unusable)
+    assert isinstance(damaged, Unusable)
+    assert (gone.key, gone.stage) == ("p/0002.png", "read")
+    assert (damaged.key, damaged.stage) == ("p/0003.png", "decode")
+    assert "not a picture" in damaged.reason
+
+
+class Refusing(LocalStorage):
+    """A storage of one place that refuses everything once it was listed."""
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Refuse."""
+        raise StorageUnavailableError(f"cannot read {key}: down")
+
+
+class RefusingFromAfar(Refusing):
+    """The same behind a network."""
+
+    remote = True
+    read_many = Storage.read_many
+
+
+@pytest.mark.parametrize("kind", [Refusing, RefusingFromAfar])
+def test_a_storage_that_fails_as_a_whole_is_no_sample_s_fault(
+    source: Source, tmp_path: Path, kind: type[LocalStorage]
+) -> None:
+    down = replace(source.backend, storage=kind(str(tmp_path)))
+    with pytest.raises(StorageUnavailableError, match="down") as caught:
+        list(Source(down, source.catalog).samples(np.array([0, 1]), ENGINE))
+    assert caught.value.__notes__ == ["while reading 'p/0000.png' of backend 'pics'"]
+
+
+class Remote(LocalStorage):
+    """A storage that is read many objects at once."""
+
+    remote = True
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Refuse: one by one is not how it is read."""
+        raise AssertionError(key)
+
+    def read_many(self, spans: Any) -> Any:
+        """Read all there are, last first, as replies may come."""
+        local = LocalStorage(self.root)
+        found = {key: local.read(key, *span) for key, *span in reversed(spans)}
+        return (found[key] for key, *_ in spans)
+
+
+def test_a_remote_storage_is_asked_for_all_samples_at_once(source: Source, tmp_path: Path) -> None:
+    rows = np.array([4, 1])
+    wanted = pixels_of(source, rows, ENGINE)
+    afar = replace(source.backend, storage=Remote(str(tmp_path)))
+    assert torch.equal(pixels_of(Source(afar, source.catalog), rows, ENGINE), wanted)
 
 
 def test_without_stores_there_are_neither_latents_nor_embeddings(source: Source) -> None:

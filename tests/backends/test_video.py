@@ -22,6 +22,7 @@ from tests.backends.test_embeds import Counting, fill
 from tests.catalog.fakes import ENGINE, Watched
 from tests.clips import read_numbers, shows, write_clip, write_clips
 from tests.pictures import colour, write_pictures
+from tests.pixels import pixels_of
 
 SHARED: dict[str, Any] = {"resolution": 64, "alignment": 16}
 
@@ -73,7 +74,7 @@ def test_suffixes_say_what_counts(storage: Watched, tmp_path: Path) -> None:
 def test_each_row_has_its_own_frames_in_order(storage: Watched) -> None:
     source = source_of(storage, frame_interval=3)
     rows = source.catalog.decisions.order[::-1]
-    pixels = source.read_pixels(rows, ENGINE)
+    pixels = pixels_of(source, rows, ENGINE)
     assert (pixels.shape, pixels.dtype) == ((5, 4, 48, 80, 3), torch.uint8)
     for row, clip in zip(rows.tolist(), pixels.numpy(), strict=True):
         assert shows(clip, row)
@@ -156,7 +157,7 @@ def test_a_table_tells_the_frames(storage: Watched, tmp_path: Path) -> None:
     table = ParquetTable("v/table.parquet", frames_column="length")
     source = source_of(storage, metadata=table)
     assert source.catalog.decisions.dropped() == {"too few frames": 1, "no frames in table": 1}
-    clip = source.read_pixels(source.catalog.decisions.order, ENGINE).numpy()[0]
+    clip = pixels_of(source, source.catalog.decisions.order, ENGINE).numpy()[0]
     assert read_numbers(clip) == [4, 5, 6, 7]
     with pytest.raises(EmptyBackendError, match=r"metadata\.frames_column"):
         source_of(storage, metadata=ParquetTable("v/table.parquet"))
@@ -173,7 +174,7 @@ def test_pictures_condition_clips(storage: Watched, tmp_path: Path) -> None:
     assert source.catalog.decisions.dropped() == {"no partner in first": 1}
     assert [bucket.name for bucket in source.catalog.decisions.buckets] == ["80x48@4"]
     partner, rows = source.conditioning["first"]
-    chosen = partner.read_pixels(rows[source.catalog.decisions.order], ENGINE)
+    chosen = pixels_of(partner, rows[source.catalog.decisions.order], ENGINE)
     assert chosen.shape == (4, 48, 80, 3)
     assert tuple(chosen[3, 0, 0].tolist()) == colour(3)
 

@@ -18,6 +18,7 @@ from factory.engine.local import LocalEngine
 from factory.report import dropped_lines
 from factory.storage.local import LocalStorage
 from tests.media.pictures import encode, gradient
+from tests.pixels import pixels_of
 
 # Linux' numbers of the capabilities by which root reads what is forbidden, and of their format.
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_VERSION = 1, 2, 0x20080522
@@ -104,7 +105,7 @@ def pixels(data: FactoryDataModule, name: str = "pics") -> dict[str, NDArray[np.
     found = {}
     for bucket in source.catalog.decisions.buckets:
         rows = np.asarray(bucket.rows, dtype=np.int64)
-        read = source.read_pixels(rows, data.registry.engine).numpy()
+        read = pixels_of(source, rows, data.registry.engine).numpy()
         found.update(zip(source.catalog.facts.texts("key", rows), read, strict=True))
     return found
 

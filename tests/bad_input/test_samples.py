@@ -12,7 +12,7 @@ from PIL import Image
 
 from factory import Crop
 from factory.catalog.discovery import Discovery
-from factory.errors import EmptyBackendError, MediaError
+from factory.errors import EmptyBackendError
 from tests.bad_input.building import refused
 from tests.bad_input.making import batches, details, dropped, kept, pixels, place, png, prepared
 from tests.catalog.fakes import replace_file
@@ -42,13 +42,13 @@ def test_truncated_pictures_are_dropped_when_they_are_encoded(tmp_path: Path) ->
         assert dropped(data) == ["pics: 2 truncated (jpeg.jpeg, webp.webp)"]
 
 
-def test_a_truncated_picture_read_as_pixels_says_how_to_drop_it(tmp_path: Path) -> None:
+def test_a_truncated_picture_read_as_pixels_is_replaced_and_named(tmp_path: Path) -> None:
     place(tmp_path, {"pics/a.jpg": half(noise("JPEG")), "pics/b.png": png()})
-    advice = "while reading 'pics/a.jpg' of backend 'pics'; to drop such files at the scan, set"
     with prepared(tmp_path) as data:
         assert kept(data) == ["pics/a.jpg", "pics/b.png"]
-        with refused(MediaError, "truncated", advice, "metadata.verify=true"):
-            batches(data)
+        (batch,) = batches(data)
+        assert set(batch.keys) == {"pics/b.png"}
+        assert {each.key for each in batch.replaced} == {"pics/a.jpg"}
     with prepared(tmp_path, metadata=Discovery(verify=True)) as data:
         assert dropped(data) == ["pics: 1 truncated (a.jpg)"]
         assert list(pixels(data)) == ["pics/b.png"]

@@ -1,6 +1,5 @@
 """Batches of a stream: pixels, strips, and pictures that turn out damaged."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +51,35 @@ def test_each_rank_gets_its_rows(tmp_path: Path) -> None:
     assert whole.original_size.tolist() == [[96, 64]] * 4
 
 
-def test_a_damaged_picture_is_replaced_and_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_pictures_are_replaced_and_named(tmp_path: Path) -> None:
     folder = shards(tmp_path, broken={0: cut_short(0), 2: cut_short(2)})
-    with caplog.at_level(logging.WARNING, "factory"):
-        made = batch(folder)
-    assert made.captions == ["picture 1", "picture 1", "picture 3", "picture 3"]
+    made = batch(folder)
+    numbers = [int(caption.removeprefix("picture ")) for caption in made.captions]
+    assert (numbers[1], numbers[3]) == (1, 3)
+    assert {numbers[0], numbers[2]} <= {1, 3}
     assert made.pixels is not None
-    assert [tuple(p[0, 0].tolist()) for p in made.pixels] == [colour(n) for n in (1, 1, 3, 3)]
-    assert "000000/000000002.img is damaged (truncated" in caplog.text
+    assert [tuple(p[0, 0].tolist()) for p in made.pixels] == [colour(n) for n in numbers]
+    assert [(each.place, each.row, each.substitute) for each in made.replaced] == [
+        (0, 0, numbers[0]),
+        (2, 2, numbers[2]),
+    ]
+    assert made.rows.tolist() == numbers
+    assert made.replaced[1].key == "000000/000000002.img"
+    assert made.replaced[1].reason.startswith("truncated")
+
+
+def test_substitutes_are_the_same_whatever_the_number_of_ranks(tmp_path: Path) -> None:
+    folder = shards(tmp_path, broken={4: cut_short(4), 5: cut_short(5)})
+    whole = batch(folder, number=1)
+    halves = [batch(folder, rows, number=1) for rows in ([0, 1], [2, 3])]
+    assert halves[0].keys + halves[1].keys == whole.keys
+    assert halves[0].replaced == whole.replaced
 
 
 def test_a_batch_without_a_whole_picture_is_an_error(tmp_path: Path) -> None:
     folder = shards(tmp_path, broken={number: cut_short(number) for number in range(4)})
-    with pytest.raises(MediaError, match="truncated") as caught:
+    with pytest.raises(MediaError, match=r"truncated.* all 4 samples of a batch of stream 'big'"):
         batch(folder)
-    assert any("all 4 samples" in note for note in caught.value.__notes__)
 
 
 def test_strips_of_a_stream(tmp_path: Path) -> None:

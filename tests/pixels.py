@@ -1,0 +1,19 @@
+"""Pixels of some rows of a source, as batches have them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.backends.source import Source, Unusable
+from factory.bulk import Engine
+
+
+def pixels_of(source: Source, rows: NDArray[Any], engine: Engine) -> torch.Tensor:
+    """Return the samples of some rows, uint8 [B, H, W, 3] or [B, F, H, W, 3]."""
+    samples = []
+    for sample in source.samples(rows, engine):
+        assert not isinstance(sample, Unusable), sample
+        samples.append(sample)
+    return torch.from_numpy(np.stack(samples))
