@@ -1,6 +1,6 @@
 """How does every place of a batch get a sample, when some cannot be used?"""
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -67,19 +67,11 @@ def fill(
         TooManyUnusableError: More are unusable, or no candidate is left.
     """
     used = rows.copy()
-    met: dict[int, Unusable] = {}
-    draws: dict[int, Iterator[int]] = {}
+    move_on = _Moving(used, draw, known, allowed)
     waiting = list(range(len(rows)))
     while waiting:
         for index in waiting:
-            while (why := known.get(int(used[index]))) is not None:
-                met[int(used[index])] = why
-                if index not in draws:
-                    draws[index] = draw(index)
-                candidate = next(draws[index], None)
-                if candidate is None or len(met) > allowed:
-                    raise TooManyUnusableError(met)
-                used[index] = candidate
+            move_on(index)
         failed = []
         for index, outcome in zip(waiting, read(used[waiting]), strict=True):
             if isinstance(outcome, Unusable):
@@ -88,7 +80,32 @@ def fill(
             else:
                 put(index, outcome)
         waiting = failed
-    return [
-        StandIn(index, int(rows[index]), known[int(rows[index])], int(used[index]))
-        for index in sorted(draws)
-    ]
+    moved = np.flatnonzero(used != rows).tolist()
+    return [StandIn(n, int(rows[n]), known[int(rows[n])], int(used[n])) for n in moved]
+
+
+class _Moving:
+    """Moves places on to their next candidate while they hold a row known to be unusable."""
+
+    def __init__(
+        self,
+        used: NDArray[np.int64],
+        draw: Callable[[int], Iterator[int]],
+        known: Mapping[int, Unusable],
+        allowed: int,
+    ) -> None:
+        """Take the rows in use, which are changed in place, and what `fill` was given."""
+        self._used, self._draw, self._known, self._allowed = used, draw, known, allowed
+        self._draws: dict[int, Iterator[int]] = {}
+        self._met: dict[int, Unusable] = {}
+
+    def __call__(self, index: int) -> None:
+        """Move one place on, if need be."""
+        while (why := self._known.get(row := int(self._used[index]))) is not None:
+            self._met[row] = why
+            if index not in self._draws:
+                self._draws[index] = self._draw(index)
+            candidate = next(self._draws[index], None)
+            if candidate is None or len(self._met) > self._allowed:
+                raise TooManyUnusableError(self._met)
+            self._used[index] = candidate
