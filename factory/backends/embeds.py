@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -57,6 +58,28 @@ class EmbedBackend:
         """The tensors encoded so far."""
         return self.cache.store(self.name)
 
+    @contextmanager
+    def encoding(self, labels: Sequence[str]) -> Iterator[None]:
+        """Say, if the encoder fails, what it was given, and what helps against full memory.
+
+        Args:
+            labels: Storage keys or captions of what is encoded at once.
+        """
+        try:
+            yield
+        except Exception as error:
+            memory = (
+                f"; they do not fit into memory: lower data.backends.{self.name}.batch_size="
+                f"{self.batch_size}"
+                if _is_out_of_memory(error)
+                else ""
+            )
+            error.add_note(
+                f"while the encoder of {self.name!r} had {len(labels)} samples at once, the first "
+                f"{labels[0]!r}{memory}"
+            )
+            raise
+
     def close(self) -> None:
         """Let go of memory maps, and close the cache's storage."""
         self.store.close()
@@ -97,8 +120,10 @@ class TextEmbedBackend(EmbedBackend):
             self.store.writer(recipe=self.recipe) as writer,
         ):
             for batch in _batches(missing, self.batch_size):
-                fields = self.encoder.encode([wanted[n] for n in batch])
-                writer.add(keys[batch], fields, labels=[wanted[n] for n in batch])
+                labels = [wanted[n] for n in batch]
+                with self.encoding(labels):
+                    fields = self.encoder.encode(labels)
+                writer.add(keys[batch], fields, labels=labels)
                 advance(len(batch))
         self.store.refresh()
         return len(missing)
@@ -168,7 +193,8 @@ class ImageEmbedBackend(EmbedBackend):
         pictures = [picture for picture, _ in batch]
         labels = [picture.key for picture in pictures]
         pixels = torch.from_numpy(np.stack([image for _, image in batch]))
-        fields = self._encode_frames(pixels)
+        with self.encoding(labels):
+            fields = self._encode_frames(pixels)
         if "latents" not in fields:
             raise CacheError(
                 f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
@@ -189,6 +215,13 @@ class ImageEmbedBackend(EmbedBackend):
     def gather(self, reader: Reader, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order."""
         return self.store.gather(self.keys(reader, pictures))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The allocator of the CPU raises a plain RuntimeError, told by its words alone.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _chosen(pictures: Sequence[Picture], numbers: NDArray[np.int64]) -> Iterator[Picture]:

@@ -67,7 +67,8 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         places[each.index] = each.substitute
     samples = [made.samples[place] for place in places.tolist()]
     captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
-    encoded = _encode(source, pixels)
+    keys = [sample.picture.key for sample in samples]
+    encoded = _encode(source, pixels, keys)
     cuts = [sample.picture.cut for sample in samples]
     return Batch(
         backend=step.backend,
@@ -76,7 +77,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         step=step.step,
         global_step=step.global_step,
         rows=torch.from_numpy(step.rows[places]),
-        keys=[sample.picture.key for sample in samples],
+        keys=keys,
         captions=captions,
         original_size=torch.tensor([sample.size for sample in samples], dtype=torch.int32),
         target_size=torch.tensor([cut.target for cut in cuts], dtype=torch.int32),
@@ -146,20 +147,20 @@ def _replacement(
     )
 
 
-def _encode(source: StreamSource, pixels: torch.Tensor) -> torch.Tensor | None:
+def _encode(source: StreamSource, pixels: torch.Tensor, keys: list[str]) -> torch.Tensor | None:
     """Return latents [B, C, h, w] where an image encoder is set."""
     store = source.latents
     if store is None:
         return None
-    with _ENCODING, torch.no_grad():
+    with _ENCODING, torch.no_grad(), store.encoding(keys):
         parts = [store.encoder.encode(part) for part in torch.split(pixels, store.batch_size)]
         return torch.cat([part["latents"] for part in parts]).cpu()
 
 
-def _encode_text(source: StreamSource, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+def _encode_text(source: StreamSource, captions: list[str]) -> dict[str, torch.Tensor]:
     """Return the fields of the captions, [B, ...], where a text encoder is set."""
     if source.text is None:
         return {}
-    with _ENCODING, torch.no_grad():
-        fields = source.text.encoder.encode(list(captions))
+    with _ENCODING, torch.no_grad(), source.text.encoding(captions):
+        fields = source.text.encoder.encode(captions)
         return {name: field.cpu() for name, field in fields.items()}

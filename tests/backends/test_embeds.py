@@ -28,7 +28,7 @@ from tests.pictures import colour, write_pictures
 class Counting:
     """An image encoder that records its batches and may spoil its output."""
 
-    spoil: str = ""
+    spoil: str | Exception = ""
     batches: list[tuple[int, ...]] = field(default_factory=list)
     inner: BlockDCT = field(default_factory=BlockDCT)
     downscale: int = 8
@@ -41,6 +41,8 @@ class Counting:
     def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode, record and perhaps spoil."""
         self.batches.append(tuple(pixels.shape))
+        if isinstance(self.spoil, Exception):
+            raise self.spoil
         latents = self.inner.encode(pixels)["latents"]
         if self.spoil == "nan":
             latents[-1, 0, 0, 0] = float("nan")
@@ -144,6 +146,27 @@ def test_an_encoder_that_errs_is_named_with_a_sample(
         fill(source)
     healthy = source_of(tmp_path, storage, Counting())
     assert fill(healthy) == (10, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "advised"),
+    [
+        (torch.OutOfMemoryError, "CUDA out of memory", True),
+        (RuntimeError, "DefaultCPUAllocator: can't allocate memory", True),
+        (MemoryError, "", True),
+        (RuntimeError, "shapes cannot be multiplied", False),
+    ],
+)
+def test_an_encoder_that_fails_keeps_its_error_and_says_what_it_had(
+    storage: Watched, tmp_path: Path, kind: type[Exception], text: str, advised: bool
+) -> None:
+    error = kind(text)
+    with pytest.raises(kind) as caught:
+        fill(source_of(tmp_path, storage, Counting(spoil=error)))
+    assert caught.value is error
+    (note,) = error.__notes__
+    assert note.startswith("while the encoder of 'latents' had ")
+    assert ("lower data.backends.latents.batch_size=" in note) == advised
 
 
 def test_an_unreadable_picture_is_noted_and_the_others_are_encoded(
