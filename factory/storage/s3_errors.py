@@ -133,13 +133,17 @@ def storage_error(error: Exception, attempt: Attempt) -> StorageError:
 
     Its message names the setting at fault and holds no credential.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
+    if isinstance(error, StorageError):  # says all there is to say
+        return error
     if isinstance(error, ExhaustedError):
         found = storage_error(error.cause, attempt)
         return type(found)(f"{found} ({error.tries.told})")
-    if isinstance(error, StorageError):  # says all there is to say
-        return error
+    return _translated(error, attempt)
+
+
+def _translated(error: Exception, attempt: Attempt) -> StorageError:
+    from botocore.exceptions import BotoCoreError, ClientError
+
     if type(error).__name__ == "FlexibleChecksumError":
         return ContentMismatchError(
             f"cannot {attempt.action}: {_scrubbed(error)}; upload the object anew"
