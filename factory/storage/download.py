@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from factory.storage.budget import endpoint
 from factory.storage.local import LocalStorage
-from factory.storage.loop import Progress, persist, run
+from factory.storage.loop import Progress, persist, run, sent_once
 from factory.storage.retry import ExhaustedError, Fault, Patience, retry_after
 from factory.storage.rules import cut
 
@@ -208,7 +208,7 @@ class Downloads:
         import aiohttp
 
         if self._session is None or self._gate is None:
-            self._session = aiohttp.ClientSession(
+            session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._limits.connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),  # one clock: that of `_download`
@@ -216,6 +216,7 @@ class Downloads:
                 # As stored: a size limit must not meet a small answer that swells.
                 headers={"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
             )
+            self._session = sent_once(session)
             self._gate = asyncio.Semaphore(self._limits.connections)
         return self._session, self._gate
 

@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factory.storage.budget import Endpoint, Slot
 from factory.storage.retry import ExhaustedError, Fault, Patience, Tries
+
+if TYPE_CHECKING:
+    import aiohttp
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -30,6 +33,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def sent_once(session: "aiohttp.ClientSession") -> "aiohttp.ClientSession":
+    """Switch off that a session repeats requests by itself, past any limit on tries."""
+    session._retry_connection = False  # noqa: SLF001 - there is no public way
+    return session
 
 
 class Progress:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from factory.storage.loop import run
+from factory.storage.loop import run, sent_once
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -32,6 +32,7 @@ def open_files(
         "read_timeout": timeout_s,
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         "max_pool_connections": connections,
+        "http_session_cls": _once(),
     }
     if endpoint_url or environment_endpoint():
         if "AWS_EC2_METADATA_DISABLED" not in os.environ:
@@ -49,6 +50,19 @@ def open_files(
     )
     files.retries = 1
     return files
+
+
+def _once() -> type:
+    """Return the client's kind of session, with its own second try of a broken connection off."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class Once(AIOHTTPSession):  # type: ignore[misc]
+        """Sends each request once."""
+
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            return sent_once(await super()._get_session(proxy_url))
+
+    return Once
 
 
 def run_within(
