@@ -9,6 +9,7 @@
     │  ├─ ObjectNotFoundError     (also a FileNotFoundError)
     │  ├─ AccessDeniedError       credentials missing, wrong or too weak (also a PermissionError)
     │  ├─ StorageUnavailableError server down, refused, too slow (also a ConnectionError)
+    │  ├─ ContentMismatchError    bytes that are not those that were stored
     │  └─ UnsafeKeyError          a key that leaves its root
     ├─ MediaError             bytes that are not the picture or video they claim to be
     ├─ TableError             a table without the columns it was said to have
@@ -73,6 +74,10 @@ class AccessDeniedError(StorageError, PermissionError):
 
 class StorageUnavailableError(StorageError, ConnectionError):
     """A server that is down, refuses, or does not answer in time."""
+
+
+class ContentMismatchError(StorageError):
+    """Bytes that are not those that were stored, by their checksum or their number."""
 
 
 class UnsafeKeyError(StorageError, ValueError):

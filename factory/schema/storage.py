@@ -47,14 +47,17 @@ class S3Config(StorageConfig):
     prefix: str = opt("", "folder in the bucket that keys are relative to")
     endpoint_url: str | None = opt(None, "server's URL (S3_ENDPOINT_URL); null for AWS itself")
     region: str | None = opt(None, "region; null follows AWS_DEFAULT_REGION")
-    max_attempts: int = opt(3, "tries per request, the first included")
+    max_attempts: int = opt(5, "tries per request, the first included")
     timeout_s: float = opt(5.0, "seconds to connect, and to wait between bytes")
-    max_connections: int = opt(32, "connections open at once")
+    max_connections: int = opt(32, "requests at once to this server, per process")
+    deadline_s: float = opt(60.0, "seconds for all tries of a request; 1 more per MiB received")
+    verify_checksum: bool = opt(True, "compare whole objects with their ETag where it is an MD5")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from at_least("max_attempts", self.max_attempts, 1)
         yield from above("timeout_s", self.timeout_s, 0)
+        yield from above("deadline_s", self.deadline_s, 0)
         yield from at_least("max_connections", self.max_connections, 1)
         if not self.bucket:
             yield "bucket is not set; set DATA_BUCKET in the environment, or storage.bucket=NAME"
@@ -81,9 +84,11 @@ class CsvConfig(StorageConfig):
     cache_dir: str = opt(MISSING, "local folder for downloads")
     max_file_mb: float = opt(64.0, "largest download accepted, MiB")
     max_cache_gb: float = opt(10.0, "size the download folder is kept below, GiB")
-    timeout_s: float = opt(30.0, "seconds one download may take in all")
+    timeout_s: float = opt(30.0, "seconds one try of a download may take in all")
     max_redirects: int = opt(5, "redirects followed per download")
     connections: int = opt(16, "downloads at once")
+    max_attempts: int = opt(3, "tries per download, the first included")
+    deadline_s: float = opt(100.0, "seconds for all tries of a download; 1 more per MiB received")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -92,6 +97,8 @@ class CsvConfig(StorageConfig):
         yield from above("timeout_s", self.timeout_s, 0)
         yield from at_least("max_redirects", self.max_redirects, 0)
         yield from at_least("connections", self.connections, 1)
+        yield from at_least("max_attempts", self.max_attempts, 1)
+        yield from above("deadline_s", self.deadline_s, 0)
 
 
 @dataclass

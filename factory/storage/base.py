@@ -1,7 +1,7 @@
 """The contract every storage keeps: named bytes below one root."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +10,9 @@ from factory.records import ObjectInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# Of an object: key, first byte, and number of bytes or None for all that follow.
+Span = tuple[str, int, int | None]
 
 
 class Storage(ABC):
@@ -37,6 +40,11 @@ class Storage(ABC):
     @abstractmethod
     def identity(self) -> str:
         """A URI that tells this root from every other; holds no secret."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether reads wait for a network, so that reading ahead pays."""
+        return False
 
     @abstractmethod
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -77,15 +85,18 @@ class Storage(ABC):
             ObjectNotFoundError: There is no such object.
         """
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> "Iterator[bytes | StorageError]":
+    def read_many(self, spans: Sequence[Span]) -> Generator["bytes | StorageError", None, None]:
         """Yield several spans (key, start, length) in their order, each as `read` gives it.
 
-        What fails stands in the place of its bytes, so that one bad object costs no other.
-        Bytes that are let go before the next are asked for leave their memory to them.
+        A length of None reaches to the object's end. What fails stands in the place of its
+        bytes, so that one bad object costs no other. A remote storage may begin at the call,
+        reads some spans ahead of what is taken, and ends each in bytes or an error after a
+        bounded time; closing the iterator cancels what is under way. Bytes that are let go
+        before the next are asked for leave their memory to them.
         """
-        return map(self._read_or_error, spans)
+        return (self._read_or_error(span) for span in spans)
 
-    def _read_or_error(self, span: tuple[str, int, int]) -> "bytes | StorageError":
+    def _read_or_error(self, span: Span) -> "bytes | StorageError":
         try:
             return self.read(*span)
         except StorageError as error:

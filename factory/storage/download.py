@@ -3,19 +3,20 @@
 import asyncio
 import logging
 import os
-import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
+from factory.storage.budget import endpoint
 from factory.storage.local import LocalStorage
+from factory.storage.loop import Progress, persist, run, sent_once
+from factory.storage.retry import ExhaustedError, Fault, Patience, retry_after
 from factory.storage.rules import cut
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3
-# Before the second try; doubled before the third, and spread by half so that many workers
-# do not come back together.
-BACKOFF_S = 0.25
 # What eviction leaves of the limit, so that it does not run again at the next file.
 _LEAVE = 0.9
 # The folder is counted anew after this share of the limit: other processes fill it too.
@@ -35,6 +32,8 @@ _RECOUNT = 0.05
 _HTML = ("text/html", "application/xhtml+xml")
 # Answers that another try may better: request timeout, too early, too many requests.
 _PASSING = (408, 425, 429)
+# Answers that ask for fewer requests.
+_THROTTLING = (429, 503)
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Limits:
         timeout_s: Seconds for one try, redirects included.
         redirects: Redirects followed for one file.
         connections: Downloads under way at once.
+        attempts: Tries of one download.
+        deadline_s: Seconds for all tries, and one more for each MiB that came.
     """
 
     cache_dir: str
@@ -56,10 +57,24 @@ class Limits:
     timeout_s: float
     redirects: int
     connections: int
+    attempts: int = 3
+    deadline_s: float = 100.0
 
 
 class _PassingError(Exception):
     """A failure that another try may better."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.why)
+        self.fault = fault
+
+
+@dataclass
+class _Flight:
+    """A download under way and how many wait for it; when none does, it is cancelled."""
+
+    task: "asyncio.Task[bytes]"
+    waiting: int = field(default=0)
 
 
 class Downloads:
@@ -70,7 +85,7 @@ class Downloads:
         self._limits = limits
         self._cache = LocalStorage(limits.cache_dir)
         self._lock = threading.Lock()
-        self._flights: dict[str, Future[bytes]] = {}
+        self._flights: dict[str, _Flight] = {}  # touched by the loop only
         self._in_use: Counter[str] = Counter()
         self._counted = 0
         self._since_count: int | None = None
@@ -93,8 +108,8 @@ class Downloads:
             StorageError: The answer is no file within the limits.
         """
         with self._held(name):
-            found = self._cached(name, start, length)
-            return cut(self._fetched(name, url, where), start, length) if found is None else found
+            found = self.cached(name, start, length)
+            return run(self.fetched(name, url, where, start, length)) if found is None else found
 
     @contextmanager
     def _held(self, name: str) -> Iterator[None]:
@@ -109,7 +124,8 @@ class Downloads:
                 if not self._in_use[name]:
                     del self._in_use[name]
 
-    def _cached(self, name: str, start: int, length: int | None) -> bytes | None:
+    def cached(self, name: str, start: int, length: int | None) -> bytes | None:
+        """Return a span of a file, or None if the file is not in the folder."""
         try:
             data = self._cache.read(name, start, length)
         except ObjectNotFoundError:
@@ -118,86 +134,89 @@ class Downloads:
             os.utime(self._cache.local_path(name))  # the clock of least recent use
         return data
 
-    def _fetched(self, name: str, url: str, where: str) -> bytes:
-        """Download a file, or wait for the thread that does."""
-        with self._lock:
-            flight = self._flights.get(name)
-            mine = flight is None
-            if flight is None:
-                flight = self._flights[name] = Future()
-        if not mine:
-            return self._awaited(flight)
+    async def fetched(
+        self, name: str, url: str, where: str, start: int, length: int | None
+    ) -> bytes:
+        """Return a span of a file that is downloaded, or just being; for the loop of `run`."""
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = _Flight(asyncio.ensure_future(self._fly(name, url, where)))
+            self._flights[name] = flight
+        flight.waiting += 1
         try:
-            # Once more: a flight may have landed between the look into the folder and now.
-            body = self._cached(name, 0, None)
-            if body is None:
-                body = self._download(url, where)
-                self._cache.write(name, body)
-                self._make_room(len(body))
-        except BaseException as error:
-            flight.set_exception(error)
-            raise
-        else:
-            flight.set_result(body)
-            return body
-        finally:
-            with self._lock:
-                del self._flights[name]
-
-    @staticmethod
-    def _awaited(flight: "Future[bytes]") -> bytes:
-        try:
-            return flight.result()
+            return cut(await asyncio.shield(flight.task), start, length)
         except StorageError as error:
-            # Its own instance for each thread: notes and tracebacks must not pile up.
+            # Its own instance for each reader: notes and tracebacks must not pile up.
             raise type(error)(*error.args) from error
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                self._flights.pop(name, None)
+                flight.task.cancel()
 
-    def _download(self, url: str, where: str) -> bytes:
-        from fsspec.asyn import get_loop, sync
+    async def _fly(self, name: str, url: str, where: str) -> bytes:
+        with self._held(name):
+            # Once more: a flight may have landed between the look into the folder and now.
+            body = await asyncio.to_thread(self.cached, name, 0, None)
+            if body is None:
+                body = await self._download(url, where)
+                await asyncio.to_thread(self._keep, name, body)
+            return body
 
-        body: bytes = sync(get_loop(), self._try, url, where)
-        return body
+    def _keep(self, name: str, body: bytes) -> None:
+        self._cache.write(name, body)
+        self._make_room(len(body))
 
-    async def _try(self, url: str, where: str) -> bytes:
-        """Try a few times, waiting a little longer before each."""
+    async def _download(self, url: str, where: str) -> bytes:
+        """Download a file, in as many tries as it may take."""
+        limits = self._limits
+        session, gate = self._opened()
+
+        async def send(progress: Progress) -> bytes:
+            async with gate, asyncio.timeout(limits.timeout_s):
+                return await _follow(session, url, where, limits, progress)
+
+        try:
+            return await persist(
+                send,
+                self._fault,
+                endpoint(url, limits.connections),
+                Patience(limits.attempts, limits.deadline_s),
+            )
+        except ExhaustedError as error:
+            raise StorageUnavailableError(f"{where}: {error}; look at the server") from error
+        except ValueError as error:  # aiohttp.InvalidURL, or urljoin's own
+            raise StorageError(f"{where} is, or redirects to, no valid URL") from error
+
+    def _fault(self, error: Exception) -> Fault | None:
         import aiohttp
 
-        session, gate = self._opened()
-        why = ""
-        for attempt in range(TRIES):
-            if attempt:
-                spread = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * spread)
-            try:
-                async with gate, asyncio.timeout(self._limits.timeout_s):
-                    return await _follow(session, url, where, self._limits)
-            except StorageError:  # first, for some kinds of it are kinds of OSError too
-                raise
-            except ValueError as error:  # aiohttp.InvalidURL, or urljoin's own
-                raise StorageError(f"{where} is, or redirects to, no valid URL") from error
-            except TimeoutError:
-                why = f"no whole answer within {self._limits.timeout_s:g} s"
-            except _PassingError as error:
-                why = str(error)
-            except (aiohttp.ClientError, OSError) as error:
-                why = f"connection failed ({type(error).__name__})"
-        raise StorageUnavailableError(
-            f"{where}: {why}, {TRIES} times; check the server, or raise storage.timeout_s"
-        )
+        if isinstance(error, _PassingError):
+            return error.fault
+        # Some kinds of our errors are kinds of OSError too, and some of aiohttp's of ValueError.
+        if isinstance(error, StorageError | ValueError):
+            return None
+        if isinstance(error, TimeoutError):
+            limit = f"storage.timeout_s={self._limits.timeout_s:g}"
+            return Fault(f"no whole answer within {limit}", timeout=True)
+        if isinstance(error, aiohttp.ClientError | OSError):
+            return Fault(f"connection failed ({type(error).__name__})")
+        return None
 
     def _opened(self) -> "tuple[aiohttp.ClientSession, asyncio.Semaphore]":
         """Return the session and the gate, made inside the loop that they belong to."""
         import aiohttp
 
         if self._session is None or self._gate is None:
-            self._session = aiohttp.ClientSession(
+            session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._limits.connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),  # one clock: that of `_try`
+                timeout=aiohttp.ClientTimeout(total=None),  # one clock: that of `_download`
                 trust_env=True,
                 # As stored: a size limit must not meet a small answer that swells.
                 headers={"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
             )
+            self._session = sent_once(session)
             self._gate = asyncio.Semaphore(self._limits.connections)
         return self._session, self._gate
 
@@ -230,11 +249,9 @@ class Downloads:
 
     def close(self) -> None:
         """Close the sockets."""
-        from fsspec.asyn import get_loop, sync
-
         session, self._session, self._gate = self._session, None, None
         if session is not None:
-            sync(get_loop(), session.close)
+            run(session.close())
 
 
 def _by_age(folder: Path) -> list[tuple[int, int, str]]:
@@ -246,14 +263,16 @@ def _by_age(folder: Path) -> list[tuple[int, int, str]]:
     )
 
 
-async def _follow(session: "aiohttp.ClientSession", url: str, where: str, limits: Limits) -> bytes:
+async def _follow(
+    session: "aiohttp.ClientSession", url: str, where: str, limits: Limits, progress: Progress
+) -> bytes:
     """Return the body behind a URL, following redirects to http(s) only."""
     for _ in range(limits.redirects + 1):
         async with session.get(url, allow_redirects=False) as response:
             target = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or target is None:
                 _judge(response, where)
-                return await _body(response, where, limits.file_bytes)
+                return await _body(response, where, limits.file_bytes, progress)
         url = urljoin(url, target)
         scheme = urlsplit(url).scheme
         if scheme not in ("http", "https"):
@@ -269,14 +288,20 @@ def _judge(response: "aiohttp.ClientResponse", where: str) -> None:
     if status in (404, 410):
         raise ObjectNotFoundError(f"{where}: the server says {status}, there is no such file")
     if status >= 500 or status in _PASSING:  # noqa: PLR2004 - HTTP's server errors
-        raise _PassingError(f"the server says {status}")
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        throttled, asked = status in _THROTTLING, retry_after(headers)
+        raise _PassingError(
+            Fault(f"the server says {status}", throttled=throttled, retry_after_s=asked)
+        )
     if status != 200:  # noqa: PLR2004 - HTTP's plain success
         raise StorageError(f"{where}: the server says {status}, not 200")
     if response.content_type in _HTML:
         raise StorageError(f"{where}: got HTML instead of a picture")
 
 
-async def _body(response: "aiohttp.ClientResponse", where: str, limit: int) -> bytes:
+async def _body(
+    response: "aiohttp.ClientResponse", where: str, limit: int, progress: Progress
+) -> bytes:
     """Read a body, stopping as soon as it is known to be too large."""
     too_large = StorageError(
         f"{where} is larger than {limit / 2**20:g} MiB; raise storage.max_file_mb to allow it"
@@ -285,6 +310,7 @@ async def _body(response: "aiohttp.ClientResponse", where: str, limit: int) -> b
         raise too_large
     parts = bytearray()
     async for chunk in response.content.iter_any():
+        progress.received(len(chunk))
         parts += chunk
         if len(parts) > limit:
             raise too_large

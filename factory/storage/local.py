@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
-from factory.storage.base import Storage, safe_key
+from factory.storage.base import Span, Storage, safe_key
 from factory.storage.rules import check_span, is_listed, safe_prefix, temporary_name
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _NOWHERE = (errno.ENOENT, errno.ELOOP)
 # Not a link; and a pipe of that name does not keep us waiting for a writer.
 _WHOLE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _PLAIN = _WHOLE | os.O_NOFOLLOW
+# One call to the system gives less than 2 GiB; what is larger takes several.
+_ONE_CALL = 2**30
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,13 @@ class LocalStorage(Storage):
         return path
 
     def _path(self, key: str) -> Path:
-        return self._confine(self._root / safe_key(key), key)
+        name = safe_key(key)
+        path = self._root / name
+        # Without a link on the way from the root it cannot lead out of it, and nothing need be
+        # resolved.
+        return (
+            path if self.follow_links or _is_free_of_links(path, name) else self._confine(path, key)
+        )
 
     def _own_path(self, key: str) -> Path:
         """Return where a key itself lies (a link's own place), its folder confined."""
@@ -140,32 +148,34 @@ class LocalStorage(Storage):
                 file.seek(start)
             return file.read(-1 if length is None else length)
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> Iterator[bytes | StorageError]:
+    def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order; see `Storage.read_many`."""
         folders: dict[str, str] = {}
         return (self._read_at_once(span, folders) for span in spans)
 
-    def _read_at_once(
-        self, span: tuple[str, int, int], folders: dict[str, str]
-    ) -> bytes | StorageError:
+    def _read_at_once(self, span: Span, folders: dict[str, str]) -> bytes | StorageError:
         """Read a plain file without the checks that its folder has passed already.
 
         What is no plain file (a link, a strange key, an error) takes the long way.
         """
         key, start, length = span
         folder, _, name = key.rpartition("/")
-        if start < 0 or length < 0 or ".." in key or "\0" in key or key.startswith("/"):
+        if start < 0 or (length or 0) < 0 or ".." in key or "\0" in key or key.startswith("/"):
             return self._read_or_error(span)
         try:
             if folder not in folders:
                 folders[folder] = _with_separator(str(self._confine(self._root / folder, key)))
             descriptor = os.open(folders[folder] + name, _PLAIN)
             try:
-                return os.pread(descriptor, length, start)
+                if length is None:
+                    length = max(0, os.fstat(descriptor).st_size - start)
+                if length <= _ONE_CALL:
+                    return os.pread(descriptor, length, start)
             finally:
                 os.close(descriptor)
         except (OSError, ValueError):
-            return self._read_or_error(span)
+            pass
+        return self._read_or_error(span)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
         """Write a file beside its place, flush it to disk, then move it in.
@@ -309,6 +319,23 @@ class _Walk:
 
     def _allowed(self, real: str) -> bool:
         return self._follow_links or _with_separator(real).startswith(self._bounds)
+
+
+def _is_free_of_links(path: Path, name: str) -> bool:
+    """Tell whether no part of a key is a link; what is not there is none.
+
+    Args:
+        path: Where the key lies.
+        name: The key, as the end of that path.
+    """
+    full = os.fspath(path)
+    ends = [len(full) - len(name) + at for at, letter in enumerate(name) if letter == "/"]
+    try:
+        return not any(stat.S_ISLNK(os.lstat(full[:end]).st_mode) for end in (*ends, len(full)))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _open(path: str, flags: int) -> int:

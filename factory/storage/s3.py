@@ -1,18 +1,18 @@
 """How are bytes kept in a bucket of an S3-compatible object store?"""
 
-import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
-from factory.storage.base import Storage, safe_key
+from factory.storage.base import Span, Storage, safe_key
+from factory.storage.budget import Endpoint, endpoint
+from factory.storage.loop import Flights, Progress, persist, run
+from factory.storage.loop import start as start_soon
 from factory.storage.opened import PerProcess
+from factory.storage.retry import Patience
 from factory.storage.rules import (
     check_span,
     is_listed,
@@ -21,7 +21,17 @@ from factory.storage.rules import (
     strip_prefix,
     temporary_name,
 )
+from factory.storage.s3_body import get
+from factory.storage.s3_client import (
+    check_endpoint,
+    close_files,
+    environment_endpoint,
+    open_files,
+    run_within,
+)
 from factory.storage.s3_errors import Attempt, not_s3, storage_error
+from factory.storage.s3_faults import fault_of
+from factory.storage.s3_parts import put_in_parts
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -39,6 +49,9 @@ CHECK_S = 9.0
 # Larger objects go up in parts, sent side by side and retried one by one; 64 MiB is well
 # above a picture or a tensor shard and well below the 5 GiB that one PUT may carry.
 ONE_PUT_BYTES = 64 * 2**20
+# Reads begun before the first of them is taken, for each connection: when one ends, the next
+# one is there already, and no more than this many results wait in memory.
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,11 @@ class S3Storage(Storage):
         region: Region of the bucket; the SDK's own setting where None.
         max_attempts: Tries of one request in all, with growing waits between them.
         timeout_s: Seconds to wait for a connection, and for the next bytes of an answer.
-        max_connections: Requests under way at once, for each process.
+        max_connections: Requests under way at once to a server, for each process; the largest
+            of all storages on that server counts.
+        deadline_s: Seconds for all tries of one request and the waits between them, and one
+            more for each MiB that came.
+        verify_checksum: Hash objects that are read whole, where the server gives their MD5.
     """
 
     # As many as go out at once by default, eight times over: the last ones of a call leave
@@ -67,25 +84,34 @@ class S3Storage(Storage):
     prefix: str = ""
     endpoint_url: str | None = None
     region: str | None = None
-    max_attempts: int = 3
+    # Where one request in five fails at random, one read in 3000 fails.
+    max_attempts: int = 5
     timeout_s: float = 5.0
     max_connections: int = 32
+    # Five tries that each wait `timeout_s` and follow a Retry-After fit in; and five requests
+    # one after another end before `prefetch.timeout_s`, so that the error is the storage's.
+    deadline_s: float = 60.0
+    verify_checksum: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that no server could accept, and secrets in the address."""
         if self.endpoint_url:
-            _check_endpoint(self.endpoint_url)
+            check_endpoint(self.endpoint_url)
         if "/" in self.bucket or ":" in self.bucket:
             raise ValueError(
                 f"storage.bucket={self.bucket!r} must be a bare bucket name; "
                 "put the rest into storage.prefix"
             )
         strip_prefix(self.prefix)
-        if self.max_attempts < 1 or self.timeout_s <= 0 or self.max_connections < 1:
+        if self.max_attempts < 1 or self.max_connections < 1:
             raise ValueError(
                 f"storage.max_attempts={self.max_attempts} and "
-                f"storage.max_connections={self.max_connections} must be at least 1, "
-                f"storage.timeout_s={self.timeout_s} above 0"
+                f"storage.max_connections={self.max_connections} must be at least 1"
+            )
+        if self.timeout_s <= 0 or self.deadline_s <= 0:
+            raise ValueError(
+                f"storage.timeout_s={self.timeout_s} and storage.deadline_s={self.deadline_s} "
+                "must be above 0"
             )
 
     @property
@@ -93,6 +119,11 @@ class S3Storage(Storage):
         """Bucket and prefix as an "s3://" URI; the server's address follows if one is set."""
         server = f"?endpoint={self.endpoint_url.rstrip('/')}" if self.endpoint_url else ""
         return f"s3://{self.bucket}/{strip_prefix(self.prefix)}".rstrip("/") + server
+
+    @property
+    def remote(self) -> bool:
+        """True: reads wait for a server."""
+        return True
 
     def _full(self, key: str) -> str:
         return self._root + safe_key(key)
@@ -165,13 +196,17 @@ class S3Storage(Storage):
             self.head(key)
             return b""
         full = self._full(key)
+        return self._do(self._attempt("read", full, key), self._reader(full, start, length))
+
+    def _reader(self, full: str, start: int, length: int | None) -> "_Send[bytes]":
+        """Return what sends one request for a span that is not empty."""
         request = self._request(full, start, length)
+        verify = self.verify_checksum
 
-        async def fetch(client: "AioBaseClient") -> bytes:
-            """Send the request."""
-            return await _get(client, request, self.max_attempts)
+        async def send(client: "AioBaseClient", progress: Progress) -> bytes:
+            return await get(client, request, progress, start=start, length=length, verify=verify)
 
-        return self._do(self._attempt("read", full, key), fetch)
+        return send
 
     def _request(self, full: str, start: int, length: int | None) -> dict[str, str]:
         request = {"Bucket": self.bucket, "Key": full}
@@ -179,30 +214,26 @@ class S3Storage(Storage):
             request["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
         return request
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> Iterator[bytes | StorageError]:
+    def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order, asked for side by side; see `Storage`."""
+        self._filesystem()
+        return Flights(
+            lambda span: start_soon(self._read_one(span)), spans, _AHEAD * self.max_connections
+        )
 
-        async def fetch_all(client: "AioBaseClient") -> list[bytes | StorageError]:
-            """Send every request; the pool of connections bounds how many are under way."""
-            return await asyncio.gather(*(self._fetch_one(client, span) for span in spans))
-
-        return iter(self._do(self._attempt("read", self._root), fetch_all))
-
-    async def _fetch_one(
-        self, client: "AioBaseClient", span: tuple[str, int, int]
-    ) -> bytes | StorageError:
+    async def _read_one(self, span: Span) -> bytes | StorageError:
         key, start, length = span
         check_span(start, length)
+        attempt = self._attempt("read", self._root + key, key)
         try:
             full = self._full(key)
             if length == 0:
-                await client.head_object(Bucket=self.bucket, Key=full)
+                await self._ask(_call("head_object", Bucket=self.bucket, Key=full))
                 return b""
-            return await _get(client, self._request(full, start, length), self.max_attempts)
+            return await self._ask(self._reader(full, start, length))
         except StorageError as error:
             return error
         except Exception as error:  # noqa: BLE001 - translated, and given in the span's place
-            attempt = self._attempt("read", self._root + key, key)
             return _caused(storage_error(error, attempt), error)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
@@ -213,17 +244,17 @@ class S3Storage(Storage):
         """
         full = self._full(key)
         attempt = self._attempt("write", full, key)
-        if len(data) <= ONE_PUT_BYTES:
-            self._call(attempt, "put_object", Bucket=self.bucket, Key=full, Body=bytes(data))
-            return
-        if "?versionId=" in full:
-            # s3fs would take the rest of the key for a version and write elsewhere.
-            raise StorageError(f"cannot {attempt.action}: '?versionId=' in a large object's key")
+        target = {"Bucket": self.bucket, "Key": full}
         try:
-            files = self._filesystem()
-            files.pipe_file(f"{self.bucket}/{full}", bytes(data), chunksize=ONE_PUT_BYTES // 2)
+            self._filesystem()
+            if len(data) > ONE_PUT_BYTES:
+                run(put_in_parts(self._ask_method, target, data, ONE_PUT_BYTES // 2))
+            else:
+                run(self._ask_method("put_object", len(data), **target, Body=bytes(data)))
+        except StorageError:
+            raise
         except Exception as error:
-            raise storage_error(_root_cause(error), attempt) from error
+            raise storage_error(error, attempt) from error
 
     def delete(self, key: str) -> None:
         """Remove an object; an absent one is no error."""
@@ -239,7 +270,6 @@ class S3Storage(Storage):
             StorageUnavailableError: The server is down, refuses, or does not answer.
         """
         # One attempt: a server that must be asked twice is worth hearing about now.
-        hurried = replace(self, max_attempts=1, timeout_s=min(self.timeout_s, CHECK_ATTEMPT_S))
         key = self._root + temporary_name()
         attempt = self._attempt("write to" if write else "list", self._root)
 
@@ -255,23 +285,24 @@ class S3Storage(Storage):
         files = None
         try:
             self._check_bucket()
-            files = _open(hurried)
-            _run(files, ask, CHECK_S)
+            hurried_s = min(self.timeout_s, CHECK_ATTEMPT_S)
+            files = open_files(self.endpoint_url, self.region, hurried_s, 1)
+            run_within(files, ask, CHECK_S)
         except StorageError:
             raise
         except Exception as error:
             raise storage_error(error, attempt) from error
         finally:
-            _close(files)
+            close_files(files)
 
     def close(self) -> None:
         """Close this process's connections; they open again on use."""
-        _close(_FILESYSTEMS.pop(self))
+        close_files(_FILESYSTEMS.pop(self))
 
     @property
     def _server(self) -> str:
         # What stands before "@" in the environment's address may be a password.
-        return self.endpoint_url or _environment_endpoint().rpartition("@")[2] or "AWS"
+        return self.endpoint_url or environment_endpoint().rpartition("@")[2] or "AWS"
 
     def _attempt(self, verb: str, full: str, key: str = "") -> Attempt:
         where = f"s3://{self.bucket}/{full}"
@@ -286,137 +317,65 @@ class S3Storage(Storage):
         return _FILESYSTEMS.get(self)
 
     def _call(self, attempt: Attempt, method: str, **request: object) -> dict[str, Any]:
-        async def ask(client: "AioBaseClient") -> dict[str, Any]:
-            answer: dict[str, Any] = await getattr(client, method)(**request)
-            return answer
+        return self._do(attempt, _call(method, **request))
 
-        return self._do(attempt, ask)
-
-    def _do(self, attempt: Attempt, operation: "Callable[[AioBaseClient], Awaitable[T]]") -> T:
+    def _do(self, attempt: Attempt, send: "_Send[T]") -> T:
         try:
-            return _run(self._filesystem(), operation)
+            self._filesystem()
+            return run(self._ask(send))
         except StorageError:
             raise
         except Exception as error:
             raise storage_error(error, attempt) from error
 
+    async def _ask(self, send: "_Send[T]", size: int = 0) -> T:
+        """Send a request as often as it takes; `size` are the bytes that go with it."""
+        files = self._filesystem()
 
-def _run(
-    files: "S3FileSystem",
-    operation: "Callable[[AioBaseClient], Awaitable[T]]",
-    timeout: float | None = None,
-) -> T:
-    """Run an operation on the client, in the loop of s3fs, and wait for its result."""
-    from fsspec.asyn import sync
+        async def once(progress: Progress) -> T:
+            progress.sent(size)
+            # Made inside, so that the deadline covers the search for credentials.
+            return await send(await files.set_session(), progress)
 
-    async def run() -> T:
-        # The client is made inside, so that the deadline covers the search for credentials.
-        return await operation(await files.set_session())
+        patience = Patience(self.max_attempts, self.deadline_s)
+        return await persist(once, fault_of, self._endpoint, patience)
 
-    result: T = sync(files.loop, run, timeout=timeout)
-    return result
+    async def _ask_method(self, method: str, size: int = 0, /, **request: object) -> Any:
+        return await self._ask(_call(method, **request), size)
 
-
-def _close(files: "S3FileSystem | None") -> None:
-    # Not the public `s3`, which would connect first where nothing is connected yet.
-    client = None if files is None else files._s3  # noqa: SLF001
-    if files is not None and client is not None:
-        from fsspec.asyn import sync
-
-        # Nothing is lost when it fails: the process's end closes the sockets too.
-        with suppress(Exception):
-            sync(files.loop, client.close, timeout=1)
+    @property
+    def _endpoint(self) -> Endpoint:
+        """The budget of the server; all of AWS's S3 in a region is one."""
+        region = f".{self.region}" if self.region else ""
+        default = f"https://s3{region}.amazonaws.com"
+        url = self.endpoint_url or environment_endpoint() or default
+        return endpoint(url, self.max_connections)
 
 
-async def _get(client: "AioBaseClient", request: dict[str, str], attempts: int) -> bytes:
-    """Fetch a body; botocore retries up to its first byte, this from there on."""
-    import aiohttp
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-
-    broken = (aiohttp.ClientError, HTTPClientError, IncompleteReadError, OSError)
-    try:
-        for left in range(attempts - 1, -1, -1):
-            answer = await client.get_object(**request)
-            try:
-                async with answer["Body"] as body:
-                    return bytes(await body.read())
-            except broken:
-                if not left:
-                    raise
-    except ClientError as error:
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != _RANGE_BEYOND_END:
-            raise
-    return b""
+_Send = Callable[["AioBaseClient", Progress], Awaitable[T]]
 
 
-# HTTP's "range not satisfiable": the object exists, and ends before the span starts.
-_RANGE_BEYOND_END = 416
+def _call(method: str, **request: object) -> "_Send[dict[str, Any]]":
+    """Return what sends one request of a client's method."""
+
+    async def send(client: "AioBaseClient", progress: Progress) -> dict[str, Any]:
+        del progress
+        answer: dict[str, Any] = await getattr(client, method)(**request)
+        return answer
+
+    return send
 
 
 def _open(storage: S3Storage) -> "S3FileSystem":
-    """Make the file system of one storage in this process; nothing is connected yet."""
-    from aiobotocore.session import AioSession
-    from s3fs import S3FileSystem
-
-    session = AioSession()
-    settings: dict[str, Any] = {
-        "connect_timeout": storage.timeout_s,
-        "read_timeout": storage.timeout_s,
-        "retries": {"total_max_attempts": storage.max_attempts, "mode": "standard"},
-        "max_pool_connections": storage.max_connections,
-    }
-    if storage.endpoint_url or _environment_endpoint():
-        if "AWS_EC2_METADATA_DISABLED" not in os.environ:
-            session.get_component("credential_provider").remove("iam-role")
-        # Checksums beyond what S3 once asked for: AWS's default, unknown to many servers.
-        settings["request_checksum_calculation"] = "when_required"
-        settings["response_checksum_validation"] = "when_required"
-    files = S3FileSystem(
-        endpoint_url=storage.endpoint_url,
-        session=session,
-        client_kwargs={"region_name": storage.region} if storage.region else None,
-        config_kwargs=settings,
-        use_listings_cache=False,
-        skip_instance_cache=True,
+    return open_files(
+        storage.endpoint_url, storage.region, storage.timeout_s, storage.max_connections
     )
-    # s3fs would retry on top of botocore, which multiplies the attempts.
-    files.retries = 1
-    return files
-
-
-def _environment_endpoint() -> str:
-    """Return the server that the SDK takes from the environment; "" for AWS itself."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 _FILESYSTEMS: PerProcess[S3Storage, "S3FileSystem"] = PerProcess(_open)
-
-
-def _check_endpoint(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        secret = "@" in parts.netloc
-        sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-        sound = sound and not (parts.query or parts.fragment)
-    except ValueError:
-        secret, sound = "@" in url, False
-    if secret:
-        raise ValueError(
-            "storage.endpoint_url holds a user or password; take them out and set "
-            "AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY in the environment"
-        )
-    if not sound:
-        raise ValueError(
-            f"storage.endpoint_url={url!r} must look like 'http://host:port' or 'https://host'"
-        )
 
 
 def _caused(error: StorageError, cause: Exception) -> StorageError:
     """Return an error that is not raised here with what caused it."""
     error.__cause__ = cause
     return error
-
-
-def _root_cause(error: Exception) -> Exception:
-    """Return the client's own error that s3fs dressed as one of the system's."""
-    return error.__cause__ if isinstance(error.__cause__, Exception) else error

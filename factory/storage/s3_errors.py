@@ -7,10 +7,12 @@ from typing import Any
 
 from factory.errors import (
     AccessDeniedError,
+    ContentMismatchError,
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
 )
+from factory.storage.retry import ExhaustedError
 
 # The environment variables whose values must never be shown.
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -131,8 +133,21 @@ def storage_error(error: Exception, attempt: Attempt) -> StorageError:
 
     Its message names the setting at fault and holds no credential.
     """
+    if isinstance(error, StorageError):  # says all there is to say
+        return error
+    if isinstance(error, ExhaustedError):
+        found = storage_error(error.cause, attempt)
+        return type(found)(f"{found} ({error.tries.told})")
+    return _translated(error, attempt)
+
+
+def _translated(error: Exception, attempt: Attempt) -> StorageError:
     from botocore.exceptions import BotoCoreError, ClientError
 
+    if type(error).__name__ == "FlexibleChecksumError":
+        return ContentMismatchError(
+            f"cannot {attempt.action}: {_scrubbed(error)}; upload the object anew"
+        )
     if isinstance(error, ClientError):
         return _from_answer(error.response, attempt)
     if isinstance(error, BotoCoreError):

@@ -1,15 +1,14 @@
 """How do tar shards, as WebDataset writes them, become a storage?"""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
-from factory.errors import ObjectNotFoundError, StorageError
+from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
-from factory.storage.base import Storage, safe_key
-from factory.storage.local import LocalStorage
+from factory.storage.base import Span, Storage, safe_key
 from factory.storage.opened import PerProcess
 from factory.storage.rules import below, check_span, safe_prefix, strip_prefix
 from factory.storage.tar_names import ShardNames, is_packed
@@ -41,7 +40,7 @@ class TarStorage(Storage):
         index: Where indexes of shards are kept for the next run; None builds them in memory,
             in each process anew.
         index_prefix: Folder of the indexes in `index`.
-        connections: Shards whose headers are read at once; also members, of remote shards.
+        connections: Shards whose headers are read at once.
     """
 
     # Several times what is read side by side, so that the last ones of a call cost little.
@@ -75,6 +74,11 @@ class TarStorage(Storage):
     def identity(self) -> str:
         """The inner storage's URI after "tar+", and the patterns."""
         return f"tar+{self.storage.identity}#{'|'.join(self.shards)}"
+
+    @property
+    def remote(self) -> bool:
+        """Whether the shards lie on a server."""
+        return self.storage.remote
 
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield every member of the shards below a folder, of a shard, or of a folder in one.
@@ -135,18 +139,48 @@ class TarStorage(Storage):
                 continue
         raise self._absent(key)
 
-    def read_many(self, spans: Sequence[tuple[str, int, int]]) -> Iterator[bytes | StorageError]:
+    def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order, from servers several at once; see `Storage`."""
-        if isinstance(self.storage, LocalStorage) or len(spans) <= 1:
+        if not self.remote or len(spans) <= 1:
             yield from super().read_many(spans)
             return
+        places = self._places(spans)
+        found = self.storage.read_many([place for place in places if place is not None])
+        try:
+            for span, place in zip(spans, places, strict=True):
+                data = ObjectNotFoundError(span[0]) if place is None else next(found)
+                changed = isinstance(data, bytes) and place is not None and len(data) != place[2]
+                # The long way says what is wrong, and looks again whether the shard changed.
+                lost = changed or isinstance(data, ObjectNotFoundError)
+                yield self._read_or_error(span) if lost else data
+        finally:
+            found.close()
+
+    def _places(self, spans: Sequence[Span]) -> list[Span | None]:
+        """Return each span's place in the storage of the shards; None where there is none.
+
+        Shards that were not opened yet are, side by side.
+        """
+        shards = _OPENED.get(self).shards
         pool = ThreadPoolExecutor(self.connections, thread_name_prefix="factory-tar")
         try:
-            yield from pool.map(self._read_or_error, spans)
+            cuts = [self._first_cut(key) for key, _, _ in spans]
+            keys = {cut[0] for cut in cuts if cut is not None}
+            opened = dict(zip(keys, pool.map(shards.current_or_none, keys), strict=True))
         finally:
             # Not joined: the garbage collector may be what closes this, in the midst of
             # another thread's start.
             pool.shutdown(wait=False, cancel_futures=True)
+        return [
+            None if cut is None else _place(opened[cut[0]], cut[1], start, length)
+            for cut, (_, start, length) in zip(cuts, spans, strict=True)
+        ]
+
+    def _first_cut(self, key: str) -> tuple[str, str] | None:
+        try:
+            return next(iter(_OPENED.get(self).names.cuts(safe_key(key))), None)
+        except UnsafeKeyError:
+            return None
 
     def _absent(self, key: str) -> ObjectNotFoundError:
         return ObjectNotFoundError(
@@ -295,6 +329,16 @@ def _members(shard: Shard, folder: str) -> Iterator[ObjectInfo]:
 
 def _info(shard: Shard, name: str, start: int, size: int) -> ObjectInfo:
     return ObjectInfo(f"{shard.key}/{name}", size, f"{shard.etag}-{start:x}-{size:x}")
+
+
+def _place(shard: Shard | None, name: str, start: int, length: int | None) -> Span | None:
+    """Return where a span of a member lies; None if it is empty, or there is no such member."""
+    place = None if shard is None else shard.index.find(name)
+    if shard is None or place is None or start < 0:
+        return None
+    left = max(0, place[1] - start)
+    wanted = left if length is None else min(left, length)
+    return (shard.key, place[0] + start, wanted) if wanted > 0 else None
 
 
 def _above(key: str) -> Iterator[str]:

@@ -119,6 +119,13 @@ class Shards:
             return known
         return self.opened(self._storage.head(key))
 
+    def current_or_none(self, key: str) -> Shard | None:
+        """Return a shard as `current` does; None where it cannot be opened."""
+        try:
+            return self.current(key)
+        except StorageError:
+            return None
+
     def opened(self, info: ObjectInfo) -> Shard:
         """Return a shard in the state that was listed, its index read or built."""
         with self._lock:

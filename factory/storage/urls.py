@@ -5,7 +5,8 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, NoReturn
@@ -13,9 +14,10 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import Storage, TabularStorage, safe_key
+from factory.storage.base import Span, Storage, TabularStorage, safe_key
 from factory.storage.download import Downloads, Limits
 from factory.storage.local import LocalStorage
+from factory.storage.loop import Flights, start
 from factory.storage.opened import PerProcess
 from factory.storage.rules import below, check_span, missing_column, safe_prefix
 
@@ -31,6 +33,9 @@ _KEY_BYTES = 8
 _NAME_LETTERS = 60
 # As much of a table's cell as an error shows.
 _SHOWN_LETTERS = 120
+# Reads begun before the first of them is taken, for each connection: when one ends, the next
+# one is there already, and no more than this many results wait in memory.
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,16 @@ class UrlListStorage(TabularStorage):
         max_cache_gb: Size of `cache_dir` beyond which the least recently used files go, GiB.
         timeout_s: Seconds that one try of a download may take, redirects included.
         max_redirects: Redirects followed for one download.
-        connections: Downloads under way at once, for each process.
+        connections: Downloads under way at once, for each process; also those from one server,
+            where the largest of all lists that name it counts.
+        max_attempts: Tries of one download in all, with growing waits between them.
+        deadline_s: Seconds for all tries of one download and the waits between them, and one
+            more for each MiB that came.
     """
 
     independent_objects: ClassVar[bool] = True
+    # As many as are downloaded at once by default, eight times over, as S3 has it.
+    spans_at_once: ClassVar[int] = 128
 
     table: str
     table_storage: Storage
@@ -68,6 +79,9 @@ class UrlListStorage(TabularStorage):
     timeout_s: float = 30
     max_redirects: int = 5
     connections: int = 16
+    max_attempts: int = 3
+    # Three whole tries, and the longest waits between them that are usual.
+    deadline_s: float = 100
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through, and an address that is none."""
@@ -78,6 +92,8 @@ class UrlListStorage(TabularStorage):
             "max_cache_gb": self.max_cache_gb,
             "timeout_s": self.timeout_s,
             "connections": self.connections,
+            "max_attempts": self.max_attempts,
+            "deadline_s": self.deadline_s,
         }
         for name, value in numbers.items():
             if value <= 0:
@@ -89,6 +105,11 @@ class UrlListStorage(TabularStorage):
     def identity(self) -> str:
         """The table's own URI after "urls+"."""
         return f"urls+{self.table_storage.identity}/{self.table}"
+
+    @property
+    def remote(self) -> bool:
+        """True: first reads wait for servers."""
+        return True
 
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield one object a row; the size is known once the file is downloaded.
@@ -170,10 +191,39 @@ class UrlListStorage(TabularStorage):
             StorageError: The row is no URL, the file is too large, HTML or redirects for ever.
         """
         check_span(start, length)
+        file, url, where = self._place(key)
+        return _DOWNLOADS.get(self).read(file, url, where, start, length)
+
+    def _place(self, key: str) -> tuple[str, str, str]:
+        """Return a key's name in the cache, its URL, and what errors call it."""
         row = self._row(key)
         url = self._url(row)
-        where = f"{_shown(url)} (row {row.number} of {self.table})"
-        return _DOWNLOADS.get(self).read(self._file(row), url, where, start, length)
+        return self._file(row), url, f"{_shown(url)} (row {row.number} of {self.table})"
+
+    def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
+        """Yield several spans in their order, downloaded side by side; see `Storage`."""
+        return Flights(self._begin, spans, _AHEAD * self.connections)
+
+    def _begin(self, span: Span) -> "Future[bytes | StorageError]":
+        """Begin to read a span: at once from the cache, else by a download."""
+        key, first, length = span
+        check_span(first, length)
+        downloads = _DOWNLOADS.get(self)
+        try:
+            file, url, where = self._place(key)
+            data = downloads.cached(file, first, length)
+        except StorageError as error:
+            return _landed(error)
+        if data is not None:
+            return _landed(data)
+
+        async def fetch() -> bytes | StorageError:
+            try:
+                return await downloads.fetched(file, url, where, first, length)
+            except StorageError as error:
+                return error
+
+        return start(fetch())
 
     @property
     def limits(self) -> Limits:
@@ -185,6 +235,8 @@ class UrlListStorage(TabularStorage):
             timeout_s=self.timeout_s,
             redirects=self.max_redirects,
             connections=self.connections,
+            attempts=self.max_attempts,
+            deadline_s=self.deadline_s,
         )
 
     def rows(self, columns: Sequence[str]) -> "pa.Table":
@@ -331,6 +383,12 @@ _TABLES: PerProcess[UrlListStorage, _Table] = PerProcess(_load)
 _DOWNLOADS: PerProcess[UrlListStorage, Downloads] = PerProcess(
     lambda storage: Downloads(storage.limits)
 )
+
+
+def _landed(outcome: bytes | StorageError) -> "Future[bytes | StorageError]":
+    future: Future[bytes | StorageError] = Future()
+    future.set_result(outcome)
+    return future
 
 
 def _keyed(number: int, value: str) -> tuple[str, _Row]:

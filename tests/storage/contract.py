@@ -70,6 +70,26 @@ class StorageContract:
         assert list(storage.read_many([])) == []
         assert next(iter(storage.read_many([(names[9], 0, 0), ("nowhere/a", 0, 0)]))) == b""
 
+    def test_reads_many_to_the_end(self, storage: Storage) -> None:
+        for n in range(12):
+            storage.write(f"f/{n}", b"0123456789"[: n % 11])
+        spans = [(f"f/{n}", start, None) for n in range(12) for start in (0, 3, 99)]
+        spans[4:4] = [("absent", 0, None), ("f", 0, None)]
+        found = list(storage.read_many(spans))
+        assert [type(each) for each in found[4:6]] == [ObjectNotFoundError] * 2
+        assert found[:4] + found[6:] == [storage.read(*span) for span in spans[:4] + spans[6:]]
+
+    def test_reads_many_may_be_left_early(self, storage: Storage) -> None:
+        for n in range(20):
+            storage.write(f"f/{n}", b"%d" % n)
+        spans = [(f"f/{n}", 0, None) for n in range(20)]
+        reads = storage.read_many(spans)
+        assert next(reads) == b"0"
+        reads.close()
+        assert list(reads) == []
+        storage.read_many(spans).close()
+        assert list(storage.read_many(spans)) == [b"%d" % n for n in range(20)]
+
     def test_overwrites(self, storage: Storage) -> None:
         storage.write("a", b"one")
         storage.write("a", b"second")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.storage import LocalStorage, UrlListStorage, download
+from factory.storage import LocalStorage, UrlListStorage, retry
 
 PICTURE = bytes(range(256)) * 8
 
@@ -143,7 +143,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(retry, "BACKOFF_S", 0.001)
 
 
 class Lists:
