@@ -2,7 +2,7 @@
 
 import errno
 
-from factory.errors import ObjectNotFoundError, StorageError
+from factory.errors import ContentMismatchError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -11,10 +11,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def is_own(error: Exception, storage: Storage) -> bool:
     """Tell whether an error costs one sample alone.
 
-    An object that vanished since the listing, or one URL of many that fails, does. What fails
-    in a storage of one place does not, and neither does a disk that is full of downloads.
+    An object that vanished since the listing, or that is not what was stored, does; so does
+    one URL of many that fails. What else fails in a storage of one place does not, and neither
+    does a disk that is full of downloads.
     """
-    if isinstance(error, ObjectNotFoundError):
+    if isinstance(error, ObjectNotFoundError | ContentMismatchError):
         return True
     return storage.independent_objects and isinstance(error, StorageError) and not _is_full(error)
 

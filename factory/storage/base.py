@@ -27,8 +27,6 @@ class Storage(ABC):
     # True where objects live on servers of their own (a list of URLs), so that one failing
     # says nothing of the others.
     independent_objects: ClassVar[bool] = False
-    # Whether a read waits on a network, so that many at once pay.
-    remote: ClassVar[bool] = False
     # Spans that one call of `read_many` should be given: many where it reads them side by side
     # or where one read costs microseconds, few where each waits for a server.
     spans_at_once: ClassVar[int] = 1
