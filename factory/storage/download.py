@@ -184,7 +184,7 @@ class Downloads:
                 Patience(limits.attempts, limits.deadline_s),
             )
         except ExhaustedError as error:
-            raise StorageUnavailableError(f"{where}: {error}; look at the server") from error
+            raise StorageUnavailableError(f"{where}: {error}; check the server") from error
         except ValueError as error:  # aiohttp.InvalidURL, or urljoin's own
             raise StorageError(f"{where} is, or redirects to, no valid URL") from error
 

@@ -16,6 +16,7 @@ from factory.errors import (
 )
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import TabularStorage, safe_key
+from factory.storage.budget import endpoint
 from factory.storage.local import LocalStorage
 from factory.storage.opened import PerProcess
 from factory.storage.rules import check_span, did_you_mean, missing_column, safe_prefix
@@ -30,6 +31,9 @@ _KEY = re.compile(r"(\d{9,})\.img")
 _LISTED_ROWS = 1000
 # The contract's 10 seconds for a check, less two to report.
 _CHECK_S = 8.0
+# Questions to the Hub at once: one for each backend, at the start. What the library downloads
+# it counts itself.
+_HUB_REQUESTS = 8
 
 
 @dataclass(frozen=True)
@@ -224,8 +228,10 @@ class HuggingFaceStorage(TabularStorage):
     def _ask_hub(self) -> None:
         from huggingface_hub import HfApi
 
+        hub = HfApi()
         try:
-            HfApi().dataset_info(self.dataset, revision=self.revision, timeout=_CHECK_S)
+            with endpoint(hub.endpoint, _HUB_REQUESTS).slot_in_thread(_CHECK_S):
+                hub.dataset_info(self.dataset, revision=self.revision, timeout=_CHECK_S)
         except Exception as error:
             raise translated(self, error) from error
 

@@ -142,7 +142,9 @@ class Tries:
         self._damaged += fault.damaged
         wait = self._backoff(fault)
         attempts = self._patience.attempts
-        if self.made >= attempts or self._damaged >= _DAMAGED_TRIES:
+        if self._damaged >= _DAMAGED_TRIES:
+            self._ending = "a second copy was wrong too"
+        elif self.made >= attempts:
             self._ending = f"storage.max_attempts={attempts} allows no more"
         elif wait >= self.left_s:
             self._ending = self._overdue()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from factory import FactoryDataModule
 from factory.errors import EmptyBackendError, StorageError
-from factory.storage import download
+from factory.storage import retry
 from factory.storage.local import LocalStorage
 from tests.bad_input.building import batches, built, pinned, refused
 from tests.pictures import colour
@@ -85,7 +85,7 @@ class Page(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setattr(download, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(retry, "BACKOFF_S", 0.001)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     server = Web()
@@ -117,8 +117,8 @@ TROUBLE = {
     "page": "not readable: {} got HTML instead of a picture",
     "disguised": "not a picture: it starts with b'<html>",
     "half": "truncated header",
-    "silent": "not readable: {} no whole answer within 0.3 s, 3 times; check the server, or raise "
-    "storage.timeout_s",
+    "silent": "not readable: {}tried 3 times{}no whole answer within storage.timeout_s=0.3; "
+    "storage.max_attempts=3 allows no more; check the server",
     "endless": "not readable: {} is larger than 0.25 MiB; raise storage.max_file_mb to allow it",
 }
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from factory.storage import budget
+
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-0123456789"
 BUCKET = "photos"
 
@@ -24,6 +26,12 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_budgets() -> None:
+    """Forget what servers of earlier tests were asked for: ports come again."""
+    budget._ENDPOINTS.pop(budget._ALL)
 
 
 @pytest.fixture

@@ -154,6 +154,30 @@ def test_links_inside_the_root_are_objects(root: Path, caplog: pytest.LogCapture
     assert storage.read("file") == storage.read("folder/a") == b"x"
 
 
+def test_nothing_is_resolved_where_no_part_of_a_key_is_a_link(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = root.parent / "outside"
+    (root / "real").mkdir()
+    (root / "real" / "a").write_bytes(b"x")
+    (root / "link").symlink_to(outside)
+    (root / "real" / "b").symlink_to(outside / "secret")
+    storage = LocalStorage(str(root))
+    resolved = []
+    whole = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or whole(path))
+    assert storage.read("real/a") == b"x"
+    assert not storage.exists("real/absent")
+    assert not storage.exists("real/a/below")
+    assert not resolved
+    for key in ("link/secret", "real/b", "link/absent/more"):
+        with pytest.raises(UnsafeKeyError):
+            storage.read(key)
+        with pytest.raises(UnsafeKeyError):
+            storage.exists(key)
+    assert resolved
+
+
 def test_a_root_that_is_a_link(root: Path) -> None:
     (root.parent / "alias").symlink_to(root)
     storage = LocalStorage(str(root.parent / "alias"))
