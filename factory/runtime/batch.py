@@ -5,6 +5,29 @@ from dataclasses import dataclass, field
 import torch
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """One sample that could not be used, and what stands in for it.
+
+    Attributes:
+        place: Its place in the global batch, from 0.
+        row: Its row in the backend's catalog; of a stream its number in the epoch.
+        key: Its storage key.
+        stage: What failed: "read", "decode" or "encode".
+        reason: The error, as text.
+        substitute: Row of the sample that is used instead.
+        substitute_key: Storage key of that one.
+    """
+
+    place: int
+    row: int
+    key: str
+    stage: str
+    reason: str
+    substitute: int
+    substitute_key: str
+
+
 @dataclass
 class Batch:
     """Samples of one backend and one bucket; B is this rank's share of a micro-batch.
@@ -17,6 +40,9 @@ class Batch:
             "WIDTHxHEIGHT@FRAMES".
         epoch: Epoch the batch was planned for, from 0.
         step: Optimizer step within the epoch the batch belongs to, from 0.
+        global_step: Optimizer step since the run began, from 0.
+        rows: Rows of the samples in the backend's catalog, int64 [B], substitutes included; of
+            a stream their numbers in the epoch.
         keys: Storage keys of the samples, B long.
         captions: The caption used for each sample, B long ("" where there is none).
         original_size: Source size after orientation, int32 [B, 2] as (width, height), pixels.
@@ -29,12 +55,15 @@ class Batch:
             given instead.
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
         conditioning: Latents of each conditioning backend by name, [B, C, h, w].
+        replaced: Samples of the plan that others stand in for.
     """
 
     backend: str
     bucket: str
     epoch: int
     step: int
+    global_step: int
+    rows: torch.Tensor
     keys: list[str]
     captions: list[str]
     original_size: torch.Tensor
@@ -45,6 +74,7 @@ class Batch:
     pixels: torch.Tensor | None = None
     text: dict[str, torch.Tensor] = field(default_factory=dict)
     conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
+    replaced: tuple[Replacement, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of samples."""

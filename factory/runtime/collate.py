@@ -11,8 +11,8 @@ from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.runtime.batch import Batch
+from factory.runtime.part import Part
 from factory.runtime.stream_batch import stream_batch
-from factory.sampling.plan import PlanStep
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,18 @@ class Collate:
     seed: int
     streams: Mapping[str, StreamSource] = field(default_factory=dict)
 
-    def __call__(
-        self,
-        step: PlanStep,
-        rows: NDArray[np.int64],
-        valid: NDArray[np.bool_] | None = None,
-    ) -> Batch:
-        """Return the batch of some rows of a planned step, in their order.
-
-        Args:
-            step: The planned step.
-            rows: This rank's share of its rows, int64 [B].
-            valid: Which of them count, bool [B]; None means all.
+    def __call__(self, part: Part) -> Batch:
+        """Return the batch of a part of a planned step, in the order of its places.
 
         Raises:
             CacheError: A latent or embedding is missing or damaged.
             MediaError: A picture is damaged (only where pixels are read).
             StorageError: A picture, or a stream, cannot be read.
         """
+        step, rows, valid = part.step, part.rows, part.valid
         stream = self.streams.get(step.backend)
         if stream is not None:
-            return stream_batch(stream, step, rows, self.engine, self.seed)
+            return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
         catalog = source.catalog
         captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
@@ -67,6 +58,8 @@ class Collate:
             bucket=step.bucket,
             epoch=step.epoch,
             step=step.step,
+            global_step=step.global_step,
+            rows=torch.from_numpy(rows),
             keys=facts.texts("key", rows),
             captions=captions,
             original_size=torch.from_numpy(size.astype(np.int32)),

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from factory.errors import PlanError
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate, batch_bytes
 from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.part import Part
 from factory.runtime.position import Position
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
@@ -27,18 +30,6 @@ class Layout:
     rank: int = 0
     ranks: int = 1
     micros: int = 1
-
-
-@dataclass(frozen=True)
-class _Job:
-    step: PlanStep
-    micro: int
-
-    def __str__(self) -> str:
-        return (
-            f"epoch {self.step.epoch}, step {self.step.step}: backend {self.step.backend!r}, "
-            f"bucket {self.step.bucket}"
-        )
 
 
 class TrainLoader:
@@ -70,7 +61,7 @@ class TrainLoader:
         """
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
-        self.fetcher: BatchFetcher[_Job, Batch] | None = None
+        self.fetcher: BatchFetcher[Part, Batch] | None = None
         self._closed = False
         _check_layout(plan, layout)
 
@@ -94,7 +85,7 @@ class TrainLoader:
         self.close()
         self._closed = False
         self.fetcher = BatchFetcher(
-            self._make, self._jobs(epoch, step), self._prefetch, nbytes=batch_bytes
+            self._collate, self._parts(epoch, step), self._prefetch, nbytes=batch_bytes
         )
         left = (self._plan.steps(epoch) - step) * self._layout.micros
         for number, batch in enumerate(self.fetcher, 1):
@@ -103,16 +94,14 @@ class TrainLoader:
                 self._position.give_out_last()
             yield batch
 
-    def _jobs(self, epoch: int, first: int) -> Iterator[_Job]:
-        for step in range(first, self._plan.steps(epoch)):
-            planned = self._plan.at(epoch, step)
-            for micro in range(self._layout.micros):
-                yield _Job(planned, micro)
-
-    def _make(self, job: _Job) -> Batch:
+    def _parts(self, epoch: int, first: int) -> Iterator[Part]:
         layout = self._layout
-        rows = share(job.step.rows, layout.rank, layout.ranks, job.micro, layout.micros)
-        return self._collate(job.step, rows)
+        for number in range(first, self._plan.steps(epoch)):
+            step = self._plan.at(epoch, number)
+            places = np.arange(len(step.rows))
+            for micro in range(layout.micros):
+                mine = share(places, layout.rank, layout.ranks, micro, layout.micros)
+                yield Part(step, mine)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where the run stands is the data module's state.
@@ -158,7 +147,7 @@ class EvalLoader:
         """Store the parts."""
         self._plans, self._collate, self._prefetch = plans, collate, prefetch
         self._layout = layout
-        self.fetcher: BatchFetcher[PlanStep, Batch] | None = None
+        self.fetcher: BatchFetcher[Part, Batch] | None = None
 
     def __len__(self) -> int:
         """Return the number of batches, equal on every rank."""
@@ -168,14 +157,15 @@ class EvalLoader:
         """Yield this rank's share of every batch."""
         self.close()
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
-        self.fetcher = BatchFetcher(self._make, steps, self._prefetch, nbytes=batch_bytes)
+        parts = map(self._part, steps)
+        self.fetcher = BatchFetcher(self._collate, parts, self._prefetch, nbytes=batch_bytes)
         yield from self.fetcher
 
-    def _make(self, step: PlanStep) -> Batch:
-        rows, valid = pad(step.rows, self._layout.ranks)
-        width = len(rows) // self._layout.ranks
+    def _part(self, step: PlanStep) -> Part:
+        places, valid = pad(np.arange(len(step.rows)), self._layout.ranks)
+        width = len(places) // self._layout.ranks
         mine = slice(self._layout.rank * width, (self._layout.rank + 1) * width)
-        return self._collate(step, rows[mine], valid[mine])
+        return Part(step, places[mine], valid[mine])
 
     def close(self) -> None:
         """Stop prefetching; leaves no thread behind."""

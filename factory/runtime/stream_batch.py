@@ -16,7 +16,7 @@ from factory.bulk import Engine
 from factory.catalog.caption_draws import choose, dropped
 from factory.errors import MediaError
 from factory.runtime.batch import Batch
-from factory.sampling.plan import PlanStep
+from factory.runtime.part import Part
 
 logger = logging.getLogger("factory")
 
@@ -43,18 +43,15 @@ class ReadSample:
         return self.reader.shaped(sample.data, sample.picture)
 
 
-def stream_batch(
-    source: StreamSource, step: PlanStep, rows: NDArray[np.int64], engine: Engine, seed: int
-) -> Batch:
-    """Return the batch of some rows of a stream's planned step, in their order.
+def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) -> Batch:
+    """Return the batch of a part of a stream's planned step, in the order of its places.
 
-    A picture that turns out damaged is replaced by another one of these rows, and logged:
+    A picture that turns out damaged is replaced by another one of this part, and logged:
     nobody has looked at it before.
 
     Args:
         source: The stream.
-        step: The planned step.
-        rows: This rank's share of its rows, int64 [B].
+        part: This rank's part of the planned step.
         engine: Decodes the pictures.
         seed: Seed of the choice among a sample's captions.
 
@@ -62,8 +59,9 @@ def stream_batch(
         MediaError: All pictures are damaged.
         StorageError: The stream cannot be read.
     """
+    step = part.step
     made = source.batch(step.epoch, step.number)
-    wanted = [made.samples[place] for place in (rows - step.rows[0]).tolist()]
+    wanted = [made.samples[place] for place in part.places.tolist()]
     samples, pixels = _read(source, wanted, engine)
     captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
     encoded = _encode(source, pixels)
@@ -73,6 +71,8 @@ def stream_batch(
         bucket=made.bucket,
         epoch=step.epoch,
         step=step.step,
+        global_step=step.global_step,
+        rows=torch.from_numpy(part.rows),
         keys=[sample.picture.key for sample in samples],
         captions=captions,
         original_size=torch.tensor([sample.size for sample in samples], dtype=torch.int32),

@@ -39,6 +39,7 @@ class PlanStep:
         duplicates: How many of them only fill a short batch.
         pass_index: The pass over the backend they belong to, from 0.
         number: Which of the backend's batches in the epoch it is, from 0.
+        seed: Seed of the plan; substitutes for its rows are drawn by it.
     """
 
     epoch: int
@@ -50,6 +51,7 @@ class PlanStep:
     duplicates: int
     pass_index: int
     number: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class Plan:
             duplicates=batch.duplicates,
             pass_index=batch.pass_index,
             number=number,
+            seed=self.seed,
         )
 
     def position(self, global_step: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def make_batch(rows: list[int], size: tuple[int, int] = (4, 6), text: bool = Tru
     latents = [torch.randn(4, *size, generator=keyed_generator(f"latent {row}")) for row in rows]
     zeros = torch.zeros(len(rows), 2, dtype=torch.int32)
     return Batch(
-        backend="tiny", bucket="48x32", epoch=0, step=0,
+        backend="tiny", bucket="48x32", epoch=0, step=0, global_step=0, rows=torch.tensor(rows),
         keys=[f"{row}.png" for row in rows], captions=captions,
         original_size=zeros, target_size=zeros, crop_top_left=zeros,
         valid=torch.ones(len(rows), dtype=torch.bool),

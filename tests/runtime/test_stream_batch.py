@@ -13,6 +13,7 @@ from factory.engine.local import LocalEngine
 from factory.errors import MediaError
 from factory.media.composite import Composite
 from factory.runtime.batch import Batch
+from factory.runtime.part import Part
 from factory.runtime.stream_batch import stream_batch
 from factory.sampling.plan import PlanStep
 from tests.pictures import colour
@@ -24,8 +25,8 @@ def batch(folder: str, rows: list[int] | None = None, number: int = 0, **setting
     source = StreamSource(stream(folder, shuffle_buffer=0, **settings), batch_size=4, seed=1)
     planned = np.arange(number * 4, number * 4 + 4)
     step = PlanStep(0, 0, 0, "big", "stream", planned, 0, 0, number)
-    chosen = planned if rows is None else planned[rows]
-    made = stream_batch(source, step, chosen, LocalEngine(1), 1)
+    places = np.arange(4) if rows is None else np.array(rows)
+    made = stream_batch(source, Part(step, places), LocalEngine(1), 1)
     source.close()
     return made
 
