@@ -1,6 +1,6 @@
 """Who waits for whom: the trainer for batches, or batches for the trainer?"""
 
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 # Below this share of the time nobody would notice the waiting.
@@ -21,7 +21,7 @@ class FetchReport:
         elapsed_s: Time from the first question to the last batch delivered, s.
         making_s: Time spent on making them, over all workers, s.
         nbytes: Bytes they held.
-        workers: How many batches can be in the making at once.
+        workers: How many batches can be in the making at once; 0 where none is made ahead.
         ready: Batches that are ready now.
         making: Batches that are begun, or wait for a worker, now.
         held: Bytes of those that are ready now.
@@ -72,27 +72,39 @@ class FetchReport:
                 f"batches were ready {ready:.0%} of the time, and the trainer waited for them "
                 f"{share:.1%} of it: training itself is the bottleneck"
             )
+        return f"the trainer waited {share:.0%} of the time for batches: {self._cause()}"
+
+    def _cause(self) -> str:
+        """Return why batches come late, and what may be done."""
+        if not self.workers:
+            return "nothing is made ahead; set prefetch=thread or prefetch=process"
         each = self.making_s / self.delivered
-        cause = (
-            f"making them is the bottleneck ({each:.3g} s each, {self.workers} at once): "
-            "raise prefetch.workers while there are cores, or give the trainer less to wait for "
-            "(latents encoded ahead, smaller pictures, a nearer storage)"
-            if self.busy_share >= BUSY_SHARE
-            else f"workers were busy {self.busy_share:.0%} of it, so some batches take much longer "
-            "than others, or too few are kept: raise prefetch.batches or prefetch.megabytes"
+        if self.busy_share >= BUSY_SHARE:
+            return (
+                f"making them is the bottleneck ({each:.3g} s each, {self.workers} at once): "
+                "raise prefetch.workers while there are cores, or give them less to do (latents "
+                "encoded ahead, smaller pictures, a nearer storage)"
+            )
+        return (
+            f"those who make them were busy {self.busy_share:.0%} of it, so some batches take "
+            "much longer than others, or too few are kept: raise prefetch.batches or "
+            "prefetch.megabytes"
         )
-        return f"the trainer waited {share:.0%} of the time for batches: {cause}"
 
 
 class FetchTotal:
-    """What several fetchers have done, epoch after epoch; safe to add to from any thread."""
+    """What several fetchers have done, one after the other."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._lock = threading.Lock()
-        self.report = FetchReport()
+        self._before = FetchReport()
+        self._now: Callable[[], FetchReport] = FetchReport
 
-    def add(self, report: FetchReport) -> None:
-        """Add a fetcher that is done with."""
-        with self._lock:
-            self.report = self.report + report
+    def follow(self, now: Callable[[], FetchReport]) -> None:
+        """Add what was followed so far, and follow another fetcher's report."""
+        self._before, self._now = self.report, now
+
+    @property
+    def report(self) -> FetchReport:
+        """What all of them have done so far."""
+        return self._before + self._now()

@@ -17,8 +17,8 @@ from factory.runtime.staging import OneAhead, Stager
 from factory.runtime.ticket import Job, Made, Ticket
 from factory.runtime.window import Window
 
-MODES = ("thread", "inline", "process")
-PIN_MEMORY = ("auto", "true", "false")
+MODES = ("thread", "process", "inline")
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Prefetch:
         megabytes: Memory that those may hold, MiB; one batch is always allowed.
         timeout_s: Seconds to wait for a batch before the run is stopped with a report.
         workers: Threads that make batches; each makes a whole one.
-        pin_memory: Whether batches go through pinned memory: "auto" (where there is CUDA),
-            "true" or "false".
+        pin_memory: Whether batches go through pinned memory; "auto" means where there is CUDA.
         device_ahead: Copy the next batch to the trainer's CUDA device while it works on this
             one.
     """
@@ -43,20 +42,27 @@ class Prefetch:
     megabytes: float = 1024.0
     timeout_s: float = 300.0
     workers: int = 2
-    pin_memory: str = "auto"
+    pin_memory: bool | str = AUTO
     device_ahead: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings under which no batch would ever come."""
-        for name, allowed in (("mode", MODES), ("pin_memory", PIN_MEMORY)):
-            if str(getattr(self, name)) not in allowed:
-                raise ValueError(
-                    f"prefetch.{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, "
-                    f"got {getattr(self, name)!r}"
-                )
+        if str(self.mode) not in MODES:
+            raise ValueError(
+                f"prefetch.mode must be thread, process or inline, got {str(self.mode)!r}"
+            )
+        if self.pin_memory not in (AUTO, True, False):
+            raise ValueError(
+                f"prefetch.pin_memory must be auto, true or false, got {self.pin_memory!r}"
+            )
         for name in ("batches", "megabytes", "timeout_s", "workers"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"prefetch.{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def pins(self) -> bool | None:
+        """Whether to go through pinned memory; None means where there is CUDA."""
+        return None if self.pin_memory == AUTO else bool(self.pin_memory)
 
 
 class BatchFetcher(Generic[Job, Made]):
@@ -155,7 +161,7 @@ class BatchFetcher(Generic[Job, Made]):
             elapsed_s=self._elapsed_s,
             making_s=self._making_s,
             nbytes=self._nbytes_given,
-            workers=1 if self._settings.mode == "inline" else self._settings.workers,
+            workers=0 if self._settings.mode == "inline" else self._settings.workers,
             ready=len(ready),
             making=len(tickets) - len(ready),
             held=sum(ticket.nbytes for ticket in ready),

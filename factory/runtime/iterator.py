@@ -8,10 +8,12 @@ import numpy as np
 
 from factory.errors import PlanError
 from factory.runtime.batch import Batch
-from factory.runtime.collate import Collate, batch_bytes
+from factory.runtime.collate import Collate
+from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.part import Part
 from factory.runtime.position import Position
+from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
@@ -46,6 +48,7 @@ class TrainLoader:
         prefetch: Prefetch,
         layout: Layout,
         position: Position,
+        supply: Supply | None = None,
     ) -> None:
         """Store the parts.
 
@@ -55,12 +58,14 @@ class TrainLoader:
             prefetch: How far ahead.
             layout: How a global batch is divided.
             position: Where the run stands.
+            supply: What the fetchers of a run share; nothing if None.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
         """
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
+        self._supply = supply or Supply()
         self.fetcher: BatchFetcher[Part, Batch] | None = None
         self._closed = False
         _check_layout(plan, layout)
@@ -84,15 +89,20 @@ class TrainLoader:
         self._position.begin(epoch, step)
         self.close()
         self._closed = False
-        self.fetcher = BatchFetcher(
-            self._collate, self._parts(epoch, step), self._prefetch, nbytes=batch_bytes
-        )
+        parts = self._parts(epoch, step)
+        fetcher = self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
+        self._supply.total.follow(lambda: fetcher.report)
         left = (self._plan.steps(epoch) - step) * self._layout.micros
         for number, batch in enumerate(self.fetcher, 1):
             if number == left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
             yield batch
+
+    @property
+    def report(self) -> FetchReport:
+        """Who waited for whom, over all epochs so far."""
+        return self._supply.total.report
 
     def _parts(self, epoch: int, first: int) -> Iterator[Part]:
         layout = self._layout
@@ -142,9 +152,15 @@ class EvalLoader:
     """Every sample of the validation backends once, padded so that ranks stay equal."""
 
     def __init__(
-        self, plans: Sequence[EvalPlan], collate: Collate, prefetch: Prefetch, layout: Layout
+        self,
+        plans: Sequence[EvalPlan],
+        collate: Collate,
+        prefetch: Prefetch,
+        layout: Layout,
+        supply: Supply | None = None,
     ) -> None:
         """Store the parts."""
+        self._supply = supply or Supply()
         self._plans, self._collate, self._prefetch = plans, collate, prefetch
         self._layout = layout
         self.fetcher: BatchFetcher[Part, Batch] | None = None
@@ -158,7 +174,7 @@ class EvalLoader:
         self.close()
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
         parts = map(self._part, steps)
-        self.fetcher = BatchFetcher(self._collate, parts, self._prefetch, nbytes=batch_bytes)
+        self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
         yield from self.fetcher
 
     def _part(self, step: PlanStep) -> Part:

@@ -77,9 +77,13 @@ class MakerProcess(Generic[Job, Made]):
         """Return what the process's threads do; notes in tickets for how long they do it."""
         return "\n".join(running.look() for running in self._running)
 
-    def close(self) -> None:
-        """End the process, and leave nothing of it behind; the next job starts another one."""
-        _end(self._running)
+    def close(self, *, wait: bool = True) -> None:
+        """End the process, and leave nothing of it behind; the next job starts another one.
+
+        Args:
+            wait: Let it close what it has open; else it is killed.
+        """
+        _end(self._running, wait=wait)
 
     def _started(self) -> Running:
         with self._starting:
@@ -140,14 +144,13 @@ class ProcessCrew(Generic[Job, Made]):
 
     def close(self, *, wait: bool = True) -> None:
         """Give up what has not begun; what has is dropped when it comes."""
-        del wait
         sent, self._sent = self._sent, []
         if self._own:
-            self._maker.close()
+            self._maker.close(wait=wait)
         else:
             self._maker.cancel([ticket for ticket in sent if not ticket.done])
 
 
-def _end(running: list[Running]) -> None:
+def _end(running: list[Running], *, wait: bool = True) -> None:
     while running:
-        running.pop().close()
+        running.pop().close(wait=wait)

@@ -140,15 +140,19 @@ class Running:
                 ticket.begun = now - age
         return f"{title}:\n{answer['stacks']}"
 
-    def close(self) -> None:
-        """End the process, and let go of everything; prompt, whatever it is doing."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the process, and let go of everything; prompt, whatever it is doing.
+
+        Args:
+            wait: Let it close what it has open; else it is killed.
+        """
         if self.foreign:
             self._channel.close()  # the socket is the other process's, too, and stays open there
             return
         self._closing = self.ended = True
         self._channel.end()
         # One that has not said a word has nothing open yet that it should close.
-        if not self.up or not self._wait_exit(_EXIT_S):
+        if not (wait and self.up and self._wait_exit(_EXIT_S)):
             self.process.kill()
         self.process.wait()
         join([self._receiver], CLOSE_S)
