@@ -67,8 +67,8 @@ class ThreadCrew(Generic[Job, Made]):
             # Daemons: the end of the program does not wait for a read that hangs.
             name = f"{self._name}_{len(self._threads)}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         self._waiting.put(ticket)
 
     def pause(self) -> None:

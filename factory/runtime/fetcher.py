@@ -112,7 +112,8 @@ class BatchFetcher(Generic[Job, Made]):
             max_bytes=settings.megabytes * 2**20,
             measured=nbytes is not None or settings.mode == "process",
         )
-        self._state = _State(self._window, _crew(make, settings, nbytes, maker, here))
+        crew = _crew(make, settings, nbytes, maker, here)
+        self._state = _State(self._window, crew, begins_ahead=settings.mode != "inline")
         self._shut: Callable[[], object] = self._state.close
         self._ahead: OneAhead[Made] | None = None
         self._started: float | None = None
@@ -124,12 +125,9 @@ class BatchFetcher(Generic[Job, Made]):
     def __iter__(self) -> Iterator[Made]:
         """Yield the batches; closes when the consumer stops, for whatever reason."""
         try:
-            while True:
-                made = self._next()
-                if made is None:
-                    return
-                yield made
-                del made  # not held while the next one is waited for
+            # Out of a list, so that it is the consumer's alone, who may let it go early.
+            while given := [made for made in (self._next(),) if made is not None]:
+                yield given.pop()
         finally:
             self.close()
 
@@ -295,8 +293,10 @@ class BatchFetcher(Generic[Job, Made]):
 class _State(Generic[Job, Made]):
     """What outlives a fetcher by as long as it takes to close it."""
 
-    def __init__(self, window: Window[Job, Made], crew: Crew[Job, Made]) -> None:
-        self.window, self.crew = window, crew
+    def __init__(
+        self, window: Window[Job, Made], crew: Crew[Job, Made], *, begins_ahead: bool
+    ) -> None:
+        self.window, self.crew, self.begins_ahead = window, crew, begins_ahead
         self.ahead: OneAhead[Made] | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -313,7 +313,8 @@ class _State(Generic[Job, Made]):
         self.window.paused = False
         self.crew.resume()
         self.gate.set()
-        self.window.fill(self.crew.submit)
+        if self.begins_ahead:
+            self.window.fill(self.crew.submit)
 
     def close(self, *, wait: bool = True) -> None:
         """Stop everything; a second time waits for what the first one did not wait for."""
