@@ -168,12 +168,15 @@ class Workshop:
             self._segments.give_back(segment.number)
             raise
         place = (segment.number, packed.tensor_bytes, packed.nbytes, self._segments.retired())
-        files = [] if segment.file is None else [segment.file]
-        self._send(Kind.MADE, pickle.dumps((number, seconds, *place)), files)
-        segment.hand_over()
+        files = segment.hand_over()
+        try:
+            self._send(Kind.MADE, pickle.dumps((number, seconds, *place)), files)
+        finally:
+            for file in files:
+                os.close(file)
 
     def _send(self, kind: Kind, body: bytes, files: list[int] | None = None) -> None:
-        with suppress(OSError):  # the trainer is gone: the main thread sees it, too
+        with suppress(ConnectionError):  # the trainer is gone: the main thread sees it, too
             self._channel.send(kind, body, files or ())
 
 

@@ -36,11 +36,14 @@ class Segment:
     memory: mmap.mmap
     file: int | None
 
-    def hand_over(self) -> None:
-        """Note that the other process has its descriptor."""
-        if self.file is not None:
-            os.close(self.file)
-            self.file = None
+    def hand_over(self) -> list[int]:
+        """Return its descriptor for the other process, once; it is the caller's to close.
+
+        Asked before it is sent: the moment it is, the segment may come back to be used again.
+        """
+        files = [] if self.file is None else [self.file]
+        self.file = None
+        return files
 
 
 class Segments:

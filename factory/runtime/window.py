@@ -40,6 +40,7 @@ class Window(Generic[Job, Made]):
         self.exhausted = False
         self.paused = False
         self.largest = 0
+        self._known = False  # whether a batch was ever measured
 
     def fill(self, begin: Callable[[Ticket[Job, Made]], None]) -> None:
         """Take jobs while there is room, and begin each."""
@@ -77,6 +78,7 @@ class Window(Generic[Job, Made]):
         """Let the first one go: its batch is delivered."""
         with suppress(IndexError):  # dropped at this moment, by another thread
             self.largest = max(self.largest, self._ahead.popleft().nbytes)
+            self._known = True
 
     def tickets(self) -> list[Ticket[Job, Made]]:
         """Return all that are ready or in the making, in plan order."""
@@ -97,8 +99,8 @@ class Window(Generic[Job, Made]):
             return False
         if not ahead or not self._measured:
             return True
+        if not self._known and not any(ticket.done for ticket in ahead):
+            return False
         self.largest = max(self.largest, *(ticket.nbytes for ticket in ahead))
-        if not self.largest:
-            return any(ticket.done for ticket in ahead)
         held = sum(ticket.nbytes if ticket.done else self.largest for ticket in ahead)
         return held + self.largest <= self._max_bytes

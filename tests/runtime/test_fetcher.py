@@ -142,7 +142,14 @@ def test_no_thread_before_the_first_batch() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("mode", "fast"), ("pin_memory", "perhaps"), ("batches", 0), ("megabytes", 0), ("timeout_s", -1), ("workers", 0)],
+    [
+        ("mode", "fast"),
+        ("pin_memory", "perhaps"),
+        ("batches", 0),
+        ("megabytes", 0),
+        ("timeout_s", -1),
+        ("workers", 0),
+    ],
 )
 def test_settings_that_could_deliver_nothing_are_refused(setting: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"prefetch\.{setting}"):

@@ -63,9 +63,7 @@ def test_nothing_is_begun_beyond_the_bounds(
 
 
 @given(size=st.integers(1, 40), batches=st.integers(1, 6), limit=st.integers(1, 200))
-def test_of_equal_batches_memory_stays_below_the_bound(
-    size: int, batches: int, limit: int
-) -> None:
+def test_of_equal_batches_memory_stays_below_the_bound(size: int, batches: int, limit: int) -> None:
     window: Window[int, int] = Window(range(30), batches=batches, max_bytes=limit, measured=True)
     most = 0
 

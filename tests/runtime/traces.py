@@ -17,9 +17,15 @@ def traces() -> dict[str, object]:
         "threads": sorted(t.name for t in threading.enumerate() if "factory" in t.name),
         "files": sorted(_files()),
         "children": sorted(child.pid for child in psutil.Process().children(recursive=True)),
-        "shared memory": sorted(NAMED.iterdir()) if NAMED.is_dir() else [],
+        "shared memory": sorted(_named()),
         "mapped": sum("factory-batch" in line for line in _maps()),
     }
+
+
+def _named() -> list[str]:
+    """Return what lies in shared memory, but for locks of other tests that run meanwhile."""
+    names = os.listdir(NAMED) if NAMED.is_dir() else []
+    return [name for name in names if not name.startswith("sem.")]
 
 
 def _files() -> list[str]:

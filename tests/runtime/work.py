@@ -104,6 +104,12 @@ def end_process(number: int, how: str) -> None:
     os.kill(os.getpid(), getattr(signal, how))
 
 
+def signal_self(number: int, which: str) -> int:
+    """Send this process a signal that it survives."""
+    os.kill(os.getpid(), getattr(signal, which))
+    return number
+
+
 def hold_interpreter(number: int) -> None:
     """Hang without letting go of the interpreter, as a library may."""
     ctypes.PyDLL(None).sleep(60)
@@ -148,6 +154,7 @@ VERBS = {
     "announced": announced,
     "refuse": refuse,
     "end": end_process,
+    "signal": signal_self,
     "hold": hold_interpreter,
     "say": say,
     "batch": batch,
