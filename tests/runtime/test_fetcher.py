@@ -21,6 +21,12 @@ def threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("factory-fetch")]
 
 
+def end_of(names: list[str]) -> None:
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(10)
+
+
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
     yield
@@ -110,6 +116,7 @@ def test_a_batch_that_never_comes_ends_the_run_with_a_report() -> None:
     assert "delivered: 0" in text
     assert text.count("--- factory-fetch_") == 2
     fetcher.close()
+    end_of(threads())
 
 
 def test_a_batch_given_up_on_is_not_waited_for() -> None:
@@ -120,9 +127,7 @@ def test_a_batch_given_up_on_is_not_waited_for() -> None:
     fetcher.close()
     still_reading = threads()
     release.set()
-    for thread in threading.enumerate():
-        if thread.name in still_reading:
-            thread.join(10)
+    end_of(still_reading)
     assert still_reading
 
 
@@ -174,6 +179,7 @@ def test_what_is_ready_is_in_the_report_of_a_stall() -> None:
         release.set()
     assert "ready: 2: 1; 2 (0.0 MiB)" in str(caught.value)
     fetcher.close()
+    end_of(threads())
 
 
 def test_the_deadline_is_of_each_wait_alone(monkeypatch: pytest.MonkeyPatch) -> None:
