@@ -18,6 +18,7 @@ from factory.errors import ConfigError, FactoryError
 
 # Set to 1, shows the full traceback of every error.
 DEBUG = "FACTORY_DEBUG"
+TRACEBACK = "Traceback (most recent call last)"
 
 
 @contextmanager
@@ -55,7 +56,8 @@ def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> Non
 
 def describe(error: BaseException) -> str:
     """Return an error's message and notes as a paragraph each."""
-    notes = getattr(error, "__notes__", [])
+    # A stack of frames in another process is shown with this one's, see DEBUG.
+    notes = [note for note in getattr(error, "__notes__", []) if TRACEBACK not in note]
     kind = type(error).__name__.removesuffix("Error")
     return "\n".join([f"{kind} error: {error}", *(f"  {note}" for note in notes)])
 

@@ -21,11 +21,16 @@ from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError, ResumeError
 from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
+from factory.reopening import check_reopenable, reopen
 from factory.runtime.collate import Collate
+from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Layout, TrainLoader
+from factory.runtime.maker import MakerProcess
 from factory.runtime.position import Position
 from factory.runtime.quarantine import Quarantine, QuarantineLimit
+from factory.runtime.staging import stager
+from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.fingerprint import difference
 from factory.sampling.mixture import Mixture
@@ -94,6 +99,8 @@ class FactoryDataModule(LightningDataModule):
                 "no backend to train on: add an image backend, such as data=single, or "
                 "+data/backend@data.backends.photos=image"
             )
+        if self.prefetch.mode == "process":
+            check_reopenable(self.registry)
         # Facts in a bucket are made once for all nodes, on local disks once for each node.
         self.prepare_data_per_node = self.registry.cache.storage.local_path("catalog") is not None
         if not self.registry.eval:
@@ -108,6 +115,7 @@ class FactoryDataModule(LightningDataModule):
         self._unchecked: dict[str, Any] | None = None
         self._position = Position()
         self._layout = Layout()
+        self._supply: Supply | None = None
 
     @property
     def plan(self) -> Plan:
@@ -168,6 +176,7 @@ class FactoryDataModule(LightningDataModule):
             self._layout,
             self._position,
             self.quarantine,
+            self._supplied(),
         )
         self._loaders.add(loader)
         return loader
@@ -178,7 +187,14 @@ class FactoryDataModule(LightningDataModule):
             EvalPlan(plan_backend(self.sources[name]), batch_size=self.batch_size)
             for name in self.registry.eval
         ]
-        loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout, self.quarantine)
+        loader = EvalLoader(
+            plans,
+            self._collate(),
+            self.prefetch,
+            self._layout,
+            self.quarantine,
+            self._supplied(),
+        )
         self._loaders.add(loader)
         return loader
 
@@ -234,6 +250,8 @@ class FactoryDataModule(LightningDataModule):
         del stage
         for loader in self._loaders:
             loader.close()
+        if self._supply is not None:
+            self._supply.close()
         for stream in self.streams.values():
             stream.pause()
 
@@ -257,6 +275,30 @@ class FactoryDataModule(LightningDataModule):
         return Collate(
             self.sources, self.registry.engine, self.seed, self.streams, self.quarantine_limit
         )
+
+    @property
+    def fetch_report(self) -> FetchReport:
+        """Who waited for whom in training so far: the trainer, or its batches."""
+        return FetchReport() if self._supply is None else self._supply.total.report
+
+    def _supplied(self) -> Supply:
+        """Return what the loaders share, made with the first of them."""
+        if self._supply is None:
+            prefetch = self.prefetch
+            self._supply = Supply(here=lambda part: part.step.backend in self.streams)
+            if prefetch.mode == "process":
+                self._supply.maker = MakerProcess(
+                    reopen(
+                        self.registry, self.sources, seed=self.seed, limit=self.quarantine_limit
+                    ),
+                    workers=prefetch.workers,
+                    timeout_s=prefetch.timeout_s,
+                )
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        self._supply.stager = stager(
+            device, pin_memory=self.prefetch.pins, device_ahead=self.prefetch.device_ahead
+        )
+        return self._supply
 
     def _open_streams(self) -> None:
         for name, backend in self.registry.streams.items():

@@ -25,6 +25,7 @@ edit that mends it. Errors of workers keep their type and gain context through `
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class FactoryError(Exception):
@@ -58,6 +59,11 @@ class MissingExtraError(FactoryError, ImportError):
             f"{purpose} needs the package {package!r}, which is not installed; "
             f"install it with: pip install 'data-backend-factory[{extra}]'"
         )
+        self._given = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the three arguments, not the message."""
+        return type(self), self._given, self.__dict__
 
 
 class StorageError(FactoryError):

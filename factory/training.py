@@ -13,6 +13,8 @@ from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
 from factory.report import show, stages_table, stream_lines, wide_console
 
+logger = logging.getLogger("factory")
+
 
 def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataModule:
     """Build, fit and report.
@@ -101,6 +103,9 @@ class RunReport(Callback):
         if not self._rank_zero:
             return
         self._data.write_metrics(self._folder)
+        fetched = self._data.fetch_report
+        if fetched.delivered:
+            logger.info("prefetch: %s", fetched.verdict)
         console = wide_console()
         console.print(stages_table(self._data.registry.telemetry))
         for line in stream_lines(self._data.streams.values()):

@@ -8,11 +8,12 @@ import numpy as np
 
 from factory.errors import PlanError
 from factory.runtime.batch import Batch
-from factory.runtime.collate import Collate, batch_bytes
+from factory.runtime.collate import Collate
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.part import Part
 from factory.runtime.position import Position
 from factory.runtime.quarantine import Quarantine
+from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
@@ -48,6 +49,7 @@ class TrainLoader:
         layout: Layout,
         position: Position,
         quarantine: Quarantine | None = None,
+        supply: Supply | None = None,
     ) -> None:
         """Store the parts.
 
@@ -58,6 +60,7 @@ class TrainLoader:
             layout: How a global batch is divided.
             position: Where the run stands.
             quarantine: Counts samples that cannot be used; None lets any number pass.
+            supply: What the fetchers of a run share; nothing if None.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
@@ -65,6 +68,7 @@ class TrainLoader:
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
         self._quarantine = quarantine
+        self._supply = supply or Supply()
         self.fetcher: BatchFetcher[Part, Batch] | None = None
         self._closed = False
         _check_layout(plan, layout)
@@ -88,9 +92,9 @@ class TrainLoader:
         self._position.begin(epoch, step)
         self.close()
         self._closed = False
-        self.fetcher = BatchFetcher(
-            self._collate, self._parts(epoch, step), self._prefetch, nbytes=batch_bytes
-        )
+        parts = self._parts(epoch, step)
+        fetcher = self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
+        self._supply.total.follow(lambda: fetcher.report)
         left = (self._plan.steps(epoch) - step) * self._layout.micros
         for number, batch in enumerate(self.fetcher, 1):
             if self._quarantine is not None:
@@ -154,10 +158,12 @@ class EvalLoader:
         prefetch: Prefetch,
         layout: Layout,
         quarantine: Quarantine | None = None,
+        supply: Supply | None = None,
     ) -> None:
         """Store the parts, as `TrainLoader` does."""
         self._plans, self._collate, self._prefetch = plans, collate, prefetch
         self._layout, self._quarantine = layout, quarantine
+        self._supply = supply or Supply()
         self.fetcher: BatchFetcher[Part, Batch] | None = None
 
     def __len__(self) -> int:
@@ -169,7 +175,7 @@ class EvalLoader:
         self.close()
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
         parts = map(self._part, steps)
-        self.fetcher = BatchFetcher(self._collate, parts, self._prefetch, nbytes=batch_bytes)
+        self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
         for batch in self.fetcher:
             if self._quarantine is not None:
                 self._quarantine.take(batch)

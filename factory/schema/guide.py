@@ -51,7 +51,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("metadata", "metadata=columns", metadata.ColumnsConfig),
     ("sampling", "sampling=uniform|auto", run.SamplingConfig),
     ("cache", "Facts and encoded tensors", run.CacheConfig),
-    ("prefetch", "prefetch=thread|inline", run.PrefetchConfig),
+    ("prefetch", "prefetch=thread|process|inline", run.PrefetchConfig),
     ("engine", "engine=local", run.EngineConfig),
 )
 WIDTH = 100

@@ -24,6 +24,7 @@ class PrefetchMode(StrEnum):
     """Where batches are put together."""
 
     thread = "thread"
+    process = "process"
     inline = "inline"
 
 
@@ -127,14 +128,28 @@ class PrefetchConfig:
     """How far batches are prepared ahead of the trainer."""
 
     _target_: str = "factory.runtime.fetcher.Prefetch"
-    mode: PrefetchMode = opt(PrefetchMode.thread, "thread: in the background | inline: on demand")
-    batches: int = opt(4, "batches kept ready")
-    megabytes: float = opt(1024.0, "memory that ready batches may hold, MiB")
-    timeout_s: float = opt(300.0, "seconds to wait for a batch before the run is stopped")
+    mode: PrefetchMode = opt(
+        PrefetchMode.thread,
+        "thread: in the background | process: in another process, which leaves this one's "
+        "interpreter to the trainer (streams stay here) | inline: on demand",
+    )
+    batches: int = opt(4, "batches kept ready, those in the making included")
+    megabytes: float = opt(1024.0, "memory that they may hold, MiB; one batch is always allowed")
+    timeout_s: float = opt(
+        300.0, "seconds to wait for a batch before the run is stopped with a report"
+    )
     workers: int = opt(2, "threads that make batches, each a whole one")
+    pin_memory: Any = opt(
+        "auto", "whether batches go through pinned memory: true | false | auto, where CUDA is"
+    )
+    device_ahead: bool = opt(
+        True, "copy the next batch to the CUDA device while the trainer works on this one"
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
+        if self.pin_memory not in ("auto", True, False):
+            yield f"pin_memory must be auto, true or false, got {self.pin_memory!r}"
         yield from at_least("batches", self.batches, 1)
         yield from above("megabytes", self.megabytes, 0)
         yield from above("timeout_s", self.timeout_s, 0)

@@ -1,17 +1,30 @@
-"""Batches ahead of the consumer: in order, bounded, and gone without a trace when closed."""
+"""Threads that make batches ahead: bounded, watched, and not waited for where they hang."""
 
 import gc
+import re
 import threading
+import weakref
 from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from factory.errors import FetchError, MediaError
+from factory.errors import FetchError
 from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.ticket import Ticket
 
 
 def threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("factory-fetch")]
+
+
+def end_of(names: list[str]) -> None:
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(10)
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +32,6 @@ def no_thread_left() -> Iterator[None]:
     yield
     gc.collect()
     assert threads() == []
-
-
-@pytest.mark.parametrize("mode", ["thread", "inline"])
-def test_delivers_in_order(mode: str) -> None:
-    fetcher = BatchFetcher(lambda n: n * n, range(50), Prefetch(mode=mode))
-    assert list(fetcher) == [n * n for n in range(50)]
-    assert fetcher.delivered == 50
 
 
 def test_order_holds_when_later_jobs_finish_first() -> None:
@@ -68,26 +74,11 @@ def test_is_bounded_by_bytes_but_always_allows_one() -> None:
     fetcher = BatchFetcher(lambda n: n, jobs(), settings, nbytes=lambda made: 2**21)
     batches = iter(fetcher)
     next(batches)
-    known = len(taken)
-    assert known == 4  # before the first batch its size was unknown
+    assert len(taken) == 2  # the first one was made alone, since nothing was known of its size
     for _ in range(3):
         next(batches)
     assert len(taken) == 5  # then never more than one at a time
     assert list(batches) == [4, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize("mode", ["thread", "inline"])
-def test_an_error_keeps_its_type_and_place_and_names_the_job(mode: str) -> None:
-    def make(job: int) -> int:
-        if job == 2:
-            raise MediaError("truncated", "x.jpg")
-        return job
-
-    seen: list[int] = []
-    fetcher = BatchFetcher(make, range(9), Prefetch(mode=mode), describe=lambda n: f"step {n}")
-    with pytest.raises(MediaError, match="truncated") as caught:
-        seen.extend(fetcher)
-    assert caught.value.__notes__ == ["while making the batch of step 2"]
 
 
 def test_batches_before_an_error_are_delivered() -> None:
@@ -119,7 +110,13 @@ def test_a_batch_that_never_comes_ends_the_run_with_a_report() -> None:
     assert "no batch within prefetch.timeout_s=0.05 s: step 0 is still in the making" in text
     assert "in hang_here" in text
     assert "raise prefetch.timeout_s" in text
+    assert "wait for a worker: 1: step 2" in text
+    assert re.search(r"in the making: 2: step 0 \(for 0\.\d s\); step 1 \(for", text)
+    assert "ready: none" in text
+    assert "delivered: 0" in text
+    assert text.count("--- factory-fetch_") == 2
     fetcher.close()
+    end_of(threads())
 
 
 def test_a_batch_given_up_on_is_not_waited_for() -> None:
@@ -130,9 +127,7 @@ def test_a_batch_given_up_on_is_not_waited_for() -> None:
     fetcher.close()
     still_reading = threads()
     release.set()
-    for thread in threading.enumerate():
-        if thread.name in still_reading:
-            thread.join(10)
+    end_of(still_reading)
     assert still_reading
 
 
@@ -144,35 +139,6 @@ def test_a_timeout_of_the_job_itself_is_its_own_error() -> None:
         list(BatchFetcher(make, range(2), Prefetch()))
 
 
-def test_a_consumer_that_stops_early_leaves_nothing() -> None:
-    for made in BatchFetcher(lambda n: n, range(1000), Prefetch()):
-        if made == 3:
-            break
-    gc.collect()
-    assert threads() == []
-
-
-def test_an_exception_in_the_consumer_leaves_nothing() -> None:
-    def consume() -> None:
-        for _ in BatchFetcher(lambda n: n, range(1000), Prefetch()):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        consume()
-    gc.collect()
-    assert threads() == []
-
-
-def test_close_stops_an_iteration_under_way() -> None:
-    fetcher = BatchFetcher(lambda n: n, range(1000), Prefetch())
-    batches = iter(fetcher)
-    next(batches)
-    fetcher.close()
-    assert threads() == []
-    with pytest.raises(FetchError, match="closed"):
-        next(batches)
-
-
 def test_no_thread_before_the_first_batch() -> None:
     fetcher = BatchFetcher(lambda n: n, range(3), Prefetch())
     iter(fetcher)
@@ -181,8 +147,119 @@ def test_no_thread_before_the_first_batch() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("mode", "fast"), ("batches", 0), ("megabytes", 0), ("timeout_s", -1), ("workers", 0)],
+    [
+        ("mode", "fast"),
+        ("pin_memory", "perhaps"),
+        ("batches", 0),
+        ("megabytes", 0),
+        ("timeout_s", -1),
+        ("workers", 0),
+    ],
 )
 def test_settings_that_could_deliver_nothing_are_refused(setting: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"prefetch\.{setting}"):
         Prefetch(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_what_is_ready_is_in_the_report_of_a_stall() -> None:
+    release, made = threading.Event(), threading.Event()
+
+    def make(job: int) -> int:
+        if job == 0:
+            assert made.wait(10)
+            release.wait(30)
+        made.set()
+        return job
+
+    fetcher = BatchFetcher(make, range(9), Prefetch(batches=3, timeout_s=0.2), nbytes=None)
+    try:
+        with pytest.raises(FetchError) as caught:
+            next(iter(fetcher))
+    finally:
+        release.set()
+    assert "ready: 2: 1; 2 (0.0 MiB)" in str(caught.value)
+    fetcher.close()
+    end_of(threads())
+
+
+def test_the_deadline_is_of_each_wait_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that takes its time between two batches uses up none of it."""
+    given: list[float | None] = []
+    wait = Ticket.wait
+
+    def watched(ticket: Ticket[int, int], timeout: float | None) -> bool:
+        given.append(timeout)
+        return wait(ticket, timeout)
+
+    monkeypatch.setattr(Ticket, "wait", watched)
+    assert list(BatchFetcher(lambda n: n, range(5), Prefetch(timeout_s=7))) == [0, 1, 2, 3, 4]
+    assert given == [7] * 5
+
+
+def test_closing_waits_for_a_batch_in_the_making() -> None:
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def make(job: int) -> int:
+        if job:
+            begun.set()
+            go.wait(10)
+            ended.set()
+        return job
+
+    batches = iter(BatchFetcher(make, range(2), Prefetch()))
+    next(batches)
+    begun.wait(10)
+    closing = threading.Thread(target=batches.close)  # type: ignore[attr-defined]
+    closing.start()
+    go.set()
+    closing.join(10)
+    assert ended.is_set()
+
+
+def test_the_last_batch_is_not_held_once_it_is_given_out() -> None:
+    class Made:
+        pass
+
+    made: list[Any] = []
+    batches = iter(BatchFetcher(lambda n: Made(), range(3), Prefetch(batches=1)))
+    for batch in batches:
+        made.append(weakref.ref(batch))
+        del batch
+        gc.collect()
+        assert made[-1]() is None
+    assert len(made) == 3
+
+
+@given(
+    batches=st.integers(1, 5),
+    workers=st.integers(1, 4),
+    choices=st.lists(st.integers(0, 100), min_size=12, max_size=12),
+)
+def test_whichever_is_made_first_the_order_stays(
+    batches: int, workers: int, choices: list[int]
+) -> None:
+    """Jobs end in an order drawn at random: each waits until it is picked."""
+    began: SimpleQueue[int | None] = SimpleQueue()
+    gates = [threading.Event() for _ in choices]
+
+    def make(job: int) -> int:
+        began.put(job)
+        assert gates[job].wait(10)
+        return job
+
+    def pick() -> None:
+        held: list[int] = []
+        for choice in choices:
+            held.append(began.get() or 0)
+            while not began.empty():
+                held.append(began.get() or 0)
+            gates[held.pop(choice % len(held))].set()
+            for job in held:
+                began.put(job)
+            held.clear()
+
+    picking = threading.Thread(target=pick)
+    picking.start()
+    settings = Prefetch(batches=batches, workers=workers)
+    assert list(BatchFetcher(make, range(len(choices)), settings)) == list(range(len(choices)))
+    picking.join(10)

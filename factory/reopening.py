@@ -1,0 +1,124 @@
+"""How are a run's backends opened once more, in the process that makes batches?
+
+Catalogs are memory maps of any size and stores hold maps, too: neither is sent. What is sent is
+where they are; they are opened again from what was published, which lists and scans nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from factory.backends.image import SampleBackend
+from factory.backends.source import Source
+from factory.bulk import Engine
+from factory.cache.place import CachePlace
+from factory.errors import CacheError, ConfigError, FactoryError
+from factory.preparation import load
+from factory.registry import Backend, Registry
+from factory.runtime.batch import Batch
+from factory.runtime.collate import Collate
+from factory.runtime.part import Part
+from factory.runtime.quarantine import QuarantineLimit
+from factory.sampling.fingerprint import hash_rows
+from factory.storage.memory import MemoryStorage
+
+INSTEAD = "prefetch=thread makes batches without another process"
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """Where everything is that batches are made of; a small picklable value.
+
+    Attributes:
+        backends: The backends of samples and embeddings, streams left out.
+        cache: Where facts and encoded tensors are kept.
+        engine: Reads pixels where no image encoder is set.
+        seed: Seed of the plan.
+        limit: How many samples may be unusable.
+        expected: What each backend's rows stand for, by name.
+    """
+
+    backends: tuple[Backend, ...]
+    cache: CachePlace
+    engine: Engine
+    seed: int
+    limit: QuarantineLimit
+    expected: Mapping[str, str]
+
+    def __call__(self) -> "Reopened":
+        """Open it, in this process.
+
+        Raises:
+            CacheError: The catalogs are not those the plan was made from.
+        """
+        registry = Registry(self.backends, cache=self.cache, engine=self.engine)
+        try:
+            sources = load(registry, seed=self.seed)
+        except FactoryError as error:
+            error.add_note(f"while opening the catalogs in another process; {INSTEAD}")
+            raise
+        for name, source in sources.items():
+            if identity(source) != self.expected[name]:
+                raise CacheError(
+                    f"backend {name!r}: the catalog that is published in "
+                    f"{self.cache.storage.identity} is not the one this run has planned with; "
+                    "another run has published its own since. Start again, or give each run a "
+                    f"cache of its own (cache.prefix); {INSTEAD}"
+                )
+        return Reopened(registry, Collate(sources, self.engine, self.seed, limit=self.limit))
+
+
+class Reopened:
+    """Makes batches of what was opened again."""
+
+    def __init__(self, registry: Registry, collate: Collate) -> None:
+        """Store the parts."""
+        self._registry, self._collate = registry, collate
+
+    def __call__(self, part: Part) -> Batch:
+        """Return the batch of a part of a planned step."""
+        return self._collate(part)
+
+    def close(self) -> None:
+        """Close every store and storage."""
+        self._registry.close()
+
+
+def reopen(
+    registry: Registry, sources: Mapping[str, Source], *, seed: int, limit: QuarantineLimit
+) -> Reopen:
+    """Return how to open the backends of a registry that were made ready."""
+    return Reopen(
+        tuple(each for name, each in registry.backends.items() if name not in registry.streams),
+        registry.cache,
+        registry.engine,
+        seed,
+        limit,
+        {name: identity(source) for name, source in sources.items()},
+    )
+
+
+def identity(source: Source) -> str:
+    """Return what the rows of a backend stand for: samples, and their order in the buckets."""
+    return f"{source.catalog.identity}/{hash_rows(source.catalog.decisions.order)}"
+
+
+def check_reopenable(registry: Registry) -> None:
+    """Refuse backends that another process cannot see; no I/O.
+
+    Raises:
+        ConfigError: Something lies in this process's memory.
+    """
+    places = {"cache.storage": registry.cache.storage}
+    for name, backend in registry.backends.items():
+        if isinstance(backend, SampleBackend):
+            places[f"data.backends.{name}.storage"] = backend.storage
+        else:
+            places[f"data.backends.{name}.cache.storage"] = backend.cache.storage
+    problems = [
+        f"prefetch.mode=process: {key} is {storage.identity}, which no other process sees; "
+        f"choose another storage, or set prefetch.mode=thread"
+        for key, storage in places.items()
+        if isinstance(storage, MemoryStorage)
+    ]
+    if problems:
+        raise ConfigError(problems)

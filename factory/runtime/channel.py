@@ -1,0 +1,117 @@
+"""How do two processes of a run talk: short frames over a Unix socket, files beside them."""
+
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import IntEnum
+
+# Kind, bytes that follow, and files that come with the frame.
+_HEAD = struct.Struct("<BIB")
+# Of a timeout of a socket, as the kernel takes it: seconds, microseconds.
+_TIME = struct.Struct("@ll")
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    # To the process that makes batches.
+    SETUP = 1
+    JOB = 2
+    CANCEL = 3
+    GATE = 4
+    ASK = 5
+    # From it.
+    HELLO = 10
+    READY = 11
+    MADE = 12
+    FAILED = 13
+    BROKEN = 14
+    ANSWER = 15
+    LOG = 16
+
+
+class Channel:
+    """One end of a socket pair; any thread may send, one receives."""
+
+    def __init__(self, sock: socket.socket, send_timeout_s: float | None = None) -> None:
+        """Take over the socket.
+
+        Args:
+            sock: A connected Unix stream socket, in blocking mode.
+            send_timeout_s: Seconds after which a frame that the other end does not take is
+                an error (BlockingIOError); None waits.
+        """
+        self._socket, self._sending = sock, threading.Lock()
+        self._files: deque[int] = deque()
+        if send_timeout_s is not None:
+            seconds, rest = divmod(send_timeout_s, 1)
+            # Of sending alone: a timeout of Python's socket would hold for receiving, too.
+            value = _TIME.pack(int(seconds), int(rest * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, to wait on."""
+        return self._socket.fileno()
+
+    def send(self, kind: Kind, body: bytes = b"", files: Sequence[int] = ()) -> None:
+        """Send a frame whole.
+
+        Raises:
+            OSError: The other end is gone, or does not read.
+        """
+        data = _HEAD.pack(kind, len(body), len(files)) + body
+        with self._sending:
+            if files:
+                sent = socket.send_fds(self._socket, [data], list(files))
+            else:
+                sent = self._socket.send(data)
+            if sent < len(data):
+                self._socket.sendall(memoryview(data)[sent:])
+
+    def receive(self) -> tuple[Kind, bytes, list[int]] | None:
+        """Wait for a frame; None where the other end is gone."""
+        head = self._exactly(_HEAD.size, files=1)
+        if head is None:
+            return None
+        kind, length, files = _HEAD.unpack(head)
+        body = self._exactly(length) if length else b""
+        if body is None:
+            return None
+        return Kind(kind), body, [self._files.popleft() for _ in range(files)]
+
+    def _exactly(self, length: int, files: int = 0) -> bytes | None:
+        parts, missing = [], length
+        while missing:
+            try:
+                part = self._some(missing, files)
+            except OSError:  # gone, or closed on this side
+                return None
+            if not part:
+                return None
+            parts.append(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _some(self, length: int, files: int) -> bytes:
+        if not files:
+            return self._socket.recv(length)
+        data, found, _, _ = socket.recv_fds(self._socket, length, files)
+        for file in found:
+            os.set_inheritable(file, False)  # whoever forks later takes none along
+        self._files.extend(found)
+        return data
+
+    def end(self) -> None:
+        """Send nothing more: the other end sees that this one is done."""
+        with suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket, and files that nobody took."""
+        self._socket.close()
+        while self._files:
+            os.close(self._files.popleft())

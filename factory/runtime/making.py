@@ -1,0 +1,196 @@
+"""What does the process do that makes batches? It serves its trainer, and ends when that does."""
+
+import faulthandler
+import json
+import logging
+import multiprocessing.spawn
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from factory.runtime.carried import carry
+from factory.runtime.channel import Channel, Kind
+from factory.runtime.crew import CLOSE_S, ThreadCrew, join
+from factory.runtime.fetch_stall import stacks
+from factory.runtime.ticket import Ticket
+
+# Meant for the trainer, though terminals and schedulers send them to the whole group: it
+# decides what comes of them, and its end is this process's end.
+NOT_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+# Writes what every thread does, also where a call that does not return holds the interpreter.
+DUMP = signal.SIGUSR2
+
+
+def serve(control: int, dump: int) -> int:
+    """Make batches until the other end of the socket is closed; return the exit status.
+
+    Args:
+        control: Descriptor of the socket.
+        dump: Descriptor that `DUMP` writes to.
+    """
+    for number in NOT_OURS:
+        signal.signal(number, _leave_alone)
+    faulthandler.register(DUMP, file=dump, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [*NOT_OURS, DUMP])
+    for file in (control, dump):
+        os.set_inheritable(file, False)
+    channel = Channel(socket.socket(fileno=control))
+    with suppress(OSError):  # the trainer may be gone by now
+        channel.send(Kind.HELLO)
+    frame = channel.receive()
+    if frame is not None:
+        workshop = Workshop(channel, pickle.loads(frame[1]))  # noqa: S301 - from the trainer
+        while (frame := channel.receive()) is not None:
+            workshop.take(frame[0], frame[1])
+        workshop.close()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def _leave_alone(*signal_: object) -> None:
+    """Do nothing; unlike an ignored signal, one with this is its default in other programs."""
+    del signal_
+
+
+class Workshop:
+    """Threads that make batches of the jobs that arrive, and send them off."""
+
+    def __init__(self, channel: Channel, setup: dict[str, Any]) -> None:
+        """Store the parts; what makes batches is opened by the first thread that needs it."""
+        self._channel, self._setup = channel, setup
+        self._opening = threading.Lock()
+        self._make: Callable[[Any], Any] | None = None
+        self._tickets: dict[int, Ticket[Any, None]] = {}
+        self._crew: ThreadCrew[Any, None] = ThreadCrew(
+            self._deliver, setup["workers"], None, name="factory-make"
+        )
+        logger = logging.getLogger("factory")
+        logger.addHandler(_Forwarding(channel))
+        logger.setLevel(setup["level"])
+        logger.propagate = False
+
+    def take(self, kind: Kind, body: bytes) -> None:
+        """Do what a frame asks for."""
+        if kind is Kind.JOB:
+            number, job, released = pickle.loads(body)  # noqa: S301 - from the trainer
+            self._release(released)
+            ticket = self._tickets[number] = Ticket((number, job))
+            self._crew.submit(ticket)
+        elif kind is Kind.CANCEL:
+            self._cancel(json.loads(body))
+        elif kind is Kind.GATE:
+            (self._crew.resume if body == b"open" else self._crew.pause)()
+        elif kind is Kind.ASK:
+            ages = {number: ticket.age() for number, ticket in list(self._tickets.items())}
+            self._send(Kind.ANSWER, json.dumps({"ages": ages, "stacks": stacks()}).encode())
+
+    def close(self) -> None:
+        """Stop, and let what is open go; what hangs is left."""
+        self._crew.close()
+        ending = threading.Thread(target=self._let_go, name="factory-close", daemon=True)
+        ending.start()
+        join([ending], CLOSE_S)
+
+    def _let_go(self) -> None:
+        close = getattr(self._make, "close", None)
+        if close is not None:
+            close()
+
+    def _cancel(self, numbers: list[int]) -> None:
+        for number in numbers:
+            ticket = self._tickets.get(number)
+            if ticket is not None and ticket.begun is None:
+                ticket.cancelled = True
+                self._tickets.pop(number, None)
+
+    def _release(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._segments.give_back(number)
+
+    def _deliver(self, numbered: tuple[int, Any]) -> None:
+        number, job = numbered
+        ticket = self._tickets.get(number)
+        if ticket is None:
+            return  # cancelled at this moment
+        try:
+            make = self._opened()
+        except BaseException as error:  # noqa: BLE001 - the trainer's
+            self._send(Kind.BROKEN, carry(error))
+            return
+        try:
+            made = make(job)
+            self._ship(number, made, ticket.age() or 0.0)
+        except BaseException as error:  # noqa: BLE001 - the trainer's
+            self._send(Kind.FAILED, pickle.dumps((number, carry(error))))
+        finally:
+            self._tickets.pop(number, None)
+
+    def _opened(self) -> Callable[[Any], Any]:
+        """Return what makes batches, opened by the first thread that asks."""
+        if self._make is None:
+            with self._opening:
+                if self._make is None:
+                    self._make = self._open()
+        return self._make
+
+    def _open(self) -> Callable[[Any], Any]:
+        import torch
+
+        from factory.runtime.segments import Segments
+
+        # Copies here are made by several threads already; more would take the trainer's cores.
+        torch.set_num_threads(1)
+        self._segments = Segments()
+        if self._setup["main"]:
+            multiprocessing.spawn.prepare(self._setup["main"])
+        opener = pickle.loads(self._setup["opener"])  # noqa: S301 - from the trainer
+        make: Callable[[Any], Any] = opener()
+        self._send(Kind.READY, b"")
+        return make
+
+    def _ship(self, number: int, made: Any, seconds: float) -> None:
+        """Write a batch to shared memory, and say where it is."""
+        from factory.runtime.packing import pack
+
+        packed = pack(made)
+        segment = self._segments.take(packed.nbytes)
+        try:
+            packed.write(segment.memory)
+        except BaseException:
+            self._segments.give_back(segment.number)
+            raise
+        place = (segment.number, packed.tensor_bytes, packed.nbytes, self._segments.retired())
+        files = segment.hand_over()
+        try:
+            self._send(Kind.MADE, pickle.dumps((number, seconds, *place)), files)
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _send(self, kind: Kind, body: bytes, files: list[int] | None = None) -> None:
+        with suppress(ConnectionError):  # the trainer is gone: the main thread sees it, too
+            self._channel.send(kind, body, files or ())
+
+
+class _Forwarding(logging.Handler):
+    """Sends records to the trainer, whose log they belong in."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record."""
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        with suppress(OSError):
+            self._channel.send(Kind.LOG, json.dumps([record.name, record.levelno, text]).encode())

@@ -1,0 +1,48 @@
+"""What do the loaders of a run share: the process that makes batches, and the way to a device."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from factory.runtime.batch import Batch
+from factory.runtime.collate import batch_bytes
+from factory.runtime.fetch_report import FetchTotal
+from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.maker import MakerProcess
+from factory.runtime.part import Part
+from factory.runtime.staging import Stager
+
+
+@dataclass
+class Supply:
+    """Makes the fetchers of a run.
+
+    Attributes:
+        maker: The process that makes batches, where there is one.
+        here: Which parts are made in this process all the same.
+        stager: How batches get onto the device.
+        total: What the training's fetchers have done.
+    """
+
+    maker: MakerProcess[Part, Batch] | None = None
+    here: Callable[[Part], bool] | None = None
+    stager: Stager | None = None
+    total: FetchTotal = field(default_factory=FetchTotal)
+
+    def fetcher(
+        self, make: Callable[[Part], Batch], parts: Iterable[Part], prefetch: Prefetch
+    ) -> BatchFetcher[Part, Batch]:
+        """Return a fetcher of some parts; nothing starts."""
+        return BatchFetcher(
+            make,
+            parts,
+            prefetch,
+            nbytes=batch_bytes,
+            maker=self.maker,
+            here=self.here,
+            stager=self.stager,
+        )
+
+    def close(self) -> None:
+        """End the process; the next fetcher starts another one."""
+        if self.maker is not None:
+            self.maker.close()

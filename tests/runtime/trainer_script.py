@@ -1,0 +1,34 @@
+"""A program that trains: prints the process that makes its batches, and ends in several ways."""
+
+import sys
+from typing import Any
+
+from factory.runtime.fetcher import BatchFetcher, Prefetch
+from tests.runtime.work import perform
+
+
+class Make:
+    """Work that this program defines in itself."""
+
+    def __call__(self, job: tuple[Any, ...]) -> Any:
+        """Do what the job says."""
+        return perform(job)
+
+
+def main() -> None:
+    """Take a batch, tell who made it, then do as told: "leave", or "wait" for the next one."""
+    ending, gate = sys.argv[1:]
+    jobs = [("pid", 0), ("gate", 1, gate), ("gate", 2, gate)]
+    batches = iter(BatchFetcher(Make(), jobs, Prefetch(mode="process")))
+    print(next(batches), flush=True)
+    held.append(batches)  # never closed
+    if ending == "wait":
+        try:
+            next(batches)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+
+
+held: list[Any] = []
+if __name__ == "__main__":
+    main()
