@@ -20,7 +20,7 @@ from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import CacheError, EmptyBackendError
-from factory.reopening import reopen
+from factory.reopening import Reopen, reopen
 from factory.runtime.fetcher import Prefetch
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
@@ -44,6 +44,10 @@ INLINE = Prefetch(mode="inline")
 def root(tmp_path: Path) -> Path:
     write_folders(tmp_path)
     return tmp_path
+
+
+def opener_of(data: FactoryDataModule) -> Reopen:
+    return reopen(data.registry, data.sources, seed=data.seed, limit=data.quarantine_limit)
 
 
 def fit(data: FactoryDataModule, root: Path, model: Any, **settings: Any) -> Any:
@@ -138,7 +142,7 @@ def test_opening_once_more_lists_and_scans_nothing(
     data = data_module(root, encoded=False)
     data.prepare_data()
     data.setup()
-    sent = pickle.dumps(reopen(data.registry, data.sources, seed=data.seed))
+    sent = pickle.dumps(opener_of(data))
     assert len(sent) < 20_000  # where it is, not what it is
     for name in ("listing", "objects"):
         monkeypatch.setattr(LocalStorage, name, lambda *_: pytest.fail("listed"))
@@ -156,7 +160,7 @@ def test_a_catalog_that_was_published_since_is_refused(root: Path) -> None:
     data = data_module(root, encoded=False)
     data.prepare_data()
     data.setup()
-    opener = reopen(data.registry, data.sources, seed=data.seed)
+    opener = opener_of(data)
     write_pictures(root / "a", 2, first=50)
     other = data_module(root, encoded=False)
     other.prepare_data()
@@ -169,7 +173,7 @@ def test_a_catalog_that_was_published_since_is_refused(root: Path) -> None:
 def test_a_catalog_that_is_gone_says_what_to_do(root: Path) -> None:
     data = data_module(root, encoded=False)
     data.prepare_data()
-    opener = reopen(data.registry, data.sources, seed=data.seed)
+    opener = opener_of(data)
     (root / "cache" / "catalog" / "a.parquet").unlink()
     with pytest.raises(EmptyBackendError) as caught:
         opener()
