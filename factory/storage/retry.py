@@ -15,8 +15,8 @@ BACKOFF_S = 0.25
 LONGEST_WAIT_S = 20.0
 # The retry quota of the same page's "standard" mode, as botocore has it: 500 tokens, of which
 # a retry costs 5 and one after a timeout 10. A success gives back what its retry took, and one
-# at the first try gives 1. So a hundred tries in a row may be repeated in vain, and where more
-# than a sixth of all requests keep failing the repeats dry up.
+# at the first try gives 1. So a hundred tries in a row may be repeated in vain, and where most
+# requests fail for long the repeats dry up.
 QUOTA = 500
 _COST = 5
 _COST_OF_TIMEOUT = 10

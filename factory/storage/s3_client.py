@@ -75,6 +75,7 @@ def run_within(
     """
 
     async def within() -> T:
+        """Connect if need be, and ask."""
         # The client is made inside, so that the time covers the search for credentials.
         async with asyncio.timeout(seconds):
             return await ask(await files.set_session())
@@ -89,6 +90,7 @@ def close_files(files: "S3FileSystem | None") -> None:
     if client is not None:
 
         async def close() -> None:
+            """Wait a second at most."""
             async with asyncio.timeout(1):
                 await client.close()
 

@@ -55,6 +55,7 @@ class DistantStorage(LocalStorage):
         """Wait for many at once, and yield them in their order."""
 
         async def arrive(span: Span) -> bytes | StorageError:
+            """Wait, then read."""
             await asyncio.sleep(self.delay_s)
             try:
                 return LocalStorage.read(self, *span)

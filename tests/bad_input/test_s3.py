@@ -74,7 +74,7 @@ def forbidding() -> Iterator[str]:
 def on_s3(root: Path, endpoint: str, *more: str) -> None:
     """Prepare a run whose storage is a bucket."""
     data = built(
-        root, image(), "storage=s3", "storage.bucket=photos", f"storage.endpoint_url={endpoint}",
+        root, image(), "storage=s3", "storage.bucket=nowhere", f"storage.endpoint_url={endpoint}",
         *more,
     )  # fmt: skip
     try:
@@ -86,7 +86,7 @@ def on_s3(root: Path, endpoint: str, *more: str) -> None:
 def test_a_missing_bucket(tmp_path: Path, moto: str) -> None:
     with refused(
         ObjectNotFoundError,
-        f"there is no bucket 'photos' on {moto}",
+        f"there is no bucket 'nowhere' on {moto}",
         "correct storage.bucket (or storage.endpoint_url), or create the bucket",
     ):
         on_s3(tmp_path, moto)
@@ -95,7 +95,7 @@ def test_a_missing_bucket(tmp_path: Path, moto: str) -> None:
 def test_a_missing_bucket_of_one_backend(tmp_path: Path, moto: str) -> None:
     with refused(
         ObjectNotFoundError,
-        "there is no bucket 'photos'",
+        "there is no bucket 'nowhere'",
         "while checking the storage of backend 'pics'",
     ):
         on_s3(tmp_path, moto, "storage@cache=local", f"cache.storage.root={tmp_path}")
@@ -104,8 +104,8 @@ def test_a_missing_bucket_of_one_backend(tmp_path: Path, moto: str) -> None:
 def test_a_forbidden_bucket(tmp_path: Path, forbidding: str) -> None:
     with refused(
         AccessDeniedError,
-        "s3://photos/",
-        "check storage.bucket='photos' and that AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY are "
+        "s3://nowhere/",
+        "check storage.bucket='nowhere' and that AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY are "
         "right and may use that bucket",
     ):
         on_s3(tmp_path, forbidding)

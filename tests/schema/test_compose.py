@@ -154,6 +154,16 @@ def test_bucket_must_be_set() -> None:
     assert "bucket is not set; set DATA_BUCKET" in problems("storage=s3")
 
 
+def test_no_time_and_no_try_for_a_request() -> None:
+    text = problems("storage=s3", "storage.deadline_s=0", "storage.max_attempts=0")
+    for name in ("deadline_s", "max_attempts"):
+        assert f"storage.{name} must be" in text
+    slot = "data.backends.web.storage"
+    text = problems("data=multi", f"{slot}.deadline_s=-1", f"{slot}.max_attempts=0")
+    for name in ("deadline_s", "max_attempts"):
+        assert f"{slot}.{name} must be" in text
+
+
 def test_credentials_in_an_endpoint_are_refused_and_not_repeated() -> None:
     text = problems("storage=s3", "storage.bucket=b", "storage.endpoint_url=http://me:hush@host")
     assert "must not hold credentials" in text

@@ -48,6 +48,7 @@ def weed(weed_endpoint: str, credentials: None) -> Iterator[S3Storage]:
         ({"bucket": "b", "max_attempts": 0}, "storage.max_attempts"),
         ({"bucket": "b", "timeout_s": 0.0}, "storage.timeout_s"),
         ({"bucket": "b", "max_connections": 0}, "storage.max_connections"),
+        ({"bucket": "b", "deadline_s": 0.0}, "storage.deadline_s"),
     ],
 )
 def test_impossible_settings(settings: dict[str, object], named: str) -> None:

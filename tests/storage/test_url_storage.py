@@ -159,7 +159,8 @@ def test_changed_table_is_read_again(lists: Lists) -> None:
     "settings",
     [
         {"max_file_mb": 0}, {"max_cache_gb": -1}, {"timeout_s": 0}, {"connections": 0},
-        {"max_redirects": -1}, {"base_url": "ftp://h"}, {"base_url": "h"},
+        {"max_attempts": 0}, {"deadline_s": 0}, {"max_redirects": -1},
+        {"base_url": "ftp://h"}, {"base_url": "h"},
     ],
 )  # fmt: skip
 def test_impossible_settings(settings: dict[str, object]) -> None:
