@@ -29,6 +29,7 @@ class Batch:
             given instead.
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
         conditioning: Latents of each conditioning backend by name, [B, C, h, w].
+        slider_strength: Strength of the backend's slider; None where it has none.
     """
 
     backend: str
@@ -45,6 +46,7 @@ class Batch:
     pixels: torch.Tensor | None = None
     text: dict[str, torch.Tensor] = field(default_factory=dict)
     conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
+    slider_strength: float | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""

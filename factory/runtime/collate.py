@@ -79,6 +79,7 @@ class Collate:
             pixels=pixels,
             text=source.read_text(captions),
             conditioning=_conditioning(source, rows, self.engine),
+            slider_strength=step.slider_strength,
         )
 
 

@@ -82,6 +82,7 @@ def stream_batch(
         latents=encoded,
         pixels=pixels if encoded is None else None,
         text=_encode_text(source, captions),
+        slider_strength=step.slider_strength,
     )
 
 

@@ -239,6 +239,12 @@ def _mixture(dataset: Dataset) -> None:
             window[key] = value
     for key in window:
         dataset.put(key, "window", window)
+    fade = whole(given.get("disable_after_epoch_step"), 0)
+    # One that ends before the set takes part would leave nothing of it.
+    if fade >= max(window.get("start_step", 1), 1):
+        window["fade_to_step"] = fade
+        dataset.put("disable_after_epoch_step", "window", window)
+    dataset.put("slider_strength", "slider_strength", as_number(given.get("slider_strength")))
     for key in ("start_epoch", "start_step", "end_epoch", "end_step"):
         if given.get(key) is not None and key not in window:
             dataset.placed.setdefault(key, ["window"])

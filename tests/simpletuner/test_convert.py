@@ -412,7 +412,7 @@ def test_every_key_of_an_entry_has_a_row_and_none_shows_a_value() -> None:
     assert outcomes["repeats"] is Outcome.carried
     assert outcomes["repeat"] is Outcome.unknown
     assert outcomes["vae_batch_size"] is Outcome.needless
-    assert outcomes["slider_strength"] is Outcome.left_out
+    assert outcomes["slider_strength"] is Outcome.carried
     assert outcomes["csv_file"] is Outcome.needless
     texts = {row.key: row.text for row in found}
     assert "'repeats'" in texts["repeat"]
