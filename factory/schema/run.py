@@ -105,8 +105,7 @@ class SamplingConfig:
         "has | cycle: all have, those that are done beginning again meanwhile",
     )
     epoch_steps: int | None = opt(
-        None,
-        "length of every epoch, optimizer steps, with passes going on over its end; null: rule",
+        None, "length of every epoch, optimizer steps; passes go on over its end; null: the rule's"
     )
 
     def problems(self) -> Iterator[str]:
