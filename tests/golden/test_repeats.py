@@ -20,7 +20,7 @@ from factory.sampling.ranks import share
 GOLDEN = "repeats_and_split.json"
 NOT_PLANNED = {
     "caption_sampler": "captions alone are no backend to train on yet",
-    "max_num_samples": "which samples are kept is decided by the catalog",
+    "max_num_samples": "decided by the catalog, and tested there (tests/catalog/test_decisions.py)",
 }
 
 
