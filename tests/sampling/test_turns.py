@@ -43,8 +43,7 @@ def test_groups_take_turns_and_weights_count_inside_them() -> None:
 def test_a_group_that_has_left_gives_its_turn_to_the_others() -> None:
     sources = [backend("p", (2,), slider_strength=1.0), backend("n", (6,), slider_strength=-1.0)]
     order = "".join(step.backend for step in walk(Plan(sources, batch_size=1, seed=1), 0))
-    assert order == "pnpnnnnn"[: len(order)]
-    assert Counter(order) == {"p": 2, "n": 6}
+    assert order == "pnpnnnnn"
 
 
 def test_all_neutral_means_no_turns() -> None:
