@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from factory import FactoryDataModule, ImageBackend
+from factory.backends.image import Crop
 from factory.errors import PlanError
 from factory.runtime.iterator import Layout, TrainLoader
 from factory.runtime.position import Position
@@ -21,6 +22,7 @@ def mixed(root: Path, for_a: dict[str, Any], sampling: Mixture | None = None) ->
     write_folders(root)
     shared: dict[str, Any] = {
         "storage": LocalStorage(str(root)), "resolution": 64, "alignment": 16,
+        "crop": Crop("square"),
     }  # fmt: skip
     backends = [
         ImageBackend(name="a", prefix="a", **shared, **for_a),
@@ -58,7 +60,7 @@ def test_a_layout_must_divide_each_backends_own_batch(tmp_path: Path) -> None:
 
 
 def test_epochs_of_a_fixed_length_go_on_where_the_last_one_ended(tmp_path: Path) -> None:
-    data = mixed(tmp_path, {}, Mixture(epoch_steps=2))
+    data = mixed(tmp_path, {}, Mixture(epoch_steps=2, short_batch="drop"))
     epochs = [list(data.train_dataloader()) for _ in range(3)]
     data.close()
     assert [len(epoch) for epoch in epochs] == [2, 2, 2]

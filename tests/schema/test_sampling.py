@@ -61,7 +61,7 @@ def test_all_bad_values_are_named_at_once() -> None:
     text = problems(
         "sampling.epoch_steps=0",
         f"{where}.batch_size=0",
-        f"{where}.slider_strength=.inf",
+        f"{where}.slider_strength=inf",
         f"{where}.window.start_step=9",
         f"{where}.window.fade_to_step=5",
     )
