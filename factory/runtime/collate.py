@@ -72,15 +72,17 @@ class Collate:
             original_size=torch.from_numpy(size.astype(np.int32)),
             target_size=torch.from_numpy(cuts.target),
             crop_top_left=torch.from_numpy(cuts.crop),
-            valid=torch.ones(len(rows), dtype=torch.bool)
-            if valid is None
-            else torch.from_numpy(valid),
+            valid=_valid(valid, len(rows)),
             latents=latents,
             pixels=pixels,
             text=source.read_text(captions),
             conditioning=_conditioning(source, rows, self.engine),
             slider_strength=step.slider_strength,
         )
+
+
+def _valid(valid: NDArray[np.bool_] | None, count: int) -> torch.Tensor:
+    return torch.ones(count, dtype=torch.bool) if valid is None else torch.from_numpy(valid)
 
 
 def _conditioning(
