@@ -309,9 +309,9 @@ def global_batch(
 
     None where no size is given anywhere: the option's own default holds.
     """
-    trained = [d.entry for d in datasets if d.kind in ("image", "video")]
-    sizes = {e.id: batch_size(e.get("train_batch_size")) for e in trained}
-    given = [size for size in sizes.values() if size is not None]
+    trained = [d for d in datasets if d.kind in ("image", "video")]
+    sizes = [batch_size(each.entry.get("train_batch_size")) for each in trained]
+    given = [size for size in sizes if size is not None]
     if launch.batch_size is not None:
         remarks.append(f"data.batch_size = {launch.batch_size}, as --batch-size says")
         return launch.batch_size
@@ -327,7 +327,7 @@ def global_batch(
         f"data.batch_size = {total}: train_batch_size {size}, which is per GPU, "
         f"x {launch.gpus} (GPUs) x {accumulation} (accumulation)"
     )
-    others = [name for name, other in sizes.items() if other not in (size, None)]
-    if others:
-        remarks.append(f"one batch size for all: {', '.join(others)} had another train_batch_size")
+    for dataset, other in zip(trained, sizes, strict=True):
+        if other not in (size, None):
+            dataset.put("train_batch_size", "batch_size", other * launch.gpus * accumulation)
     return total

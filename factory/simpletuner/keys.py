@@ -182,7 +182,9 @@ KEYS: dict[str, Key] = {
     # Mixture.
     "probability": to("backend/image.probability"),
     "repeats": to("backend/image.repeats"),
-    "train_batch_size": to("data.batch_size", reason="times GPUs and accumulation; one for all"),
+    "train_batch_size": to(
+        "data.batch_size", "backend/image.batch_size", reason="times GPUs and accumulation"
+    ),
     "timestep_sampling_offset": _MODEL,
     "max_num_samples": to("backend/image.max_samples", reason="other samples may be chosen"),
     "start_epoch": to("backend/image.window"),
