@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from factory.errors import PlanError
 from factory.sampling import course as course_module
-from factory.sampling import ending
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
@@ -73,7 +72,11 @@ def test_a_fixed_epoch_ends_early_where_nobody_is_left() -> None:
 
 @pytest.mark.parametrize("selection", [Balanced(), Random()])
 def test_passes_go_on_over_the_ends_of_fixed_epochs(selection) -> None:
-    sources = [backend("a", (30,)), backend("b", (14,), first=100, probability=0.5)]
+    fade = Window(fade_from_step=20, fade_to_step=125)
+    sources = [
+        backend("a", (30,)), backend("b", (14,), first=100, probability=0.5),
+        backend("c", (22,), first=200, window=fade),
+    ]  # fmt: skip
     plan = Plan(sources, batch_size=2, seed=3, epoch_steps=7, selection=selection)
     seen: dict[tuple[str, int], Counter] = {}
     for epoch in range(20):
@@ -233,9 +236,11 @@ def test_a_cycle_that_would_never_end_is_refused(monkeypatch: pytest.MonkeyPatch
         Plan(sources, batch_size=2, seed=1, epoch="cycle").steps(0)
     # One that is merely long grows as it is played.
     monkeypatch.setattr(course_module, "MOST_RESERVED", 64)
-    plan = Plan([backend("a"), backend("b", (4000,))], batch_size=2, seed=1, epoch="cycle")
-    assert plan.steps(0) == 4000
-    assert ending.MOST_STEPS > 4000
+    plan = Plan([backend("a"), backend("b", (40_000,))], batch_size=2, seed=1, epoch="cycle")
+    assert plan.steps(0) == 40_000
+    assert [plan.at(0, step).backend for step in range(4000)] == ["a", "b"] * 2000
+    assert plan.given(0, 3999) == {"a": 2000, "b": 1999}
+    assert [plan.at(0, step).number for step in (3001, 9001, 39_999)] == [1500, 4500, 19_999]
 
 
 def test_a_changed_rule_changes_the_fingerprint_and_the_default_does_not() -> None:

@@ -137,7 +137,9 @@ def test_any_changing_shares_are_met_within_one_batch(backends, steps, seed) -> 
     chosen = on_time(weights)
     shares = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=0)
     for index in range(backends):
-        assert np.abs(np.cumsum(chosen == index) - shares[:, index]).max() < 1
+        apart = np.abs(np.cumsum(chosen == index) - shares[:, index]).max()
+        # No rule can promise less; the shares themselves are rounded in the tenth place.
+        assert apart <= 1 - 1 / (2 * max(backends, 2) - 2) + 1e-6
 
 
 def test_factors_fall_on_a_line() -> None:

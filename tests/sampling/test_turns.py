@@ -108,6 +108,7 @@ def test_random_groups_draw_apart() -> None:
     plan = Plan(sources, batch_size=1, seed=1, selection=Random(), epoch_steps=800)
     order = [step.backend for step in walk(plan, 0)]
     pairs = Counter(zip(order[0::2], order[1::2], strict=True))
+    assert len(pairs) == 4
     assert min(pairs.values()) > 70  # 100 each by chance; 5 standard deviations are 43
 
 
