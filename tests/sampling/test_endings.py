@@ -236,11 +236,12 @@ def test_a_cycle_that_would_never_end_is_refused(monkeypatch: pytest.MonkeyPatch
         Plan(sources, batch_size=2, seed=1, epoch="cycle").steps(0)
     # One that is merely long grows as it is played.
     monkeypatch.setattr(course_module, "MOST_RESERVED", 64)
-    plan = Plan([backend("a"), backend("b", (40_000,))], batch_size=2, seed=1, epoch="cycle")
-    assert plan.steps(0) == 40_000
-    assert [plan.at(0, step).backend for step in range(4000)] == ["a", "b"] * 2000
-    assert plan.given(0, 3999) == {"a": 2000, "b": 1999}
-    assert [plan.at(0, step).number for step in (3001, 9001, 39_999)] == [1500, 4500, 19_999]
+    sources = [backend("a"), backend("b", (40_000,)), backend("c", (10_000,))]
+    plan = Plan(sources, batch_size=2, seed=1, epoch="cycle")
+    assert plan.steps(0) == 60_000 - 1
+    assert [plan.at(0, step).backend for step in range(3000)] == ["a", "b", "c"] * 1000
+    assert plan.given(0, 3998) == {"a": 1333, "b": 1333, "c": 1332}
+    assert [plan.at(0, step).number for step in (3001, 9001, 59_998)] == [1000, 3000, 19_999]
 
 
 def test_a_changed_rule_changes_the_fingerprint_and_the_default_does_not() -> None:
