@@ -36,7 +36,6 @@ from factory.sampling.fingerprint import difference
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.storage.local import LocalStorage
 from factory.telemetry import Telemetry
 
@@ -148,13 +147,10 @@ class FactoryDataModule(LightningDataModule):
         self._open_streams()
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
-                self._plan = Plan(
+                self._plan = self.sampling.plan(
                     [self._plan_backend(name) for name in self.registry.data],
                     batch_size=self.batch_size,
                     seed=self.seed,
-                    weighting=self.sampling.weighting,
-                    selection=self.sampling.selection,
-                    short_batch=self.sampling.short_batch,
                 )
                 record.counts["steps"] = self._plan.steps(0)
             self._check_restored()
@@ -306,7 +302,7 @@ class FactoryDataModule(LightningDataModule):
                 continue
             source = StreamSource(
                 backend,
-                batch_size=self.batch_size,
+                batch_size=backend.batch_size or self.batch_size,
                 seed=self.seed,
                 latents=self.registry.image_store(backend),
                 text=self.registry.text_store(backend),
@@ -350,7 +346,7 @@ class FactoryDataModule(LightningDataModule):
                 "the batches of the plan; remove GradientAccumulationScheduler and set "
                 "trainer.accumulate_grad_batches"
             )
-        if any(backend.window != Window() for backend in self.plan.backends):
+        if not self.plan.alike:
             # Else Lightning cuts every epoch to the length of the first one.
             trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         if not any(isinstance(c, _Commits) and c.data is self for c in callbacks):
@@ -395,7 +391,7 @@ def plan_stream(source: StreamSource, batch_size: int) -> PlanBackend:
 
     Rows are numbers in the epoch; which samples they are shows when they are read.
     """
-    rows = source.batches_per_pass() * batch_size
+    rows = source.batches_per_pass() * (source.backend.batch_size or batch_size)
     shape = PlanBackend(
         name=source.name,
         order=np.broadcast_to(np.int64(0), (rows,)),  # never looked at, and takes no memory
@@ -413,6 +409,8 @@ def _taking_part(shape: PlanBackend, backend: ImageBackend) -> PlanBackend:
         probability=backend.probability,
         repeats=backend.repeats,
         window=backend.window,
+        batch_size=backend.batch_size,
+        slider_strength=backend.slider_strength,
     )
 
 

@@ -69,7 +69,7 @@ def backends_table(data: FactoryDataModule) -> Table:
             where(source.backend),
         )
     for stream in data.streams.values():
-        samples = stream.batches_per_pass() * data.batch_size
+        samples = stream.batches_per_pass() * (stream.backend.batch_size or data.batch_size)
         shown = f"{samples} samples in an epoch's pass, as they are read"
         table.add_row(escape(stream.name), "stream", "-", "-", "-", shown, where(stream.backend))
     return table

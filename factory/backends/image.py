@@ -291,11 +291,17 @@ class ImageBackend(SampleBackend):
         probability: Weight in the mixture, relative to other backends.
         repeats: Extra passes over the samples in each epoch.
         window: Epochs and optimizer steps in which the backend takes part.
+        batch_size: Samples of its optimizer steps, over all ranks and accumulation; None for
+            the run's.
+        slider_strength: Above, below or at 0: backends of equal sign form a group, and groups
+            take turns as soon as one is not at 0. None is at 0, and says nothing in batches.
     """
 
     probability: float = 1.0
     repeats: int = 0
     window: Window = field(default_factory=Window)
+    batch_size: int | None = None
+    slider_strength: float | None = None
 
     def __post_init__(self) -> None:
         """Check numbers and geometry."""
@@ -305,6 +311,10 @@ class ImageBackend(SampleBackend):
                 raise ValueError(
                     f"backend {self.name!r}: {field_name} must be at least 0, got {value}"
                 )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(
+                f"backend {self.name!r}: batch_size must be at least 1, got {self.batch_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

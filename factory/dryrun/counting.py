@@ -1,7 +1,7 @@
 """What does each backend hold, and what does it cost to read?"""
 
 from factory.backends.embeds import ImageEmbedBackend
-from factory.backends.image import ConditioningBackend, EvalBackend
+from factory.backends.image import ConditioningBackend, EvalBackend, ImageBackend
 from factory.backends.source import Source
 from factory.cache.place import CachePlace
 from factory.catalog.discovery import Discovery
@@ -14,6 +14,13 @@ from factory.storage.base import TabularStorage
 
 # Names shown for each backend and for each reason of dropping.
 EXAMPLES = 3
+
+
+def batch_of(source: Source, batch_size: int) -> int:
+    """Return the samples of a backend's global batches, its own or the run's."""
+    backend = source.backend
+    own = backend.batch_size if isinstance(backend, ImageBackend) else None
+    return own or batch_size
 
 
 def count(

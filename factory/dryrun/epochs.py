@@ -1,11 +1,5 @@
 """What does each backend give, epoch by epoch and stretch by stretch?"""
 
-from itertools import pairwise
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from factory.dryrun import figures
 from factory.dryrun.figures import Run
 from factory.errors import PlanError
@@ -31,6 +25,8 @@ def lay_out(plan: Plan, run: Run) -> figures.Plan:
         batch_size=plan.batch_size,
         short_batch=str(plan.short_batch),
         seed=plan.seed,
+        epoch_rule=str(plan.ending.rule),
+        epoch_steps=plan.ending.steps,
         epochs=tuple(_epoch(plan, epoch) for epoch in changes(plan, epochs)),
         run_steps=steps,
         run_epochs=epochs,
@@ -67,7 +63,7 @@ def _edges(plan: Plan, window: Window) -> set[int]:
     found = {window.start_epoch - 1}
     if window.end_epoch is not None:
         found.add(window.end_epoch)
-    for step in (window.first_step, window.end_step):
+    for step in (window.first_step, window.end_step, *(window.fade or ())):
         try:
             if step:
                 at, inside = plan.position(step)
@@ -104,27 +100,23 @@ def _epoch(plan: Plan, epoch: int) -> figures.Epoch:
         )
         for index, (account, weight) in enumerate(zip(accounts, plan.weights, strict=True))
     )
-    ends = [*(part.first for part in stretches[1:]), steps]
-    counts = [part.counts for part in stretches] + [np.array([a.batches for a in accounts])]
-    names = [backend.name for backend in plan.backends]
     parts = tuple(
         figures.Stretch(
-            first=part.first + 1,
-            last=end,
-            asked=_named(names, part.shares),
-            achieved=_named(names, (after - before) / max(end - part.first, 1)),
+            first=first + 1,
+            last=last,
+            asked={account.backend: account.requested for account in part},
+            achieved={account.backend: account.achieved for account in part},
+            batches={account.backend: account.batches for account in part},
+            samples={account.backend: account.rows for account in part},
         )
-        for part, end, (before, after) in zip(stretches, ends, pairwise(counts), strict=True)
+        for first, last, part in plan.shares(epoch)
     )
     first = plan.at(epoch, 0).global_step + 1
     begins = tuple(plan.at(epoch, step).backend for step in range(min(steps, MOST_STEPS)))
-    return figures.Epoch(epoch + 1, first, steps, begins, shares, parts)
+    schedule = plan.schedule_hash(epoch)
+    return figures.Epoch(epoch + 1, first, steps, begins, shares, parts, schedule)
 
 
 def _asked(stretches: list[Stretch], backend: int) -> float:
     """Return the share a backend asks for when it first takes part; 0 if it never does."""
     return next((float(s.shares[backend]) for s in stretches if s.weights[backend]), 0.0)
-
-
-def _named(names: list[str], values: NDArray[Any]) -> dict[str, float]:
-    return dict(zip(names, np.asarray(values, dtype=float).tolist(), strict=True))

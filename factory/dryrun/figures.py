@@ -176,14 +176,18 @@ class Stretch:
     Attributes:
         first: First step in the epoch, from 1.
         last: Last one.
-        asked: Share asked for, by backend, 0 to 1.
+        asked: Share asked for, by backend, 0 to 1; the mean of one that fades.
         achieved: Share served, by backend, 0 to 1.
+        batches: Global batches, by backend.
+        samples: Samples, those that fill included, by backend.
     """
 
     first: int
     last: int
     asked: dict[str, float]
     achieved: dict[str, float]
+    batches: dict[str, int]
+    samples: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,7 @@ class Epoch:
         begins: Names of the backends that serve its first steps, at most 200.
         shares: What each backend gives.
         stretches: Its parts, in order.
+        schedule: Hash of which backend serves each step, 32 hex digits.
     """
 
     number: int
@@ -205,6 +210,7 @@ class Epoch:
     begins: tuple[str, ...]
     shares: tuple[Share, ...]
     stretches: tuple[Stretch, ...]
+    schedule: str
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,8 @@ class Plan:
         batch_size: Samples of a global batch.
         short_batch: What becomes of a bucket's last batch.
         seed: Seed of the order.
+        epoch_rule: When an epoch ends.
+        epoch_steps: Length of every epoch, optimizer steps; None where the rule sets it.
         epochs: The first epoch, and those in which a window opens or closes.
         run_steps: Steps of the whole run; None for no limit.
         run_epochs: Epochs of the whole run, the last one perhaps in part; None for no limit.
@@ -225,6 +233,8 @@ class Plan:
     batch_size: int
     short_batch: str
     seed: int
+    epoch_rule: str
+    epoch_steps: int | None
     epochs: tuple[Epoch, ...]
     run_steps: int | None
     run_epochs: float | None

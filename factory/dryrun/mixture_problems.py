@@ -29,15 +29,23 @@ def mixture_problems(plan: Plan, laid_out: figures.Plan, run: Run) -> list[Probl
 
 def _divisions(plan: Plan, run: Run) -> list[Problem]:
     parts = run.ranks * run.micros
-    try:
-        check_division(plan.batch_size, run.ranks, run.micros)
-    except PlanError as error:
-        fix = f"data.batch_size={math.ceil(plan.batch_size / parts) * parts}"
-        return [Problem("stop", None, str(error).partition(". ")[0], fix)]
+    found: dict[str | None, Problem] = {}
+    for backend in plan.backends:
+        size, owner = backend.batch_size or plan.batch_size, None
+        key = "data.batch_size"
+        if backend.batch_size:
+            owner, key = backend.name, f"data.backends.{backend.name}.batch_size"
+        try:
+            check_division(size, run.ranks, run.micros)
+        except PlanError as error:
+            fix = f"{key}={math.ceil(size / parts) * parts}"
+            found[owner] = Problem("stop", owner, str(error).partition(". ")[0], fix)
+    if found:
+        return list(found.values())
     if plan.short_batch != "short" or parts == 1:
         return []
     for backend in plan.backends:
-        rest = backend.sizes % plan.batch_size % parts
+        rest = backend.sizes % (backend.batch_size or plan.batch_size) % parts
         if rest.any():
             text = (
                 f"the short batch of bucket {backend.buckets[int(rest.argmax())]} cannot be "
@@ -97,6 +105,8 @@ def _exhausted(plan: Plan, laid_out: figures.Plan) -> list[Problem]:
     epoch = laid_out.epochs[0]
     found = []
     for index, share in enumerate(epoch.shares):
+        if plan.backends[index].window.fade is not None:
+            continue  # gets less and less, as it is meant to
         if not share.batches or share.achieved >= LEAST_OF_SHARE * share.asked:
             continue
         ends = max(s.last for s in epoch.stretches if s.achieved[share.backend])

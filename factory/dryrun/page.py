@@ -189,8 +189,8 @@ def _stretches(epoch: Epoch) -> Content:
         (
             number(part.first) if part.first == part.last
             else f"{number(part.first)} to {number(part.last)}",
-            *(f"{part.achieved[n]:.0%} of {part.asked[n]:.0%}" if part.asked[n] else "-"
-              for n in names),
+            *(f"{part.achieved[n]:.0%} of {part.asked[n]:.0%}, {plural(part.batches[n], 'batch')}, "
+              f"{plural(part.samples[n], 'sample')}" if part.asked[n] else "-" for n in names),
         )
         for part in epoch.stretches[:STRETCHES]
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from factory.backends.source import Source
 from factory.cache.place import CachePlace
 from factory.datamodule import FactoryDataModule, plan_backend
 from factory.dryrun import figures
-from factory.dryrun.counting import count, count_texts
+from factory.dryrun.counting import batch_of, count, count_texts
 from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Figures, Problem, Run
 from factory.dryrun.mixture_problems import mixture_problems
@@ -63,7 +63,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
         problems.append(_stopped(None, error))
     mode = str(data.sampling.short_batch)
     backends = tuple(
-        count(source, data.batch_size, mode, laid_out, registry.cache)
+        count(source, batch_of(source, data.batch_size), mode, laid_out, registry.cache)
         for source in sources.values()
     )
     if plan is not None and laid_out is not None:

@@ -11,7 +11,7 @@ from factory.backends.image import ConditioningBackend, EvalBackend, SampleBacke
 from factory.backends.source import Source
 from factory.catalog.facts import TRANSIENT
 from factory.dryrun import rows
-from factory.dryrun.counting import plan_of
+from factory.dryrun.counting import batch_of, plan_of
 from factory.dryrun.figures import Backend, Bucket, Dropped, Level, Problem
 from factory.dryrun.wording import listed, number, percent, plural, short_name, size
 
@@ -44,7 +44,9 @@ def sample_problems(
     for backend in backends:
         source = sources[backend.name]
         if plan_of(source):
-            found += _batches(backend, source, batch_size, short_batch, better)
+            own = batch_of(source, batch_size)
+            other = better if own == batch_size else None
+            found += _batches(backend, source, own, short_batch, other)
         found += _drops(backend, source)
         found += _enlarged(backend, source)
         found += _huge(backend, source)

@@ -128,6 +128,7 @@ def _plan(plan: Plan) -> Iterator[RenderableType]:
         ("Plan  ", "bold"),
         f"epoch of {plural(first.steps, 'step')} x {plural(plan.batch_size, 'sample')}, ",
         f"short_batch={plan.short_batch}, seed {plan.seed}, fingerprint {plan.fingerprint[:12]}",
+        f"\n      schedule {first.schedule[:12]}, {_ending(plan)}",
     )
     if plan.run_steps is not None and plan.run_epochs is not None:
         run = f"\n      the run: {plural(plan.run_steps, 'step')}, {plan.run_epochs:.3g} epochs"
@@ -137,6 +138,12 @@ def _plan(plan: Plan) -> Iterator[RenderableType]:
         yield _shares(epoch)
         if len(epoch.stretches) > 1:
             yield _stretches(epoch)
+
+
+def _ending(plan: Plan) -> str:
+    if plan.epoch_steps is None:
+        return f"epoch={plan.epoch_rule}"
+    return f"epoch_steps={plan.epoch_steps}"
 
 
 def _shares(epoch: Epoch) -> Table:
@@ -160,12 +167,14 @@ def _shares(epoch: Epoch) -> Table:
 def _stretches(epoch: Epoch) -> Table:
     names = [share.backend for share in epoch.shares]
     table = _table(
-        f"Shares within epoch {epoch.number}: gets (asked)", ("steps", "left"),
+        f"Shares within epoch {epoch.number}: gets (asked), batches", ("steps", "left"),
         *((name, "right") for name in names),
     )  # fmt: skip
     for part in epoch.stretches[:SHOWN_STRETCHES]:
         cells = [
-            f"{part.achieved[name]:.0%} ({part.asked[name]:.0%})" if part.asked[name] else "-"
+            f"{part.achieved[name]:.0%} ({part.asked[name]:.0%}), {number(part.batches[name])}"
+            if part.asked[name]
+            else "-"
             for name in names
         ]
         steps = number(part.first)

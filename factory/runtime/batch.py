@@ -56,6 +56,7 @@ class Batch:
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
         conditioning: Latents of each conditioning backend by name, [B, C, h, w].
         replaced: Samples of the plan that others stand in for.
+        slider_strength: Strength of the backend's slider; None where it has none.
     """
 
     backend: str
@@ -75,6 +76,7 @@ class Batch:
     text: dict[str, torch.Tensor] = field(default_factory=dict)
     conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
     replaced: tuple[Replacement, ...] = ()
+    slider_strength: float | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""

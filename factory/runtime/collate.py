@@ -79,6 +79,7 @@ class Collate:
             pixels=pixels.get(source.name),
             text=source.read_text(captions),
             conditioning=_conditioning(source, rows, pixels),
+            slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
         )
 

@@ -133,7 +133,10 @@ class TrainLoader:
 
 def _check_layout(plan: Plan, layout: Layout) -> None:
     """Refuse a layout that cannot share every batch of a plan equally, the short ones too."""
-    check_division(plan.batch_size, layout.ranks, layout.micros)
+    for backend in plan.backends:
+        size = backend.batch_size or plan.batch_size
+        owner = f"backend {backend.name!r}: " if backend.batch_size else ""
+        check_division(size, layout.ranks, layout.micros, owner=owner)
     if plan.short_batch != "short":
         return
     parts = layout.ranks * layout.micros

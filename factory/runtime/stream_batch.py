@@ -87,6 +87,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         pixels=pixels if encoded is None else None,
         text=_encode_text(source, captions),
         replaced=tuple(_replacement(made.samples, step.rows, each) for each in stand_ins),
+        slider_strength=step.slider_strength,
     )
 
 

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from factory.errors import PlanError
 from factory.sampling.course import Course, Span
+from factory.sampling.ending import Ending
 from factory.sampling.permutation import derive_key
 from factory.sampling.schedule import Window
 from factory.sampling.selection import Selection
+from factory.sampling.turns import Turns
 
 # Courses kept ready: the epoch being trained, the one prefetched, and two looked at.
 KEPT_COURSES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Run:
     """Epochs in a row of one length, all without a window's edge inside.
 
@@ -28,12 +30,15 @@ class _Run:
         start: Global step at which that one begins, from 0.
         length: Optimizer steps of each.
         count: How many there are; infinity if nothing ever changes again.
+        before: Batches each backend gave before the first of them, where passes go on over the
+            ends of epochs; else zeros. int64 [k].
     """
 
     epoch: int
     start: int
     length: int
     count: float
+    before: NDArray[np.int64]
 
     @property
     def epoch_end(self) -> float:
@@ -51,7 +56,9 @@ class Epochs:
 
     Windows are set in global steps, so where an epoch begins can change what is in it. Epochs
     between two edges of windows are alike, so any epoch is reached in as many moves as there
-    are edges, not epochs.
+    are edges, not epochs. The exceptions are fades, where each epoch has weights of its own,
+    and selections seeded by epoch under a rule that makes lengths or counts depend on them:
+    there, the epochs on the way are played once.
     """
 
     def __init__(
@@ -62,26 +69,32 @@ class Epochs:
         weights: NDArray[np.float64],
         selection: Selection,
         seed: int,
+        ending: Ending,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         """Describe the backends, k of each.
 
         Args:
             names: Names, for messages.
             windows: When each takes part.
-            quotas: int64 [k], batches each gives in an epoch.
+            quotas: int64 [k], batches that exhaust each in an epoch.
             weights: float64 [k], 0 or more.
             selection: How weights become a sequence.
             seed: Seed of the plan.
+            ending: When an epoch ends.
+            groups: int64 [k], groups that take turns; None where nothing rotates.
         """
+        self._ending, self._groups = ending, groups
         self._names = list(names)
         self._windows = list(windows)
         self._quotas = quotas
         self._weights = weights
         self._selection = selection
         self._seed = seed
-        self._longest = int(quotas.sum())
+        self._longest = ending.longest(quotas)
         self._lock = threading.Lock()
         self._runs: list[_Run] = []
+        self._given: dict[int, NDArray[np.int64]] = {}
         self._courses: dict[tuple[tuple[Span | None, ...], int], Course] = {}
 
     def start(self, epoch: int) -> int:
@@ -123,6 +136,34 @@ class Epochs:
         """
         return self._course(epoch, self.start(epoch))
 
+    def before(self, epoch: int) -> NDArray[np.int64]:
+        """Return the batches each backend gave in the passes that an epoch goes on with.
+
+        Zeros, int64 [k], where every epoch begins its passes anew.
+
+        Raises:
+            PlanError: An epoch before this one has no active backend.
+        """
+        run = self._run(epoch)
+        if not self._ending.carries or epoch == run.epoch:
+            return run.before
+        return run.before + (epoch - run.epoch) * self._counts(run)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all epochs are equally long."""
+        opened = all(window == Window() for window in self._windows)
+        if self._ending == Ending() or not self._selection.seeded:
+            return opened
+        return opened and self._ending.steps is not None
+
+    def _counts(self, run: _Run) -> NDArray[np.int64]:
+        """Return the batches each backend gives in every epoch of a run, int64 [k]."""
+        if run.epoch not in self._given:
+            course = self._course(run.epoch, run.start)
+            self._given[run.epoch] = course.counts(run.length)
+        return self._given[run.epoch]
+
     def _run(self, epoch: int) -> _Run:
         if epoch < 0:
             raise PlanError(f"epochs count from 0, got {epoch}")
@@ -137,20 +178,29 @@ class Epochs:
                 self._runs.append(self._next_run())
 
     def _next_run(self) -> _Run:
-        last = self._runs[-1] if self._runs else _Run(0, 0, 0, 0)
+        nothing = np.zeros(len(self._names), dtype=np.int64)
+        last = self._runs[-1] if self._runs else _Run(0, 0, 0, 0, nothing)
         epoch, start = int(last.epoch_end), int(last.step_end)
         length = self._course(epoch, start).length
         if not length:
             raise PlanError(self._nobody(epoch, start))
-        return _Run(epoch, start, length, self._alike(epoch, start, length))
+        before = last.before
+        if self._ending.carries and last.count:
+            before = before + int(last.count) * self._counts(last)
+        return _Run(epoch, start, length, self._alike(epoch, start, length), before)
 
     def _alike(self, epoch: int, start: int, length: int) -> float:
         """Count the epochs from this one that end before anything opens or closes."""
+        if self._selection.seeded and self._ending != Ending():
+            return 1  # epochs of one length by chance, if at all
         counts = []
         for window in self._windows:
+            if window.fade is not None and window.fade[0] < start + length:
+                # Inside a fade no two epochs are alike; after it nothing is left to change.
+                counts += [1] if start < window.fade[1] else []
             edges = [window.start_epoch - 1, *([window.end_epoch] if window.end_epoch else [])]
             counts += [edge - epoch for edge in edges if edge > epoch]
-            steps = [window.first_step, window.steps_end(0)]
+            steps = [window.first_step, window.steps_end(0), *(window.fade or ())]
             # One step short: a window that opens just as an epoch ends makes it longer.
             counts += [max((edge - 1 - start) // length, 1) for edge in steps if edge > start]
         return min(counts, default=math.inf)
@@ -163,7 +213,8 @@ class Epochs:
         if course is None:
             if len(self._courses) >= KEPT_COURSES:
                 self._courses.pop(next(iter(self._courses)), None)
-            course = Course(self._quotas, spans, self._weights, self._selection, key)
+            turns = Turns(self._selection, key, self._groups)
+            course = Course(self._quotas, spans, self._weights, turns, self._ending)
             self._courses[spans, key] = course
         return course
 
@@ -177,7 +228,10 @@ class Epochs:
         closes = min(window.steps_end(start + self._longest) - start, self._longest)
         if not window.in_epoch(epoch + 1) or opens >= closes:
             return None
-        return Span(opens, closes)
+        fade = window.fade
+        if fade is None or fade[0] - start >= self._longest:
+            return Span(opens, closes)
+        return Span(opens, closes, (fade[0] - start, fade[1] - start))
 
     def _nobody(self, epoch: int, start: int) -> str:
         shown = "; ".join(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from factory.sampling.ending import Ending, EpochRule
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Selection
@@ -18,11 +19,24 @@ class Mixture:
         selection: How weights become a sequence of backends.
         short_batch: Last batch of a bucket: "fill" it from the bucket, leave it "short", or
             "drop" it.
+        epoch: When an epoch ends: "all_exhausted", "first_exhausted" or "cycle", see
+            `factory.sampling.ending.Ending`.
+        epoch_steps: Length of every epoch in optimizer steps; None for the rule.
     """
 
     weighting: Weighting = field(default_factory=UniformWeighting)
     selection: Selection = field(default_factory=Balanced)
     short_batch: ShortBatch = "fill"
+    epoch: EpochRule = "all_exhausted"
+    epoch_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check when epochs end.
+
+        Raises:
+            PlanError: The rule or the length cannot be.
+        """
+        Ending(self.epoch, self.epoch_steps)
 
     def plan(self, backends: Sequence[PlanBackend], *, batch_size: int, seed: int) -> Plan:
         """Plan the order of samples; see `Plan` for arguments and errors."""
@@ -33,4 +47,6 @@ class Mixture:
             weighting=self.weighting,
             selection=self.selection,
             short_batch=self.short_batch,
+            epoch=self.epoch,
+            epoch_steps=self.epoch_steps,
         )

@@ -1,19 +1,30 @@
 """Which rows make up the n-th batch that one backend gives in an epoch?"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.permutation import Permutation, derive_key
+from factory.sampling.permutation import Permutation, derive_key, images_by_row
 from factory.sampling.schedule import Window
 
 ShortBatch = Literal["fill", "short", "drop"]
 
-# Shuffles kept ready, of the passes in progress: 32 KiB each at most, so 8 MiB a backend.
+# Shuffles kept ready, of the passes in progress: 32 KiB each at most, so 8 MiB a backend. Where
+# there are many buckets, those of two passes are kept.
 KEPT_SHUFFLES = 256
+# Batches made at once where they are asked for in order, and rows of them: half a millisecond,
+# in which the cost of calling numpy is shared by all of them.
+BLOCK_BATCHES = 64
+BLOCK_ROWS = 4096
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number."""
+    return isinstance(value, int | float) and isfinite(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,8 @@ class PlanBackend:
         sequential: Whether its batches come one after another, as of a stream: nothing is
             shuffled, and a row id is a sample's number in the epoch. Such a backend has one
             bucket, of whole batches, and an identity that tells it from others.
+        slider_strength: Above 0, below 0 or 0: groups of backends of equal sign take turns, as
+            soon as one is not 0. None is neutral, and says nothing in batches.
     """
 
     name: str
@@ -46,6 +59,7 @@ class PlanBackend:
     batch_size: int | None = None
     identity: str = ""
     sequential: bool = False
+    slider_strength: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -64,6 +78,9 @@ class PlanBackend:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise PlanError(f"{where}: batch_size must be 1 or more, got {self.batch_size}")
+        strength = self.slider_strength
+        if strength is not None and not _is_number(strength):
+            raise PlanError(f"{where}: slider_strength must be a number or null, got {strength!r}")
         if len(self.order) == 0:
             raise PlanError(f"{where} is empty: no sample is left; remove it or mend its filters")
         if len(set(self.buckets)) != len(self.buckets):
@@ -159,36 +176,66 @@ class Passes:
                 f"short_batch=fill, or batch_size={sizes.max()} or less. Repeats do not help: "
                 "each pass is cut into batches by itself"
             )
+        self._sizes, self._starts = sizes, self._ends - per_bucket
         self._shuffles: dict[tuple[int | str, ...], Permutation] = {}
+        self._kept = max(KEPT_SHUFFLES, 2 * len(sizes) + 2)
+        self._block = max(min(BLOCK_BATCHES, BLOCK_ROWS // self.batch_size), 1)
+        # The batch after the one asked for last, and those made in advance, by (epoch, number).
+        self._next = (-1, -1)
+        self._ahead: dict[tuple[int, int], PassBatch] = {}
 
     def batch(self, epoch: int, number: int) -> PassBatch:
-        """Return a batch of an epoch.
+        """Return a batch of an epoch; its rows are the caller's own.
+
+        Batches asked for in their order are made some at a time and kept until they are
+        asked for; what is returned is the same.
 
         Args:
             epoch: The epoch, from 0.
-            number: The batch, 0 <= number < per_epoch.
+            number: The batch, from 0; `per_epoch` and above for passes beyond the repeats.
         """
-        pass_index, place = divmod(number, self.per_pass)
         if self.backend.sequential:
             rows = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-            return PassBatch(self.backend.buckets[0], rows, 0, pass_index)
-        drawn = self._shuffle(self.per_pass, epoch, pass_index, "batches")[place]
-        bucket = int(np.searchsorted(self._ends, drawn, side="right"))
-        size = int(self.backend.offsets[bucket + 1] - self.backend.offsets[bucket])
-        first = (drawn - (int(self._ends[bucket - 1]) if bucket else 0)) * self.batch_size
-        missing = max(first + self.batch_size - size, 0)
-        name = self.backend.buckets[bucket]
-        if missing and self.short_batch == "fill":
-            # Past the end of the shuffled bucket it goes on from its beginning: as random as
-            # any other choice, and no row comes twice unless the bucket is below one batch.
-            indices = np.arange(first, first + self.batch_size) % size
-        else:
-            indices = np.arange(first, first + self.batch_size - missing)
-            missing = 0
-        shuffled = self._shuffle(size, epoch, pass_index, "rows", name)(indices)
-        shuffled += self.backend.offsets[bucket]
+            return PassBatch(self.backend.buckets[0], rows, 0, number // self.per_pass)
+        place = (epoch, number)
+        follows, self._next = place == self._next, (epoch, number + 1)
+        ahead = self._ahead
+        made = ahead.get(place)
+        if made is None:
+            count = self._block if follows else 1
+            pass_index, first = divmod(number, self.per_pass)
+            batches = self._make(epoch, pass_index, first, min(count, self.per_pass - first))
+            made = batches[0]
+            if follows:
+                self._ahead = {(epoch, number + at): each for at, each in enumerate(batches)}
+        return replace(made, rows=made.rows.copy())
+
+    def _make(self, epoch: int, pass_index: int, first: int, count: int) -> list[PassBatch]:
+        """Return `count` batches of a pass in a row, from its `first`."""
+        drawn = self._shuffle(self.per_pass, epoch, pass_index, "batches")(
+            np.arange(first, first + count)
+        )
+        buckets = np.searchsorted(self._ends, drawn, side="right")
+        sizes = self._sizes[buckets]
+        starts = (drawn - self._starts[buckets]) * self.batch_size
+        missing = np.maximum(starts + self.batch_size - sizes, 0).tolist()
+        # Past the end of the shuffled bucket it goes on from its beginning: as random as
+        # any other choice, and no row comes twice unless the bucket is below one batch.
+        indices = (starts[:, None] + np.arange(self.batch_size)) % sizes[:, None]
+        names = [self.backend.buckets[bucket] for bucket in buckets.tolist()]
+        shuffles = [
+            self._shuffle(size, epoch, pass_index, "rows", name)
+            for size, name in zip(sizes.tolist(), names, strict=True)
+        ]
+        shuffled = images_by_row(shuffles, indices) + self.backend.offsets[buckets][:, None]
         rows = np.asarray(self.backend.order[shuffled], dtype=np.int64)
-        return PassBatch(name, rows, missing, pass_index)
+        if self.short_batch == "fill":
+            each = zip(names, rows, missing, strict=True)
+            return [PassBatch(name, mine, less, pass_index) for name, mine, less in each]
+        return [
+            PassBatch(name, mine[: self.batch_size - less], 0, pass_index)
+            for name, mine, less in zip(names, rows, missing, strict=True)
+        ]
 
     def tally(self, epoch: int, batches: int) -> Tally:
         """Count what the first batches of an epoch amount to, 0 <= batches <= per_epoch."""
@@ -211,7 +258,7 @@ class Passes:
         name: tuple[int | str, ...] = (epoch, pass_index, *what)
         found = self._shuffles.get(name)
         if found is None:
-            if len(self._shuffles) >= KEPT_SHUFFLES:
+            if len(self._shuffles) >= self._kept:
                 self._shuffles.clear()
             key = derive_key(self.seed, epoch, self.backend.name, pass_index, *what)
             found = self._shuffles[name] = Permutation(size, key)

@@ -1,6 +1,7 @@
 """Where does index i land in a seeded shuffle of n things, without storing the shuffle?"""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
 
@@ -90,8 +91,8 @@ class Permutation:
         if not 0 <= index < self.n:
             raise IndexError(f"index {index} is outside [0, {self.n})")
         if self.n <= TABLE_LIMIT:
-            return int(self._table[index])
-        return self._network.image(index)
+            return int(self.table[index])
+        return self.network.image(index)
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the images of many indices.
@@ -107,8 +108,8 @@ class Permutation:
         """
         self._check(indices)
         if self.n <= TABLE_LIMIT:
-            return self._table[indices]
-        return self._network.images(indices)
+            return self.table[indices]
+        return self.network.images(indices)
 
     def inverse(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices whose images are given: `perm.inverse(perm(i)) == i`.
@@ -124,8 +125,8 @@ class Permutation:
         """
         self._check(images)
         if self.n <= TABLE_LIMIT:
-            return np.argsort(self._table, kind="stable")[images]
-        return self._network.indices(images)
+            return np.argsort(self.table, kind="stable")[images]
+        return self.network.indices(images)
 
     def _check(self, indices: NDArray[np.int64]) -> None:
         # Seen as unsigned, a negative index is a huge one: a single comparison does.
@@ -133,13 +134,70 @@ class Permutation:
             raise IndexError(f"an index is outside [0, {self.n})")
 
     @cached_property
-    def _table(self) -> NDArray[np.int64]:
+    def table(self) -> NDArray[np.int64]:
+        """The images of all indices, for an n up to `TABLE_LIMIT`: int64 [n]."""
         words = random_words(0, self.n, self.key)
         return np.argsort(words, kind="stable").astype(np.int64)
 
     @cached_property
-    def _network(self) -> "Network":
+    def network(self) -> "Network":
+        """The same bijection without a table, for a larger n."""
         return Network(self.n, self.key)
+
+
+def images_by_row(
+    permutations: Sequence[Permutation], indices: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return images under one permutation a row, computed together.
+
+    Args:
+        permutations: m of them.
+        indices: int64 [m, B]; those of row r are inside [0, n) of the r-th permutation.
+
+    Returns:
+        int64 [m, B], what `permutations[r](indices[r])` gives in each row.
+    """
+    images = np.empty_like(indices)
+    large = [row for row, each in enumerate(permutations) if each.n > TABLE_LIMIT]
+    if large:
+        networks = [permutations[row].network for row in large]
+        images[large] = _images_by_row(networks, indices[large].astype(np.uint64))
+    for row, each in enumerate(permutations):
+        if each.n <= TABLE_LIMIT:
+            images[row] = each.table[indices[row]]
+    return images
+
+
+def _images_by_row(
+    networks: "Sequence[Network]", indices: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Return images uint64 [m, B] under one network a row; overwrites the indices."""
+    shapes = np.array([(each.n, each.lows, each.highs) for each in networks], dtype=np.uint64)
+    words = np.array([each.words for each in networks])
+    images = _forth_by_row(indices, shapes, words)
+    while (outside := images >= shapes[:, :1]).any():
+        rows = outside.any(axis=1)
+        again = _forth_by_row(images[rows], shapes[rows], words[rows])
+        images[rows] = np.where(outside[rows], again, images[rows])
+    return images
+
+
+def _forth_by_row(
+    indices: NDArray[np.uint64], shapes: NDArray[np.uint64], words: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Do for rows [m, B] what `Network._forth` does; shapes [m, 3] are n, lows and highs."""
+    lows, highs = shapes[:, 1:2], shapes[:, 2:3]
+    high, low = np.divmod(indices, lows)
+    for number in range(ROUNDS):
+        if number % 2:
+            low += _hash(high, words[:, number, None])
+            low %= lows
+        else:
+            high += _hash(low, words[:, number, None])
+            high %= highs
+    high *= lows
+    high += low
+    return high
 
 
 class Network:
@@ -156,7 +214,8 @@ class Network:
         self.n = n
         self.lows = math.isqrt(n - 1) + 1
         self.highs = -(-n // self.lows)
-        self._words = list(random_words(0, ROUNDS, key))
+        self.words = random_words(0, ROUNDS, key)
+        self._words = list(self.words)
         self._keys = [int(word) for word in self._words]
         self._lows, self._highs = np.uint64(self.lows), np.uint64(self.highs)
 
@@ -218,7 +277,7 @@ class Network:
         return high * self._lows + low
 
 
-def _hash(half: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+def _hash(half: NDArray[np.uint64], key: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Hash one half of the pairs to 48 bits, enough to reduce to any half without bias."""
     word = half + key
     word *= _FIRST

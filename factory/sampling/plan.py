@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from factory.errors import PlanError
 from factory.sampling.course import Course, Stretch
+from factory.sampling.ending import Ending, EpochRule
 from factory.sampling.epochs import Epochs
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
-from factory.sampling.schedule import check_windows
+from factory.sampling.schedule import Window, check_windows
 from factory.sampling.selection import Balanced, Selection
+from factory.sampling.turns import slider_groups
 from factory.sampling.weights import MixtureEntry, UniformWeighting, Weighting
 
 # Raised whenever the same settings give another order than before, so that a checkpoint of
@@ -37,8 +39,10 @@ class PlanStep:
         bucket: Name of the bucket, such as "128x96".
         rows: Row ids of the whole global batch, int64 [B].
         duplicates: How many of them only fill a short batch.
-        pass_index: The pass over the backend they belong to, from 0.
+        pass_index: The pass over the backend they belong to, from 0; of the run where passes
+            go on over the ends of epochs, else of the epoch.
         number: Which of the backend's batches in the epoch it is, from 0.
+        slider_strength: The backend's slider strength; None where it has none.
         seed: Seed of the plan; substitutes for its rows are drawn by it.
     """
 
@@ -51,12 +55,13 @@ class PlanStep:
     duplicates: int
     pass_index: int
     number: int = 0
+    slider_strength: float | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Account:
-    """What one backend gives in one epoch.
+    """What one backend gives in an epoch, or in some steps of it in a row.
 
     Attributes:
         backend: Its name.
@@ -64,9 +69,9 @@ class Account:
         rows: Samples, duplicates included.
         duplicates: Samples given only to fill short batches.
         dropped: Samples left out of completed passes by short_batch=drop.
-        requested: Share of the epoch's steps that its weight asks for, 0 to 1: averaged over
-            the steps, as the shares change whenever a backend leaves or a window opens.
-        achieved: Share of the epoch's steps it serves, 0 to 1.
+        requested: Share of the steps that its weight asks for, 0 to 1: averaged over the
+            steps, as the shares change whenever a backend leaves, fades or comes in.
+        achieved: Share of the steps it serves, 0 to 1.
     """
 
     backend: str
@@ -78,12 +83,37 @@ class Account:
     achieved: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An epoch being asked about.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        start: Global step at which it begins, from 0.
+        length: Its optimizer steps.
+        course: Its order of backends.
+        before: Batches of each backend's passes that lie before it; None where they begin with it.
+    """
+
+    epoch: int
+    start: int
+    length: int
+    course: Course
+    before: list[int] | None
+
+    def place(self, backend: int, number: int) -> tuple[int, int]:
+        """Return (epoch that seeds a backend's passes, batch of these passes)."""
+        if self.before is None:
+            return self.epoch, number
+        return 0, self.before[backend] + number
+
+
 class Plan:
     """The order of samples, as a pure function of (seed, epoch, step).
 
-    Nothing here depends on ranks, threads, workers or on what was asked before. A backend
-    leaves an epoch after `repeats + 1` passes or when its window closes; the epoch ends when
-    all have left. Safe to ask from several threads; a pickled plan carries its arguments only.
+    Nothing here depends on ranks, threads, workers or on what was asked before. When an epoch
+    ends is said in `factory.sampling.ending.Ending`. Safe to ask from several threads; a
+    pickled plan carries its arguments only.
     """
 
     def __init__(
@@ -95,6 +125,8 @@ class Plan:
         weighting: Weighting = _UNIFORM,
         selection: Selection = _BALANCED,
         short_batch: ShortBatch = "fill",
+        epoch: EpochRule = "all_exhausted",
+        epoch_steps: int | None = None,
     ) -> None:
         """Lay out a plan; reads the offsets of the backends, not their rows.
 
@@ -105,6 +137,8 @@ class Plan:
             weighting: How probabilities become weights.
             selection: How weights become a sequence of backends.
             short_batch: What becomes of the last batch of a bucket, see `Passes`.
+            epoch: The rule by which epochs end, see `Ending`.
+            epoch_steps: Length of every epoch in optimizer steps; None for the rule.
 
         Raises:
             PlanError: The backends cannot be planned; names the setting and what mends it.
@@ -116,6 +150,7 @@ class Plan:
         self.weighting = weighting
         self.selection = selection
         self.short_batch = short_batch
+        self.ending = Ending(epoch, epoch_steps)
         self._passes = [Passes(each, batch_size, short_batch, seed) for each in backends]
         self.weights = self._weigh()
         names = [each.name for each in backends]
@@ -123,9 +158,11 @@ class Plan:
         takes_part = zip(names, windows, self.weights, strict=True)
         check_windows({name: window for name, window, weight in takes_part if weight > 0})
         quotas = np.array([each.per_epoch for each in self._passes], dtype=np.int64)
-        self._epochs = Epochs(names, windows, quotas, self.weights, selection, seed)
-        # The epoch asked for last: (epoch, its first global step, its length, its course).
-        self._opened: tuple[int, int, int, Course] | None = None
+        groups = slider_groups([each.slider_strength for each in backends])
+        self._epochs = Epochs(
+            names, windows, quotas, self.weights, selection, seed, self.ending, groups
+        )
+        self._opened: _Opened | None = None  # the epoch asked for last
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments; what was played is played again where it is needed."""
@@ -136,6 +173,8 @@ class Plan:
             weighting=self.weighting,
             selection=self.selection,
             short_batch=self.short_batch,
+            epoch=self.ending.rule,
+            epoch_steps=self.ending.steps,
         )
         return rebuild, (self.backends,)
 
@@ -153,21 +192,28 @@ class Plan:
         Raises:
             PlanError: The step is outside the epoch, or no backend is active in it.
         """
-        start, course = self._open(epoch, step)
-        index, number = course.find(step)
-        batch = self._passes[index].batch(epoch, number)
+        opened = self._open(epoch, step)
+        index, number = opened.course.find(step)
+        batch = self._passes[index].batch(*opened.place(index, number))
+        backend = self.backends[index]
         return PlanStep(
-            epoch=epoch,
-            step=step,
-            global_step=start + step,
-            backend=self.backends[index].name,
-            bucket=batch.bucket,
-            rows=batch.rows,
-            duplicates=batch.duplicates,
-            pass_index=batch.pass_index,
-            number=number,
-            seed=self.seed,
+            epoch,
+            step,
+            opened.start + step,
+            backend.name,
+            batch.bucket,
+            batch.rows,
+            batch.duplicates,
+            batch.pass_index,
+            number,
+            backend.slider_strength,
+            self.seed,
         )
+
+    @property
+    def alike(self) -> bool:
+        """Whether all epochs are equally long, as far as that is known without playing them."""
+        return self._epochs.alike
 
     def position(self, global_step: int) -> tuple[int, int]:
         """Return (epoch, step inside it) of a global step; all count from 0.
@@ -206,26 +252,65 @@ class Plan:
         """
         return self._epochs.course(epoch).stretches()
 
-    def accounting(self, epoch: int) -> list[Account]:
-        """Count what each backend gives in an epoch, in the order of the backends.
+    def shares(self, epoch: int) -> list[tuple[int, int, list[Account]]]:
+        """Count what each backend gives in every stretch of an epoch.
+
+        Returns:
+            For each stretch (its first step, the step after its last one, accounts in the
+            order of the backends).
 
         Raises:
             PlanError: No backend is active in this epoch or in one before it.
         """
-        steps = self.steps(epoch)
-        course = self._epochs.course(epoch)
-        requested = np.zeros(len(self.backends))
-        stretches = course.stretches()
-        ends = [stretch.first for stretch in stretches[1:]] + [steps]
-        for stretch, end in zip(stretches, ends, strict=True):
-            requested += stretch.shares * (end - stretch.first)
-        accounts = []
-        for index, batches in enumerate(course.counts(steps).tolist()):
-            tally = asdict(self._passes[index].tally(epoch, batches))
-            name, asked = self.backends[index].name, float(requested[index]) / steps
-            share = batches / steps
-            accounts.append(Account(name, batches, requested=asked, achieved=share, **tally))
-        return accounts
+        firsts = [stretch.first for stretch in self.stretches(epoch)]
+        edges = zip(firsts, [*firsts[1:], self.steps(epoch)], strict=True)
+        return [(first, last, self.accounting(epoch, first, last)) for first, last in edges]
+
+    def schedule_hash(self, epoch: int) -> str:
+        """Hash which backend serves each step of an epoch: 32 hex digits.
+
+        Unlike `fingerprint` it tells whether the mixture is the same, whatever the rows.
+
+        Raises:
+            PlanError: No backend is active in this epoch or in one before it.
+        """
+        return self._epochs.course(epoch).digest(self.steps(epoch))
+
+    def accounting(self, epoch: int, first: int = 0, last: int | None = None) -> list[Account]:
+        """Count what each backend gives in an epoch, in the order of the backends.
+
+        Args:
+            epoch: The epoch, from 0.
+            first: The first step that counts, from 0.
+            last: The step after the last one that counts; None for the whole epoch.
+
+        Raises:
+            PlanError: No backend is active in this epoch or in one before it, or the steps
+                are not inside it.
+        """
+        end = self.steps(epoch) if last is None else last
+        self._open(epoch, first)
+        opened = self._open(epoch, end - 1)
+        before, after = opened.course.counts(first), opened.course.counts(end)
+        asked, steps = opened.course.asked(first, end), max(end - first, 1)
+        return [
+            Account(
+                each.name,
+                int(after[index] - before[index]),
+                **self._tally(opened, index, int(before[index]), int(after[index])),
+                requested=float(asked[index]) / steps,
+                achieved=float(after[index] - before[index]) / steps,
+            )
+            for index, each in enumerate(self.backends)
+        ]
+
+    def _tally(self, opened: _Opened, index: int, first: int, last: int) -> dict[str, int]:
+        """Count the samples of some batches of a backend: rows, duplicates, dropped."""
+        passes = self._passes[index]
+        more, less = (
+            asdict(passes.tally(*opened.place(index, number))) for number in (last, first)
+        )
+        return {name: more[name] - less[name] for name in more}
 
     def explain(self, epoch: int, step: int) -> dict[str, Any]:
         """Say why a step draws from its backend, in values that JSON can hold.
@@ -235,17 +320,17 @@ class Plan:
             weights are the same; and for each backend by name "weights" and "shares" (0 for
             those not taking part), "counts", batches since then before this step, "owed",
             batches its share asks for by the end of this step less its count, "left", batches
-            until it leaves the epoch, and "windows".
+            until it has given all it holds in this epoch, and "windows".
 
         Raises:
             PlanError: The step is outside the epoch, or no backend is active in it.
         """
-        _, course = self._open(epoch, step)
+        course = self._open(epoch, step).course
         planned = self.at(epoch, step)
         stretch = course.stretches(step)[-1]
         given = course.counts(step)
         since = given - stretch.counts
-        owed = stretch.shares * (step - stretch.first + 1) - since
+        owed = course.asked(stretch.first, step + 1) - since
         quotas = np.array([passes.per_epoch for passes in self._passes])
         names = [each.name for each in self.backends]
 
@@ -256,11 +341,11 @@ class Plan:
             **vars(planned),
             "rows": planned.rows.tolist(),
             "stretch_start": stretch.first,
-            "weights": named(stretch.weights),
-            "shares": named(stretch.shares),
+            "weights": named(course.weights(stretch, step)),
+            "shares": named(course.asked(step, step + 1)),
             "counts": named(since),
             "owed": named(owed),
-            "left": named(quotas - given),
+            "left": named(np.maximum(quotas - given, 0)),
             "windows": {each.name: str(each.window) for each in self.backends},
         }
 
@@ -276,6 +361,8 @@ class Plan:
             "short_batch": str(self.short_batch),
             "weighting": describe_strategy(self.weighting),
             "selection": describe_strategy(self.selection),
+            **_set(epoch=None if self.ending.rule == Ending().rule else str(self.ending.rule)),
+            **_set(epoch_steps=self.ending.steps),
             "backend_order": [each.name for each in self.backends],
             "backends": {
                 each.name: {
@@ -285,7 +372,8 @@ class Plan:
                     "probability": each.probability,
                     "repeats": each.repeats,
                     "batch_size": passes.batch_size,
-                    "window": asdict(each.window),
+                    "window": _described(each.window),
+                    **_set(slider_strength=each.slider_strength),
                 }
                 for each, passes in zip(self.backends, self._passes, strict=True)
             },
@@ -300,16 +388,18 @@ class Plan:
     def _row_hashes(self) -> dict[str, str]:
         return {each.name: hash_rows(each.order) for each in self.backends}
 
-    def _open(self, epoch: int, step: int) -> tuple[int, Course]:
-        """Return (global step at which the epoch begins, its course) for a step inside it."""
+    def _open(self, epoch: int, step: int) -> _Opened:
+        """Return the epoch of a step inside it."""
         opened = self._opened
-        if opened is None or opened[0] != epoch:
-            start, length = self._epochs.start(epoch), self._epochs.length(epoch)
-            opened = self._opened = (epoch, start, length, self._epochs.course(epoch))
-        _, start, length, course = opened
-        if not 0 <= step < length:
-            raise PlanError(f"epoch {epoch} has the steps 0 to {length - 1}, got {step}")
-        return start, course
+        if opened is None or opened.epoch != epoch:
+            epochs = self._epochs
+            before = epochs.before(epoch).tolist() if self.ending.carries else None
+            start, length = epochs.start(epoch), epochs.length(epoch)
+            opened = _Opened(epoch, start, length, epochs.course(epoch), before)
+            self._opened = opened
+        if not 0 <= step < opened.length:
+            raise PlanError(f"epoch {epoch} has the steps 0 to {opened.length - 1}, got {step}")
+        return opened
 
     def _weigh(self) -> NDArray[np.float64]:
         pairs = zip(self.backends, self._passes, strict=True)
@@ -324,6 +414,22 @@ class Plan:
             names = ", ".join(entry.name for entry in entries)
             raise PlanError(f"all weights are zero; set probability above 0 for one of: {names}")
         return weights
+
+
+def _described(window: Window) -> dict[str, Any]:
+    """Return a window's bounds; those of a fade only where there is one.
+
+    What was added later is left out where it is not used, so that fingerprints stay.
+    """
+    bounds = asdict(window)
+    if window.fade is None:
+        del bounds["fade_from_step"], bounds["fade_to_step"]
+    return bounds
+
+
+def _set(**values: Any) -> dict[str, Any]:
+    """Return the settings that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check(backends: Sequence[PlanBackend], batch_size: int) -> None:

@@ -18,12 +18,19 @@ class Window:
         start_step: First optimizer step that draws from it; 0 and 1 both mean the first.
         end_epoch: Last epoch that draws from it; None means no end.
         end_step: Last optimizer step that draws from it; None means no end.
+        fade_from_step: Optimizer step at which its weight begins to fall, if it fades; 0 and 1
+            both mean the first.
+        fade_to_step: Last optimizer step that draws from it, to which its weight falls
+            linearly: of F - S + 1 steps from S to F, the n-th has (F - S + 2 - n) / (F - S + 1)
+            of the weight. None for a weight that stays.
     """
 
     start_epoch: int = 1
     start_step: int = 0
     end_epoch: int | None = None
     end_step: int | None = None
+    fade_from_step: int = 0
+    fade_to_step: int | None = None
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -39,6 +46,20 @@ class Window:
         if self.end_step is not None:
             self._check_whole("end_step", self.end_step, 1)
             self._check_order("end_step", self.end_step, "start_step", self.start_step)
+        self._check_fade()
+
+    def _check_fade(self) -> None:
+        self._check_whole("fade_from_step", self.fade_from_step, 0)
+        if self.fade_to_step is None:
+            if self.fade_from_step:
+                raise PlanError(
+                    f"window.fade_from_step={self.fade_from_step} needs window.fade_to_step, the "
+                    "last step that draws from the backend; set it, or fade_from_step=0"
+                )
+            return
+        self._check_whole("fade_to_step", self.fade_to_step, 1)
+        for name in ("fade_from_step", "start_step"):
+            self._check_order("fade_to_step", self.fade_to_step, name, getattr(self, name))
 
     def __str__(self) -> str:
         """Show the bounds that differ from "always", by name."""
@@ -69,14 +90,30 @@ class Window:
 
     def steps_end(self, never: int) -> int:
         """Return the first optimizer step after the window, from 0; `never` if it has no end."""
-        return never if self.end_step is None else self.end_step
+        ends = [end for end in (self.end_step, self.fade_to_step) if end is not None]
+        return min(ends, default=never)
+
+    @property
+    def fade(self) -> tuple[int, int] | None:
+        """The first step of the fade and the first step after it, from 0; None without one."""
+        if self.fade_to_step is None:
+            return None
+        return max(self.fade_from_step - 1, 0), self.fade_to_step
+
+    def factor(self, step: int) -> float:
+        """Return what the fade leaves of the weight at an optimizer step, from 0: 0 to 1."""
+        if self.fade is None:
+            return 1.0
+        start, end = self.fade
+        return min(max((end - step) / (end - start), 0.0), 1.0)
 
     @staticmethod
     def _check_whole(name: str, value: int, least: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise PlanError(f"window.{name} must be a whole number, got {value!r}")
         if value < least:
-            unset = "; to set no end, leave it null" if name.startswith("end") else ""
+            optional = name.startswith("end") or name == "fade_to_step"
+            unset = "; to set no end, leave it null" if optional else ""
             raise PlanError(f"window.{name} must be {least} or more, got {value}{unset}")
 
     @staticmethod

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.sampling.fading import on_time
 from factory.sampling.permutation import random_words
 
 # Shares are whole multiples of 1 / total. Weights that need a larger total than this are
@@ -74,10 +75,16 @@ class Random:
     ) -> NDArray[np.integer]:  # fmt: skip
         """Draw by weight, from (key, step) alone; see `Selection.choices`."""
         del counts
-        # 53 random bits make a float64 in [0, 1) that is uniform to its last bit.
-        draws = (random_words(step, length, key) >> np.uint64(11)) * 2.0**-53
         edges = np.cumsum(weights)[:-1] / math.fsum(weights)
-        return np.searchsorted(edges, draws, side="right")
+        chosen: NDArray[np.int64] = np.searchsorted(edges, _draws(step, length, key), side="right")
+        return chosen
+
+    def fading(self, weights: NDArray[np.float64], step: int, key: int) -> NDArray[np.integer]:
+        """Draw by the weights of each step; see `factory.sampling.turns.FadingSelection`."""
+        sums = np.cumsum(weights, axis=1)
+        draws = _draws(step, len(weights), key)[:, None]
+        passed: NDArray[np.int64] = np.count_nonzero(draws >= sums[:, :-1] / sums[:, -1:], axis=1)
+        return passed
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,21 @@ class Balanced:
         # After `total` steps every backend has exactly its share and the sequence repeats.
         round_trip = _Debts(shares).play(done, owed, min(length, total))
         return np.resize(round_trip, length)
+
+    def fading(self, weights: NDArray[np.float64], step: int, key: int) -> NDArray[np.integer]:
+        """Choose the most urgent batch at each step, however shares change.
+
+        Counts stay within one batch of the sum of the shares since the stretch began.
+        """
+        del step, key
+        return on_time(weights)
+
+
+def _draws(step: int, length: int, key: int) -> NDArray[np.float64]:
+    """Return float64 [length] in [0, 1), each from (key, its step) alone."""
+    # 53 random bits make a float64 that is uniform to its last bit.
+    words = random_words(step, length, key) >> np.uint64(11)
+    return words.astype(np.float64) * 2.0**-53
 
 
 def whole_shares(weights: Sequence[float]) -> list[int]:

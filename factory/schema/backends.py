@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from omegaconf import II, MISSING
@@ -56,6 +57,10 @@ class WindowConfig:
     start_step: int = opt(0, "first optimizer step that draws from it, from 1; 0 means at once")
     end_epoch: int | None = opt(None, "last epoch that draws from it; null means no end")
     end_step: int | None = opt(None, "last optimizer step that draws from it; null means no end")
+    fade_from_step: int = opt(0, "optimizer step at which its weight begins to fall, if it fades")
+    fade_to_step: int | None = opt(
+        None, "last optimizer step that draws from it, its weight falling until then; null: stays"
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -65,6 +70,22 @@ class WindowConfig:
             yield f"end_epoch {self.end_epoch} comes before start_epoch {self.start_epoch}"
         if self.end_step is not None and self.end_step < max(self.start_step, 1):
             yield f"end_step {self.end_step} comes before start_step {self.start_step}"
+        yield from self._fade_problems()
+
+    def _fade_problems(self) -> Iterator[str]:
+        yield from at_least("fade_from_step", self.fade_from_step, 0)
+        end = self.fade_to_step
+        if end is None:
+            if self.fade_from_step > 0:
+                yield (
+                    f"fade_from_step {self.fade_from_step} needs an end; set fade_to_step to the "
+                    "last step that draws from the backend"
+                )
+            return
+        for name in ("fade_from_step", "start_step"):
+            start = getattr(self, name)
+            if end < max(start, 1):
+                yield f"fade_to_step {end} comes before {name} {start}"
 
 
 @dataclass
@@ -150,12 +171,23 @@ class ImageBackendConfig(SampleBackendConfig):
     probability: float = opt(1.0, "weight in the mixture, relative to other backends")
     repeats: int = opt(0, "extra passes over the samples in each epoch")
     window: WindowConfig = opt(factory=WindowConfig, meaning="when the backend takes part")
+    batch_size: int | None = opt(
+        None, "samples of its optimizer steps, over all ranks and accumulation; null: the run's"
+    )
+    slider_strength: float | None = opt(
+        None,
+        "above, below or at 0: backends of equal sign form a group, and groups take turns as "
+        "soon as one is not at 0; null: at 0, and batches say nothing",
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from super().problems()
         yield from at_least("probability", self.probability, 0)
         yield from at_least("repeats", self.repeats, 0)
+        yield from at_least("batch_size", self.batch_size, 1)
+        if self.slider_strength is not None and not isfinite(self.slider_strength):
+            yield f"slider_strength must be a finite number, got {self.slider_strength}"
 
 
 @dataclass

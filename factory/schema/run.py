@@ -20,6 +20,14 @@ class ShortBatch(StrEnum):
     drop = "drop"
 
 
+class EpochRule(StrEnum):
+    """When an epoch ends."""
+
+    all_exhausted = "all_exhausted"
+    first_exhausted = "first_exhausted"
+    cycle = "cycle"
+
+
 class PrefetchMode(StrEnum):
     """Where batches are put together."""
 
@@ -92,10 +100,23 @@ class SamplingConfig:
     short_batch: ShortBatch = opt(
         ShortBatch.fill, "last batch of a bucket: fill from the bucket | short | drop"
     )
+    epoch: EpochRule = opt(
+        EpochRule.all_exhausted,
+        "it ends when all_exhausted: all backends have given all they hold | first_exhausted: one "
+        "has | cycle: all have, those that are done beginning again meanwhile",
+    )
+    epoch_steps: int | None = opt(
+        None, "length of every epoch, optimizer steps; passes go on over its end; null: the rule's"
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from ()
+        yield from at_least("epoch_steps", self.epoch_steps, 1)
+        if self.epoch_steps is not None and self.epoch == EpochRule.first_exhausted:
+            yield (
+                f"epoch_steps={self.epoch_steps} and epoch=first_exhausted contradict each other; "
+                "set epoch_steps=null, or epoch=cycle"
+            )
 
 
 @dataclass

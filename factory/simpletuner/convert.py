@@ -239,6 +239,12 @@ def _mixture(dataset: Dataset) -> None:
             window[key] = value
     for key in window:
         dataset.put(key, "window", window)
+    fade = whole(given.get("disable_after_epoch_step"), 0)
+    # One that ends before the set takes part would leave nothing of it.
+    if fade >= max(window.get("start_step", 1), 1):
+        window["fade_to_step"] = fade
+        dataset.put("disable_after_epoch_step", "window", window)
+    dataset.put("slider_strength", "slider_strength", as_number(given.get("slider_strength")))
     for key in ("start_epoch", "start_step", "end_epoch", "end_step"):
         if given.get(key) is not None and key not in window:
             dataset.placed.setdefault(key, ["window"])
@@ -303,9 +309,9 @@ def global_batch(
 
     None where no size is given anywhere: the option's own default holds.
     """
-    trained = [d.entry for d in datasets if d.kind in ("image", "video")]
-    sizes = {e.id: batch_size(e.get("train_batch_size")) for e in trained}
-    given = [size for size in sizes.values() if size is not None]
+    trained = [d for d in datasets if d.kind in ("image", "video")]
+    sizes = [batch_size(each.entry.get("train_batch_size")) for each in trained]
+    given = [size for size in sizes if size is not None]
     if launch.batch_size is not None:
         remarks.append(f"data.batch_size = {launch.batch_size}, as --batch-size says")
         return launch.batch_size
@@ -321,7 +327,7 @@ def global_batch(
         f"data.batch_size = {total}: train_batch_size {size}, which is per GPU, "
         f"x {launch.gpus} (GPUs) x {accumulation} (accumulation)"
     )
-    others = [name for name, other in sizes.items() if other not in (size, None)]
-    if others:
-        remarks.append(f"one batch size for all: {', '.join(others)} had another train_batch_size")
+    for dataset, other in zip(trained, sizes, strict=True):
+        if other not in (size, None):
+            dataset.put("train_batch_size", "batch_size", other * launch.gpus * accumulation)
     return total

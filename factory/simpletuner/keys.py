@@ -182,15 +182,19 @@ KEYS: dict[str, Key] = {
     # Mixture.
     "probability": to("backend/image.probability"),
     "repeats": to("backend/image.repeats"),
-    "train_batch_size": to("data.batch_size", reason="times GPUs and accumulation; one for all"),
+    "train_batch_size": to(
+        "data.batch_size", "backend/image.batch_size", reason="times GPUs and accumulation"
+    ),
     "timestep_sampling_offset": _MODEL,
     "max_num_samples": to("backend/image.max_samples", reason="other samples may be chosen"),
     "start_epoch": to("backend/image.window"),
     "start_step": to("backend/image.window", reason="in optimizer steps"),
     "end_epoch": to("backend/image.window"),
     "end_step": to("backend/image.window", reason="in optimizer steps"),
-    "disable_after_epoch_step": unsupported("there is no fading out; end_step ends at once"),
-    "slider_strength": unsupported("there are no slider groups"),
+    "disable_after_epoch_step": to(
+        "backend/image.window", reason="as fade_to_step; upstream never applied it"
+    ),
+    "slider_strength": to("backend/image.slider_strength", reason="upstream never took turns"),
     # Geometry.
     "resolution": to("backend/image.resolution"),
     "resolution_type": to("backend/image.resolution_type"),

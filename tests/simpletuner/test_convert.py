@@ -42,6 +42,12 @@ def test_a_folder_is_the_root_of_a_storage_of_its_own() -> None:
         ({"end_epoch": 3}, {"window": {"end_epoch": 3}}),
         ({"end_step": 0, "end_epoch": -1}, {}),
         ({"start_epoch": "junk"}, {}),
+        ({"disable_after_epoch_step": 90}, {"window": {"fade_to_step": 90}}),
+        ({"disable_after_epoch_step": "junk"}, {}),
+        ({"disable_after_epoch_step": 0}, {}),
+        ({"slider_strength": "0.7"}, {"slider_strength": 0.7}),
+        ({"slider_strength": -2}, {"slider_strength": -2}),
+        ({"slider_strength": "abc"}, {}),
         ({"minimum_image_size": 512}, {"minimum_image_size": 512}),
         ({"minimum_aspect_ratio": 0, "maximum_aspect_ratio": 2}, {"maximum_aspect_ratio": 2}),
     ],
@@ -55,6 +61,9 @@ def test_windows_of_a_second_dataset() -> None:
     made = converted(entry(), entry(id="late", start_epoch=2, start_step=10, end_step=99))
     window = {"start_epoch": 2, "start_step": 10, "end_step": 99}
     assert made.datasets[1].body["window"] == window
+    # A fade that would leave nothing of the window is none.
+    late = entry(id="late", start_step=10, disable_after_epoch_step=9)
+    assert converted(entry(), late).datasets[1].body["window"] == {"start_step": 10}
 
 
 @pytest.mark.parametrize(
@@ -177,13 +186,14 @@ def test_the_global_batch(launch: dict[str, int], size: int) -> None:
     assert f"data.batch_size = {size}" in made.remarks[0]
 
 
-def test_datasets_of_other_batch_sizes_are_told() -> None:
+def test_datasets_of_other_batch_sizes_keep_their_own() -> None:
     made = converted(
         entry(train_batch_size=4), entry(id="e", train_batch_size=4),
         entry(id="f", train_batch_size=1), entry(id="v", dataset_type="eval", train_batch_size=9),
+        gpus=2, accumulation=3,
     )  # fmt: skip
-    assert made.data["batch_size"] == 4
-    assert made.remarks[1] == "one batch size for all: f had another train_batch_size"
+    assert made.data["batch_size"] == 24
+    assert [each.body.get("batch_size") for each in made.datasets] == [None, None, 6, None]
 
 
 def test_the_commonest_resolution_is_the_runs() -> None:
@@ -412,7 +422,7 @@ def test_every_key_of_an_entry_has_a_row_and_none_shows_a_value() -> None:
     assert outcomes["repeats"] is Outcome.carried
     assert outcomes["repeat"] is Outcome.unknown
     assert outcomes["vae_batch_size"] is Outcome.needless
-    assert outcomes["slider_strength"] is Outcome.left_out
+    assert outcomes["slider_strength"] is Outcome.carried
     assert outcomes["csv_file"] is Outcome.needless
     texts = {row.key: row.text for row in found}
     assert "'repeats'" in texts["repeat"]
