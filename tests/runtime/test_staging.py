@@ -71,10 +71,9 @@ def test_the_next_one_is_copied_before_it_is_asked_for_and_no_other() -> None:
 
 
 def test_an_error_of_a_batch_comes_in_its_turn() -> None:
-    seen = []
+    seen: list[int] = []
     with pytest.raises(ZeroDivisionError) as caught:
-        for made in fetch(FakeDevice(), make=lambda n: 1 // (3 - n)):
-            seen.append(made)
+        seen.extend(fetch(FakeDevice(), make=lambda n: 1 // (3 - n)))
     assert seen == [0, 0, 1]
     assert caught.value.__notes__ == ["while making the batch of 3"]
 

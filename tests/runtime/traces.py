@@ -1,7 +1,6 @@
 """What a process holds: threads, files, children, and names in shared memory."""
 
 import gc
-import os
 import threading
 from pathlib import Path
 
@@ -24,18 +23,17 @@ def traces() -> dict[str, object]:
 
 def _named() -> list[str]:
     """Return what lies in shared memory, but for locks of other tests that run meanwhile."""
-    names = os.listdir(NAMED) if NAMED.is_dir() else []
+    names = [path.name for path in NAMED.iterdir()] if NAMED.is_dir() else []
     return [name for name in names if not name.startswith("sem.")]
 
 
 def _files() -> list[str]:
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    for path in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            found.append(str(path.readlink()).partition(":")[0])
         except FileNotFoundError:
             continue  # the listing's own
-        found.append(target.partition(":")[0] if ":" in target else target)
     return found
 
 

@@ -15,18 +15,24 @@ class Make:
         return perform(job)
 
 
+def say(what: object) -> None:
+    """Print a line, now."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Take a batch, tell who made it, then do as told: "leave", or "wait" for the next one."""
     ending, gate = sys.argv[1:]
     jobs = [("pid", 0), ("gate", 1, gate), ("gate", 2, gate)]
     batches = iter(BatchFetcher(Make(), jobs, Prefetch(mode="process")))
-    print(next(batches), flush=True)
+    say(next(batches))
     held.append(batches)  # never closed
     if ending == "wait":
         try:
             next(batches)
         except KeyboardInterrupt:
-            print("interrupted", flush=True)
+            say("interrupted")
 
 
 held: list[Any] = []
