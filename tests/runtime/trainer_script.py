@@ -1,5 +1,7 @@
 """A program that trains: prints the process that makes its batches, and ends in several ways."""
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -22,13 +24,21 @@ def say(what: object) -> None:
 
 
 def main() -> None:
-    """Take a batch, tell who made it, then do as told: "leave", or "wait" for the next one."""
+    """Take a batch, tell who made it, then do as told.
+
+    That is to "leave", to "wait" for the next one, or to wait with a "fork" of this process.
+    """
     ending, gate = sys.argv[1:]
     jobs = [("pid", 0), ("gate", 1, gate), ("gate", 2, gate)]
     batches = iter(BatchFetcher(Make(), jobs, Prefetch(mode="process")))
     say(next(batches))
     held.append(batches)  # never closed
-    if ending == "wait":
+    if ending == "fork":
+        fork = os.fork()
+        if not fork:
+            signal.pause()
+        say(fork)
+    if ending != "leave":
         try:
             next(batches)
         except KeyboardInterrupt:
