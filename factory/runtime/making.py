@@ -114,6 +114,7 @@ class Workshop:
 
     def close(self) -> None:
         """Stop, and let what is open go; what hangs is left."""
+        logging.getLogger("factory").setLevel(logging.CRITICAL)  # nobody listens any more
         self._crew.close()
         ending = threading.Thread(target=self._let_go, name="factory-close", daemon=True)
         ending.start()
@@ -162,17 +163,16 @@ class Workshop:
         return self._make
 
     def _open(self) -> Callable[[Any], Any]:
-        import torch
-
         from factory.runtime.segments import Segments
 
-        # Copies here are made by several threads already; more would take the trainer's cores.
-        torch.set_num_threads(1)
         self._segments = Segments()
         if self._setup["main"]:
             multiprocessing.spawn.prepare(self._setup["main"])
         opener = pickle.loads(self._setup["opener"])  # noqa: S301 - from the trainer
         make: Callable[[Any], Any] = opener()
+        if "torch" in sys.modules:
+            # Several threads copy here already; more would take the trainer's processors.
+            sys.modules["torch"].set_num_threads(1)
         self._send(Kind.READY, b"")
         return make
 

@@ -14,7 +14,7 @@ import pytest
 from factory.errors import CacheError, FetchError
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess
-from tests.runtime.traces import traces
+from tests.runtime.traces import left, traces
 from tests.runtime.work import Opened, name, open_gate, perform
 
 Make = Callable[..., MakerProcess[Any, Any]]
@@ -28,7 +28,7 @@ def no_trace_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = traces()
     yield
-    assert traces() == before
+    assert left(before) == before
 
 
 @pytest.fixture

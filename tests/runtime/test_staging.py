@@ -10,7 +10,7 @@ import torch
 from factory.errors import FetchError
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.staging import each_tensor, stager
-from tests.runtime.traces import traces
+from tests.runtime.traces import left, traces
 from tests.runtime.work import batch
 
 
@@ -45,7 +45,7 @@ def fetch(device: FakeDevice, make: Any = lambda n: n, jobs: int = 20, **setting
 def no_trace_left() -> Any:
     before = traces()
     yield
-    assert traces() == before
+    assert left(before) == before
 
 
 @pytest.mark.parametrize(("batches", "workers"), [(1, 1), (4, 2)])

@@ -10,8 +10,7 @@ NAMED = Path("/dev/shm")
 
 
 def traces() -> dict[str, object]:
-    """Return what would be left behind, after letting go of what nobody refers to."""
-    gc.collect()
+    """Return what would be left behind, if this were the end."""
     return {
         "threads": sorted(t.name for t in threading.enumerate() if "factory" in t.name),
         "files": sorted(_files()),
@@ -19,6 +18,15 @@ def traces() -> dict[str, object]:
         "shared memory": sorted(_named()),
         "mapped": sum("factory-batch" in line for line in _maps()),
     }
+
+
+def left(before: dict[str, object]) -> dict[str, object]:
+    """Return `traces`; where they are not those of before, once garbage is collected."""
+    now = traces()
+    if now != before:
+        gc.collect()
+        now = traces()
+    return now
 
 
 def _named() -> list[str]:

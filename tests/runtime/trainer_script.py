@@ -23,6 +23,14 @@ def say(what: object) -> None:
     sys.stdout.flush()
 
 
+def fork() -> int:
+    """Return the process id of a fork that does nothing."""
+    pid = os.fork()
+    if not pid:
+        signal.pause()
+    return pid
+
+
 def main() -> None:
     """Take a batch, tell who made it, then do as told.
 
@@ -31,18 +39,15 @@ def main() -> None:
     ending, gate = sys.argv[1:]
     jobs = [("pid", 0), ("gate", 1, gate), ("gate", 2, gate)]
     batches = iter(BatchFetcher(Make(), jobs, Prefetch(mode="process")))
-    say(next(batches))
     held.append(batches)  # never closed
-    if ending == "fork":
-        fork = os.fork()
-        if not fork:
-            signal.pause()
-        say(fork)
-    if ending != "leave":
-        try:
+    try:
+        say(next(batches))
+        if ending == "fork":
+            say(fork())
+        if ending != "leave":
             next(batches)
-        except KeyboardInterrupt:
-            say("interrupted")
+    except KeyboardInterrupt:
+        say("interrupted")
 
 
 held: list[Any] = []
