@@ -291,8 +291,7 @@ def test_a_stall_shows_what_the_process_does(
     assert f"In the process that makes batches (pid {shared.pid}):\n" in text
     assert text.count("in pass_gate") == 2
     assert "in test_a_stall_shows" not in text  # the consumer is who asks
-    for _ in (1, 2):
-        open_gate(gate)
+    open_gate(gate)  # for both
     assert list(fetch(shared, [("give", 9)])) == [9]
 
 

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ def end_process(number: int, how: str) -> None:
     if how == "exit":
         os._exit(number)
     os.kill(os.getpid(), getattr(signal, how))
+    threading.Event().wait(60)  # a signal may take its time to arrive
 
 
 def signal_self(number: int, which: str) -> int:
