@@ -89,6 +89,12 @@ def test_notes_stand_below_the_message() -> None:
     assert cli.describe(error) == "Media error: truncated: a.jpg\n  while reading 'a.jpg'"
 
 
+def test_a_stack_of_another_process_is_for_those_who_ask_for_one() -> None:
+    error = MediaError("truncated", "a.jpg")
+    error.add_note("in the process that makes batches:\nTraceback (most recent call last):\n  ...")
+    assert cli.describe(error) == "Media error: truncated: a.jpg"
+
+
 def test_composing_in_a_program_raises_instead() -> None:
     with pytest.raises(ConfigError, match="did you mean 'multi'"):
         compose(["data=mutli"])

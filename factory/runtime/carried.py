@@ -17,8 +17,9 @@ def carry(error: BaseException) -> bytes:
             return pickle.dumps((data, None, trace))
     except Exception:  # noqa: BLE001, S110 - then it goes as text
         pass
-    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    text = (f"{kind}: {error}", list(getattr(error, "__notes__", [])))
+    kind = type(error)
+    message = f"{kind.__module__}.{kind.__qualname__}: {error}"
+    text = (message, list(getattr(error, "__notes__", [])))
     return pickle.dumps((None, text, trace))
 
 

@@ -115,3 +115,13 @@ class Channel:
         self._socket.close()
         while self._files:
             os.close(self._files.popleft())
+
+
+def watch(pid: int) -> int | None:
+    """Return a descriptor that can be read once a process has ended; None on some systems."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # an older kernel
+        return None

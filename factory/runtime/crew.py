@@ -57,19 +57,23 @@ class ThreadCrew(Generic[Job, Made]):
         self._workers, self._name = workers, name
         self._waiting: SimpleQueue[Ticket[Job, Made] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._changing = threading.Lock()
         self._gate = threading.Event()
         self._gate.set()
         self._closed = False
 
     def submit(self, ticket: Ticket[Job, Made]) -> None:
-        """Take on a job."""
-        if len(self._threads) < self._workers:
-            # Daemons: the end of the program does not wait for a read that hangs.
-            name = f"{self._name}_{len(self._threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        self._waiting.put(ticket)
+        """Take on a job; dropped where this is closed."""
+        with self._changing:
+            if self._closed:
+                return
+            if len(self._threads) < self._workers:
+                # Daemons: the end of the program does not wait for a read that hangs.
+                name = f"{self._name}_{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            self._waiting.put(ticket)
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""
@@ -85,11 +89,12 @@ class ThreadCrew(Generic[Job, Made]):
 
     def close(self, *, wait: bool = True) -> None:
         """Give up what has not begun; wait for what has, but not long."""
-        if not self._closed:
-            self._closed = True
-            for _ in self._threads:
-                self._waiting.put(None)
-            self._gate.set()
+        with self._changing:
+            if not self._closed:
+                self._closed = True
+                for _ in self._threads:
+                    self._waiting.put(None)
+        self._gate.set()
         join(self._threads, CLOSE_S if wait else 0.0)
 
     def _work(self) -> None:

@@ -9,6 +9,7 @@ import logging
 import pickle
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import spawn
 from threading import Lock
 from typing import Any, Generic
@@ -152,5 +153,6 @@ class ProcessCrew(Generic[Job, Made]):
 
 
 def _end(running: list[Running], *, wait: bool = True) -> None:
-    while running:
-        running.pop().close(wait=wait)
+    with suppress(IndexError):  # another thread ends it, too
+        while running:
+            running.pop().close(wait=wait)

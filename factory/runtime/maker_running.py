@@ -19,7 +19,7 @@ from typing import Any
 
 from factory.errors import FetchError
 from factory.runtime.carried import received
-from factory.runtime.channel import Channel, Kind
+from factory.runtime.channel import Channel, Kind, watch
 from factory.runtime.crew import CLOSE_S, join
 from factory.runtime.making import DUMP, NOT_OURS
 from factory.runtime.packing import unpack
@@ -28,8 +28,8 @@ from factory.runtime.ticket import Ticket
 
 # It ends itself, hard, when its work is over: a thread that hangs would hold up a soft end.
 _LAUNCH = (
-    "import os, sys; sys.path[:] = sys.argv[3:]; from factory.runtime.making import serve; "
-    "os._exit(serve(int(sys.argv[1]), int(sys.argv[2])))"
+    "import os, sys; sys.path[:] = sys.argv[4:]; from factory.runtime.making import serve; "
+    "os._exit(serve(*map(int, sys.argv[1:4])))"
 )
 # It closes threads, then what they used, each within CLOSE_S; a second more to start doing so.
 _EXIT_S = 2 * CLOSE_S + 1
@@ -78,7 +78,7 @@ class Running:
         finally:
             theirs.close()
             os.close(dump)
-        self._ending = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else None
+        self._ending = watch(self.process.pid)
         self._channel = Channel(ours, timeout_s)
         self._receiver = threading.Thread(target=self._receive, name="factory-receive", daemon=True)
         self._receiver.start()
@@ -107,7 +107,11 @@ class Running:
         try:
             self._channel.send(Kind.JOB, body)
         except BlockingIOError:
-            ticket.fail(FetchError("the process that makes batches takes no job: it is stopped"))
+            # Part of the job may be sent, so that nothing more can be said to it.
+            ticket.fail(
+                FetchError(f"the process that makes batches takes no job: it hangs; {INSTEAD}")
+            )
+            self.process.kill()
         except OSError:
             pass  # it is gone: the receiver completes every ticket
 
@@ -290,7 +294,7 @@ def _launch(control: int, dump: int) -> "subprocess.Popen[bytes]":
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [*NOT_OURS, DUMP])
     try:
         return subprocess.Popen(  # noqa: S603 - this interpreter, and our own words
-            [sys.executable, "-c", _LAUNCH, str(control), str(dump), *map(str, sys.path)],
+            [sys.executable, "-c", _LAUNCH, *map(str, [control, dump, os.getpid(), *sys.path])],
             stdin=subprocess.DEVNULL,
             pass_fds=(control, dump),
         )

@@ -6,16 +6,17 @@ import logging
 import multiprocessing.spawn
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from factory.runtime.carried import carry
-from factory.runtime.channel import Channel, Kind
+from factory.runtime.channel import Channel, Kind, watch
 from factory.runtime.crew import CLOSE_S, ThreadCrew, join
 from factory.runtime.fetch_stall import stacks
 from factory.runtime.ticket import Ticket
@@ -27,12 +28,13 @@ NOT_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 DUMP = signal.SIGUSR2
 
 
-def serve(control: int, dump: int) -> int:
+def serve(control: int, dump: int, trainer: int) -> int:
     """Make batches until the other end of the socket is closed; return the exit status.
 
     Args:
         control: Descriptor of the socket.
         dump: Descriptor that `DUMP` writes to.
+        trainer: The process at the other end.
     """
     for number in NOT_OURS:
         signal.signal(number, _leave_alone)
@@ -43,16 +45,34 @@ def serve(control: int, dump: int) -> int:
     channel = Channel(socket.socket(fileno=control))
     with suppress(OSError):  # the trainer may be gone by now
         channel.send(Kind.HELLO)
-    frame = channel.receive()
-    if frame is not None:
-        workshop = Workshop(channel, pickle.loads(frame[1]))  # noqa: S301 - from the trainer
-        while (frame := channel.receive()) is not None:
-            workshop.take(frame[0], frame[1])
+    frames = _frames(channel, trainer)
+    setup = next(frames, None)
+    if setup is not None:
+        workshop = Workshop(channel, pickle.loads(setup[1]))  # noqa: S301 - from the trainer
+        for kind, body in frames:
+            workshop.take(kind, body)
         workshop.close()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
+
+
+def _frames(channel: Channel, trainer: int) -> Iterator[tuple[Kind, bytes]]:
+    """Yield what the trainer says, until it is done, or dead.
+
+    The socket alone does not tell: a process that the trainer has forked holds it open.
+    """
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    ending = watch(trainer)
+    if ending is not None:
+        poll.register(ending, select.POLLIN)
+    while os.getppid() == trainer and channel.fileno() in {file for file, _ in poll.poll()}:
+        frame = channel.receive()
+        if frame is None:
+            return
+        yield frame[0], frame[1]
 
 
 def _leave_alone(*signal_: object) -> None:
@@ -94,6 +114,7 @@ class Workshop:
 
     def close(self) -> None:
         """Stop, and let what is open go; what hangs is left."""
+        logging.getLogger("factory").setLevel(logging.CRITICAL)  # nobody listens any more
         self._crew.close()
         ending = threading.Thread(target=self._let_go, name="factory-close", daemon=True)
         ending.start()
@@ -142,17 +163,16 @@ class Workshop:
         return self._make
 
     def _open(self) -> Callable[[Any], Any]:
-        import torch
-
         from factory.runtime.segments import Segments
 
-        # Copies here are made by several threads already; more would take the trainer's cores.
-        torch.set_num_threads(1)
         self._segments = Segments()
         if self._setup["main"]:
             multiprocessing.spawn.prepare(self._setup["main"])
         opener = pickle.loads(self._setup["opener"])  # noqa: S301 - from the trainer
         make: Callable[[Any], Any] = opener()
+        if "torch" in sys.modules:
+            # Several threads copy here already; more would take the trainer's processors.
+            sys.modules["torch"].set_num_threads(1)
         self._send(Kind.READY, b"")
         return make
 

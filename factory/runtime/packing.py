@@ -8,11 +8,12 @@ import io
 import math
 import pickle
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # loaded where there are tensors, for it takes a second
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
 
 # Of every tensor's first byte: a cache line, and the most that vector instructions ask for.
 _ALIGNMENT = 64
@@ -28,7 +29,7 @@ class Packed:
         tensor_bytes: Bytes the tensors take, alignment included.
     """
 
-    tensors: list[tuple[int, torch.Tensor]]
+    tensors: "list[tuple[int, torch.Tensor]]"
     rest: bytes
     tensor_bytes: int
 
@@ -39,6 +40,8 @@ class Packed:
 
     def write(self, memory: Any) -> None:
         """Copy all of it to the beginning of a writable buffer: the one copy that is made."""
+        if self.tensors:
+            import torch
         for offset, tensor in self.tensors:
             count = tensor.numel()
             place = torch.frombuffer(memory, dtype=tensor.dtype, count=count, offset=offset)
@@ -54,7 +57,8 @@ class _Pickler(pickle.Pickler):
         self.end = 0
 
     def persistent_id(self, value: Any) -> tuple[str, tuple[int, ...], int] | None:
-        if type(value) is not torch.Tensor or value.layout != torch.strided:
+        kind = type(value)
+        if kind.__name__ != "Tensor" or kind.__module__ != "torch" or value.is_sparse:
             return None
         tensor = value.detach()
         offset = self.end
@@ -65,11 +69,13 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, rest: bytes, memory: NDArray[np.uint8]) -> None:
+    def __init__(self, rest: bytes, memory: "NDArray[np.uint8]") -> None:
         super().__init__(io.BytesIO(rest))
         self._memory = memory
 
-    def persistent_load(self, pid: tuple[str, tuple[int, ...], int]) -> torch.Tensor:
+    def persistent_load(self, pid: tuple[str, tuple[int, ...], int]) -> "torch.Tensor":
+        import torch
+
         name, shape, offset = pid
         dtype: torch.dtype = getattr(torch, name)
         count = math.prod(shape)
@@ -91,6 +97,6 @@ def pack(value: Any) -> Packed:
     return Packed(pickler.tensors, file.getvalue(), pickler.end)
 
 
-def unpack(memory: NDArray[np.uint8], tensor_bytes: int, nbytes: int) -> Any:
+def unpack(memory: "NDArray[np.uint8]", tensor_bytes: int, nbytes: int) -> Any:
     """Put a value together again; its tensors are views of the memory, and keep it alive."""
     return _Unpickler(memory[tensor_bytes:nbytes].tobytes(), memory).load()

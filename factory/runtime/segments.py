@@ -10,6 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +109,8 @@ class Segments:
 def _unnamed_file() -> int:
     """Return a descriptor of a new file that has no name."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("factory-batch")  # in memory, and not of /dev/shm's share of it
+        with suppress(OSError):  # an old system, or one that forbids it
+            return os.memfd_create("factory-batch")  # in memory, and not of /dev/shm's share of it
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -4,11 +4,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from factory.runtime.crew import CLOSE_S, join
+
+if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
+    import torch
 
 Made = TypeVar("Made")
 
@@ -26,7 +27,7 @@ class Stager(Protocol):
 class CudaStager:
     """Copies through pinned memory on a stream of its own, beside what the trainer computes."""
 
-    def __init__(self, device: torch.device, *, pin: bool) -> None:
+    def __init__(self, device: "torch.device", *, pin: bool) -> None:
         """Store where to; the stream is made with the first batch.
 
         Args:
@@ -38,6 +39,8 @@ class CudaStager:
 
     def begin(self, batch: Any) -> Any:
         """Begin to copy a batch."""
+        import torch
+
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         source = each_tensor(batch, torch.Tensor.pin_memory) if self._pin else batch
@@ -50,11 +53,13 @@ class CudaStager:
 
     def finish(self, staged: Any) -> Any:
         """Let the consumer's stream wait for the copy, and return the batch on the device."""
+        import torch
+
         moved, _, copied = staged
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
 
-        def used(tensor: torch.Tensor) -> torch.Tensor:
+        def used(tensor: "torch.Tensor") -> "torch.Tensor":
             tensor.record_stream(stream)  # its memory is not given to the next copy before
             return tensor
 
@@ -66,6 +71,8 @@ class PinStager:
 
     def begin(self, batch: Any) -> Any:
         """Return the batch in pinned memory."""
+        import torch
+
         return each_tensor(batch, torch.Tensor.pin_memory)
 
     def finish(self, staged: Any) -> Any:
@@ -74,7 +81,7 @@ class PinStager:
 
 
 def stager(
-    device: torch.device | None, *, pin_memory: bool | None, device_ahead: bool
+    device: "torch.device | None", *, pin_memory: bool | None, device_ahead: bool
 ) -> Stager | None:
     """Return how batches get onto a device; None where there is nothing to do.
 
@@ -83,6 +90,8 @@ def stager(
         pin_memory: Whether to go through pinned memory; None means where there is CUDA.
         device_ahead: Whether the next batch is copied while the trainer works on this one.
     """
+    import torch
+
     if not torch.cuda.is_available():
         return None
     pin = pin_memory is not False
@@ -91,8 +100,10 @@ def stager(
     return PinStager() if pin else None
 
 
-def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def each_tensor(value: Any, change: "Callable[[torch.Tensor], torch.Tensor]") -> Any:
     """Return a dataclass, dict, list or tuple with every tensor in it changed."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         return change(value)
     if is_dataclass(value) and not isinstance(value, type):

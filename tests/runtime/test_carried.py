@@ -60,10 +60,10 @@ def test_the_cause_is_in_the_note() -> None:
 
 
 def test_what_cannot_be_pickled_goes_as_text() -> None:
-    class Local(Exception):
+    class LocalError(Exception):
         pass
 
-    for error in (UnwillingError("this", "that"), Local("that")):
+    for error in (UnwillingError("this", "that"), LocalError("that")):
         error.add_note("a note")
         again = there_and_back(error)
         assert type(again) is FetchError

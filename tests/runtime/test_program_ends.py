@@ -50,11 +50,14 @@ def test_a_program_that_leaves_its_fetcher_open(start: Start) -> None:
     assert gone(maker)
 
 
-def test_a_program_that_is_killed(start: Start) -> None:
-    program, maker = start("wait")
+def test_a_program_that_is_killed_while_a_fork_of_it_lives(start: Start) -> None:
+    program, maker = start("fork")
+    assert program.stdout is not None
+    fork = int(program.stdout.readline())
     program.kill()
-    assert program.communicate(timeout=PATIENCE_S) == ("", "")
     assert gone(maker)
+    os.kill(fork, signal.SIGKILL)
+    assert program.communicate(timeout=PATIENCE_S) == ("", "")
 
 
 def test_a_program_that_is_interrupted_with_all_of_its_group(start: Start) -> None:

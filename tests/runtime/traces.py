@@ -1,7 +1,6 @@
 """What a process holds: threads, files, children, and names in shared memory."""
 
 import gc
-import os
 import threading
 from pathlib import Path
 
@@ -11,8 +10,7 @@ NAMED = Path("/dev/shm")
 
 
 def traces() -> dict[str, object]:
-    """Return what would be left behind, after letting go of what nobody refers to."""
-    gc.collect()
+    """Return what would be left behind, if this were the end."""
     return {
         "threads": sorted(t.name for t in threading.enumerate() if "factory" in t.name),
         "files": sorted(_files()),
@@ -22,20 +20,28 @@ def traces() -> dict[str, object]:
     }
 
 
+def left(before: dict[str, object]) -> dict[str, object]:
+    """Return `traces`; where they are not those of before, once garbage is collected."""
+    now = traces()
+    if now != before:
+        gc.collect()
+        now = traces()
+    return now
+
+
 def _named() -> list[str]:
     """Return what lies in shared memory, but for locks of other tests that run meanwhile."""
-    names = os.listdir(NAMED) if NAMED.is_dir() else []
+    names = [path.name for path in NAMED.iterdir()] if NAMED.is_dir() else []
     return [name for name in names if not name.startswith("sem.")]
 
 
 def _files() -> list[str]:
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    for path in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            found.append(str(path.readlink()).partition(":")[0])
         except FileNotFoundError:
             continue  # the listing's own
-        found.append(target.partition(":")[0] if ":" in target else target)
     return found
 
 

@@ -1,5 +1,7 @@
 """A program that trains: prints the process that makes its batches, and ends in several ways."""
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -15,18 +17,37 @@ class Make:
         return perform(job)
 
 
+def say(what: object) -> None:
+    """Print a line, now."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
+def fork() -> int:
+    """Return the process id of a fork that does nothing."""
+    pid = os.fork()
+    if not pid:
+        signal.pause()
+    return pid
+
+
 def main() -> None:
-    """Take a batch, tell who made it, then do as told: "leave", or "wait" for the next one."""
+    """Take a batch, tell who made it, then do as told.
+
+    That is to "leave", to "wait" for the next one, or to wait with a "fork" of this process.
+    """
     ending, gate = sys.argv[1:]
     jobs = [("pid", 0), ("gate", 1, gate), ("gate", 2, gate)]
     batches = iter(BatchFetcher(Make(), jobs, Prefetch(mode="process")))
-    print(next(batches), flush=True)
     held.append(batches)  # never closed
-    if ending == "wait":
-        try:
+    try:
+        say(next(batches))
+        if ending == "fork":
+            say(fork())
+        if ending != "leave":
             next(batches)
-        except KeyboardInterrupt:
-            print("interrupted", flush=True)
+    except KeyboardInterrupt:
+        say("interrupted")
 
 
 held: list[Any] = []

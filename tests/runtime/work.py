@@ -4,15 +4,17 @@ import ctypes
 import logging
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from factory.errors import MediaError
-from factory.runtime.batch import Batch
+
+if TYPE_CHECKING:  # a process that makes no tensors starts within a tenth of a second
+    import torch
+
+    from factory.runtime.batch import Batch
 
 Job = tuple[Any, ...]
 
@@ -102,6 +104,7 @@ def end_process(number: int, how: str) -> None:
     if how == "exit":
         os._exit(number)
     os.kill(os.getpid(), getattr(signal, how))
+    threading.Event().wait(60)  # a signal may take its time to arrive
 
 
 def signal_self(number: int, which: str) -> int:
@@ -121,8 +124,12 @@ def say(number: int, text: str) -> int:
     return number
 
 
-def batch(number: int, rows: int = 4) -> Batch:
+def batch(number: int, rows: int = 4) -> "Batch":
     """Return a batch with tensors of many kinds, all of which tell its number."""
+    import torch
+
+    from factory.runtime.batch import Batch
+
     sizes = torch.full((rows, 2), number, dtype=torch.int32)
     return Batch(
         backend="photos",
@@ -143,8 +150,15 @@ def batch(number: int, rows: int = 4) -> Batch:
             "none": torch.empty(rows, 0, 3),
             "scale": torch.tensor(float(number), dtype=torch.float64),
         },
-        conditioning={"depth": torch.from_numpy(np.full((rows, 1), number, np.uint8))},
+        conditioning={"depth": torch.full((rows, 1), number, dtype=torch.uint8)},
     )
+
+
+def some_bytes(number: int, size: int) -> "torch.Tensor":
+    """Return bytes that tell a number."""
+    import torch
+
+    return torch.full((size,), number, dtype=torch.uint8)
 
 
 VERBS = {
@@ -158,6 +172,6 @@ VERBS = {
     "hold": hold_interpreter,
     "say": say,
     "batch": batch,
-    "bytes": lambda number, size: torch.full((size,), number, dtype=torch.uint8),
+    "bytes": some_bytes,
     "lambda": lambda number: lambda: number,
 }

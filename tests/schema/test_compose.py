@@ -323,3 +323,16 @@ def test_an_option_that_is_added_and_does_not_exist_is_named() -> None:
     text = problems("+data.backends.photos.repeat=1", "+prefetch.nothing=2")
     assert "data.backends.photos has no option 'repeat'; did you mean 'repeats'?" in text
     assert "prefetch has no option 'nothing'; options are batches, " in text
+
+
+@pytest.mark.parametrize("mode", ["thread", "process", "inline"])
+def test_every_mode_of_prefetch_can_be_chosen(mode: str) -> None:
+    data = build(compose([f"prefetch={mode}", "prefetch.pin_memory=false"]))
+    assert str(data.prefetch.mode) == mode
+    assert data.prefetch.pins is False
+    data.close()
+
+
+def test_pinned_memory_is_auto_true_or_false() -> None:
+    text = problems("prefetch.pin_memory=perhaps")
+    assert "prefetch.pin_memory must be auto, true or false, got 'perhaps'" in text
