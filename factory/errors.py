@@ -16,7 +16,8 @@
     ├─ PlanError              a mixture that cannot be planned
     ├─ ResumeError            a checkpoint that belongs to another plan
     ├─ CacheError             encoded tensors missing, damaged or of another shape
-    └─ FetchError             background prefetch ended without a batch
+    ├─ FetchError             background prefetch ended without a batch
+    └─ PeerError              another process of the run died, hangs or failed
 
 A message names the key or sample, what was given, what is allowed, and the command or
 edit that mends it. Errors of workers keep their type and gain context through `add_note`.
@@ -113,3 +114,7 @@ class CacheError(FactoryError):
 
 class FetchError(FactoryError):
     """Background prefetch ended without delivering the batch that was due."""
+
+
+class PeerError(FactoryError):
+    """Another process of the run died, hangs or failed, so that this one cannot go on."""

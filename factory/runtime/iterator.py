@@ -1,7 +1,6 @@
 """The loaders Lightning iterates over: micro-batches of this rank, in plan order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,26 +9,13 @@ from factory.errors import PlanError
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate, batch_bytes
 from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.layout import Layout
 from factory.runtime.part import Part
 from factory.runtime.position import Position
+from factory.runtime.progress import Progress
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a global batch is divided.
-
-    Attributes:
-        rank: This process, from 0.
-        ranks: Number of processes.
-        micros: Micro-batches per optimizer step (gradient accumulation).
-    """
-
-    rank: int = 0
-    ranks: int = 1
-    micros: int = 1
 
 
 class TrainLoader:
@@ -46,6 +32,7 @@ class TrainLoader:
         prefetch: Prefetch,
         layout: Layout,
         position: Position,
+        progress: Progress | None = None,
     ) -> None:
         """Store the parts.
 
@@ -55,12 +42,14 @@ class TrainLoader:
             prefetch: How far ahead.
             layout: How a global batch is divided.
             position: Where the run stands.
+            progress: Is told what this process waits for and works on.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
         """
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
+        self._progress = progress or Progress()
         self.fetcher: BatchFetcher[Part, Batch] | None = None
         self._closed = False
         _check_layout(plan, layout)
@@ -88,7 +77,11 @@ class TrainLoader:
             self._collate, self._parts(epoch, step), self._prefetch, nbytes=batch_bytes
         )
         left = (self._plan.steps(epoch) - step) * self._layout.micros
-        for number, batch in enumerate(self.fetcher, 1):
+
+        def name(number: int) -> str:
+            return f"epoch {epoch}, step {step + number // self._layout.micros}"
+
+        for number, batch in enumerate(self._progress.told(self.fetcher, "training", name), 1):
             if number == left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
@@ -100,7 +93,7 @@ class TrainLoader:
             step = self._plan.at(epoch, number)
             places = np.arange(len(step.rows))
             for micro in range(layout.micros):
-                mine = share(places, layout.rank, layout.ranks, micro, layout.micros)
+                mine = share(places, layout.replica, layout.replicas, micro, layout.micros)
                 yield Part(step, mine)
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,17 +116,17 @@ class TrainLoader:
 
 def _check_layout(plan: Plan, layout: Layout) -> None:
     """Refuse a layout that cannot share every batch of a plan equally, the short ones too."""
-    check_division(plan.batch_size, layout.ranks, layout.micros)
+    check_division(plan.batch_size, layout.replicas, layout.micros)
     if plan.short_batch != "short":
         return
-    parts = layout.ranks * layout.micros
+    parts = layout.replicas * layout.micros
     for backend in plan.backends:
         rest = backend.sizes % (backend.batch_size or plan.batch_size) % parts
         if rest.any():
             bucket = backend.buckets[int(rest.argmax())]
             raise PlanError(
                 f"backend {backend.name!r}: the short batch of bucket {bucket} cannot be shared "
-                f"by {layout.ranks} ranks x {layout.micros} micro-batches; set "
+                f"by {layout.replicas} ranks x {layout.micros} micro-batches; set "
                 "sampling.short_batch=fill or drop, or train without accumulation on one device"
             )
 
@@ -142,9 +135,15 @@ class EvalLoader:
     """Every sample of the validation backends once, padded so that ranks stay equal."""
 
     def __init__(
-        self, plans: Sequence[EvalPlan], collate: Collate, prefetch: Prefetch, layout: Layout
+        self,
+        plans: Sequence[EvalPlan],
+        collate: Collate,
+        prefetch: Prefetch,
+        layout: Layout,
+        progress: Progress | None = None,
     ) -> None:
-        """Store the parts."""
+        """Store the parts; `progress` is told what this process waits for and works on."""
+        self._progress = progress or Progress()
         self._plans, self._collate, self._prefetch = plans, collate, prefetch
         self._layout = layout
         self.fetcher: BatchFetcher[Part, Batch] | None = None
@@ -159,12 +158,17 @@ class EvalLoader:
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
         parts = map(self._part, steps)
         self.fetcher = BatchFetcher(self._collate, parts, self._prefetch, nbytes=batch_bytes)
-        yield from self.fetcher
+
+        def name(number: int) -> str:
+            return f"validation batch {number}"
+
+        yield from self._progress.told(self.fetcher, "validating", name)
 
     def _part(self, step: PlanStep) -> Part:
-        places, valid = pad(np.arange(len(step.rows)), self._layout.ranks)
-        width = len(places) // self._layout.ranks
-        mine = slice(self._layout.rank * width, (self._layout.rank + 1) * width)
+        replica, replicas = self._layout.replica, self._layout.replicas
+        places, valid = pad(np.arange(len(step.rows)), replicas)
+        width = len(places) // replicas
+        mine = slice(replica * width, (replica + 1) * width)
         return Part(step, places[mine], valid[mine])
 
     def close(self) -> None:

@@ -1,0 +1,26 @@
+"""What the tests of whole runs share: a nursery of processes, and pictures made ready."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.datamodule.building import data_module, write_folders
+from tests.elastic.nursery import Nursery, opened
+
+
+@pytest.fixture(scope="package")
+def nursery() -> Iterator[Nursery]:
+    with opened() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="package")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return folders that are scanned and encoded."""
+    folder = tmp_path_factory.mktemp("elastic")
+    write_folders(folder)
+    data = data_module(folder)
+    data.prepare_data()
+    data.close()
+    return folder
