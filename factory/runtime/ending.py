@@ -31,11 +31,16 @@ def stacks() -> str:
     return "\n".join(shown)
 
 
+def write(report: str) -> None:
+    """Write a report to the log, which may hang itself."""
+    _bounded(lambda: logger.critical("%s", report))
+
+
 def end(
     report: str, thread: int, acknowledged: threading.Event, grace_s: float,
     leave: Callable[[int], None] = os._exit,
 ) -> None:  # fmt: skip
-    """Write a report and end the process: by an error in a thread, or hard if it does not come.
+    """End the process: by an error in a thread, or hard if the thread does not end.
 
     A thread that is blocked in a collective sits in C++ and runs no Python: neither an
     exception nor a signal's handler reaches it. What would free it does not exist for
@@ -45,13 +50,12 @@ def end(
     run Python then unwinds and cleans up; after that the process leaves, without clean-up.
 
     Args:
-        report: What happened.
+        report: What happened; its first line is the message of the error.
         thread: Ident of the thread that trains.
         acknowledged: Set by that thread when it is ending.
         grace_s: Seconds the thread has for it.
         leave: Ends the process at once.
     """
-    _bounded(lambda: logger.critical("%s", report))
     if not acknowledged.is_set():
         _raise_in(thread, report)
     if not acknowledged.wait(grace_s):

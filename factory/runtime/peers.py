@@ -15,7 +15,7 @@ import torch.distributed
 
 from factory.errors import PeerError
 from factory.runtime.agreement import are_many
-from factory.runtime.ending import end, stacks
+from factory.runtime.ending import LOG_S, end, stacks, write
 from factory.runtime.peer_board import SETTLE_S, Board, Verdict
 from factory.runtime.progress import Doing, Progress
 from factory.runtime.wire import Wire
@@ -125,9 +125,9 @@ class Peers:
         self._acknowledged.set()
         if self._thread is None or self._leaving is not None:
             return self.verdict
-        if self.verdict is None:
-            self._leave(Doing("failed", f"{type(error).__name__}: {error}"))
-            self._judged.wait(2 * SETTLE_S + LAST_S)
+        self._leave(Doing("failed", f"{type(error).__name__}: {error}"))
+        # Until the report is written, too: the process may end right after this.
+        self._judged.wait(2 * SETTLE_S + LAST_S + LOG_S)
         verdict = self.verdict
         return None if verdict is None or verdict.rank == self.rank else verdict
 
@@ -174,14 +174,18 @@ class Peers:
                     pass
             self._tell_last()
         finally:
-            self._judged.set()
             for wire in self._wires:
                 wire.close()
             for each in (self._server, self._wake, self._woken):
                 if each is not None:
                     each.close()
-        if self.verdict is not None and self.verdict.rank != self.rank:
-            end(self._report(self.verdict), self._trains, self._acknowledged, self._grace_s)
+        report = "" if self.verdict is None else self._report(self.verdict)
+        blames_another = self.verdict is not None and self.verdict.rank != self.rank
+        if blames_another:
+            write(report)
+        self._judged.set()
+        if blames_another:
+            end(report, self._trains, self._acknowledged, self._grace_s)
 
     def _turn(self, selector: selectors.BaseSelector) -> bool:
         """Hear what came in and beat once; tell whether to go on."""

@@ -91,7 +91,9 @@ class Nursery:
         """End the parent, and what was left of the children."""
         self.ask({"kill": self.children})
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(10)
 
 
@@ -113,7 +115,8 @@ def _serve() -> None:
 
     ended: dict[int, int] = {}
     for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line), ended)), flush=True)
+        sys.stdout.write(json.dumps(_answer(json.loads(line), ended)) + "\n")
+        sys.stdout.flush()
 
 
 def _answer(request: dict[str, Any], ended: dict[int, int]) -> Any:
@@ -158,7 +161,7 @@ def _fork(request: dict[str, Any]) -> int:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a process ends with it, whatever it is
         import traceback
 
         traceback.print_exc()
