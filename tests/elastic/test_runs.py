@@ -1,0 +1,128 @@
+"""Real runs with Lightning, killed for real, resumed with other settings: the same steps."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.elastic.nursery import Child, Nursery
+from tests.elastic.run import BATCH, forget, lines
+
+RUN = "tests.elastic.run:fit"
+# What a test waits for at most, seconds: only where something is wrong does it take so long.
+ENOUGH_S = 60.0
+# Two epochs are 14 steps; validation comes after 3 and 7 batches of an epoch as well as inside
+# an accumulation.
+STEPS = 17
+VALIDATION = {"val_check_interval": 3, "num_sanity_val_steps": -1}
+HOOKS = (
+    "training_step", "optimizer_step", "on_train_batch_end", "on_save_checkpoint",
+    "validation_step",
+)  # fmt: skip
+
+
+def run(
+    nursery: Nursery, root: Path, folder: Path, ranks: int, **settings: Any
+) -> list[tuple[int | None, Child]]:
+    """Run all ranks to their end, and return how each ended."""
+    folder.mkdir(exist_ok=True)
+    settings = {"max_steps": STEPS, **VALIDATION, **settings}
+    children = nursery.start_ranks(RUN, folder, ranks, str(root), str(folder), settings)
+    return [(child.wait(ENOUGH_S), child) for child in children]
+
+
+def steps(folder: Path) -> dict[int, list[str]]:
+    """Return the samples of each step, over all ranks; steps done twice must be the same."""
+    found: dict[int, list[str]] = {}
+    by_rank = lines(folder, "step")
+    counts = {len(entries) for entries in by_rank.values()}
+    shortest = min(counts)
+    for entries in zip(*(entries[:shortest] for entries in by_rank.values()), strict=True):
+        (number,) = {entry["number"] for entry in entries}
+        assert {entry["rate"] for entry in entries} == {1.0 + number}
+        keys = [key for entry in entries for key in entry["keys"]]
+        assert len(keys) == BATCH
+        assert found.setdefault(number, keys) == keys
+    return found
+
+
+@pytest.fixture(scope="module")
+def straight(nursery: Nursery, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the steps of a run that is never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    ((status, child),) = run(nursery, root, folder, 1)
+    assert status == 0, child.text
+    found = steps(folder)
+    assert sorted(found) == list(range(STEPS))
+    return found
+
+
+def trial(nursery: Nursery, root: Path, folder: Path, straight: Any, chance: random.Random) -> None:
+    """Kill a run until it is through, each time going on with other settings."""
+    found: dict[int, list[str]] = {}
+    folder.mkdir()
+    # Killed sooner and sooner, lest a run that validates much never gets anywhere.
+    for attempt in range(12):
+        ranks = chance.choice([1, 1, 2])
+        kill = [chance.choice(HOOKS), chance.randint(1, 8), "SIGKILL"] if attempt < 3 else None
+        victim = str(chance.randrange(ranks))
+        settings: dict[str, Any] = {
+            "accumulate_grad_batches": chance.choice([1, 2]),
+            "prefetch": {"batches": chance.randint(1, 6), "workers": chance.randint(1, 3)},
+            "kill": {victim: kill} if kill else {},
+        }
+        ended = run(nursery, root, folder, ranks, **settings)
+        assert None not in [status for status, _ in ended]
+        for number, keys in steps(folder).items() if lines(folder, "step") else ():
+            assert found.setdefault(number, keys) == keys
+        if all(status == 0 for status, _ in ended):
+            break
+        forget(folder)
+    else:
+        raise AssertionError([child.text for _, child in ended])
+    # A step that was saved and died with its ranks before they wrote it down is not seen.
+    assert found == {number: straight[number] for number in found}
+    assert max(found) == STEPS - 1
+    assert all(found.keys() >= set(range(n, STEPS)) for n in [max(0, STEPS - 2)])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_and_resumed(
+    nursery: Nursery, root: Path, tmp_path: Path, straight: Any, seed: int
+) -> None:
+    trial(nursery, root, tmp_path / "run", straight, random.Random(seed))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(10, 50))
+def test_killed_at_random_and_resumed_many_times(
+    nursery: Nursery, root: Path, tmp_path: Path, straight: Any, seed: int
+) -> None:
+    trial(nursery, root, tmp_path / "run", straight, random.Random(seed))
+
+
+@pytest.mark.parametrize(
+    ("hook", "number", "first", "then"),
+    [
+        # Between the micro-batches of a step; in a validation; while a checkpoint is saved.
+        ("training_step", 4, {"accumulate_grad_batches": 2}, {"accumulate_grad_batches": 4}),
+        ("validation_step", 8, {}, {"accumulate_grad_batches": 2}),
+        ("on_save_checkpoint", 5, {"accumulate_grad_batches": 4}, {}),
+    ],
+)
+def test_killed_at_a_bad_moment(
+    nursery: Nursery, root: Path, tmp_path: Path, straight: Any,
+    hook: str, number: int, first: dict[str, Any], then: dict[str, Any],
+) -> None:  # fmt: skip
+    killing = {"kill": {"0": [hook, number, "SIGKILL"]}}
+    ((status, _),) = run(nursery, root, tmp_path, 1, **first, **killing)
+    assert status == -9
+    before = steps(tmp_path)
+    forget(tmp_path)
+    ((status, child),) = run(nursery, root, tmp_path, 1, **then)
+    assert status == 0, child.text
+    after = steps(tmp_path)
+    assert before | after == straight
+    assert min(after) > 0
