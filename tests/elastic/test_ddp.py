@@ -19,7 +19,11 @@ COUNTED = "tests.elastic.counting:fit"
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_ranks_share_equal_batches_and_validate_on_each_sample_once(
-    nursery: Nursery, root: Path, tmp_path: Path, straight: Any, ranks: int  # noqa: F811
+    nursery: Nursery,
+    root: Path,
+    tmp_path: Path,
+    straight: Any,
+    ranks: int,
 ) -> None:
     ended = run(nursery, root, tmp_path, ranks)
     assert [status for status, _ in ended] == [0] * ranks, ended[0][1].text
@@ -35,7 +39,8 @@ def test_ranks_share_equal_batches_and_validate_on_each_sample_once(
     alone = tmp_path / "alone"
     run(nursery, root, alone, 1, max_steps=1, val_check_interval=1)
     (entry, *_) = lines(alone, "validated")[0]
-    assert scores == {pytest.approx(entry["score"], abs=1e-12)}
+    # Sums of other orders differ in their last bits.
+    assert all(score == pytest.approx(entry["score"], abs=1e-9) for score in scores)
     assert len(validated[0]) == 6
 
 
@@ -106,6 +111,7 @@ def test_a_rank_in_trouble_ends_the_run_with_a_report(
     assert f"rank {victim}: " in survivor
 
 
+@pytest.mark.long
 def test_with_the_launcher_of_lightning(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.elastic.test_ddp", str(root), str(tmp_path)]
     here = Path(__file__).parents[2]

@@ -23,7 +23,6 @@ PROCESS = "tests.elastic.peer_process:main"
         (3, 0, "kill", "ended without a word"),
         (2, 1, "raise", "failed: ValueError: no good"),
         (3, 0, "raise", "failed: ValueError: no good"),
-        (3, 2, "stop", "has given no sign of life for"),
         (2, 0, "stop", "has given no sign of life for"),
     ],
 )
