@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.datamodule.building import data_module, write_folders
 from tests.elastic.nursery import Nursery, opened
+from tests.elastic.running import STEPS, run, steps
 
 
 @pytest.fixture(scope="package")
@@ -24,3 +26,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.prepare_data()
     data.close()
     return folder
+
+
+@pytest.fixture(scope="package")
+def straight(nursery: Nursery, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the steps of a run that is never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    ((status, child),) = run(nursery, root, folder, 1)
+    assert status == 0, child.text
+    found = steps(folder)
+    assert sorted(found) == list(range(STEPS))
+    return found

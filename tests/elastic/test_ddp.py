@@ -12,7 +12,7 @@ from factory.runtime.ending import EXIT_STATUS
 from tests.datamodule.building import data_module, trainer, write_folders
 from tests.elastic.nursery import CALM, Nursery
 from tests.elastic.run import Model, lines
-from tests.elastic.test_runs import ENOUGH_S, RUN, run, steps, straight  # noqa: F401 - a fixture
+from tests.elastic.running import ENOUGH_S, RUN, run, steps
 
 COUNTED = "tests.elastic.counting:fit"
 

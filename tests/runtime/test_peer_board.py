@@ -105,8 +105,8 @@ def test_progress_tells_what_is_waited_for_and_worked_on() -> None:
             seen.append(str(progress.now).rpartition(" since")[0])
             yield number
 
-    for _ in progress.told(batches(), "training", lambda number: f"step {number}"):
-        seen.append(str(progress.now).rpartition(" since")[0])
+    told = progress.told(batches(), "training", lambda number: f"step {number}")
+    seen.extend(str(progress.now).rpartition(" since")[0] for _ in told)
     assert seen == [
         "waiting for the batch of step 0", "training step 0",
         "waiting for the batch of step 1", "training step 1",

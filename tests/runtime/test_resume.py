@@ -9,7 +9,8 @@ from factory.errors import ResumeError
 from factory.runtime.resume import STATE_FORMAT, check_format, check_plan, plan_changes
 
 PLAN: dict[str, Any] = {
-    "seed": 7, "batch_size": 4, "backends": {"a": {"repeats": 0, "rows": "x"}, "ab": {"repeats": 0}},
+    "seed": 7, "batch_size": 4,
+    "backends": {"a": {"repeats": 0, "rows": "x"}, "ab": {"repeats": 0}},
 }  # fmt: skip
 STATE = {"fingerprint": "f", "plan": PLAN, "epoch": 0, "step": 0}
 
