@@ -29,7 +29,7 @@ from factory.runtime.layout import Layout
 from factory.runtime.peers import PEER_TIMEOUT_S, Peers, watch
 from factory.runtime.position import Position
 from factory.runtime.progress import Progress
-from factory.runtime.resume import STATE_FORMAT, check_format, check_plan
+from factory.runtime.resume import STATE_FORMAT, check_cut, check_format, check_plan
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
@@ -196,6 +196,7 @@ class FactoryDataModule(LightningDataModule):
             "plan": self.plan.describe(),
             "epoch": epoch,
             "step": step,
+            "cut": self._cut,
             "streams": self._stream_states(epoch, step),
         }
 
@@ -337,10 +338,20 @@ class FactoryDataModule(LightningDataModule):
         if state is None:
             return
         if state["fingerprint"] != self.plan.fingerprint:
+            # An epoch after the last one is none, and a changed plan may have fewer.
             committed = self.plan.steps_before(state["epoch"]) + state["step"]
             now = self.plan.describe()
             check_plan(state["plan"], now, committed, self.accept_changed_plan)
+        check_cut(state.get("cut"), self._cut, self.accept_changed_plan)
         self._restore_streams(state)
+
+    @property
+    def _cut(self) -> float | None:
+        """Where the trainer ends an epoch early: steps, or a share below 1; None for nowhere."""
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        if isinstance(limit, int):
+            return limit // self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
+        return limit if limit is not None and limit < 1 else None
 
     def _eval_backends(self) -> list[PlanBackend]:
         return [plan_backend(self.sources[name]) for name in self.registry.eval]
@@ -429,6 +440,17 @@ class _Commits(Callback):
         if self.position.restored:
             _, step = self.position.next(self.data.plan.steps)
             align(trainer, step * trainer.accumulate_grad_batches)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an epoch that would end between the micro-batches of a step."""
+        del pl_module
+        micros, count = trainer.accumulate_grad_batches, trainer.num_training_batches
+        if self._watches(trainer) and count % micros and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise PlanError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch after "
+                f"{count} micro-batches, within an optimizer step of {micros}; set it to a "
+                f"multiple of trainer.accumulate_grad_batches={micros}"
+            )
 
     def on_train_batch_end(self, trainer: Trainer, *hook: Any) -> None:
         """Count one micro-batch."""

@@ -98,6 +98,33 @@ def check_plan(
         )  # fmt: skip
 
 
+def check_cut(old: float | None, new: float | None, accepted: bool | Sequence[str]) -> None:
+    """Refuse epochs that a trainer ends elsewhere than before, unless that is accepted.
+
+    Args:
+        old: Optimizer steps, or share, after which epochs ended; None for whole ones.
+        new: The same of now.
+        accepted: See `check_plan`; the key is "limit_train_batches".
+
+    Raises:
+        ResumeError: They differ.
+    """
+    if old == new:
+        return
+    change = f"limit_train_batches: {_steps(old)} -> {_steps(new)}"
+    if not _is_accepted(change, accepted):
+        raise ResumeError(
+            f"the checkpoint's run ended its epochs elsewhere: {change}. It counts micro-batches: "
+            "set trainer.limit_train_batches so that it makes as many optimizer steps as before, "
+            "or accept it with 'data.accept_changed_plan=[limit_train_batches]'"
+        )
+    logger.warning("epochs end elsewhere than in the checkpoint's run: %s", change)
+
+
+def _steps(cut: float | None) -> str:
+    return "none" if cut is None else f"{cut} steps" if isinstance(cut, int) else f"{cut}"
+
+
 def _is_accepted(change: str, accepted: bool | Sequence[str]) -> bool:
     if isinstance(accepted, bool):
         return accepted

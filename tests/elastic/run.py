@@ -125,7 +125,7 @@ def fit(root: str, folder: str, settings: dict[str, Any]) -> None:
     last = Path(folder) / "last.ckpt"
     run: Trainer = trainer(
         Path(folder), callbacks=[saving], enable_checkpointing=True,
-        devices=int(os.environ.get("WORLD_SIZE", "1")), use_distributed_sampler=False,
+        devices=int(os.environ.get("WORLD_SIZE", "1")),
         **{"max_epochs": -1, **settings},
     )  # fmt: skip
     model = Model(log, kill)
