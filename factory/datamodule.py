@@ -85,10 +85,8 @@ class FactoryDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
-        for name, value in (
-            ("context_parallel", context_parallel),
-            ("peer_timeout_s", peer_timeout_s),
-        ):
+        positive = {"context_parallel": context_parallel, "peer_timeout_s": peer_timeout_s}
+        for name, value in positive.items():
             if value is not None and value <= 0:
                 raise ConfigError(f"data.{name} must be above 0, got {value}")
         self.batch_size, self.seed = batch_size, seed
@@ -188,7 +186,12 @@ class FactoryDataModule(LightningDataModule):
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the plan's fingerprint and the last completed optimizer step."""
+        """Return the plan's fingerprint and the last completed optimizer step.
+
+        Nothing before there is a plan: a callback that saves on any exception asks for it then.
+        """
+        if self._plan is None:
+            return {}
         epoch, step = self.committed
         return {
             "format": STATE_FORMAT,
@@ -209,6 +212,8 @@ class FactoryDataModule(LightningDataModule):
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return  # a model is looked at, not trained on
+        if not state_dict:
+            return  # saved before there was a plan
         check_format(state_dict)
         self._unchecked = dict(state_dict)
         self._position.move(state_dict["epoch"], state_dict["step"])
@@ -338,11 +343,11 @@ class FactoryDataModule(LightningDataModule):
         if state is None:
             return
         if state["fingerprint"] != self.plan.fingerprint:
-            # An epoch after the last one is none, and a changed plan may have fewer.
             committed = self.plan.steps_before(state["epoch"]) + state["step"]
             now = self.plan.describe()
             check_plan(state["plan"], now, committed, self.accept_changed_plan)
-        check_cut(state.get("cut"), self._cut, self.accept_changed_plan)
+        if self.trainer is not None:
+            check_cut(state.get("cut"), self._cut, self.accept_changed_plan)
         self._restore_streams(state)
 
     @property

@@ -140,8 +140,12 @@ class Peers:
             if self._thread is not threading.current_thread():
                 self._thread.join(self._grace_s + LAST_S)
             self._thread = None
-        elif self._server is not None:
-            self._server.close()
+        self._shut()
+
+    def _shut(self) -> None:
+        for each in (*self._wires, self._server, self._wake, self._woken):
+            if each is not None:
+                each.close()
 
     def _leave(self, doing: Doing) -> None:
         self._leaving = doing
@@ -174,11 +178,7 @@ class Peers:
                     pass
             self._tell_last()
         finally:
-            for wire in self._wires:
-                wire.close()
-            for each in (self._server, self._wake, self._woken):
-                if each is not None:
-                    each.close()
+            self._shut()
         report = "" if self.verdict is None else self._report(self.verdict)
         blames_another = self.verdict is not None and self.verdict.rank != self.rank
         if blames_another:
@@ -320,5 +320,9 @@ def watch(
     peers = Peers(rank, ranks, timeout_s, progress)
     # Rank 0 runs where the group's own store is, which all of them have reached already.
     host = os.environ.get("MASTER_ADDR", LOOPBACK) if several_nodes else LOOPBACK
-    peers.start(exchange(peers.listen(host) if rank == 0 else ""))
+    try:
+        peers.start(exchange(peers.listen(host) if rank == 0 else ""))
+    except BaseException:
+        peers.close()
+        raise
     return peers

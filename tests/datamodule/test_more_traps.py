@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
 
-from factory.errors import PlanError, ResumeError
+from factory.errors import ObjectNotFoundError, PlanError, ResumeError
 from tests.datamodule.building import data_module, trainer, write_folders
 from tests.datamodule.test_lightning_traps import Model, Step, fit
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",
     "ignore:Be aware that when using `ckpt_path`",
     "ignore:You requested to overfit",
+    "ignore:.*was called without a model",
     "ignore:The '.*_dataloader' does not have many workers",
 )
 
@@ -136,6 +137,18 @@ def test_a_checkpoint_of_an_exception(root: Path, tmp_path: Path, number: int) -
     rest = fit(root, ckpt=tmp_path / "failed.ckpt", **settings)
     assert steps[: len(straight) - len(rest)] + rest == straight
     assert len(rest) == 14 - number // 2
+
+
+def test_an_error_before_there_is_a_plan_is_not_hidden(tmp_path: Path) -> None:
+    data = data_module(tmp_path)  # nothing there
+    saving = OnExceptionCheckpoint(tmp_path, "failed")
+    run = trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, max_epochs=1)
+    with pytest.raises(ObjectNotFoundError):
+        run.fit(Model([]), datamodule=data)
+    data.close()
+    assert data.state_dict() == {}
+    data.load_state_dict({})
+    assert data.committed == (0, 0)
 
 
 def test_a_run_that_stops_itself_keeps_its_place(root: Path) -> None:

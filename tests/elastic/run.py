@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import Batch
+from factory.runtime.collate import Collate
 from factory.runtime.fetcher import Prefetch
+from factory.runtime.part import Part
 from tests.datamodule.building import data_module, trainer
 
 BATCH = 4
@@ -98,20 +101,34 @@ class Model(LightningModule):
         }
 
 
+def stall(step: int) -> None:
+    """Let reading hang in this process, for the batch of a step."""
+    make = Collate.__call__
+
+    def hang(self: Collate, part: Part) -> Batch:
+        if part.step.global_step == step:
+            threading.Event().wait()
+        return make(self, part)
+
+    Collate.__call__ = hang  # type: ignore[method-assign]
+
+
 def fit(root: str, folder: str, settings: dict[str, Any]) -> None:
     """Train, going on from the folder's checkpoint if there is one.
 
     Args:
         root: Folders of pictures.
         folder: Where checkpoints and logs go.
-        settings: "prefetch", "kill" by rank, "data" for the data module; the rest goes to the
-            trainer.
+        settings: "prefetch"; "kill" and "stall" by rank; "data" for the data module; the rest
+            goes to the trainer.
     """
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     rank = os.environ.get("RANK", "0")
     prefetch = Prefetch(**settings.pop("prefetch", {}))
     kill = settings.pop("kill", {}).get(rank)
+    if rank in (stalls := settings.pop("stall", {})):
+        stall(stalls[rank])
     data = data_module(
         Path(root), batch_size=BATCH, probability=2.0, prefetch=prefetch,
         **{"peer_timeout_s": 2.0, **settings.pop("data", {})},

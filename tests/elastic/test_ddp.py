@@ -111,6 +111,18 @@ def test_a_rank_in_trouble_ends_the_run_with_a_report(
     assert f"rank {victim}: " in survivor
 
 
+def test_a_rank_whose_storage_hangs_tells_the_others(
+    nursery: Nursery, root: Path, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 9, "prefetch": {"timeout_s": 1.0}, "stall": {"1": 3}}
+    children = nursery.start_ranks(RUN, tmp_path, 2, str(root), str(tmp_path), settings)
+    assert [child.wait(ENOUGH_S) for child in children] == [1, 1]
+    assert "FetchError: no batch within prefetch.timeout_s=1 s" in children[1].text
+    why = "rank 0 ends because rank 1 failed: FetchError: no batch within prefetch.timeout_s=1 s"
+    assert why in children[0].text
+    assert children[1].text.count("ends because") == 0
+
+
 @pytest.mark.long
 def test_with_the_launcher_of_lightning(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.elastic.test_ddp", str(root), str(tmp_path)]
