@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Be aware that when using `ckpt_path`",
     "ignore:You requested to overfit",
     "ignore:.*was called without a model",
+    "ignore:.*there is no last checkpoint",
     "ignore:The '.*_dataloader' does not have many workers",
 )
 
