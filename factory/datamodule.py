@@ -83,12 +83,7 @@ class FactoryDataModule(LightningDataModule):
     ) -> None:
         """Store the parts and check how they refer to each other; no I/O."""
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
-        positive = {"context_parallel": context_parallel, "peer_timeout_s": peer_timeout_s}
-        for name, value in positive.items():
-            if value is not None and value <= 0:
-                raise ConfigError(f"data.{name} must be above 0, got {value}")
+        _check_numbers(batch_size, context_parallel, peer_timeout_s)
         self.batch_size, self.seed = batch_size, seed
         self.context_parallel, self.peer_timeout_s = context_parallel, peer_timeout_s
         self.sampling = sampling or Mixture()
@@ -381,6 +376,15 @@ class FactoryDataModule(LightningDataModule):
             self._peers = watch(
                 exchange, self.peer_timeout_s, self._progress, several_nodes=several
             )
+
+
+def _check_numbers(batch_size: int, context_parallel: int, peer_timeout_s: float | None) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
+    positive = {"context_parallel": context_parallel, "peer_timeout_s": peer_timeout_s}
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"data.{name} must be above 0, got {value}")
 
 
 def plan_backend(source: Source) -> PlanBackend:
