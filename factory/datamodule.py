@@ -20,8 +20,8 @@ from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError
 from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
-from factory.runtime.agreement import agree, are_many
-from factory.runtime.alignment import align
+from factory.runtime.agreement import agree, agree_on_plan
+from factory.runtime.alignment import align, cut_of
 from factory.runtime.collate import Collate
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, TrainLoader
@@ -160,7 +160,7 @@ class FactoryDataModule(LightningDataModule):
                 self.trainer.accumulate_grad_batches,
                 self.context_parallel,
             )
-            agree(self._agreed(), "their plans")
+            agree_on_plan(self.plan, self._eval_backends())
             if stage == TrainerFn.FITTING:
                 self._join(self.trainer)
 
@@ -194,7 +194,7 @@ class FactoryDataModule(LightningDataModule):
             "plan": self.plan.describe(),
             "epoch": epoch,
             "step": step,
-            "cut": self._cut,
+            "cut": cut_of(self.trainer),
             "streams": self._stream_states(epoch, step),
         }
 
@@ -342,29 +342,11 @@ class FactoryDataModule(LightningDataModule):
             now = self.plan.describe()
             check_plan(state["plan"], now, committed, self.accept_changed_plan)
         if self.trainer is not None:
-            check_cut(state.get("cut"), self._cut, self.accept_changed_plan)
+            check_cut(state.get("cut"), cut_of(self.trainer), self.accept_changed_plan)
         self._restore_streams(state)
-
-    @property
-    def _cut(self) -> float | None:
-        """Where the trainer ends an epoch early: steps, or a share below 1; None for nowhere."""
-        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
-        if isinstance(limit, int):
-            return limit // self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
-        return limit if limit is not None and limit < 1 else None
 
     def _eval_backends(self) -> list[PlanBackend]:
         return [plan_backend(self.sources[name]) for name in self.registry.eval]
-
-    def _agreed(self) -> dict[str, Any]:
-        """Return what must be the same on every rank before the first step."""
-        if not are_many():
-            return {}
-        held = {
-            each.name: {"identity": each.identity, "buckets": each.sizes.tolist()}
-            for each in self._eval_backends()
-        }
-        return {**self.plan.describe(), "validation": held}
 
     def _watch_peers(self) -> None:
         if self._peers is not None:

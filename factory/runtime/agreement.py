@@ -7,6 +7,8 @@ import torch.distributed
 
 from factory.errors import PlanError
 from factory.sampling.fingerprint import difference, hash_description
+from factory.sampling.passes import PlanBackend
+from factory.sampling.plan import Plan
 
 
 def are_many() -> bool:
@@ -37,6 +39,23 @@ def agree(told: Mapping[str, Any], what: str) -> None:
     every: list[Any] = [None] * ranks
     torch.distributed.all_gather_object(every, dict(told))
     raise PlanError(disagreement(every, what))
+
+
+def agree_on_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
+    """Refuse to go on unless every rank has the same plan and validates on the same.
+
+    Args:
+        plan: The plan of this rank.
+        held: What it validates on.
+
+    Raises:
+        PlanError: Ranks differ; names them and the difference, the same on every rank.
+    """
+    if are_many():  # reads all row ids
+        validation = {
+            each.name: {"identity": each.identity, "buckets": each.sizes.tolist()} for each in held
+        }
+        agree({**plan.describe(), "validation": validation}, "their plans")
 
 
 def disagreement(every: Sequence[Mapping[str, Any]], what: str) -> str:

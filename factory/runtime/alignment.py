@@ -26,3 +26,11 @@ def align(trainer: Trainer, done: int) -> None:
     elif not batches.is_last_batch:
         # The loop adds the batch that was being closed when the checkpoint was saved.
         batches.current.completed = done - int(loop.restarted_on_train_batch_end)
+
+
+def cut_of(trainer: Trainer | None) -> float | None:
+    """Return where a trainer ends an epoch early: steps, or a share below 1; None for nowhere."""
+    limit = 1.0 if trainer is None else trainer.limit_train_batches
+    if trainer is not None and isinstance(limit, int):
+        return limit // trainer.accumulate_grad_batches
+    return limit if limit is not None and limit < 1 else None
