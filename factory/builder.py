@@ -49,11 +49,14 @@ def build(
             built.append(make(node, f"data.backends.{name}"))
     shared = ("sampling", "cache", "prefetch", "engine", "quarantine")
     parts = {key: make(cfg.data[key], f"data.{key}") for key in shared}
+    accepted = cfg.data.accept_changed_plan
     return FactoryDataModule(
         built,
         batch_size=cfg.data.batch_size,
         seed=cfg.data.seed,
-        accept_changed_plan=cfg.data.accept_changed_plan,
+        accept_changed_plan=accepted if isinstance(accepted, bool) else list(accepted),
+        context_parallel=cfg.data.context_parallel,
+        peer_timeout_s=cfg.data.peer_timeout_s,
         telemetry=telemetry,
         **parts,
     )

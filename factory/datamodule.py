@@ -1,6 +1,6 @@
 """Where Lightning enters: backends in, batches of the plan out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,21 +18,26 @@ from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.engine.local import LocalEngine
-from factory.errors import ConfigError, PlanError, ResumeError
+from factory.errors import ConfigError, PlanError
 from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
+from factory.runtime.agreement import agree, agree_on_plan
+from factory.runtime.alignment import align, cut_of
 from factory.runtime.collate import Collate
 from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import Prefetch
-from factory.runtime.iterator import EvalLoader, Layout, TrainLoader
+from factory.runtime.iterator import EvalLoader, Record, TrainLoader
+from factory.runtime.layout import Layout
 from factory.runtime.maker import MakerProcess
+from factory.runtime.peers import PEER_TIMEOUT_S, Peers, watch
 from factory.runtime.position import Position
+from factory.runtime.progress import Progress
 from factory.runtime.quarantine import Quarantine, QuarantineLimit
+from factory.runtime.resume import STATE_FORMAT, check_cut, check_format, check_plan
 from factory.runtime.staging import stager
 from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
-from factory.sampling.fingerprint import difference
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
@@ -57,7 +62,11 @@ class FactoryDataModule(LightningDataModule):
         prefetch: How far batches are prepared ahead; 4 batches in threads if None.
         engine: Where bulk work runs; this machine's threads if None.
         quarantine: How many samples may turn out unusable; a hundredth if None.
-        accept_changed_plan: Continue from a checkpoint that belongs to another plan.
+        accept_changed_plan: Continue from a checkpoint that belongs to another plan; or the keys
+            that may have changed, such as ["batch_size", "backends.web"].
+        context_parallel: Consecutive ranks that are given the same samples.
+        peer_timeout_s: Seconds without a sign of life after which another process counts as
+            hanging, and this one ends with a report; None to watch none.
         telemetry: Where stages are recorded; one of its own if None.
 
     Raises:
@@ -75,14 +84,16 @@ class FactoryDataModule(LightningDataModule):
         prefetch: Prefetch | None = None,
         engine: Engine | None = None,
         quarantine: QuarantineLimit | None = None,
-        accept_changed_plan: bool = False,
+        accept_changed_plan: bool | Sequence[str] = False,
+        context_parallel: int = 1,
+        peer_timeout_s: float | None = PEER_TIMEOUT_S,
         telemetry: Telemetry | None = None,
     ) -> None:
         """Store the parts and check how they refer to each other; no I/O."""
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
+        _check_numbers(batch_size, context_parallel, peer_timeout_s)
         self.batch_size, self.seed = batch_size, seed
+        self.context_parallel, self.peer_timeout_s = context_parallel, peer_timeout_s
         self.sampling = sampling or Mixture()
         self.prefetch = prefetch or Prefetch()
         self.quarantine_limit = quarantine or QuarantineLimit()
@@ -112,9 +123,10 @@ class FactoryDataModule(LightningDataModule):
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._unchecked: dict[str, Any] | None = None
-        self._position = Position()
-        self._layout = Layout()
         self._supply: Supply | None = None
+        self._position, self._layout = Position(), Layout()
+        self._progress = Progress()
+        self._peers: Peers | None = None
 
     @property
     def plan(self) -> Plan:
@@ -141,7 +153,9 @@ class FactoryDataModule(LightningDataModule):
         Raises:
             PlanError: The mixture cannot be planned.
             ResumeError: The checkpoint loaded before belongs to another plan.
+            PeerError: The processes of the run cannot reach each other.
         """
+        self._watch_peers()
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
         self._open_streams()
@@ -159,49 +173,42 @@ class FactoryDataModule(LightningDataModule):
                 self.trainer.global_rank,
                 self.trainer.world_size,
                 self.trainer.accumulate_grad_batches,
+                self.context_parallel,
             )
+            agree_on_plan(self.plan, self._eval_backends())
             if stage == TrainerFn.FITTING:
                 self._join(self.trainer)
 
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
         loader = TrainLoader(
-            self.plan,
-            self._collate(),
-            self.prefetch,
-            self._layout,
-            self._position,
-            self.quarantine,
-            self._supplied(),
+            self.plan, self._collate(), self.prefetch, self._layout, self._position, **self._aside()
         )
         self._loaders.add(loader)
         return loader
 
     def val_dataloader(self) -> EvalLoader:
         """Return every sample of the eval backends once; not called where there are none."""
-        plans = [
-            EvalPlan(plan_backend(self.sources[name]), batch_size=self.batch_size)
-            for name in self.registry.eval
-        ]
-        loader = EvalLoader(
-            plans,
-            self._collate(),
-            self.prefetch,
-            self._layout,
-            self.quarantine,
-            self._supplied(),
-        )
+        plans = [EvalPlan(each, batch_size=self.batch_size) for each in self._eval_backends()]
+        loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout, **self._aside())
         self._loaders.add(loader)
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the plan's fingerprint and the last completed optimizer step."""
+        """Return the plan's fingerprint and the last completed optimizer step.
+
+        Nothing before there is a plan: a callback that saves on any exception asks for it then.
+        """
+        if self._plan is None:
+            return {}
         epoch, step = self.committed
         return {
+            "format": STATE_FORMAT,
             "fingerprint": self.plan.fingerprint,
             "plan": self.plan.describe(),
             "epoch": epoch,
             "step": step,
+            "cut": cut_of(self.trainer),
             "streams": self._stream_states(epoch, step),
         }
 
@@ -210,10 +217,13 @@ class FactoryDataModule(LightningDataModule):
 
         Raises:
             ResumeError: The checkpoint belongs to another plan; the message shows the
-                difference, key by key.
+                difference, key by key. Or its state is of a newer format.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return  # a model is looked at, not trained on
+        if not state_dict:
+            return  # saved before there was a plan
+        check_format(state_dict)
         self._unchecked = dict(state_dict)
         self._position.move(state_dict["epoch"], state_dict["step"])
         if self._plan is not None:
@@ -244,6 +254,13 @@ class FactoryDataModule(LightningDataModule):
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
+        self.pause()
+        if self._peers is not None:
+            self._peers.close()
+            self._peers = None
+
+    def pause(self) -> None:
+        """Stop prefetching, as long as nothing is asked for."""
         for loader in self._loaders:
             loader.close()
         if self._supply is not None:
@@ -252,8 +269,10 @@ class FactoryDataModule(LightningDataModule):
             stream.pause()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Stop prefetching; Lightning calls it instead of `teardown` when a fit fails."""
-        del exception
+        """Tell the other processes, and stop; Lightning calls it instead of `teardown`."""
+        cause = self._peers.fail(exception) if self._peers is not None else None
+        if cause is not None:
+            exception.add_note(f"because {cause}; the report is in the log")
         self.teardown()
 
     def close(self) -> None:
@@ -271,6 +290,14 @@ class FactoryDataModule(LightningDataModule):
         return Collate(
             self.sources, self.registry.engine, self.seed, self.streams, self.quarantine_limit
         )
+
+    def _aside(self, *records: Record) -> dict[str, Any]:
+        """Return what every loader is given beside the batches it makes."""
+        return {
+            "records": (self.quarantine, *records),
+            "supply": self._supplied(),
+            "progress": self._progress,
+        }
 
     @property
     def fetch_report(self) -> FetchReport:
@@ -360,16 +387,36 @@ class FactoryDataModule(LightningDataModule):
         state, self._unchecked = self._unchecked, None
         if state is None:
             return
-        if state["fingerprint"] == self.plan.fingerprint or self.accept_changed_plan:
-            self._restore_streams(state)
-            return
-        changes = difference(state["plan"], self.plan.describe())
-        lines = "\n".join(f"  {change}" for change in changes)
-        raise ResumeError(
-            f"the checkpoint belongs to another plan:\n{lines}\nRestore these settings or the "
-            "data, or accept the new plan from the same step on with "
-            "data.accept_changed_plan=true"
-        )
+        if state["fingerprint"] != self.plan.fingerprint:
+            committed = self.plan.steps_before(state["epoch"]) + state["step"]
+            now = self.plan.describe()
+            check_plan(state["plan"], now, committed, self.accept_changed_plan)
+        if self.trainer is not None:
+            check_cut(state.get("cut"), cut_of(self.trainer), self.accept_changed_plan)
+        self._restore_streams(state)
+
+    def _eval_backends(self) -> list[PlanBackend]:
+        return [plan_backend(self.sources[name]) for name in self.registry.eval]
+
+    def _watch_peers(self) -> None:
+        if self._peers is not None:
+            self._peers.close()
+        self._peers = None
+        if self.trainer is not None and self.peer_timeout_s is not None:
+            exchange = self.trainer.strategy.broadcast
+            several = self.trainer.num_nodes > 1
+            self._peers = watch(
+                exchange, self.peer_timeout_s, self._progress, several_nodes=several
+            )
+
+
+def _check_numbers(batch_size: int, context_parallel: int, peer_timeout_s: float | None) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
+    positive = {"context_parallel": context_parallel, "peer_timeout_s": peer_timeout_s}
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"data.{name} must be above 0, got {value}")
 
 
 def plan_backend(source: Source) -> PlanBackend:
@@ -431,9 +478,22 @@ class _Commits(Callback):
             and not any(self.position.committed)
         ):
             self.position.move(trainer.current_epoch, 0)  # restored without a state of this data
+        epoch, step = self.position.committed
+        agree({"epoch": epoch, "step": step}, "where they go on")
         if self.position.restored:
             _, step = self.position.next(self.data.plan.steps)
-            _align(trainer, step * trainer.accumulate_grad_batches)
+            align(trainer, step * trainer.accumulate_grad_batches)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an epoch that would end between the micro-batches of a step."""
+        del pl_module
+        micros, count = trainer.accumulate_grad_batches, trainer.num_training_batches
+        if self._watches(trainer) and count % micros and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise PlanError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch after "
+                f"{count} micro-batches, within an optimizer step of {micros}; set it to a "
+                f"multiple of trainer.accumulate_grad_batches={micros}"
+            )
 
     def on_train_batch_end(self, trainer: Trainer, *hook: Any) -> None:
         """Count one micro-batch."""
@@ -453,31 +513,8 @@ class _Commits(Callback):
         """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""
         del pl_module
         if self._watches(trainer):
-            self.data.teardown()
+            self.data.pause()
 
     def _watches(self, trainer: Trainer) -> bool:
         """Tell whether it is this data that the trainer trains on."""
         return trainer.datamodule is self.data  # type: ignore[attr-defined]
-
-
-def _align(trainer: Trainer, done: int) -> None:
-    """Set a restored trainer's count of micro-batches completed in the epoch.
-
-    Its own count is of another accumulation where that was changed, and goes on from the
-    middle of a step where a checkpoint was saved there.
-    """
-    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    epochs, batches = fit.epoch_progress, loop.batch_progress
-    if batches.is_last_batch and not loop.val_loop.restarted_mid_evaluation:
-        # Saved while an epoch was being closed. Lightning would fetch a batch of the next one to
-        # find that out, or hold the old epoch's count against the next one's length.
-        at: Any = epochs.current
-        if at.processed < at.started:
-            epochs.increment_processed()
-        if at.completed < at.processed:
-            epochs.increment_completed()
-        for each in (fit, loop, loop.val_loop):
-            each.on_iteration_done()
-    elif not batches.is_last_batch:
-        # The loop adds the batch that was being closed when the checkpoint was saved.
-        batches.current.completed = done - int(loop.restarted_on_train_batch_end)

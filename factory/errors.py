@@ -18,7 +18,8 @@
     ├─ ResumeError            a checkpoint that belongs to another plan
     ├─ CacheError             encoded tensors missing, damaged or of another shape
     ├─ QuarantineError        more samples cannot be used than the run allows
-    └─ FetchError             background prefetch ended without a batch
+    ├─ FetchError             background prefetch ended without a batch
+    └─ PeerError              another process of the run died, hangs or failed
 
 A message names the key or sample, what was given, what is allowed, and the command or
 edit that mends it. Errors of workers keep their type and gain context through `add_note`.
@@ -129,3 +130,7 @@ class QuarantineError(FactoryError):
 
 class FetchError(FactoryError):
     """Background prefetch ended without delivering the batch that was due."""
+
+
+class PeerError(FactoryError):
+    """Another process of the run died, hangs or failed, so that this one cannot go on."""

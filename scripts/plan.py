@@ -109,7 +109,8 @@ def run_of(cfg: DictConfig, ranks: int | None) -> Run:
     limits = [trainer.get(name) for name in ("max_steps", "max_epochs")]
     # Lightning's -1 means no limit.
     steps, epochs = (limit if limit is not None and limit >= 0 else None for limit in limits)
-    return Run(steps, epochs, max(ranks, 1), trainer.get("accumulate_grad_batches") or 1)
+    sharing = max(ranks // cfg.data.context_parallel, 1)  # others get the same samples
+    return Run(steps, epochs, sharing, trainer.get("accumulate_grad_batches") or 1)
 
 
 if __name__ == "__main__":

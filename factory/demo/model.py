@@ -256,6 +256,7 @@ class RectifiedFlow(lightning.LightningModule):
         _check(hidden, heads, caption_dropout, schedule)
         self.save_hyperparameters()
         scale = torch.arange(1, channels + 1).float() ** -falloff
+        self._validated: list[Tensor] = []
         self.scale: Tensor
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.net = CleanNet(channels, patch, hidden, depth, heads, text_dim, pooled_dim)
@@ -277,8 +278,20 @@ class RectifiedFlow(lightning.LightningModule):
         samples are split into batches; padding repeats do not count.
         """
         losses = self.keyed_losses(batch)[batch.valid]
-        loss = losses.mean() if len(losses) else losses.new_zeros(())
-        self.log("val/loss", loss, batch_size=len(losses), sync_dist=True, prog_bar=True)
+        self._validated.append(torch.stack([losses.sum(), losses.new_tensor(len(losses))]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over the samples of all ranks.
+
+        Not by `log(..., batch_size=..., sync_dist=True)`: Lightning averages the numbers of
+        samples over ranks as whole numbers, rounding down, so that 3 and 2 samples count as 4.
+        """
+        if not self._validated:
+            return
+        told = torch.stack(self._validated).sum(dim=0)
+        self._validated.clear()
+        total, count = self.trainer.strategy.reduce(told, reduce_op="sum")
+        self.log("val/loss", total / count, sync_dist=True, prog_bar=True)
 
     def keyed_losses(self, batch: Batch) -> Tensor:
         """Return each sample's loss [B] with noise and time drawn by its key."""

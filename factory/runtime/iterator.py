@@ -1,40 +1,91 @@
 """The loaders Lightning iterates over: micro-batches of this rank, in plan order."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from factory.errors import PlanError
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
+from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.layout import Layout
 from factory.runtime.part import Part
 from factory.runtime.position import Position
-from factory.runtime.quarantine import Quarantine
+from factory.runtime.progress import Progress
 from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a global batch is divided.
+class Record(Protocol):
+    """Is told what is handed to the trainer, in the trainer's thread."""
 
-    Attributes:
-        rank: This process, from 0.
-        ranks: Number of processes.
-        micros: Micro-batches per optimizer step (gradient accumulation).
-    """
+    def restart(self) -> None:
+        """Note that the loader begins anew: what was handed out may come again."""
 
-    rank: int = 0
-    ranks: int = 1
-    micros: int = 1
+    def note(self, batch: Batch) -> None:
+        """Note that a batch is about to be handed out; what is raised here stops the run."""
 
 
-class TrainLoader:
+class Loader:
+    """What the loaders of training and of validation have in common: a fetcher at a time."""
+
+    def __init__(
+        self,
+        collate: Collate,
+        prefetch: Prefetch,
+        layout: Layout,
+        *,
+        records: Sequence[Record] = (),
+        supply: Supply | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Store the parts.
+
+        Args:
+            collate: Puts batches together.
+            prefetch: How far ahead.
+            layout: How a global batch is divided.
+            records: Are told of every batch that is handed out.
+            supply: What the fetchers of a run share; nothing if None.
+            progress: Is told what this process waits for and works on.
+        """
+        self._collate, self._prefetch, self._layout = collate, prefetch, layout
+        self._records = tuple(records)
+        self._supply = supply or Supply()
+        self._progress = progress or Progress()
+        self.fetcher: BatchFetcher[Part, Batch] | None = None
+
+    def _fetched(
+        self, parts: Iterable[Part], stage: str, name: Callable[[int], str]
+    ) -> Iterator[Batch]:
+        """Yield the batches of some parts, telling everybody who is to know."""
+        self._stop()
+        for record in self._records:
+            record.restart()
+        fetcher = self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
+        if stage == "training":
+            self._supply.total.follow(lambda: fetcher.report)
+        for batch in self._progress.told(fetcher, stage, name):
+            for record in self._records:
+                record.note(batch)
+            yield batch
+            del batch  # not held while the next one is waited for
+
+    def close(self) -> None:
+        """Stop prefetching; leaves no thread behind."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.fetcher is not None:
+            self.fetcher.close()
+            self.fetcher = None
+
+
+class TrainLoader(Loader):
     """This rank's micro-batches of one epoch after another.
 
     Where an epoch begins is asked for when its first batch is: trainers make iterators
@@ -48,8 +99,7 @@ class TrainLoader:
         prefetch: Prefetch,
         layout: Layout,
         position: Position,
-        quarantine: Quarantine | None = None,
-        supply: Supply | None = None,
+        **aside: Any,
     ) -> None:
         """Store the parts.
 
@@ -59,17 +109,13 @@ class TrainLoader:
             prefetch: How far ahead.
             layout: How a global batch is divided.
             position: Where the run stands.
-            quarantine: Counts samples that cannot be used; None lets any number pass.
-            supply: What the fetchers of a run share; nothing if None.
+            aside: The other arguments of `Loader`.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
         """
-        self._plan, self._collate, self._prefetch = plan, collate, prefetch
-        self._layout, self._position = layout, position
-        self._quarantine = quarantine
-        self._supply = supply or Supply()
-        self.fetcher: BatchFetcher[Part, Batch] | None = None
+        super().__init__(collate, prefetch, layout, **aside)
+        self._plan, self._position = plan, position
         self._closed = False
         _check_layout(plan, layout)
 
@@ -90,19 +136,25 @@ class TrainLoader:
         """Yield what is left of the epoch that comes next."""
         epoch, step = self._position.next(self._plan.steps)
         self._position.begin(epoch, step)
-        self.close()
         self._closed = False
-        parts = self._parts(epoch, step)
-        fetcher = self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
-        self._supply.total.follow(lambda: fetcher.report)
-        left = (self._plan.steps(epoch) - step) * self._layout.micros
-        for number, batch in enumerate(self.fetcher, 1):
-            if self._quarantine is not None:
-                self._quarantine.take(batch)
+        micros = self._layout.micros
+        left = (self._plan.steps(epoch) - step) * micros
+
+        def name(number: int) -> str:
+            return f"epoch {epoch}, step {step + number // micros}"
+
+        batches = self._fetched(self._parts(epoch, step), "training", name)
+        for number, batch in enumerate(batches, 1):
             if number == left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
             yield batch
+            del batch
+
+    @property
+    def report(self) -> FetchReport:
+        """Who waited for whom, over all epochs so far."""
+        return self._supply.total.report
 
     def _parts(self, epoch: int, first: int) -> Iterator[Part]:
         layout = self._layout
@@ -110,7 +162,7 @@ class TrainLoader:
             step = self._plan.at(epoch, number)
             places = np.arange(len(step.rows))
             for micro in range(layout.micros):
-                mine = share(places, layout.rank, layout.ranks, micro, layout.micros)
+                mine = share(places, layout.replica, layout.replicas, micro, layout.micros)
                 yield Part(step, mine)
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,9 +178,7 @@ class TrainLoader:
     def close(self) -> None:
         """Stop prefetching; leaves no thread behind."""
         self._closed = True
-        if self.fetcher is not None:
-            self.fetcher.close()
-            self.fetcher = None
+        super().close()
 
 
 def _check_layout(plan: Plan, layout: Layout) -> None:
@@ -136,22 +186,22 @@ def _check_layout(plan: Plan, layout: Layout) -> None:
     for backend in plan.backends:
         size = backend.batch_size or plan.batch_size
         owner = f"backend {backend.name!r}: " if backend.batch_size else ""
-        check_division(size, layout.ranks, layout.micros, owner=owner)
+        check_division(size, layout.replicas, layout.micros, owner=owner, whom=layout.whom)
     if plan.short_batch != "short":
         return
-    parts = layout.ranks * layout.micros
+    parts = layout.replicas * layout.micros
     for backend in plan.backends:
         rest = backend.sizes % (backend.batch_size or plan.batch_size) % parts
         if rest.any():
             bucket = backend.buckets[int(rest.argmax())]
             raise PlanError(
                 f"backend {backend.name!r}: the short batch of bucket {bucket} cannot be shared "
-                f"by {layout.ranks} ranks x {layout.micros} micro-batches; set "
+                f"by {layout.replicas} {layout.whom} x {layout.micros} micro-batches; set "
                 "sampling.short_batch=fill or drop, or train without accumulation on one device"
             )
 
 
-class EvalLoader:
+class EvalLoader(Loader):
     """Every sample of the validation backends once, padded so that ranks stay equal."""
 
     def __init__(
@@ -160,14 +210,11 @@ class EvalLoader:
         collate: Collate,
         prefetch: Prefetch,
         layout: Layout,
-        quarantine: Quarantine | None = None,
-        supply: Supply | None = None,
+        **aside: Any,
     ) -> None:
-        """Store the parts, as `TrainLoader` does."""
-        self._plans, self._collate, self._prefetch = plans, collate, prefetch
-        self._layout, self._quarantine = layout, quarantine
-        self._supply = supply or Supply()
-        self.fetcher: BatchFetcher[Part, Batch] | None = None
+        """Store the parts: the plans of the backends, and the arguments of `Loader`."""
+        super().__init__(collate, prefetch, layout, **aside)
+        self._plans = plans
 
     def __len__(self) -> int:
         """Return the number of batches, equal on every rank."""
@@ -175,23 +222,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's share of every batch."""
-        self.close()
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
-        parts = map(self._part, steps)
-        self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
-        for batch in self.fetcher:
-            if self._quarantine is not None:
-                self._quarantine.take(batch)
-            yield batch
+        return self._fetched(map(self._part, steps), "validating", "validation batch {}".format)
 
     def _part(self, step: PlanStep) -> Part:
-        places, valid = pad(np.arange(len(step.rows)), self._layout.ranks)
-        width = len(places) // self._layout.ranks
-        mine = slice(self._layout.rank * width, (self._layout.rank + 1) * width)
+        replica, replicas = self._layout.replica, self._layout.replicas
+        places, valid = pad(np.arange(len(step.rows)), replicas)
+        width = len(places) // replicas
+        mine = slice(replica * width, (replica + 1) * width)
         return Part(step, places[mine], valid[mine])
-
-    def close(self) -> None:
-        """Stop prefetching; leaves no thread behind."""
-        if self.fetcher is not None:
-            self.fetcher.close()
-            self.fetcher = None

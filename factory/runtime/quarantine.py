@@ -63,7 +63,10 @@ class Quarantine:
         self._lock = threading.Lock()
         self.found: dict[str, dict[str, Replacement]] = {}
 
-    def take(self, batch: Batch) -> None:
+    def restart(self) -> None:
+        """Do nothing: what was found stays found."""
+
+    def note(self, batch: Batch) -> None:
         """Note what a batch replaced, at the moment the batch is used.
 
         Raises:

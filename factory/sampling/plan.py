@@ -236,6 +236,16 @@ class Plan:
         counts = self._epochs.course(epoch).counts(step).tolist()
         return {each.name: count for each, count in zip(self.backends, counts, strict=True)}
 
+    def steps_before(self, epoch: int) -> int:
+        """Count the optimizer steps of all epochs before one, which need not exist itself.
+
+        Raises:
+            PlanError: No backend is active in an epoch before it.
+        """
+        if not epoch:
+            return 0
+        return self._epochs.start(epoch - 1) + self._epochs.length(epoch - 1)
+
     def prepare(self, epoch: int) -> None:
         """Play an epoch's mixture to its end, so that every later question is answered at once.
 

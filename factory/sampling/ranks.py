@@ -6,44 +6,13 @@ from numpy.typing import NDArray
 from factory.errors import PlanError
 
 
-def part_of(rank: int, ranks: int, replicas: int = 1) -> tuple[int, int]:
-    """Return (which part of a global batch a rank receives, number of parts).
-
-    Ranks that work on one sequence together (context or tensor parallelism) receive the same
-    samples: ranks in blocks of `replicas` in a row share a part.
-
-    Args:
-        rank: This rank, 0 <= rank < ranks.
-        ranks: Number of ranks.
-        replicas: Ranks that receive the same part.
-
-    Raises:
-        PlanError: The rank is out of range, or the replicas do not divide the ranks.
-    """
-    if replicas < 1 or ranks % replicas:
-        divisors = [str(number) for number in range(1, ranks + 1) if not ranks % number]
-        raise PlanError(
-            f"{ranks} ranks cannot form groups of {replicas} that share their samples; the size of "
-            f"a group must be one of {', '.join(divisors)}"
-        )
-    if not 0 <= rank < ranks:
-        raise PlanError(f"rank {rank} of {ranks}: ranks count from 0")
-    return rank // replicas, ranks // replicas
-
-
 def share(
-    rows: NDArray[np.int64],
-    rank: int,
-    ranks: int,
-    micro: int = 0,
-    micros: int = 1,
-    replicas: int = 1,
+    rows: NDArray[np.int64], rank: int, ranks: int, micro: int = 0, micros: int = 1
 ) -> NDArray[np.int64]:
     """Return the contiguous part of a global batch that a rank trains in one micro-batch.
 
     Rank r of R takes the r-th of R equal parts; its part is split again into `micros` equal
-    parts, one for each step of gradient accumulation. With replicas, blocks of ranks take the
-    place of ranks, see `part_of`.
+    parts, one for each step of gradient accumulation.
 
     Args:
         rows: The global batch, int64 [B].
@@ -51,10 +20,9 @@ def share(
         ranks: Number of ranks.
         micro: The micro-batch, 0 <= micro < micros.
         micros: Micro-batches of one optimizer step.
-        replicas: Ranks in a row that receive the same part.
 
     Returns:
-        int64 [B * replicas / (ranks * micros)], a view of `rows`.
+        int64 [B / (ranks * micros)], a view of `rows`.
 
     Raises:
         PlanError: The batch cannot be cut into equal parts, or rank or micro is out of range.
@@ -63,15 +31,14 @@ def share(
         raise PlanError(
             f"rank {rank} of {ranks}, micro-batch {micro} of {micros}: both count from 0"
         )
-    part, parts = part_of(rank, ranks, replicas)
-    check_division(len(rows), parts, micros)
-    size = len(rows) // (parts * micros)
-    first = (part * micros + micro) * size
+    check_division(len(rows), ranks, micros)
+    size = len(rows) // (ranks * micros)
+    first = (rank * micros + micro) * size
     return rows[first : first + size]
 
 
 def check_division(
-    batch_size: int, ranks: int, micros: int = 1, replicas: int = 1, owner: str = ""
+    batch_size: int, ranks: int, micros: int = 1, *, owner: str = "", whom: str = "ranks"
 ) -> None:
     """Refuse a batch that ranks and micro-batches cannot share equally.
 
@@ -79,20 +46,17 @@ def check_division(
         batch_size: Samples of the global batch.
         ranks: Number of ranks.
         micros: Micro-batches of one optimizer step.
-        replicas: Ranks in a row that receive the same part.
         owner: Whose batch it is, to begin the message with, such as "backend 'a': ".
+        whom: What the ranks are called, such as "groups of 2 ranks".
 
     Raises:
-        PlanError: `ranks / replicas * micros` does not divide the batch; names the numbers
-            that do. Or the replicas do not divide the ranks.
+        PlanError: `ranks * micros` does not divide the batch; names the numbers that do.
     """
-    _, shared = part_of(0, ranks, replicas) if ranks else (0, 0)
-    parts = shared * micros
+    parts = ranks * micros
     if parts < 1 or batch_size % parts:
         divisors = [str(number) for number in range(1, batch_size + 1) if not batch_size % number]
-        whom = "ranks" if replicas == 1 else f"groups of {replicas} ranks"
         raise PlanError(
-            f"{owner}a global batch of {batch_size} cannot be shared by {shared} {whom} x {micros} "
+            f"{owner}a global batch of {batch_size} cannot be shared by {ranks} {whom} x {micros} "
             f"micro-batches = {parts}; their product must be one of {', '.join(divisors)}. "
             "Change batch_size, the number of devices or the accumulation"
             + ("; short batches come from short_batch=short" if parts > batch_size else "")

@@ -56,9 +56,15 @@ class DataConfig:
     prefetch: Any = opt(MISSING, "follows the group `prefetch`")
     engine: Any = opt(MISSING, "follows the group `engine`")
     quarantine: QuarantineConfig = opt(factory=QuarantineConfig, meaning="")
-    accept_changed_plan: bool = opt(
-        False, "continue from a checkpoint whose plan was another, from the same step on"
-    )
+    accept_changed_plan: Any = opt(
+        False, "continue from a checkpoint of another plan, from the same step on: true, or the "
+        "keys that may have changed: [batch_size, backends.web]",
+    )  # fmt: skip
+    context_parallel: int = opt(1, "consecutive ranks that get the same samples; divides the ranks")
+    peer_timeout_s: float | None = opt(
+        120.0, "seconds without a sign of life after which another process counts as hanging and "
+        "this one ends with a report; null watches none",
+    )  # fmt: skip
     demo: bool = opt(False, "these are the demo's own pictures: write them if they are absent")
 
     def problems(self) -> Iterator[str]:
@@ -66,3 +72,12 @@ class DataConfig:
         yield from at_least("batch_size", self.batch_size, 1)
         yield from above("resolution", self.resolution, 0)
         yield from at_least("alignment", self.alignment, 1)
+        yield from at_least("context_parallel", self.context_parallel, 1)
+        yield from above("peer_timeout_s", self.peer_timeout_s, 0)
+        accepted = self.accept_changed_plan
+        is_list = isinstance(accepted, list) and all(isinstance(key, str) for key in accepted)
+        if not isinstance(accepted, bool) and not is_list:
+            yield (
+                "accept_changed_plan must be true, false or a list of keys such as "
+                f"[batch_size,backends.web], got {accepted!r}"
+            )

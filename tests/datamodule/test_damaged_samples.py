@@ -9,7 +9,8 @@ import pytest
 
 from factory import Batch, ConditioningBackend, FactoryDataModule, ImageBackend
 from factory.errors import QuarantineError, StorageUnavailableError
-from factory.runtime.iterator import Layout, TrainLoader
+from factory.runtime.iterator import TrainLoader
+from factory.runtime.layout import Layout
 from factory.runtime.position import Position
 from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.local import LocalStorage
@@ -34,7 +35,7 @@ def batches(data: FactoryDataModule, ranks: int = 1, micros: int = 1) -> dict[An
     for rank in range(ranks):
         layout = Layout(rank, ranks, micros)
         loader = TrainLoader(
-            data.plan, data._collate(), data.prefetch, layout, Position(), data.quarantine
+            data.plan, data._collate(), data.prefetch, layout, Position(), records=[data.quarantine]
         )
         for batch in loader:
             parts.setdefault(batch.step, []).append(batch)

@@ -44,12 +44,12 @@ def test_limits_that_mean_nothing_are_refused() -> None:
 
 def test_one_too_many_stops_the_run_and_says_what_to_do() -> None:
     quarantine = Quarantine(QuarantineLimit(at_least=4), {"photos": 100, "art": 100})
-    quarantine.take(batch(1, 2, 3))
-    quarantine.take(batch(3, 2, 1, step=1))
-    quarantine.take(batch(1, 2, 3, backend="art"))
-    quarantine.take(batch(4))
+    quarantine.note(batch(1, 2, 3))
+    quarantine.note(batch(3, 2, 1, step=1))
+    quarantine.note(batch(1, 2, 3, backend="art"))
+    quarantine.note(batch(4))
     with pytest.raises(QuarantineError) as caught:
-        quarantine.take(batch(9))
+        quarantine.note(batch(9))
     assert str(caught.value) == (
         "backend 'photos': 5 of 100 samples cannot be used, 4 may be (data.quarantine.share=0.01, "
         "data.quarantine.at_least=4):\n"
@@ -66,10 +66,10 @@ def test_one_too_many_stops_the_run_and_says_what_to_do() -> None:
 def test_each_sample_is_listed_once_as_it_is_met(tmp_path: Path, rank: int, name: str) -> None:
     limit = QuarantineLimit(path=str(tmp_path / "run/quarantine.jsonl"))
     quarantine = Quarantine(limit, {"photos": 100}, rank)
-    quarantine.take(batch(step=0))
+    quarantine.note(batch(step=0))
     assert not (tmp_path / "run").exists()
-    quarantine.take(batch(7, 8, step=4))
-    quarantine.take(batch(8, step=5))
+    quarantine.note(batch(7, 8, step=4))
+    quarantine.note(batch(8, step=5))
     lines = [json.loads(line) for line in (tmp_path / "run" / name).read_text().splitlines()]
     assert lines[0] == {
         "backend": "photos", "global_step": 4, "place": 0, "row": 7, "key": "7.jpg",

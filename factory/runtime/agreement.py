@@ -1,0 +1,80 @@
+"""Do all ranks mean the same run?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.distributed
+
+from factory.errors import PlanError
+from factory.sampling.fingerprint import difference, hash_description
+from factory.sampling.passes import PlanBackend
+from factory.sampling.plan import Plan
+
+
+def are_many() -> bool:
+    """Tell whether this process is one of a group of torch.distributed."""
+    # Not every build of torch has it.
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return there and torch.distributed.get_world_size() > 1
+
+
+def agree(told: Mapping[str, Any], what: str) -> None:
+    """Refuse to go on unless every rank tells the same; every rank must call it.
+
+    Args:
+        told: What must be equal, nested by key, in values for JSON.
+        what: What that is, for the message.
+
+    Raises:
+        PlanError: Ranks differ; names them and the difference, the same on every rank.
+    """
+    if not are_many():
+        return
+    ranks = torch.distributed.get_world_size()
+    hashes: list[Any] = [None] * ranks
+    # A few bytes from each rank, as long as there is nothing to explain.
+    torch.distributed.all_gather_object(hashes, hash_description(told))
+    if len(set(hashes)) == 1:
+        return
+    every: list[Any] = [None] * ranks
+    torch.distributed.all_gather_object(every, dict(told))
+    raise PlanError(disagreement(every, what))
+
+
+def agree_on_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
+    """Refuse to go on unless every rank has the same plan and validates on the same.
+
+    Args:
+        plan: The plan of this rank.
+        held: What it validates on.
+
+    Raises:
+        PlanError: Ranks differ; names them and the difference, the same on every rank.
+    """
+    if are_many():  # reads all row ids
+        validation = {
+            each.name: {"identity": each.identity, "buckets": each.sizes.tolist()} for each in held
+        }
+        agree({**plan.describe(), "validation": validation}, "their plans")
+
+
+def disagreement(every: Sequence[Mapping[str, Any]], what: str) -> str:
+    """Say which ranks differ from rank 0, and in what.
+
+    Args:
+        every: What each rank tells, by rank; not all equal.
+        what: What that is.
+    """
+    others: dict[str, list[int]] = {}
+    for rank, told in enumerate(every):
+        lines = "\n".join(f"  {line}" for line in difference(every[0], told))
+        if lines:
+            others.setdefault(lines, []).append(rank)
+    blocks = [
+        f"rank 0 -> rank {', '.join(map(str, ranks))}:\n{lines}" for lines, ranks in others.items()
+    ]
+    return (
+        f"the ranks differ in {what}, and would train on different samples:\n"
+        + "\n".join(blocks)
+        + "\nStart all of them with the same config, code, data, cache and checkpoint"
+    )

@@ -1,0 +1,80 @@
+"""What is this process doing right now?"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What one process does.
+
+    Attributes:
+        stage: "starting", "training", "validating", "waiting", "failed" or "done".
+        what: On or for what, such as "epoch 0, step 12", or the error.
+        for_s: Seconds it has been so.
+    """
+
+    stage: str = "starting"
+    what: str = ""
+    for_s: float = 0.0
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        lines = self.what.strip().splitlines() or [""]
+        return f"{self.stage} {lines[0]}".strip() + f" since {self.for_s:.1f} s"
+
+    @classmethod
+    def read(cls, value: Any) -> "Doing":
+        """Take what another process sent.
+
+        Raises:
+            ValueError: It is nothing like it.
+        """
+        match value:
+            case [str(stage), str(what), float(for_s) | int(for_s)]:
+                return cls(stage, what, float(for_s))
+        raise ValueError(f"not what a process does: {value!r}")
+
+    def sent(self) -> list[Any]:
+        """Return it as values for JSON."""
+        return [self.stage, self.what, round(self.for_s, 3)]
+
+
+class Progress:
+    """What a process does, told by the thread that does it and read by any other."""
+
+    def __init__(self) -> None:
+        """Start with nothing told."""
+        # One tuple, replaced whole: a reader never sees half of a change.
+        self._told = ("starting", "", time.monotonic())
+
+    def say(self, stage: str, what: str = "") -> None:
+        """Tell what is done from now on."""
+        self._told = (stage, what, time.monotonic())
+
+    @property
+    def now(self) -> Doing:
+        """What is done now, and for how long."""
+        stage, what, since = self._told
+        return Doing(stage, what, time.monotonic() - since)
+
+    def told(
+        self, batches: Iterable[Item], stage: str, name: Callable[[int], str]
+    ) -> Iterator[Item]:
+        """Yield batches, telling when one is waited for and when it is worked on.
+
+        Args:
+            batches: The batches.
+            stage: What is done with each.
+            name: Names the n-th one, from 0.
+        """
+        self.say("waiting", f"for the batch of {name(0)}")
+        for number, batch in enumerate(batches):
+            self.say(stage, name(number))
+            yield batch
+            del batch  # not held while the next one is waited for
+            self.say("waiting", f"for the batch of {name(number + 1)}")

@@ -1,0 +1,52 @@
+"""One process of a run that is watched, without Lightning: started by the tests of peers."""
+
+import os
+import signal
+import time
+
+import torch
+import torch.distributed as dist
+
+from factory.runtime.peers import watch
+from factory.runtime.progress import Progress
+
+
+def main(timeout_s: float, trouble: dict[str, str]) -> None:
+    """Train with collectives; at the fourth step do what `trouble` says of this rank."""
+    dist.init_process_group("gloo")
+    rank, progress = dist.get_rank(), Progress()
+
+    def exchange(given: str) -> str:
+        told = [given]
+        dist.broadcast_object_list(told)
+        return told[0]
+
+    peers = watch(exchange, timeout_s, progress, several_nodes=False)
+    assert peers is not None
+    try:
+        for step in range(6):
+            progress.say("training", f"step {step}")
+            if step == 3:
+                act(trouble.get(str(rank), ""), timeout_s)
+            dist.all_reduce(torch.zeros(4))
+    except BaseException as error:
+        verdict = peers.fail(error)
+        if verdict is not None:
+            error.add_note(f"because {verdict}")
+        raise
+    peers.close()
+
+
+def act(trouble: str, timeout_s: float) -> None:
+    """Get into trouble."""
+    if trouble == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif trouble == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif trouble == "raise":
+        raise ValueError("no good")
+    elif trouble == "slow":
+        time.sleep(3 * timeout_s)
+    elif trouble == "python":
+        while True:  # waits in Python, for something that never comes
+            time.sleep(0.01)
