@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from factory.check import EMBEDS, check, kind_of, order
 from factory.errors import ConfigError, FactoryError
@@ -54,6 +54,8 @@ def build(
         batch_size=cfg.data.batch_size,
         seed=cfg.data.seed,
         accept_changed_plan=cfg.data.accept_changed_plan,
+        exclude=make(cfg.data.exclude, "data.exclude"),
+        ledger=cfg.data.ledger,
         telemetry=telemetry,
         **parts,
     )
@@ -99,7 +101,7 @@ def _checked(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return cfg
 
 
-def make(node: DictConfig, key: str, **given: Any) -> Any:
+def make(node: DictConfig | ListConfig, key: str, **given: Any) -> Any:
     """Instantiate one part of a config; plain lists and dicts reach its constructor.
 
     Args:

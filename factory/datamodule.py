@@ -1,6 +1,6 @@
 """Where Lightning enters: backends in, batches of the plan out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.backends.image import ImageBackend
+from factory.backends.naming import resolve
 from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError, ResumeError
+from factory.ledger.layout import About
+from factory.ledger.ledger import Ledger
 from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
 from factory.runtime.collate import Collate
@@ -25,6 +28,7 @@ from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Layout, TrainLoader
 from factory.runtime.position import Position
 from factory.sampling.evaluation import EvalPlan
+from factory.sampling.exclusion import Exclude, Excluded, remaining
 from factory.sampling.fingerprint import difference
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
@@ -51,6 +55,9 @@ class FactoryDataModule(LightningDataModule):
         prefetch: How far batches are prepared ahead; 4 batches in threads if None.
         engine: Where bulk work runs; this machine's threads if None.
         accept_changed_plan: Continue from a checkpoint that belongs to another plan.
+        exclude: Samples that are not used, each from a step on; others stand in for them.
+        ledger: Folder on this machine where it is recorded what each completed step used;
+            nothing is recorded if None.
         telemetry: Where stages are recorded; one of its own if None.
 
     Raises:
@@ -68,6 +75,8 @@ class FactoryDataModule(LightningDataModule):
         prefetch: Prefetch | None = None,
         engine: Engine | None = None,
         accept_changed_plan: bool = False,
+        exclude: Sequence[Exclude] = (),
+        ledger: Path | str | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         """Store the parts and check how they refer to each other; no I/O."""
@@ -78,6 +87,8 @@ class FactoryDataModule(LightningDataModule):
         self.sampling = sampling or Mixture()
         self.prefetch = prefetch or Prefetch()
         self.accept_changed_plan = accept_changed_plan
+        self.exclude = tuple(exclude)
+        self.ledger = None if ledger is None else Ledger(ledger)
         self.registry = Registry(
             backends,
             cache=cache or CachePlace(LocalStorage(".")),
@@ -98,6 +109,7 @@ class FactoryDataModule(LightningDataModule):
         self.sources: dict[str, Source] = {}
         self.streams: dict[str, StreamSource] = {}
         self._plan: Plan | None = None
+        self._excluded: dict[str, Excluded] = {}
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._unchecked: dict[str, Any] | None = None
@@ -129,6 +141,7 @@ class FactoryDataModule(LightningDataModule):
         self._open_streams()
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
+                self._excluded = resolve(self.exclude, self.sources, self.streams)
                 self._plan = Plan(
                     [self._plan_backend(name) for name in self.registry.data],
                     batch_size=self.batch_size,
@@ -136,6 +149,7 @@ class FactoryDataModule(LightningDataModule):
                     weighting=self.sampling.weighting,
                     selection=self.sampling.selection,
                     short_batch=self.sampling.short_batch,
+                    exclude={n: e for n, e in self._excluded.items() if n in self.registry.data},
                 )
                 record.counts["steps"] = self._plan.steps(0)
             self._check_restored()
@@ -150,8 +164,10 @@ class FactoryDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
+        if self.ledger is not None:
+            self.ledger.begin(self._about())
         loader = TrainLoader(
-            self.plan, self._collate(), self.prefetch, self._layout, self._position
+            self.plan, self._collate(), self.prefetch, self._layout, self._position, self.ledger
         )
         self._loaders.add(loader)
         return loader
@@ -159,7 +175,7 @@ class FactoryDataModule(LightningDataModule):
     def val_dataloader(self) -> EvalLoader:
         """Return every sample of the eval backends once; not called where there are none."""
         plans = [
-            EvalPlan(plan_backend(self.sources[name]), batch_size=self.batch_size)
+            EvalPlan(eval_backend(self.sources[name], self._excluded), batch_size=self.batch_size)
             for name in self.registry.eval
         ]
         loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout)
@@ -169,6 +185,8 @@ class FactoryDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the plan's fingerprint and the last completed optimizer step."""
         epoch, step = self.committed
+        if self.ledger is not None:
+            self.ledger.flush()
         return {
             "fingerprint": self.plan.fingerprint,
             "plan": self.plan.describe(),
@@ -202,6 +220,8 @@ class FactoryDataModule(LightningDataModule):
         Lightning's trainer is watched already; a loop of your own calls this after each one.
         """
         self._position.count()
+        if self.ledger is not None:
+            self.ledger.commit(*self.committed)
 
     def end_epoch(self, epoch: int, step: int) -> None:
         """Note that an epoch ended after so many steps, perhaps before its last one.
@@ -218,6 +238,8 @@ class FactoryDataModule(LightningDataModule):
         del stage
         for loader in self._loaders:
             loader.close()
+        if self.ledger is not None:
+            self.ledger.close()
         for stream in self.streams.values():
             stream.pause()
 
@@ -239,6 +261,18 @@ class FactoryDataModule(LightningDataModule):
 
     def _collate(self) -> Collate:
         return Collate(self.sources, self.registry.engine, self.seed, self.streams)
+
+    def _about(self) -> About:
+        """Return what the ledger says its steps are steps of."""
+        return About(
+            rank=self._layout.rank,
+            ranks=self._layout.ranks,
+            micros=self._layout.micros,
+            fingerprint=self.plan.fingerprint,
+            seed=self.seed,
+            identities={each.name: each.identity for each in self.plan.backends},
+            streams=tuple(self.streams),
+        )
 
     def _open_streams(self) -> None:
         for name, backend in self.registry.streams.items():
@@ -330,6 +364,12 @@ def plan_backend(source: Source) -> PlanBackend:
     return _taking_part(shape, backend) if isinstance(backend, ImageBackend) else shape
 
 
+def eval_backend(source: Source, excluded: Mapping[str, Excluded]) -> PlanBackend:
+    """Return what validation must know of a backend: without what is excluded, at any step."""
+    shape = plan_backend(source)
+    return remaining(shape, excluded[shape.name]) if shape.name in excluded else shape
+
+
 def plan_stream(source: StreamSource, batch_size: int) -> PlanBackend:
     """Return what the plan must know of a stream: how many whole batches an epoch has.
 
@@ -380,7 +420,7 @@ class _Commits(Callback):
     def on_train_batch_end(self, trainer: Trainer, *hook: Any) -> None:
         """Count one micro-batch."""
         if self._watches(trainer):
-            self.position.count()
+            self.data.count_micro_batch()
             self.on_train_epoch_end(trainer, *hook)
 
     def on_train_epoch_end(self, trainer: Trainer, *hook: Any) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,6 +32,16 @@ class Layout:
     micros: int = 1
 
 
+class Record(Protocol):
+    """Where it is noted what is handed to the trainer."""
+
+    def restart(self) -> None:
+        """Forget what was handed out and not completed: the loader begins anew."""
+
+    def note(self, batch: Batch) -> None:
+        """Note that a micro-batch is handed to the trainer."""
+
+
 class TrainLoader:
     """This rank's micro-batches of one epoch after another.
 
@@ -46,6 +56,7 @@ class TrainLoader:
         prefetch: Prefetch,
         layout: Layout,
         position: Position,
+        record: Record | None = None,
     ) -> None:
         """Store the parts.
 
@@ -55,12 +66,14 @@ class TrainLoader:
             prefetch: How far ahead.
             layout: How a global batch is divided.
             position: Where the run stands.
+            record: Is told of every batch that is handed out.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
         """
         self._plan, self._collate, self._prefetch = plan, collate, prefetch
         self._layout, self._position = layout, position
+        self._record = record
         self.fetcher: BatchFetcher[Part, Batch] | None = None
         self._closed = False
         _check_layout(plan, layout)
@@ -84,6 +97,8 @@ class TrainLoader:
         self._position.begin(epoch, step)
         self.close()
         self._closed = False
+        if self._record is not None:
+            self._record.restart()
         self.fetcher = BatchFetcher(
             self._collate, self._parts(epoch, step), self._prefetch, nbytes=batch_bytes
         )
@@ -92,6 +107,8 @@ class TrainLoader:
             if number == left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
+            if self._record is not None:
+                self._record.note(batch)
             yield batch
 
     def _parts(self, epoch: int, first: int) -> Iterator[Part]:

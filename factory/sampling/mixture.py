@@ -1,8 +1,9 @@
 """How are backends mixed, before it is known what they hold?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Selection
@@ -24,7 +25,14 @@ class Mixture:
     selection: Selection = field(default_factory=Balanced)
     short_batch: ShortBatch = "fill"
 
-    def plan(self, backends: Sequence[PlanBackend], *, batch_size: int, seed: int) -> Plan:
+    def plan(
+        self,
+        backends: Sequence[PlanBackend],
+        *,
+        batch_size: int,
+        seed: int,
+        exclude: Mapping[str, Excluded] | None = None,
+    ) -> Plan:
         """Plan the order of samples; see `Plan` for arguments and errors."""
         return Plan(
             backends,
@@ -33,4 +41,5 @@ class Mixture:
             weighting=self.weighting,
             selection=self.selection,
             short_batch=self.short_batch,
+            exclude=exclude,
         )

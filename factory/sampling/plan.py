@@ -1,7 +1,7 @@
 """Which samples make up any step of any epoch?"""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from factory.errors import PlanError
 from factory.sampling.course import Course, Stretch
 from factory.sampling.epochs import Epochs
+from factory.sampling.exclusion import Excluded, Swap, check_excluded, stand_ins
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
 from factory.sampling.schedule import check_windows
@@ -40,6 +41,8 @@ class PlanStep:
         pass_index: The pass over the backend they belong to, from 0.
         number: Which of the backend's batches in the epoch it is, from 0.
         seed: Seed of the plan; substitutes for its rows are drawn by it.
+        excluded: Places whose sample is excluded, and what stands in for it; `rows` holds that.
+        barred: Rows of the backend that are excluded at this step, to be used for nothing.
     """
 
     epoch: int
@@ -52,6 +55,8 @@ class PlanStep:
     pass_index: int
     number: int = 0
     seed: int = 0
+    excluded: tuple[Swap, ...] = ()
+    barred: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Plan:
         weighting: Weighting = _UNIFORM,
         selection: Selection = _BALANCED,
         short_batch: ShortBatch = "fill",
+        exclude: Mapping[str, Excluded] | None = None,
     ) -> None:
         """Lay out a plan; reads the offsets of the backends, not their rows.
 
@@ -105,6 +111,7 @@ class Plan:
             weighting: How probabilities become weights.
             selection: How weights become a sequence of backends.
             short_batch: What becomes of the last batch of a bucket, see `Passes`.
+            exclude: Rows left out from a step on, by the name of their backend.
 
         Raises:
             PlanError: The backends cannot be planned; names the setting and what mends it.
@@ -116,6 +123,8 @@ class Plan:
         self.weighting = weighting
         self.selection = selection
         self.short_batch = short_batch
+        self.exclude = dict(exclude or {})
+        check_excluded(backends, self.exclude)
         self._passes = [Passes(each, batch_size, short_batch, seed) for each in backends]
         self.weights = self._weigh()
         names = [each.name for each in backends]
@@ -136,6 +145,7 @@ class Plan:
             weighting=self.weighting,
             selection=self.selection,
             short_batch=self.short_batch,
+            exclude=self.exclude,
         )
         return rebuild, (self.backends,)
 
@@ -156,7 +166,7 @@ class Plan:
         start, course = self._open(epoch, step)
         index, number = course.find(step)
         batch = self._passes[index].batch(epoch, number)
-        return PlanStep(
+        planned = PlanStep(
             epoch=epoch,
             step=step,
             global_step=start + step,
@@ -168,6 +178,7 @@ class Plan:
             number=number,
             seed=self.seed,
         )
+        return self._without_excluded(planned, index) if self.exclude else planned
 
     def position(self, global_step: int) -> tuple[int, int]:
         """Return (epoch, step inside it) of a global step; all count from 0.
@@ -255,6 +266,8 @@ class Plan:
         return {
             **vars(planned),
             "rows": planned.rows.tolist(),
+            "excluded": [vars(swap) for swap in planned.excluded],
+            "barred": sorted(planned.barred),
             "stretch_start": stretch.first,
             "weights": named(stretch.weights),
             "shares": named(stretch.shares),
@@ -267,9 +280,12 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Return everything that shapes the order, nested by key, in values for JSON.
 
-        Two plans of equal description give equal steps; see `difference` for what differs.
+        Two plans of equal description give equal steps; see `difference` for what differs. The
+        key "exclude" is there only if rows are; `first_change` compares it.
         """
+        excluded = {name: each.describe() for name, each in sorted(self.exclude.items())}
         return {
+            **({"exclude": excluded} if excluded else {}),
             "order_version": ORDER_VERSION,
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -290,6 +306,18 @@ class Plan:
                 for each, passes in zip(self.backends, self._passes, strict=True)
             },
         }
+
+    def _without_excluded(self, planned: PlanStep, index: int) -> PlanStep:
+        """Replace what is excluded at a step; `index` is the place of its backend."""
+        excluded = self.exclude.get(planned.backend)
+        barred = excluded.at(planned.global_step) if excluded else frozenset()
+        if not barred:
+            return planned
+        rows, swaps = stand_ins(
+            self.backends[index], barred, planned.rows,
+            seed=self.seed, epoch=planned.epoch, number=planned.number, bucket=planned.bucket,
+        )  # fmt: skip
+        return replace(planned, rows=rows, excluded=swaps, barred=barred)
 
     @cached_property
     def fingerprint(self) -> str:
