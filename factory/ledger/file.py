@@ -3,6 +3,7 @@
 import io
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -59,11 +60,14 @@ class LedgerFile:
 
     def close(self) -> None:
         """Write the mark of the end, without which a file is read just the same."""
-        try:
+        with suppress(OSError):
             self._stream.close()
             self._put()
-        finally:
-            self._file.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file as it is, such as after an append that failed half-way."""
+        self._file.close()
 
     def _put(self) -> None:
         """Write what Arrow has made of it to the file, and forget it."""

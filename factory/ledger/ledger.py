@@ -87,7 +87,7 @@ class Ledger:
                 batch.backend,
                 batch.bucket,
                 # A copy: the memory of a batch may be used again.
-                np.array(batch.rows, dtype=np.int64),
+                batch.rows.numpy().astype(np.int64),
                 list(batch.keys) if batch.backend in self.about.streams else None,
                 [asdict(one) for one in batch.replaced] or None,
             )
@@ -145,6 +145,9 @@ class Ledger:
                 self._file = LedgerFile(self.folder, first, self.about)
             self._file.append(_record(notes), notes[-1].global_step)
         except OSError as error:
+            if self._file is not None:
+                self._file.abandon()
+                self._file = None
             raise StorageError(
                 f"the ledger in {self.folder} cannot be written: {error}; make room, or set "
                 "data.ledger=null to train without one"

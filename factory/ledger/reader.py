@@ -148,9 +148,10 @@ def _wanted(
 
 
 def _uses(cells: dict[str, Any], sample: int | str | None) -> bool:
-    return sample is not None and sample in (
-        cells["rows"] if isinstance(sample, int) else cells["keys"] or ()
-    )
+    if sample is None:
+        return False
+    used = cells["rows"] if isinstance(sample, int) else cells["keys"]
+    return sample in (used or ())
 
 
 def _merged(parts: list[_Part]) -> Recorded:
@@ -173,5 +174,12 @@ def _merged(parts: list[_Part]) -> Recorded:
         for cells in part.cells
     )
     head = by_rank[latest.rank].cells[0]
-    names = ("global_step", "epoch", "step", "backend", "bucket")
-    return Recorded(*(head[name] for name in names), latest, micros)
+    return Recorded(
+        global_step=head["global_step"],
+        epoch=head["epoch"],
+        step=head["step"],
+        backend=head["backend"],
+        bucket=head["bucket"],
+        about=latest,
+        micros=micros,
+    )
