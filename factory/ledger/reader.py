@@ -183,3 +183,17 @@ def _merged(parts: list[_Part]) -> Recorded:
         about=latest,
         micros=micros,
     )
+
+
+def recorded_steps(*folders: Path) -> NDArray[np.int64]:
+    """Return the global steps, from 0, that are on record, ascending, int64 [n].
+
+    Raises:
+        CacheError: A file is of another format.
+    """
+    found = [
+        record["global_step"].to_numpy()
+        for file in ledger_files(*folders)
+        for _, record in read_file(file)
+    ]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
