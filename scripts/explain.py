@@ -1,6 +1,8 @@
-"""Which samples did a step of a run use, and why? `python scripts/explain.py RUN step=1234`
+"""Which samples did a step of a run use, and why?
 
 Asks the plan of a run, and the ledger it wrote, without scanning or training anything:
+
+  python scripts/explain.py RUN step=1234
 
   step=1234         one step; optimizer steps count from 1 over the whole run
   step=1200..1240   several, such as those around a rise of the loss

@@ -158,6 +158,7 @@ def _run(plan: Plan) -> str:
 
 
 def card(title: str, *content: Content, hint: str = "", kind: str = "") -> Safe | None:
+    """Return a part with a heading and a hint beside it; None if there is nothing in it."""
     if not any(content):
         return None
     heading = tag("h2", title, " ", tag("small", hint) if hint else None)

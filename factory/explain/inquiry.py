@@ -178,6 +178,12 @@ class Inquiry:
             notes=tuple(self._notes(planned, recorded, agrees, budget)),
         )
 
+    def _agree(self, planned: PlanStep, recorded: Recorded) -> bool:
+        """Tell whether plan and ledger draw a step from the same bucket of the same backend."""
+        if planned.backend != recorded.backend:
+            return False
+        return planned.backend in self.data.streams or planned.bucket == recorded.bucket
+
     def _samples(self, planned: PlanStep, recorded: Recorded | None, agrees: bool) -> list[Sample]:
         backend = recorded.backend if recorded else planned.backend
         source = self.data.sources.get(backend)

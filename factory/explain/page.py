@@ -81,7 +81,7 @@ def _step(step: Step, shown: tuple[Sample, ...], source: Source | None, engine: 
     return [
         _why(step),
         card(
-            heading(step),
+            f"Step {number(step.number)}",
             [_note(note) for note in step.notes],
             tag("div", cards, class_="sheet"),
             tag("p", rest, class_="dim") if rest else None,
@@ -98,7 +98,7 @@ def _why(step: Step) -> Safe | None:
          f"{each.owed:+.2f}", number(each.left), each.window)
         for each in step.choices
     ]  # fmt: skip
-    since = f"weights since step {number(step.since)} of the epoch; the one owed most is next"
+    since = f"weights since step {number(step.since)} of the epoch; owed are batches behind its share"
     return card(f"Why {step.backend}", table(head, body), hint=since, kind="full") if body else None
 
 

@@ -13,7 +13,7 @@ from factory.explain.findings import Findings, Sample, Step
 # Columns the tables are laid out for; keys are folded, never cut.
 WIDTH = 110
 # Digits of an etag that tell versions apart.
-ETAG = 12
+ETAG = 16
 
 
 def show(findings: Findings, console: Console | None = None) -> None:
