@@ -1,11 +1,12 @@
 """Which rows do the samples stand for that a user names, as KEY or BACKEND:KEY?"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
 from factory.backends.source import Source
-from factory.catalog.lookup import near, row_of
+from factory.catalog.lookup import SHOWN, near, row_of
 from factory.errors import ConfigError
 from factory.sampling.exclusion import Exclude, Excluded
 
@@ -88,10 +89,15 @@ def _unknown(name: str, sources: Mapping[str, Source], streams: Collection[str])
         )
     asked = [backend] if mark and backend in sources else list(sources)
     key = key if mark and backend in sources else name
-    alike = [
-        f"{each}{MARK}{found}" for each in asked for found in near(sources[each].catalog.facts, key)
-    ]
-    hint = f"; did you mean {' or '.join(alike[:3])}?" if alike else ""
+    alike = [(found, each) for each in asked for found in near(sources[each].catalog.facts, key)]
+    likeness = SequenceMatcher(b=key)
+
+    def rank(pair: tuple[str, str]) -> tuple[bool, float]:
+        likeness.set_seq1(pair[0])
+        return not pair[0].endswith(key), -likeness.ratio()
+
+    shown = [f"{each}{MARK}{found}" for found, each in sorted(alike, key=rank)[:SHOWN]]
+    hint = f"; did you mean {' or '.join(shown)}?" if shown else ""
     unread = f" (samples of {', '.join(streams)} cannot be named)" if streams else ""
     return (
         f"no sample of {', '.join(asked)} is named {key!r}{hint or '; give its storage key'}"

@@ -98,7 +98,9 @@ def _why(step: Step) -> Safe | None:
          f"{each.owed:+.2f}", number(each.left), each.window)
         for each in step.choices
     ]  # fmt: skip
-    since = f"weights since step {number(step.since)} of the epoch; owed are batches behind its share"
+    since = (
+        f"weights since step {number(step.since)} of the epoch; owed are batches behind its share"
+    )
     return card(f"Why {step.backend}", table(head, body), hint=since, kind="full") if body else None
 
 
