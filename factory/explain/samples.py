@@ -71,9 +71,10 @@ def of_stream(recorded: Recorded | None) -> list[Sample]:
 
 def with_layout(samples: Sequence[Sample], recorded: Recorded) -> list[Sample]:
     """Add who used each sample, and where it stands in the global batch."""
-    found, rest = [], iter(samples)
+    found, rest, about = [], iter(samples), recorded.about
     for micro in recorded.micros:
-        first = (micro.rank * recorded.about.micros + micro.micro) * len(micro.rows)
+        share = micro.rank // about.context_parallel
+        first = (share * about.micros + micro.micro) * len(micro.rows)
         damaged = {one.place: one for one in micro.replaced}
         for place in range(first, first + len(micro.rows)):
             sample = replace(next(rest), place=place, rank=micro.rank, micro=micro.micro)

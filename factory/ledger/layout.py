@@ -54,6 +54,7 @@ class About:
         rank: The process that wrote it, from 0.
         ranks: Number of processes.
         micros: Micro-batches of an optimizer step.
+        context_parallel: Consecutive ranks that work on the same samples.
         fingerprint: Fingerprint of the plan.
         seed: Seed of the plan.
         identities: What each backend's rows stand for, by its name.
@@ -70,6 +71,12 @@ class About:
     identities: Mapping[str, str] = field(default_factory=dict)
     streams: tuple[str, ...] = ()
     started: int = 0
+    context_parallel: int = 1
+
+    @property
+    def shares(self) -> int:
+        """How many shares a batch is cut into, before it is cut into micro-batches."""
+        return self.ranks // self.context_parallel
 
     def schema(self) -> pa.Schema:
         """Return the schema of a file, with this in its metadata."""

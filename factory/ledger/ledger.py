@@ -1,6 +1,5 @@
 """How is it recorded which samples a completed step used?"""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +87,7 @@ class Ledger:
                 # A copy: the memory of a batch may be used again.
                 batch.rows.numpy().astype(np.int64),
                 list(batch.keys) if batch.backend in self.about.streams else None,
-                [asdict(one) for one in batch.replaced] or None,
+                [one._asdict() for one in batch.replaced] or None,
             )
         )
 

@@ -56,9 +56,11 @@ class Recorded:
 
     @property
     def missing(self) -> list[int]:
-        """Ranks of which not every micro-batch is on record."""
-        counts = np.bincount([each.rank for each in self.micros], minlength=self.about.ranks)
-        return np.flatnonzero(counts < self.about.micros).tolist()
+        """Ranks of which not every micro-batch is on record; of some with one share, the first."""
+        size = self.about.context_parallel
+        shares = [each.rank // size for each in self.micros]
+        counts = np.bincount(shares, minlength=self.about.shares)
+        return (np.flatnonzero(counts < self.about.micros) * size).tolist()
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -154,26 +156,30 @@ def _uses(cells: dict[str, Any], sample: int | str | None) -> bool:
     return sample in (used or ())
 
 
+def _division(about: About) -> tuple[int, int, int]:
+    """Return how a batch was divided."""
+    return about.ranks, about.micros, about.context_parallel
+
+
 def _merged(parts: list[_Part]) -> Recorded:
     """Put together what the files of all ranks tell of one step."""
     latest = max(parts, key=lambda part: part.about.started).about
-    by_rank: dict[int, _Part] = {}
+    by_share: dict[int, _Part] = {}  # ranks of one share use the same samples
     for part in sorted(parts, key=lambda part: part.about.started):
-        about = part.about
-        if (about.ranks, about.micros) == (latest.ranks, latest.micros):
-            by_rank[about.rank] = part
+        if _division(part.about) == _division(latest):
+            by_share[part.about.rank // latest.context_parallel] = part
     micros = tuple(
         Micro(
-            rank,
+            part.about.rank,
             cells["micro"],
             np.array(cells["rows"], dtype=np.int64),
             None if cells["keys"] is None else tuple(cells["keys"]),
             tuple(Replacement(**one) for one in cells["replaced"] or ()),
         )
-        for rank, part in sorted(by_rank.items())
+        for _, part in sorted(by_share.items())
         for cells in part.cells
     )
-    head = by_rank[latest.rank].cells[0]
+    head = by_share[latest.rank // latest.context_parallel].cells[0]
     return Recorded(
         global_step=head["global_step"],
         epoch=head["epoch"],

@@ -80,10 +80,15 @@ class Excluded:
             found = rows
         return found
 
-    def describe(self) -> dict[str, int]:
-        """Return, for each sample's key, the first step without it, counted from 1."""
-        pairs = ((self.keys.get(row, str(row)), first + 1) for row, first in self.steps.items())
-        return dict(sorted(pairs))
+    def describe(self, backend: str) -> list[dict[str, Any]]:
+        """Return what is left out as entries of `data.exclude` name it, by step, from 1."""
+        names: dict[int, list[str]] = {}
+        for row, first in self.steps.items():
+            names.setdefault(first + 1, []).append(self.keys.get(row, str(row)))
+        return [
+            {"from_step": step, "backend": backend, "ids": sorted(ids)}
+            for step, ids in sorted(names.items())
+        ]
 
     @cached_property
     def _stages(self) -> list[tuple[int, frozenset[int]]]:
@@ -189,28 +194,3 @@ def remaining(backend: PlanBackend, excluded: Excluded) -> PlanBackend:
     ends = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
     changed: dict[str, Any] = {"order": backend.order[keep], "offsets": ends[backend.offsets]}
     return PlanBackend(**{**vars(backend), **changed})
-
-
-def first_change(
-    old: Mapping[str, Mapping[str, int]], new: Mapping[str, Mapping[str, int]]
-) -> int | None:
-    """Return the first step, from 1, at which two descriptions of exclusions differ.
-
-    A run that has completed fewer steps than that may go on with either of them: what it has
-    trained on is the same.
-
-    Args:
-        old: The part "exclude" of what `Plan.describe` gave: first steps by backend and key.
-        new: That part of what it gives now.
-
-    Returns:
-        The step; None if they are the same.
-    """
-    firsts = []
-    for name in old.keys() | new.keys():
-        before, after = old.get(name, {}), new.get(name, {})
-        for key in before.keys() | after.keys():
-            steps = {before.get(key), after.get(key)}
-            if len(steps) > 1:
-                firsts += [step for step in steps if step is not None]
-    return min(firsts, default=None)

@@ -281,11 +281,14 @@ class Plan:
         """Return everything that shapes the order, nested by key, in values for JSON.
 
         Two plans of equal description give equal steps; see `difference` for what differs. The
-        key "exclude" is there only if rows are; `first_change` compares it.
+        key "exclude" is there only if rows are: an entry whose "from_step", counted from 1, lies
+        beyond the steps completed changes nothing about them.
         """
-        excluded = {name: each.describe() for name, each in sorted(self.exclude.items())}
+        entries = [
+            one for name in sorted(self.exclude) for one in self.exclude[name].describe(name)
+        ]
         return {
-            **({"exclude": excluded} if excluded else {}),
+            **({"exclude": entries} if entries else {}),
             "order_version": ORDER_VERSION,
             "seed": self.seed,
             "batch_size": self.batch_size,

@@ -106,7 +106,7 @@ def test_conditioning_samples_stand_for_those_they_belong_to(tmp_path: Path) -> 
     )
     data.prepare_data()
     data.setup()
-    assert data.plan.exclude["a"].describe() == {"a/0004.png": 1}
+    assert data.plan.exclude["a"].keys == {4: "a/0004.png"}
     keys = [key for batch in data.train_dataloader() for key in batch.keys]
     assert "a/0004.png" not in keys
     data.close()
@@ -116,5 +116,5 @@ def test_the_description_in_a_checkpoint_names_them(root: Path) -> None:
     data = data_module(root, exclude=[Exclude(["a/0001.png"], 5), Exclude(["a:a/0001.png"], 3)])
     data.setup()
     state = json.loads(json.dumps(data.state_dict()))
-    assert state["plan"]["exclude"] == {"a": {"a/0001.png": 3}}
+    assert state["plan"]["exclude"] == [{"from_step": 3, "backend": "a", "ids": ["a/0001.png"]}]
     data.close()
