@@ -87,8 +87,7 @@ class FactoryDataModule(LightningDataModule):
         self.sampling = sampling or Mixture()
         self.prefetch = prefetch or Prefetch()
         self.accept_changed_plan = accept_changed_plan
-        self.exclude = tuple(exclude)
-        self.ledger = None if ledger is None else Ledger(ledger)
+        self.exclude, self.ledger = tuple(exclude), Ledger(ledger)
         self.registry = Registry(
             backends,
             cache=cache or CachePlace(LocalStorage(".")),
@@ -109,12 +108,11 @@ class FactoryDataModule(LightningDataModule):
         self.sources: dict[str, Source] = {}
         self.streams: dict[str, StreamSource] = {}
         self._plan: Plan | None = None
-        self._excluded: dict[str, Excluded] = {}
+        self._excluded: dict[str, Excluded] = {}  # known once there is a plan
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._unchecked: dict[str, Any] | None = None
-        self._position = Position()
-        self._layout = Layout()
+        self._position, self._layout = Position(), Layout()
 
     @property
     def plan(self) -> Plan:
@@ -164,7 +162,7 @@ class FactoryDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
-        if self.ledger is not None:
+        if self.ledger.folder is not None:
             self.ledger.begin(self._about())
         loader = TrainLoader(
             self.plan, self._collate(), self.prefetch, self._layout, self._position, self.ledger
@@ -185,8 +183,7 @@ class FactoryDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the plan's fingerprint and the last completed optimizer step."""
         epoch, step = self.committed
-        if self.ledger is not None:
-            self.ledger.flush()
+        self.ledger.flush()
         return {
             "fingerprint": self.plan.fingerprint,
             "plan": self.plan.describe(),
@@ -220,8 +217,7 @@ class FactoryDataModule(LightningDataModule):
         Lightning's trainer is watched already; a loop of your own calls this after each one.
         """
         self._position.count()
-        if self.ledger is not None:
-            self.ledger.commit(*self.committed)
+        self.ledger.commit(*self.committed)
 
     def end_epoch(self, epoch: int, step: int) -> None:
         """Note that an epoch ended after so many steps, perhaps before its last one.
@@ -238,8 +234,7 @@ class FactoryDataModule(LightningDataModule):
         del stage
         for loader in self._loaders:
             loader.close()
-        if self.ledger is not None:
-            self.ledger.close()
+        self.ledger.close()
         for stream in self.streams.values():
             stream.pause()
 

@@ -44,14 +44,15 @@ class Ledger:
     from the thread that trains.
     """
 
-    def __init__(self, folder: Path | str, *, every: int = EVERY) -> None:
+    def __init__(self, folder: Path | str | None, *, every: int = EVERY) -> None:
         """Store the settings; no I/O.
 
         Args:
-            folder: Where the files lie, on this machine; made when it is first needed.
+            folder: Where the files lie, on this machine; made when it is first needed. Nothing
+                is recorded if None.
             every: Micro-batches after which they are written.
         """
-        self.folder = Path(folder)
+        self.folder = None if folder is None else Path(folder)
         self.about = About()
         self._every = every
         self._noted: list[_Note] = []
@@ -76,6 +77,8 @@ class Ledger:
 
     def note(self, batch: Batch) -> None:
         """Note that a micro-batch is handed to the trainer."""
+        if self.folder is None:
+            return
         place = batch.epoch, batch.step
         self._noted.append(
             _Note(
@@ -131,7 +134,7 @@ class Ledger:
     def _write(self) -> None:
         """Append the completed steps as one record batch."""
         notes, self._completed = self._completed, []
-        if not notes:
+        if not notes or self.folder is None:
             return
         first = notes[0].global_step
         try:

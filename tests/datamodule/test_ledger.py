@@ -128,5 +128,5 @@ def test_without_a_folder_nothing_is_written(root: Path) -> None:
     data = data_module(root)
     trainer(root, max_steps=1).fit(Recorder(), datamodule=data)
     data.close()
-    assert data.ledger is None
+    assert data.ledger.folder is None
     assert not list(root.rglob("*.arrows"))
