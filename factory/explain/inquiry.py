@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from factory.backends.naming import MARK, find_sample
 from factory.datamodule import FactoryDataModule
+from factory.dryrun.wording import plural
 from factory.errors import ConfigError
 from factory.explain.findings import Choice, Findings, Sample, Step, exclude_line
 from factory.explain.request import MOST_STEPS, Request
@@ -217,7 +218,7 @@ class Inquiry:
         elif agrees and planned.backend not in self.data.streams:
             other = _unlike(planned, recorded)
             if other:
-                notes.append(f"the plan as it is now has other samples at {other} places")
+                notes.append(f"the plan as it is now has other samples at {plural(other, 'place')}")
         return notes
 
     def _exclude(

@@ -89,8 +89,12 @@ def with_layout(samples: Sequence[Sample], recorded: Recorded) -> list[Sample]:
 def with_exclusions(
     samples: Sequence[Sample], planned: PlanStep, plan: Plan, sources: Mapping[str, Source]
 ) -> list[Sample]:
-    """Add which samples stand in for excluded ones, and which only fill the batch."""
-    excluded = {swap.place: swap.row for swap in planned.excluded}
+    """Add which samples stand in for excluded ones, and which only fill the batch.
+
+    Where an excluded sample was used all the same, before it was excluded, nothing stands in.
+    """
+    used = {sample.place: sample.row for sample in samples}
+    excluded = {s.place: s.row for s in planned.excluded if used.get(s.place) != s.row}
     fills = len(planned.rows) - planned.duplicates
     found = []
     for each in samples:

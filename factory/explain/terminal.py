@@ -116,13 +116,13 @@ def _samples(step: Step) -> Table:
     who = any(sample.rank is not None for sample in step.samples)
     columns = [
         ("place", "right"), *([("rank.micro", "right")] if who else []), ("sample", "left"),
-        ("size", "right"), ("cut", "left"), ("caption", "left"),
+        ("cut", "left"), ("caption", "left"),
     ]  # fmt: skip
     table = _table("Samples", *columns)
     for sample in step.samples:
         where = [f"{sample.rank}.{sample.micro}"] if who else []
         table.add_row(
-            str(sample.place), *where, _named(step, sample), _size(sample), cut(sample),
+            str(sample.place), *where, _named(step, sample), cut(sample),
             Text(sample.caption or "(none)", style="" if sample.caption else "dim"),
         )  # fmt: skip
     return table
@@ -130,6 +130,10 @@ def _samples(step: Step) -> Table:
 
 def _named(step: Step, sample: Sample) -> Text:
     name = Text(f"{step.backend}:{redact(sample.key)}" if sample.key else f"row {sample.row}")
+    if sample.key and sample.width:
+        told = "" if sample.bytes < 0 else f", {size(sample.bytes)}"
+        version = f", {sample.etag[:ETAG]}" if sample.etag else ""
+        name.append(f"\n{sample.width}x{sample.height}{told}{version}", style="dim")
     for backend, key in sample.partners.items():
         name.append(f"\nwith {backend}:{redact(key)}", style="dim")
     if sample.fills:
@@ -137,12 +141,6 @@ def _named(step: Step, sample: Sample) -> Text:
     if sample.dropped:
         name.append(f"\nnow dropped: {redact(sample.dropped)}", style="yellow")
     return name
-
-
-def _size(sample: Sample) -> str:
-    if not sample.key or sample.bytes < 0:
-        return "-"
-    return f"{sample.width}x{sample.height}\n{size(sample.bytes)}\n{sample.etag[:ETAG]}"
 
 
 def cut(sample: Sample) -> str:
