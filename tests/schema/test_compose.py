@@ -313,3 +313,11 @@ def test_an_option_that_is_added_and_does_not_exist_is_named() -> None:
     text = problems("+data.backends.photos.repeat=1", "+prefetch.nothing=2")
     assert "data.backends.photos has no option 'repeat'; did you mean 'repeats'?" in text
     assert "prefetch has no option 'nothing'; options are batches, " in text
+
+
+def test_exclusions_are_checked_before_anything_is_read() -> None:
+    text = problems("data.exclude=[{from_step: 0, ids: []}]")
+    assert "data.exclude.0.from_step must be at least 1, got 0" in text
+    assert "data.exclude.0.ids must name at least one sample" in text
+    assert "no value for data.exclude.0.ids" in problems("data.exclude=[{from_step: 3}]")
+    assert "data.exclude" in problems("data.exclude=[a]")
