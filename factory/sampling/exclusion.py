@@ -123,8 +123,7 @@ def check_excluded(backends: Sequence[PlanBackend], excluded: Mapping[str, Exclu
 
 
 def _check_buckets(backend: PlanBackend, excluded: Excluded) -> None:
-    rows = np.array(sorted(excluded.steps), dtype=np.int64)
-    struck = np.isin(backend.order, rows)
+    struck = _struck(backend, excluded)
     ends = np.concatenate([[0], np.cumsum(struck, dtype=np.int64)])
     counts, sizes = np.diff(ends[backend.offsets]), backend.sizes
     for bucket in np.flatnonzero((counts == sizes) & (sizes > 0)).tolist():
@@ -134,6 +133,12 @@ def _check_buckets(backend: PlanBackend, excluded: Excluded) -> None:
             f"of them out of data.exclude, or drop the others at the start of a run, as with "
             f"data.backends.{backend.name}.metadata.exclude"
         )
+
+
+def _struck(backend: PlanBackend, excluded: Excluded) -> NDArray[np.bool_]:
+    """Mark the excluded rows in a backend's order, bool [n]; by a table, without sorting."""
+    rows = np.array(sorted(excluded.steps), dtype=backend.order.dtype)
+    return np.isin(backend.order, rows, kind="table")
 
 
 def stand_ins(
@@ -185,7 +190,7 @@ def remaining(backend: PlanBackend, excluded: Excluded) -> PlanBackend:
     Raises:
         PlanError: No sample is left.
     """
-    keep = ~np.isin(backend.order, np.array(sorted(excluded.steps), dtype=np.int64))
+    keep = ~_struck(backend, excluded)
     if not keep.any():
         raise PlanError(
             f"backend {backend.name!r}: all {len(backend.order)} samples are excluded; keep one "
