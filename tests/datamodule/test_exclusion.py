@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from factory import ConditioningBackend, ConfigError, FactoryDataModule, ImageBackend
 from factory.catalog.captions import FilenameCaptions
 from factory.dryrun.rehearsal import rehearse
 from factory.errors import PlanError
+from factory.explain.samples import samples_of
 from factory.sampling.exclusion import Exclude
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
@@ -109,6 +111,8 @@ def test_conditioning_samples_stand_for_those_they_belong_to(tmp_path: Path) -> 
     assert data.plan.exclude["a"].keys == {4: "a/0004.png"}
     keys = [key for batch in data.train_dataloader() for key in batch.keys]
     assert "a/0004.png" not in keys
+    [sample] = samples_of(np.array([2]), data.sources["a"], seed=0, epoch=0)
+    assert (sample.key, sample.partners) == ("a/0002.png", {"depth": "depth/0002.png"})
     data.close()
 
 
