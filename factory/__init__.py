@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from factory.errors import ConfigError, FactoryError
     from factory.runtime.batch import Batch
     from factory.runtime.fetcher import Prefetch
+    from factory.sampling.exclusion import Exclude
     from factory.sampling.mixture import Mixture
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "ConfigError": "factory.errors",
     "Crop": "factory.backends.image",
     "EvalBackend": "factory.backends.image",
+    "Exclude": "factory.sampling.exclusion",
     "FactoryDataModule": "factory.datamodule",
     "FactoryError": "factory.errors",
     "ImageBackend": "factory.backends.image",
@@ -47,6 +49,7 @@ __all__ = [
     "ConfigError",
     "Crop",
     "EvalBackend",
+    "Exclude",
     "FactoryDataModule",
     "FactoryError",
     "ImageBackend",

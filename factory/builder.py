@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from factory.check import EMBEDS, check, kind_of, order
 from factory.errors import ConfigError, FactoryError
@@ -57,6 +57,8 @@ def build(
         accept_changed_plan=accepted if isinstance(accepted, bool) else list(accepted),
         context_parallel=cfg.data.context_parallel,
         peer_timeout_s=cfg.data.peer_timeout_s,
+        exclude=make(cfg.data.exclude, "data.exclude"),
+        ledger=cfg.data.ledger,
         telemetry=telemetry,
         **parts,
     )
@@ -102,7 +104,7 @@ def _checked(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return cfg
 
 
-def make(node: DictConfig, key: str, **given: Any) -> Any:
+def make(node: DictConfig | ListConfig, key: str, **given: Any) -> Any:
     """Instantiate one part of a config; plain lists and dicts reach its constructor.
 
     Args:

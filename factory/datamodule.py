@@ -1,30 +1,32 @@
 """Where Lightning enters: backends in, batches of the plan out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
-from factory.backends.image import ImageBackend
+from factory.backends.naming import resolve
+from factory.backends.planned import eval_backend, plan_backend, plan_stream
 from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError
+from factory.ledger.layout import About
+from factory.ledger.ledger import Ledger
 from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
-from factory.runtime.agreement import agree, agree_on_plan
-from factory.runtime.alignment import align, cut_of
+from factory.runtime.agreement import agree_on_plan
+from factory.runtime.alignment import cut_of
 from factory.runtime.collate import Collate
+from factory.runtime.commits import Commits
 from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Record, TrainLoader
@@ -38,6 +40,7 @@ from factory.runtime.resume import STATE_FORMAT, check_cut, check_format, check_
 from factory.runtime.staging import stager
 from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
+from factory.sampling.exclusion import Exclude, Excluded
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
@@ -67,6 +70,9 @@ class FactoryDataModule(LightningDataModule):
         context_parallel: Consecutive ranks that are given the same samples.
         peer_timeout_s: Seconds without a sign of life after which another process counts as
             hanging, and this one ends with a report; None to watch none.
+        exclude: Samples that are not used, each from a step on; others stand in for them.
+        ledger: Folder on this machine where it is recorded what each completed step used;
+            nothing is recorded if None.
         telemetry: Where stages are recorded; one of its own if None.
 
     Raises:
@@ -87,6 +93,8 @@ class FactoryDataModule(LightningDataModule):
         accept_changed_plan: bool | Sequence[str] = False,
         context_parallel: int = 1,
         peer_timeout_s: float | None = PEER_TIMEOUT_S,
+        exclude: Sequence[Exclude] = (),
+        ledger: Path | str | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         """Store the parts and check how they refer to each other; no I/O."""
@@ -98,34 +106,27 @@ class FactoryDataModule(LightningDataModule):
         self.prefetch = prefetch or Prefetch()
         self.quarantine_limit = quarantine or QuarantineLimit()
         self.accept_changed_plan = accept_changed_plan
+        self.exclude, self.ledger = tuple(exclude), Ledger(ledger)
         self.registry = Registry(
             backends,
             cache=cache or CachePlace(LocalStorage(".")),
             engine=engine or LocalEngine(),
             telemetry=telemetry,
         )
-        if not self.registry.data:
-            raise ConfigError(
-                "no backend to train on: add an image backend, such as data=single, or "
-                "+data/backend@data.backends.photos=image"
-            )
-        if self.prefetch.mode == "process":
-            check_reopenable(self.registry)
+        _check_backends(self.registry, self.prefetch)
         # Facts in a bucket are made once for all nodes, on local disks once for each node.
         self.prepare_data_per_node = self.registry.cache.storage.local_path("catalog") is not None
-        if not self.registry.eval:
-            # Lightning asks for no loader where the method is not overridden; an empty one
-            # it would warn of at every start.
+        if not self.registry.eval:  # an empty loader would make Lightning warn at every start
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         self.sources: dict[str, Source] = {}
         self.streams: dict[str, StreamSource] = {}
         self._plan: Plan | None = None
+        self._excluded: dict[str, Excluded] = {}  # known once there is a plan
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._unchecked: dict[str, Any] | None = None
         self._supply: Supply | None = None
-        self._position, self._layout = Position(), Layout()
-        self._progress = Progress()
+        self._position, self._layout, self._progress = Position(), Layout(), Progress()
         self._peers: Peers | None = None
 
     @property
@@ -161,10 +162,12 @@ class FactoryDataModule(LightningDataModule):
         self._open_streams()
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
+                self._excluded = resolve(self.exclude, self.sources, self.streams)
                 self._plan = self.sampling.plan(
                     [self._plan_backend(name) for name in self.registry.data],
                     batch_size=self.batch_size,
                     seed=self.seed,
+                    exclude={n: e for n, e in self._excluded.items() if n in self.registry.data},
                 )
                 record.counts["steps"] = self._plan.steps(0)
             self._check_restored()
@@ -181,9 +184,12 @@ class FactoryDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Return this rank's micro-batches, epoch after epoch."""
+        if self.ledger.folder is not None:
+            self.ledger.begin(self._about())
         loader = TrainLoader(
-            self.plan, self._collate(), self.prefetch, self._layout, self._position, **self._aside()
-        )
+            self.plan, self._collate(), self.prefetch, self._layout, self._position,
+            **self._aside(self.ledger),
+        )  # fmt: skip
         self._loaders.add(loader)
         return loader
 
@@ -202,6 +208,7 @@ class FactoryDataModule(LightningDataModule):
         if self._plan is None:
             return {}
         epoch, step = self.committed
+        self.ledger.flush()
         return {
             "format": STATE_FORMAT,
             "fingerprint": self.plan.fingerprint,
@@ -240,6 +247,7 @@ class FactoryDataModule(LightningDataModule):
         Lightning's trainer is watched already; a loop of your own calls this after each one.
         """
         self._position.count()
+        self.ledger.commit(*self.committed)
 
     def end_epoch(self, epoch: int, step: int) -> None:
         """Note that an epoch ended after so many steps, perhaps before its last one.
@@ -263,6 +271,7 @@ class FactoryDataModule(LightningDataModule):
         """Stop prefetching, as long as nothing is asked for."""
         for loader in self._loaders:
             loader.close()
+        self.ledger.close()
         if self._supply is not None:
             self._supply.close()
         for stream in self.streams.values():
@@ -306,22 +315,34 @@ class FactoryDataModule(LightningDataModule):
 
     def _supplied(self) -> Supply:
         """Return what the loaders share, made with the first of them."""
+        prefetch = self.prefetch
         if self._supply is None:
-            prefetch = self.prefetch
             self._supply = Supply(here=lambda part: part.step.backend in self.streams)
             if prefetch.mode == "process":
+                opener = reopen(
+                    self.registry, self.sources, seed=self.seed, limit=self.quarantine_limit
+                )
                 self._supply.maker = MakerProcess(
-                    reopen(
-                        self.registry, self.sources, seed=self.seed, limit=self.quarantine_limit
-                    ),
-                    workers=prefetch.workers,
-                    timeout_s=prefetch.timeout_s,
+                    opener, workers=prefetch.workers, timeout_s=prefetch.timeout_s
                 )
         device = None if self.trainer is None else self.trainer.strategy.root_device
         self._supply.stager = stager(
-            device, pin_memory=self.prefetch.pins, device_ahead=self.prefetch.device_ahead
+            device, pin_memory=prefetch.pins, device_ahead=prefetch.device_ahead
         )
         return self._supply
+
+    def _about(self) -> About:
+        """Return what the ledger says its steps are steps of."""
+        return About(
+            rank=self._layout.rank,
+            ranks=self._layout.ranks,
+            micros=self._layout.micros,
+            context_parallel=self._layout.context_parallel,
+            fingerprint=self.plan.fingerprint,
+            seed=self.seed,
+            identities={each.name: each.identity for each in self.plan.backends},
+            streams=tuple(self.streams),
+        )
 
     def _open_streams(self) -> None:
         for name, backend in self.registry.streams.items():
@@ -376,11 +397,11 @@ class FactoryDataModule(LightningDataModule):
         if not self.plan.alike:
             # Else Lightning cuts every epoch to the length of the first one.
             trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-        if not any(isinstance(c, _Commits) and c.data is self for c in callbacks):
+        if not any(isinstance(c, Commits) and c.data is self for c in callbacks):
             if not self._position.restored:
                 self._position = Position()
             # First, so that a checkpoint saved in the same hook counts the step.
-            callbacks.insert(0, _Commits(self, self._position))
+            callbacks.insert(0, Commits(self, self._position))
         self._position.divide(self._layout.micros)
 
     def _check_restored(self) -> None:
@@ -396,7 +417,7 @@ class FactoryDataModule(LightningDataModule):
         self._restore_streams(state)
 
     def _eval_backends(self) -> list[PlanBackend]:
-        return [plan_backend(self.sources[name]) for name in self.registry.eval]
+        return [eval_backend(self.sources[name], self._excluded) for name in self.registry.eval]
 
     def _watch_peers(self) -> None:
         if self._peers is not None:
@@ -410,6 +431,16 @@ class FactoryDataModule(LightningDataModule):
             )
 
 
+def _check_backends(registry: Registry, prefetch: Prefetch) -> None:
+    if prefetch.mode == "process":
+        check_reopenable(registry)
+    if not registry.data:
+        raise ConfigError(
+            "no backend to train on: add an image backend, such as data=single, or "
+            "+data/backend@data.backends.photos=image"
+        )
+
+
 def _check_numbers(batch_size: int, context_parallel: int, peer_timeout_s: float | None) -> None:
     if batch_size < 1:
         raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
@@ -417,104 +448,3 @@ def _check_numbers(batch_size: int, context_parallel: int, peer_timeout_s: float
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"data.{name} must be above 0, got {value}")
-
-
-def plan_backend(source: Source) -> PlanBackend:
-    """Return what the plan must know of a backend made ready."""
-    decisions = source.catalog.decisions
-    shape = PlanBackend(
-        name=source.name,
-        order=decisions.order,
-        offsets=decisions.offsets,
-        buckets=tuple(bucket.name for bucket in decisions.buckets),
-        identity=source.catalog.identity,
-    )
-    backend = source.backend
-    return _taking_part(shape, backend) if isinstance(backend, ImageBackend) else shape
-
-
-def plan_stream(source: StreamSource, batch_size: int) -> PlanBackend:
-    """Return what the plan must know of a stream: how many whole batches an epoch has.
-
-    Rows are numbers in the epoch; which samples they are shows when they are read.
-    """
-    rows = source.batches_per_pass() * (source.backend.batch_size or batch_size)
-    shape = PlanBackend(
-        name=source.name,
-        order=np.broadcast_to(np.int64(0), (rows,)),  # never looked at, and takes no memory
-        offsets=np.array([0, rows]),
-        buckets=("stream",),
-        identity=source.backend.identity,
-        sequential=True,
-    )
-    return _taking_part(shape, source.backend)
-
-
-def _taking_part(shape: PlanBackend, backend: ImageBackend) -> PlanBackend:
-    return replace(
-        shape,
-        probability=backend.probability,
-        repeats=backend.repeats,
-        window=backend.window,
-        batch_size=backend.batch_size,
-        slider_strength=backend.slider_strength,
-    )
-
-
-class _Commits(Callback):
-    """Counts what a trainer has completed; a step commits with its last micro-batch."""
-
-    def __init__(self, data: FactoryDataModule, position: Position) -> None:
-        self.data, self.position = data, position
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make a trainer that was restored agree with where the run stands."""
-        del pl_module
-        if not self._watches(trainer):
-            return
-        if (
-            not self.position.restored
-            and trainer.current_epoch
-            and not any(self.position.committed)
-        ):
-            self.position.move(trainer.current_epoch, 0)  # restored without a state of this data
-        epoch, step = self.position.committed
-        agree({"epoch": epoch, "step": step}, "where they go on")
-        if self.position.restored:
-            _, step = self.position.next(self.data.plan.steps)
-            align(trainer, step * trainer.accumulate_grad_batches)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse an epoch that would end between the micro-batches of a step."""
-        del pl_module
-        micros, count = trainer.accumulate_grad_batches, trainer.num_training_batches
-        if self._watches(trainer) and count % micros and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise PlanError(
-                f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch after "
-                f"{count} micro-batches, within an optimizer step of {micros}; set it to a "
-                f"multiple of trainer.accumulate_grad_batches={micros}"
-            )
-
-    def on_train_batch_end(self, trainer: Trainer, *hook: Any) -> None:
-        """Count one micro-batch."""
-        if self._watches(trainer):
-            self.position.count()
-            self.on_train_epoch_end(trainer, *hook)
-
-    def on_train_epoch_end(self, trainer: Trainer, *hook: Any) -> None:
-        """Note the end of an epoch, unless the run merely stops in the middle of one."""
-        del hook
-        if self._watches(trainer) and trainer.is_last_batch:
-            ended = self.position.finish()
-            if ended is not None:
-                self.data.end_epoch(*ended)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""
-        del pl_module
-        if self._watches(trainer):
-            self.data.pause()
-
-    def _watches(self, trainer: Trainer) -> bool:
-        """Tell whether it is this data that the trainer trains on."""
-        return trainer.datamodule is self.data  # type: ignore[attr-defined]

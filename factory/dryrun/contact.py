@@ -28,7 +28,7 @@ def samples_part(figures: Figures, sources: Mapping[str, Source], engine: Engine
     for backend in figures.backends:
         source = sources[backend.name]
         chosen = rows.contact_rows(source.catalog, SHOWN)
-        cards = [_kept(look) for look in looks(source, chosen, engine)]
+        cards = [kept_card(look) for look in looks(source, chosen, engine)]
         note = f"{number(len(cards))} of {number(backend.kept)} kept"
         parts.append(_sheet(backend, note, cards))
     return parts
@@ -64,7 +64,8 @@ def _gone(source: Source, engine: Engine) -> list[Safe]:
     return cards
 
 
-def _kept(look: Look) -> Safe:
+def kept_card(look: Look, *more: Content) -> Safe:
+    """Return a sample with the frame that is trained on, and what else is known of it below."""
     cut = look.cut
     frame = None
     sizes = f"{look.width}x{look.height}"
@@ -76,7 +77,9 @@ def _kept(look: Look) -> Safe:
         sizes += f" → {look.bucket}"
     scale = "" if cut is None else _scale(look)
     facts = tag("p", tag("b", sizes), tag("br"), tag("small", scale), class_="sizes")
-    return tag("figure", _picture(look, frame), tag("figcaption", _name(look), facts, _says(look)))
+    return tag(
+        "figure", _picture(look, frame), tag("figcaption", _name(look), facts, _says(look), more)
+    )
 
 
 def _scale(look: Look) -> str:

@@ -38,6 +38,17 @@ def page(rehearsal: Rehearsal, engine: Engine) -> str:
         "dropped": (f"Dropped {number(_gone(figures))}", dropped_part(figures, sources, engine)),
         "reading": ("Reading", _reading(figures)),
     }
+    return document("Plan of the data", _header(figures), tabs)
+
+
+def document(title: str, header: Content, tabs: Mapping[str, tuple[str, Content]]) -> str:
+    """Return an HTML document of parts, of which one is shown at a time.
+
+    Args:
+        title: Its title.
+        header: What stands above all parts.
+        tabs: The parts by name, (label, content) of each; the first one is "overview".
+    """
     style = files("factory.dryrun").joinpath("page.css").read_text(encoding="utf-8")
     head = tag(
         "head",
@@ -45,13 +56,13 @@ def page(rehearsal: Rehearsal, engine: Engine) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", "Plan of the data"),
+        tag("title", title),
         # The sheet is ours, and holds nothing of the data.
         tag("style", Safe(style + _tab_rules(list(tabs)))),
     )
     links = [tag("a", label, href=f"#{name}") for name, (label, _) in tabs.items()]
     sections = [tag("section", part, id_=name) for name, (_, part) in tabs.items()]
-    body = tag("body", _header(figures), tag("nav", links), tag("main", sections))
+    body = tag("body", header, tag("nav", links), tag("main", sections))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -104,14 +115,14 @@ def _overview(figures: Figures, sources: Mapping[str, Source]) -> Content:
             tag("div", _mixture(figures.plan, places), class_="stack"),
             tag(
                 "div",
-                _card("Sizes", charts.legend(list(places), places), charts.scatter(clouds, places),
+                card("Sizes", charts.legend(list(places), places), charts.scatter(clouds, places),
                       hint="dots are kept, crosses dropped, squares the targets"),
-                _card("Dropped", charts.reasons(figures.backends, places)),
+                card("Dropped", charts.reasons(figures.backends, places)),
                 class_="stack",
             ),
             class_="cards",
         ),
-        _card("Buckets", tag("div", histograms, class_="columns"),
+        card("Buckets", tag("div", histograms, class_="columns"),
               hint="pale: samples given again to fill the last batch"),
     ]  # fmt: skip
 
@@ -146,7 +157,8 @@ def _run(plan: Plan) -> str:
     return "endless" if plan.run_epochs is None else f"{plan.run_epochs:.3g} epochs"
 
 
-def _card(title: str, *content: Content, hint: str = "", kind: str = "") -> Safe | None:
+def card(title: str, *content: Content, hint: str = "", kind: str = "") -> Safe | None:
+    """Return a part with a heading and a hint beside it; None if there is nothing in it."""
     if not any(content):
         return None
     heading = tag("h2", title, " ", tag("small", hint) if hint else None)
@@ -157,7 +169,7 @@ def _mixture(plan: Plan | None, places: dict[str, int]) -> list[Safe | None]:
     if plan is None:
         return []
     return [
-        _card(
+        card(
             f"Epoch {epoch.number}",
             charts.shares(epoch, places),
             charts.legend([share.backend for share in epoch.shares], places),
@@ -243,9 +255,9 @@ def _reading(figures: Figures) -> Iterator[Content]:
         for each in figures.backends
     ]  # fmt: skip
     hint = "reads of objects; those of a first scan are of headers and captions"
-    yield _card("Reading", table(head, body), kind="full", hint=hint)
+    yield card("Reading", table(head, body), kind="full", hint=hint)
     places = ("backend", "kind", "found", "kept", "dropped", "enlarged", "size", "where")
-    yield _card(
+    yield card(
         "Backends",
         table(places, [
             (e.name, e.kind, number(e.found), number(e.kept), number(e.found - e.kept),

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.backends.naming import resolve
+from factory.backends.planned import plan_backend
 from factory.backends.source import Source
 from factory.cache.place import CachePlace
-from factory.datamodule import FactoryDataModule, plan_backend
+from factory.datamodule import FactoryDataModule
 from factory.dryrun import figures
 from factory.dryrun.counting import batch_of, count, count_texts
 from factory.dryrun.epochs import lay_out
@@ -15,7 +17,7 @@ from factory.dryrun.figures import Figures, Problem, Run
 from factory.dryrun.mixture_problems import mixture_problems
 from factory.dryrun.sample_problems import sample_problems
 from factory.dryrun.wording import place, redact, size
-from factory.errors import EmptyBackendError, FactoryError, PlanError
+from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanError
 from factory.preparation import survey
 from factory.sampling.plan import Plan
 
@@ -59,7 +61,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
         if any(name in sources for name in registry.data):
             plan = _plan(data, sources)
             laid_out = lay_out(plan, run)
-    except PlanError as error:
+    except (PlanError, ConfigError) as error:
         problems.append(_stopped(None, error))
     mode = str(data.sampling.short_batch)
     backends = tuple(
@@ -87,8 +89,12 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
 
 def _plan(data: FactoryDataModule, sources: Mapping[str, Source]) -> Plan:
     there = [sources[name] for name in data.registry.data if name in sources]
+    excluded = resolve(data.exclude, sources, data.registry.streams)
     return data.sampling.plan(
-        [plan_backend(source) for source in there], batch_size=data.batch_size, seed=data.seed
+        [plan_backend(source) for source in there],
+        batch_size=data.batch_size,
+        seed=data.seed,
+        exclude={name: each for name, each in excluded.items() if name in data.registry.data},
     )
 
 

@@ -1,13 +1,15 @@
 """What a training step receives: samples of one backend and one bucket."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Replacement:
+class Replacement(NamedTuple):
     """One sample that could not be used, and what stands in for it.
+
+    A tuple, since Lightning refuses frozen dataclasses where it moves a batch to the device.
 
     Attributes:
         place: Its place in the global batch, from 0.

@@ -147,11 +147,15 @@ def _read_together(
 
 
 def _draw(source: Source, part: Part, index: int) -> Iterator[int]:
-    """Return who may stand in at a place: others of the bucket, those of the batch last."""
+    """Return who may stand in at a place: others of the bucket, those of the batch last.
+
+    Never one that is excluded at this step.
+    """
     step = part.step
     bucket = next(b for b in source.catalog.decisions.buckets if b.name == step.bucket)
     key = part.substitute_key(index)
-    return candidates(bucket.rows, key, frozenset(step.rows.tolist()))
+    drawn = candidates(bucket.rows, key, frozenset(step.rows.tolist()))
+    return (row for row in drawn if row not in step.barred)
 
 
 def _replacement(source: Source, part: Part, stand_in: StandIn) -> Replacement:

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from factory.errors import QuarantineError
@@ -92,7 +92,7 @@ class Quarantine:
     def _write(self, batch: Batch, replaced: Replacement) -> None:
         if self._path is None:
             return
-        line = {"backend": batch.backend, "global_step": batch.global_step, **asdict(replaced)}
+        line = {"backend": batch.backend, "global_step": batch.global_step, **replaced._asdict()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

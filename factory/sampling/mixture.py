@@ -1,9 +1,10 @@
 """How are backends mixed, before it is known what they hold?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from factory.sampling.ending import Ending, EpochRule
+from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Selection
@@ -38,7 +39,14 @@ class Mixture:
         """
         Ending(self.epoch, self.epoch_steps)
 
-    def plan(self, backends: Sequence[PlanBackend], *, batch_size: int, seed: int) -> Plan:
+    def plan(
+        self,
+        backends: Sequence[PlanBackend],
+        *,
+        batch_size: int,
+        seed: int,
+        exclude: Mapping[str, Excluded] | None = None,
+    ) -> Plan:
         """Plan the order of samples; see `Plan` for arguments and errors."""
         return Plan(
             backends,
@@ -49,4 +57,5 @@ class Mixture:
             short_batch=self.short_batch,
             epoch=self.epoch,
             epoch_steps=self.epoch_steps,
+            exclude=exclude,
         )

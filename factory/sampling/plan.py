@@ -1,7 +1,7 @@
 """Which samples make up any step of any epoch?"""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from factory.errors import PlanError
 from factory.sampling.course import Course, Stretch
 from factory.sampling.ending import Ending, EpochRule
 from factory.sampling.epochs import Epochs
+from factory.sampling.exclusion import Excluded, Swap, check_excluded, stand_ins
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
 from factory.sampling.schedule import Window, check_windows
@@ -44,6 +45,8 @@ class PlanStep:
         number: Which of the backend's batches in the epoch it is, from 0.
         slider_strength: The backend's slider strength; None where it has none.
         seed: Seed of the plan; substitutes for its rows are drawn by it.
+        excluded: Places whose sample is excluded, and what stands in for it; `rows` holds that.
+        barred: Rows of the backend that are excluded at this step, to be used for nothing.
     """
 
     epoch: int
@@ -57,6 +60,8 @@ class PlanStep:
     number: int = 0
     slider_strength: float | None = None
     seed: int = 0
+    excluded: tuple[Swap, ...] = ()
+    barred: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class Plan:
         short_batch: ShortBatch = "fill",
         epoch: EpochRule = "all_exhausted",
         epoch_steps: int | None = None,
+        exclude: Mapping[str, Excluded] | None = None,
     ) -> None:
         """Lay out a plan; reads the offsets of the backends, not their rows.
 
@@ -139,18 +145,19 @@ class Plan:
             short_batch: What becomes of the last batch of a bucket, see `Passes`.
             epoch: The rule by which epochs end, see `Ending`.
             epoch_steps: Length of every epoch in optimizer steps; None for the rule.
+            exclude: Rows left out from a step on, by the name of their backend.
 
         Raises:
             PlanError: The backends cannot be planned; names the setting and what mends it.
         """
         _check(backends, batch_size)
         self.backends = tuple(backends)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.weighting = weighting
-        self.selection = selection
+        self.batch_size, self.seed = batch_size, seed
+        self.weighting, self.selection = weighting, selection
         self.short_batch = short_batch
         self.ending = Ending(epoch, epoch_steps)
+        self.exclude = dict(exclude or {})
+        check_excluded(backends, self.exclude)
         self._passes = [Passes(each, batch_size, short_batch, seed) for each in backends]
         self.weights = self._weigh()
         names = [each.name for each in backends]
@@ -175,6 +182,7 @@ class Plan:
             short_batch=self.short_batch,
             epoch=self.ending.rule,
             epoch_steps=self.ending.steps,
+            exclude=self.exclude,
         )
         return rebuild, (self.backends,)
 
@@ -196,7 +204,7 @@ class Plan:
         index, number = opened.course.find(step)
         batch = self._passes[index].batch(*opened.place(index, number))
         backend = self.backends[index]
-        return PlanStep(
+        planned = PlanStep(
             epoch,
             step,
             opened.start + step,
@@ -209,6 +217,7 @@ class Plan:
             backend.slider_strength,
             self.seed,
         )
+        return self._without_excluded(planned, index) if self.exclude else planned
 
     @property
     def alike(self) -> bool:
@@ -350,6 +359,8 @@ class Plan:
         return {
             **vars(planned),
             "rows": planned.rows.tolist(),
+            "excluded": [vars(swap) for swap in planned.excluded],
+            "barred": sorted(planned.barred),
             "stretch_start": stretch.first,
             "weights": named(course.weights(stretch, step)),
             "shares": named(course.asked(step, step + 1)),
@@ -362,9 +373,15 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Return everything that shapes the order, nested by key, in values for JSON.
 
-        Two plans of equal description give equal steps; see `difference` for what differs.
+        Two plans of equal description give equal steps; see `difference` for what differs. The
+        key "exclude" is there only if rows are: an entry whose "from_step", counted from 1, lies
+        beyond the steps completed changes nothing about them.
         """
+        entries = [
+            one for name in sorted(self.exclude) for one in self.exclude[name].describe(name)
+        ]
         return {
+            **({"exclude": entries} if entries else {}),
             "order_version": ORDER_VERSION,
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -388,6 +405,18 @@ class Plan:
                 for each, passes in zip(self.backends, self._passes, strict=True)
             },
         }
+
+    def _without_excluded(self, planned: PlanStep, index: int) -> PlanStep:
+        """Replace what is excluded at a step; `index` is the place of its backend."""
+        excluded = self.exclude.get(planned.backend)
+        barred = excluded.at(planned.global_step) if excluded else frozenset()
+        if not barred:
+            return planned
+        rows, swaps = stand_ins(
+            self.backends[index], barred, planned.rows,
+            seed=self.seed, epoch=planned.epoch, number=planned.number, bucket=planned.bucket,
+        )  # fmt: skip
+        return replace(planned, rows=rows, excluded=swaps, barred=barred)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -31,6 +31,21 @@ class QuarantineConfig:
 
 
 @dataclass
+class ExcludeConfig:
+    """Samples that are not used from a step on."""
+
+    _target_: str = "factory.sampling.exclusion.Exclude"
+    ids: list[str] = opt(MISSING, "samples, as BACKEND:KEY or KEY; scripts/explain.py prints them")
+    from_step: int = opt(1, "first optimizer step of the whole run without them, from 1")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("from_step", self.from_step, 1)
+        if not self.ids:
+            yield "ids must name at least one sample, as photos:people/a.jpg"
+
+
+@dataclass
 class DataConfig:
     """Every backend of the run, and what they share."""
 
@@ -65,6 +80,12 @@ class DataConfig:
         120.0, "seconds without a sign of life after which another process counts as hanging and "
         "this one ends with a report; null watches none",
     )  # fmt: skip
+    exclude: list[ExcludeConfig] = opt(
+        factory=list, meaning="samples not used from a step on: [{from_step: 9, ids: [NAME:KEY]}]"
+    )
+    ledger: str | None = opt(
+        "${paths.run_dir}/ledger", "folder for the record of what each step used; null: no record"
+    )
     demo: bool = opt(False, "these are the demo's own pictures: write them if they are absent")
 
     def problems(self) -> Iterator[str]:

@@ -16,6 +16,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("paths", "Places on this machine", run.PathsConfig),
     ("data", "All backends", data.DataConfig),
     ("data.quarantine", "Samples that cannot be used", data.QuarantineConfig),
+    ("data.exclude.0", "Samples not used from a step on", data.ExcludeConfig),
     ("data.backends.NAME", "A backend of pictures", backends.ImageBackendConfig),
     ("data.backends.NAME.window", "When it takes part", backends.WindowConfig),
     ("data.backends.NAME.filters.0", "Conditions on a table's columns", rows.RowFilterConfig),

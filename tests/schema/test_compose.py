@@ -336,3 +336,11 @@ def test_every_mode_of_prefetch_can_be_chosen(mode: str) -> None:
 def test_pinned_memory_is_auto_true_or_false() -> None:
     text = problems("prefetch.pin_memory=perhaps")
     assert "prefetch.pin_memory must be auto, true or false, got 'perhaps'" in text
+
+
+def test_exclusions_are_checked_before_anything_is_read() -> None:
+    text = problems("data.exclude=[{from_step: 0, ids: []}]")
+    assert "data.exclude.0.from_step must be at least 1, got 0" in text
+    assert "data.exclude.0.ids must name at least one sample" in text
+    assert "no value for data.exclude.0.ids" in problems("data.exclude=[{from_step: 3}]")
+    assert "data.exclude" in problems("data.exclude=[a]")

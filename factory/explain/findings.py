@@ -1,0 +1,173 @@
+"""What is known of a step and its samples?"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# What Hydra's grammar takes without quotes inside a list.
+_BARE = re.compile(r"[A-Za-z0-9_/.:@%+-]+")
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A sample that another stands in for.
+
+    Attributes:
+        key: Its storage key.
+        stage: "exclude", or what failed: "read", "decode" or "encode".
+        reason: Why it was not used.
+    """
+
+    key: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One place of a global batch.
+
+    Attributes:
+        place: The place, from 0.
+        row: Row in the catalog; of a stream, its number in the epoch.
+        key: Storage key; "" where it is not known.
+        rank: The process that used it, from 0; None where that is not on record.
+        micro: The micro-batch that it was in, from 0; None where that is not on record.
+        width: Width, px; 0 where it is not known.
+        height: Height, px.
+        bytes: Bytes of the object; negative where the storage does not tell.
+        etag: Version of the object.
+        resized: Size it is resized to, px.
+        crop: Offset of the cut in that, px from (top, left).
+        target: Size of the cut, px.
+        caption: The caption used in this epoch.
+        fills: Whether it only fills the batch.
+        partners: Keys of its conditioning partners, by backend.
+        instead_of: What it stands in for, the last one first.
+        dropped: Why it is dropped as things are decided now; "" where it is kept.
+    """
+
+    place: int
+    row: int
+    key: str = ""
+    rank: int | None = None
+    micro: int | None = None
+    width: int = 0
+    height: int = 0
+    bytes: int = -1
+    etag: str = ""
+    resized: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    target: tuple[int, int] | None = None
+    caption: str = ""
+    fills: bool = False
+    partners: dict[str, str] = field(default_factory=dict)
+    instead_of: tuple[Swapped, ...] = ()
+    dropped: str = ""
+
+    @property
+    def upscale(self) -> float | None:
+        """How much it is enlarged, 1 for not at all; None where that is not known."""
+        return self.resized[0] / self.width if self.resized and self.width else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a backend stood when the step's backend was chosen.
+
+    Attributes:
+        backend: Its name.
+        weight: Its weight; 0 if it does not take part.
+        share: Share of the steps it asks for, 0 to 1.
+        given: Batches it has given since the backends and weights are these.
+        owed: Batches it is behind its share, the step included.
+        left: Batches until it leaves the epoch.
+        window: When it takes part.
+    """
+
+    backend: str
+    weight: float
+    share: float
+    given: int
+    owed: float
+    left: int
+    window: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step; all numbers for people, so they count from 1.
+
+    Attributes:
+        number: The step of the run.
+        epoch: The epoch.
+        step: The step of the epoch.
+        steps: Steps of the epoch; 0 where the plan is another.
+        backend: Backend it draws from.
+        bucket: Its bucket.
+        pass_number: The pass over the backend; 0 where the plan is another.
+        passes: Passes in an epoch.
+        fills: Samples that only fill the batch.
+        since: The step of the epoch since which backends and weights are these.
+        choices: How each backend stood; empty where the plan is another.
+        ranks: Processes that shared it; None where that is not on record.
+        micros: Micro-batches of each; None where that is not on record.
+        samples: Its samples, in the order of their places.
+        notes: What is odd about it.
+    """
+
+    number: int
+    epoch: int
+    step: int
+    steps: int
+    backend: str
+    bucket: str
+    pass_number: int
+    passes: int
+    fills: int
+    since: int
+    choices: tuple[Choice, ...]
+    ranks: int | None
+    micros: int | None
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The answer to a request.
+
+    Attributes:
+        run: The run's folder, as text.
+        fingerprint: Fingerprint of the plan as it is now.
+        recorded: First and last step on record, from 1; None without a ledger.
+        steps: The steps asked about.
+        notes: What holds for all of them.
+        exclude: What can be pasted to leave samples out.
+    """
+
+    run: str
+    fingerprint: str
+    recorded: tuple[int, int] | None
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+    exclude: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in values that JSON can hold."""
+        return asdict(self)
+
+
+def exclude_line(ids: Sequence[str], from_step: int) -> str:
+    """Return the override, quoted for a shell, that leaves samples out from a step on."""
+    named = ", ".join(one if _BARE.fullmatch(one) else _quoted(one) for one in ids)
+    return shlex.quote(f"data.exclude=[{{from_step: {from_step}, ids: [{named}]}}]")
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Hydra's grammar quotes it: backslashes count before a quote only."""
+    escaped = re.sub(r'(\\*)"', lambda found: found[1] * 2 + '\\"', text)
+    tail = re.search(r"\\*$", escaped)
+    return f'"{escaped}{tail[0] if tail else ""}"'

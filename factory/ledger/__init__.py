@@ -1,0 +1,1 @@
+"""Which samples did each completed step use? Written as the run goes, read long after."""

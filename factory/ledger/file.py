@@ -1,0 +1,91 @@
+"""How does a file of the ledger grow, so that what was written once stays readable?"""
+
+import io
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from factory.ledger.layout import About, file_name
+
+
+class LedgerFile:
+    """One file, open for appending; a record batch reaches it as a whole or not at all.
+
+    Attributes:
+        last_step: The last global step in it, from 0; -1 before there is one.
+    """
+
+    def __init__(self, folder: Path, first_step: int, about: About) -> None:
+        """Make a file that is not there yet; nothing is written before the first append.
+
+        Args:
+            folder: Where it lies.
+            first_step: The first global step it will hold, from 0.
+            about: What its steps are steps of.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        self.last_step = -1
+        about = replace(about, started=time.time_ns())
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = _create(folder, first_step, about)
+        self._sink = io.BytesIO()
+        self._stream = pa.ipc.new_stream(
+            self._sink, about.schema(), options=pa.ipc.IpcWriteOptions(compression="zstd")
+        )
+
+    def append(self, record: pa.RecordBatch, last_step: int) -> None:
+        """Append a record batch.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self._stream.write_batch(record)
+        self._put()
+        self.last_step = last_step
+
+    def sync(self) -> None:
+        """Wait until the disk has what was appended.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write the mark of the end, without which a file is read just the same."""
+        with suppress(OSError):
+            self._stream.close()
+            self._put()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file as it is, such as after an append that failed half-way."""
+        self._file.close()
+
+    def _put(self) -> None:
+        """Write what Arrow has made of it to the file, and forget it."""
+        made = self._sink.getbuffer()
+        written = 0
+        while written < len(made):  # a disk that is nearly full takes a part
+            written += self._file.write(made[written:])
+        made.release()
+        self._sink.seek(0)
+        self._sink.truncate()
+
+
+def _create(folder: Path, first_step: int, about: About) -> BinaryIO:
+    attempt = 0
+    while True:
+        try:
+            path = folder / file_name(first_step, about, attempt)
+            # Unbuffered: what is written is out of the process, should it be killed.
+            return path.open("xb", buffering=0)
+        except FileExistsError:
+            attempt += 1

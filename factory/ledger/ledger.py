@@ -1,0 +1,168 @@
+"""How is it recorded which samples a completed step used?"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from factory.errors import StorageError
+from factory.ledger.file import LedgerFile
+from factory.ledger.layout import SCHEMA, About
+from factory.runtime.batch import Batch
+
+# Micro-batches of a record batch: some 30 KB, of which a killed process loses at most one. Saving
+# a checkpoint writes what there is, so that the ledger never lags behind one.
+EVERY = 256
+
+
+class _Note(NamedTuple):
+    """One micro-batch that was handed out, in the order of the columns; `rows` int64 [B]."""
+
+    global_step: int
+    epoch: int
+    step: int
+    micro: int
+    backend: str
+    bucket: str
+    rows: NDArray[np.int64]
+    keys: list[str] | None
+    replaced: list[dict[str, Any]] | None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its epoch and step."""
+        return self.epoch, self.step
+
+
+class Ledger:
+    """Writes one process's part of the record of a run.
+
+    What was handed out (`note`) is recorded once its step is completed (`commit`); prefetched
+    batches that no step used are not. Nothing is written before the first completed step. Called
+    from the thread that trains.
+    """
+
+    def __init__(self, folder: Path | str | None, *, every: int = EVERY) -> None:
+        """Store the settings; no I/O.
+
+        Args:
+            folder: Where the files lie, on this machine; made when it is first needed. Nothing
+                is recorded if None.
+            every: Micro-batches after which they are written.
+        """
+        self.folder = None if folder is None else Path(folder)
+        self.about = About()
+        self._every = every
+        self._noted: list[_Note] = []
+        self._completed: list[_Note] = []
+        self._file: LedgerFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the settings; each process writes files of its own."""
+        fresh = Ledger(self.folder, every=self._every)
+        return {**vars(fresh), "about": self.about}
+
+    def begin(self, about: About) -> None:
+        """Say what the steps that follow are steps of, before the first of them."""
+        if about != self.about:
+            self.close()
+            self.about = about
+        self._write()
+
+    def restart(self) -> None:
+        """Forget what was handed out and not completed: the loader begins anew."""
+        self._noted.clear()
+
+    def note(self, batch: Batch) -> None:
+        """Note that a micro-batch is handed to the trainer."""
+        if self.folder is None:
+            return
+        place = batch.epoch, batch.step
+        self._noted.append(
+            _Note(
+                batch.global_step,
+                *place,
+                sum(note.place == place for note in self._noted),
+                batch.backend,
+                batch.bucket,
+                # A copy: the memory of a batch may be used again.
+                batch.rows.numpy().astype(np.int64),
+                list(batch.keys) if batch.backend in self.about.streams else None,
+                [one._asdict() for one in batch.replaced] or None,
+            )
+        )
+
+    def commit(self, epoch: int, steps: int) -> None:
+        """Record what the completed steps used.
+
+        Args:
+            epoch: The epoch, from 0.
+            steps: How many of its optimizer steps are completed.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        done = 0
+        while done < len(self._noted) and self._noted[done].place < (epoch, steps):
+            done += 1
+        if done:
+            self._completed += self._noted[:done]
+            del self._noted[:done]
+            if len(self._completed) >= self._every:
+                self._write()
+
+    def flush(self) -> None:
+        """Write every completed step to the disk, as when a checkpoint is saved.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        self._write()
+        if self._file is not None:
+            self._file.sync()
+
+    def close(self) -> None:
+        """Write every completed step and end the file; what was not completed is forgotten."""
+        self._noted.clear()
+        self._write()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self) -> None:
+        """Append the completed steps as one record batch."""
+        notes, self._completed = self._completed, []
+        if not notes or self.folder is None:
+            return
+        first = notes[0].global_step
+        try:
+            if self._file is not None and first <= self._file.last_step:
+                # Done again, as after a checkpoint was loaded: that is another file's.
+                self._file.close()
+                self._file = None
+            if self._file is None:
+                self._file = LedgerFile(self.folder, first, self.about)
+            self._file.append(_record(notes), notes[-1].global_step)
+        except OSError as error:
+            if self._file is not None:
+                self._file.abandon()
+                self._file = None
+            raise StorageError(
+                f"the ledger in {self.folder} cannot be written: {error}; make room, or set "
+                "data.ledger=null to train without one"
+            ) from error
+
+
+def _record(notes: list[_Note]) -> pa.RecordBatch:
+    """Return completed micro-batches as rows of the ledger."""
+    arrays = []
+    for field, cells in zip(SCHEMA, zip(*notes, strict=True), strict=True):
+        if field.name == "rows":
+            ends = np.cumsum([0, *map(len, cells)], dtype=np.int32)
+            flat = pa.array(np.concatenate(cells))
+            arrays.append(pa.ListArray.from_arrays(pa.array(ends), flat))
+        else:
+            arrays.append(pa.array(cells, field.type))
+    return pa.record_batch(arrays, schema=SCHEMA)

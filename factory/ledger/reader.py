@@ -1,0 +1,205 @@
+"""What did each step of a run use, as its ledger tells?"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from factory.ledger.layout import SUFFIX, About
+from factory.runtime.batch import Replacement
+
+
+@dataclass(frozen=True, eq=False)
+class Micro:
+    """What one process used of a step in one micro-batch.
+
+    Attributes:
+        rank: The process, from 0.
+        micro: The micro-batch, from 0.
+        rows: Row ids, int64 [B]; of a stream the samples' numbers in the epoch.
+        keys: Storage keys, B long; None where the catalog knows them.
+        replaced: Samples that could not be read, and what was used instead.
+    """
+
+    rank: int
+    micro: int
+    rows: NDArray[np.int64]
+    keys: tuple[str, ...] | None
+    replaced: tuple[Replacement, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One completed optimizer step; all numbers count from 0.
+
+    Attributes:
+        global_step: The step since the run began.
+        epoch: The epoch.
+        step: The step inside the epoch.
+        backend: Name of the backend.
+        bucket: Name of the bucket.
+        about: What the file says that tells of it.
+        micros: Its micro-batches by rank, then by number.
+    """
+
+    global_step: int
+    epoch: int
+    step: int
+    backend: str
+    bucket: str
+    about: About
+    micros: tuple[Micro, ...]
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks of which not every micro-batch is on record; of some with one share, the first."""
+        size = self.about.context_parallel
+        shares = [each.rank // size for each in self.micros]
+        counts = np.bincount(shares, minlength=self.about.shares)
+        return (np.flatnonzero(counts < self.about.micros) * size).tolist()
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the global batch in its order, int64 [B]; those of missing ranks left out."""
+        return np.concatenate([each.rows for each in self.micros])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one file tells of one step."""
+
+    about: About
+    cells: list[dict[str, Any]]
+
+
+def read_ledger(
+    *folders: Path,
+    first: int = 0,
+    last: int | None = None,
+    using: Mapping[str, int | str] | None = None,
+) -> dict[int, Recorded]:
+    """Read what the files of a ledger tell, merged by step.
+
+    Of a step that was done twice, the files begun later count. A file that was cut off is read
+    up to its last whole record batch.
+
+    Args:
+        folders: Where the files lie; those of a run and of runs that it continued.
+        first: The first global step wanted, from 0.
+        last: The last one; None for all.
+        using: Tells only of steps that used a sample: its row by the name of the backend, or its
+            key for a stream.
+
+    Returns:
+        The steps by their number, ascending.
+
+    Raises:
+        CacheError: A file is of another format.
+    """
+    told: dict[int, list[_Part]] = {}
+    for file in ledger_files(*folders):
+        found: dict[int, _Part] = {}
+        for about, record in read_file(file):
+            for cells in _wanted(record, first, last, using):
+                found.setdefault(cells["global_step"], _Part(about, [])).cells.append(cells)
+        for step, part in found.items():
+            told.setdefault(step, []).append(part)
+    return {step: _merged(told[step]) for step in sorted(told)}
+
+
+def ledger_files(*folders: Path) -> list[Path]:
+    """Return the files of ledgers, by name; none where there is no folder."""
+    return [file for folder in folders for file in sorted(folder.glob(f"*{SUFFIX}"))]
+
+
+def read_file(file: Path) -> Iterator[tuple[About, pa.RecordBatch]]:
+    """Yield the whole record batches of a file; none of one cut off before the first.
+
+    Raises:
+        CacheError: It is of another format.
+        OSError: It cannot be opened.
+    """
+    with pa.OSFile(str(file)) as source:
+        try:
+            stream = pa.ipc.open_stream(source)
+        except (pa.ArrowInvalid, OSError, EOFError):
+            return
+        about = About.of(stream.schema, file)
+        while True:
+            try:
+                record = stream.read_next_batch()
+            except (StopIteration, pa.ArrowInvalid, OSError, EOFError):
+                return  # the end, or where a process was killed while it wrote
+            yield about, record
+
+
+def _wanted(
+    record: pa.RecordBatch, first: int, last: int | None, using: Mapping[str, int | str] | None
+) -> Iterable[dict[str, Any]]:
+    """Return the micro-batches of some steps, or those of them that used a sample."""
+    steps = record["global_step"].to_numpy()
+    inside = (steps >= first) & (steps <= (steps.max(initial=0) if last is None else last))
+    chosen: list[dict[str, Any]] = record.filter(pa.array(inside)).to_pylist()
+    if using is None:
+        return chosen
+    return [cells for cells in chosen if _uses(cells, using.get(cells["backend"]))]
+
+
+def _uses(cells: dict[str, Any], sample: int | str | None) -> bool:
+    if sample is None:
+        return False
+    used = cells["rows"] if isinstance(sample, int) else cells["keys"]
+    return sample in (used or ())
+
+
+def _division(about: About) -> tuple[int, int, int]:
+    """Return how a batch was divided."""
+    return about.ranks, about.micros, about.context_parallel
+
+
+def _merged(parts: list[_Part]) -> Recorded:
+    """Put together what the files of all ranks tell of one step."""
+    latest = max(parts, key=lambda part: part.about.started).about
+    by_share: dict[int, _Part] = {}  # ranks of one share use the same samples
+    for part in sorted(parts, key=lambda part: part.about.started):
+        if _division(part.about) == _division(latest):
+            by_share[part.about.rank // latest.context_parallel] = part
+    micros = tuple(
+        Micro(
+            part.about.rank,
+            cells["micro"],
+            np.array(cells["rows"], dtype=np.int64),
+            None if cells["keys"] is None else tuple(cells["keys"]),
+            tuple(Replacement(**one) for one in cells["replaced"] or ()),
+        )
+        for _, part in sorted(by_share.items())
+        for cells in part.cells
+    )
+    head = by_share[latest.rank // latest.context_parallel].cells[0]
+    return Recorded(
+        global_step=head["global_step"],
+        epoch=head["epoch"],
+        step=head["step"],
+        backend=head["backend"],
+        bucket=head["bucket"],
+        about=latest,
+        micros=micros,
+    )
+
+
+def recorded_steps(*folders: Path) -> NDArray[np.int64]:
+    """Return the global steps, from 0, that are on record, ascending, int64 [n].
+
+    Raises:
+        CacheError: A file is of another format.
+    """
+    found = [
+        record["global_step"].to_numpy()
+        for file in ledger_files(*folders)
+        for _, record in read_file(file)
+    ]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)

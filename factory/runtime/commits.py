@@ -1,0 +1,88 @@
+"""Which optimizer steps has Lightning's trainer completed?"""
+
+from typing import Any, Protocol
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from factory.errors import PlanError
+from factory.runtime.agreement import agree
+from factory.runtime.alignment import align
+from factory.runtime.position import Position
+from factory.sampling.plan import Plan
+
+
+class Counted(Protocol):
+    """The data module whose steps are counted."""
+
+    @property
+    def plan(self) -> Plan:
+        """Its plan."""
+
+    def count_micro_batch(self) -> None:
+        """Note that the trainer has completed one more micro-batch."""
+
+    def end_epoch(self, epoch: int, step: int) -> None:
+        """Note that an epoch ended after so many steps."""
+
+    def pause(self) -> None:
+        """Stop prefetching."""
+
+
+class Commits(Callback):
+    """Counts what a trainer has completed; a step commits with its last micro-batch."""
+
+    def __init__(self, data: Counted, position: Position) -> None:
+        """Store the data module, and its place in the plan."""
+        self.data, self.position = data, position
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make a trainer that was restored agree with where the run stands."""
+        del pl_module
+        if not self._watches(trainer):
+            return
+        if (
+            not self.position.restored
+            and trainer.current_epoch
+            and not any(self.position.committed)
+        ):
+            self.position.move(trainer.current_epoch, 0)  # restored without a state of this data
+        epoch, step = self.position.committed
+        agree({"epoch": epoch, "step": step}, "where they go on")
+        if self.position.restored:
+            _, step = self.position.next(self.data.plan.steps)
+            align(trainer, step * trainer.accumulate_grad_batches)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an epoch that would end between the micro-batches of a step."""
+        del pl_module
+        micros, count = trainer.accumulate_grad_batches, trainer.num_training_batches
+        if self._watches(trainer) and count % micros and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise PlanError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch after "
+                f"{count} micro-batches, within an optimizer step of {micros}; set it to a "
+                f"multiple of trainer.accumulate_grad_batches={micros}"
+            )
+
+    def on_train_batch_end(self, trainer: Trainer, *hook: Any) -> None:
+        """Count one micro-batch."""
+        if self._watches(trainer):
+            self.data.count_micro_batch()
+            self.on_train_epoch_end(trainer, *hook)
+
+    def on_train_epoch_end(self, trainer: Trainer, *hook: Any) -> None:
+        """Note the end of an epoch, unless the run merely stops in the middle of one."""
+        del hook
+        if self._watches(trainer) and trainer.is_last_batch:
+            ended = self.position.finish()
+            if ended is not None:
+                self.data.end_epoch(*ended)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""
+        del pl_module
+        if self._watches(trainer):
+            self.data.pause()
+
+    def _watches(self, trainer: Trainer) -> bool:
+        """Tell whether it is this data that the trainer trains on."""
+        return trainer.datamodule is self.data  # type: ignore[attr-defined]
