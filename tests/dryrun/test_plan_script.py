@@ -101,7 +101,10 @@ def script() -> ModuleType:
 def test_what_the_trainer_says_of_the_run(
     script: ModuleType, trainer: dict[str, object], ranks: int | None, expected: Run
 ) -> None:
-    assert script.run_of(OmegaConf.create({"trainer": trainer}), ranks) == expected
+    cfg = OmegaConf.create({"trainer": trainer, "data": {"context_parallel": 1}})
+    assert script.run_of(cfg, ranks) == expected
+    cfg.data.context_parallel = 2
+    assert script.run_of(cfg, ranks).ranks == max(expected.ranks // 2, 1)
 
 
 @pytest.mark.parametrize("wrong", [["--ranks", "0"], ["--html", "/not/there/x.html"]])

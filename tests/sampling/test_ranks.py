@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
-from factory.sampling.ranks import check_division, pad, part_of, share
+from factory.sampling.ranks import check_division, pad, share
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
@@ -56,23 +56,6 @@ def test_padding_to_nothing_is_refused() -> None:
         pad(np.arange(3), 0)
 
 
-def test_ranks_of_one_group_receive_the_same_part() -> None:
-    rows = np.arange(12)
-    parts = [share(rows, rank, 6, replicas=2).tolist() for rank in range(6)]
-    assert parts[0] == parts[1] == [0, 1, 2, 3]
-    assert parts[4] == parts[5] == [8, 9, 10, 11]
-    micro = [share(rows, rank, 4, 1, 2, replicas=2).tolist() for rank in range(4)]
-    assert micro == [[3, 4, 5], [3, 4, 5], [9, 10, 11], [9, 10, 11]]
-    assert part_of(5, 6, 2) == (2, 3)
-
-
-def test_groups_that_do_not_divide_are_refused_with_those_that_do() -> None:
-    with pytest.raises(PlanError, match=r"6 ranks cannot form groups of 4 .* one of 1, 2, 3, 6"):
-        part_of(0, 6, 4)
-    with pytest.raises(PlanError, match="ranks count from 0"):
-        part_of(6, 6, 2)
-    with pytest.raises(
-        PlanError, match=r"'a': .* by 4 groups of 2 ranks x 1 .* = 4; .* 1, 2, 3, 6"
-    ):
-        check_division(6, 8, replicas=2, owner="backend 'a': ")
-    check_division(6, 6, replicas=2)
+def test_an_unequal_division_says_whose_batch_it_is_and_who_shares_it() -> None:
+    with pytest.raises(PlanError, match=r"^backend 'a': .* by 4 groups of 2 ranks x 1 .* = 4; "):
+        check_division(6, 4, owner="backend 'a': ", whom="groups of 2 ranks")
