@@ -61,8 +61,7 @@ def test_a_fit_with_validation_is_the_same(root: Path) -> None:
         data = data_module(root, prefetch=prefetch)
         before = traces()
         models[prefetch.mode] = fit(data, root, Recorder(), max_epochs=2)
-        after = left(before)
-        assert (after["threads"], after["children"]) == (before["threads"], before["children"])
+        assert not left(before).keys() & {"threads", "children"}
         assert data.fetch_report.delivered == 2 * data.plan.steps(0)
         data.close()
     assert models["process"].seen == models["inline"].seen

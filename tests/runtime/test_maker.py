@@ -28,7 +28,7 @@ def no_trace_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = traces()
     yield
-    assert left(before) == before
+    assert not left(before)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def fetch(device: FakeDevice, make: Any = lambda n: n, jobs: int = 20, **setting
 def no_trace_left() -> Any:
     before = traces()
     yield
-    assert left(before) == before
+    assert not left(before)
 
 
 @pytest.mark.parametrize(("batches", "workers"), [(1, 1), (4, 2)])

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -9,24 +10,36 @@ import psutil
 NAMED = Path("/dev/shm")
 
 
-def traces() -> dict[str, object]:
+Traces = dict[str, Counter[str]]
+
+
+def traces() -> Traces:
     """Return what would be left behind, if this were the end."""
+    children = psutil.Process().children(recursive=True)
     return {
-        "threads": sorted(t.name for t in threading.enumerate() if "factory" in t.name),
-        "files": sorted(_files()),
-        "children": sorted(child.pid for child in psutil.Process().children(recursive=True)),
-        "shared memory": sorted(_named()),
-        "mapped": sum("factory-batch" in line for line in _maps()),
+        "threads": Counter(t.name for t in threading.enumerate() if "factory" in t.name),
+        "files": Counter(_files()),
+        "children": Counter(str(child.pid) for child in children),
+        "shared memory": Counter(_named()),
+        "mapped": Counter("batch" for line in _maps() if "factory-batch" in line),
     }
 
 
-def left(before: dict[str, object]) -> dict[str, object]:
-    """Return `traces`; where they are not those of before, once garbage is collected."""
-    now = traces()
-    if now != before:
+def left(before: Traces) -> Traces:
+    """Return what there is more than before, once garbage is collected: nothing, if all is well.
+
+    What other tests had left, and what has gone since, does not count.
+    """
+    more = _more(before)
+    if more:
         gc.collect()
-        now = traces()
-    return now
+        more = _more(before)
+    return more
+
+
+def _more(before: Traces) -> Traces:
+    now = traces()
+    return {what: now[what] - before[what] for what in now if now[what] - before[what]}
 
 
 def _named() -> list[str]:
