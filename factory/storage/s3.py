@@ -10,7 +10,6 @@ from factory.records import ObjectInfo
 from factory.storage.base import Span, Storage, safe_key
 from factory.storage.budget import Endpoint, endpoint
 from factory.storage.loop import Flights, Progress, persist, run
-from factory.storage.loop import start as start_soon
 from factory.storage.opened import PerProcess
 from factory.storage.retry import Patience
 from factory.storage.rules import (
@@ -216,24 +215,26 @@ class S3Storage(Storage):
 
     def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order, asked for side by side; see `Storage`."""
-        self._filesystem()
+        server = self._filesystem(), self._endpoint
         return Flights(
-            lambda span: start_soon(self._read_one(span)), spans, _AHEAD * self.max_connections
+            lambda span: self._read_one(span, server), spans, _AHEAD * self.max_connections
         )
 
-    async def _read_one(self, span: Span) -> bytes | StorageError:
+    async def _read_one(
+        self, span: Span, server: "tuple[S3FileSystem, Endpoint]"
+    ) -> bytes | StorageError:
         key, start, length = span
         check_span(start, length)
-        attempt = self._attempt("read", self._root + key, key)
         try:
             full = self._full(key)
             if length == 0:
-                await self._ask(_call("head_object", Bucket=self.bucket, Key=full))
+                await self._ask(_call("head_object", Bucket=self.bucket, Key=full), server=server)
                 return b""
-            return await self._ask(self._reader(full, start, length))
+            return await self._ask(self._reader(full, start, length), server=server)
         except StorageError as error:
             return error
         except Exception as error:  # noqa: BLE001 - translated, and given in the span's place
+            attempt = self._attempt("read", self._root + key, key)
             return _caused(storage_error(error, attempt), error)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
@@ -328,9 +329,14 @@ class S3Storage(Storage):
         except Exception as error:
             raise storage_error(error, attempt) from error
 
-    async def _ask(self, send: "_Send[T]", size: int = 0) -> T:
+    async def _ask(
+        self,
+        send: "_Send[T]",
+        size: int = 0,
+        server: "tuple[S3FileSystem, Endpoint] | None" = None,
+    ) -> T:
         """Send a request as often as it takes; `size` are the bytes that go with it."""
-        files = self._filesystem()
+        files, budget = server or (self._filesystem(), self._endpoint)
 
         async def once(progress: Progress) -> T:
             progress.sent(size)
@@ -338,7 +344,7 @@ class S3Storage(Storage):
             return await send(await files.set_session(), progress)
 
         patience = Patience(self.max_attempts, self.deadline_s)
-        return await persist(once, fault_of, self._endpoint, patience)
+        return await persist(once, fault_of, budget, patience)
 
     async def _ask_method(self, method: str, size: int = 0, /, **request: object) -> Any:
         return await self._ask(_call(method, **request), size)

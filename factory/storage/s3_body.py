@@ -68,12 +68,14 @@ async def get(
 async def _received(answer: dict[str, Any], progress: Progress) -> bytes:
     from botocore.exceptions import IncompleteReadError
 
-    parts = []
+    parts, left = [], int(answer["ContentLength"])
     async with answer["Body"] as body:
-        while part := await body.read(_CHUNK):
+        # Most bodies come in one part, and the end of those need not be asked for.
+        while left > 0 and (part := await body.read(_CHUNK)):
             progress.received(len(part))
             parts.append(part)
-    data = b"".join(parts)
+            left -= len(part)
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
     if len(data) != answer["ContentLength"]:
         raise IncompleteReadError(actual_bytes=len(data), expected_bytes=answer["ContentLength"])
     return data

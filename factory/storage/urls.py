@@ -5,11 +5,11 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
@@ -17,7 +17,7 @@ from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Span, Storage, TabularStorage, safe_key
 from factory.storage.download import Downloads, Limits
 from factory.storage.local import LocalStorage
-from factory.storage.loop import Flights, start
+from factory.storage.loop import Flights
 from factory.storage.opened import PerProcess
 from factory.storage.rules import below, check_span, missing_column, safe_prefix
 
@@ -204,7 +204,9 @@ class UrlListStorage(TabularStorage):
         """Yield several spans in their order, downloaded side by side; see `Storage`."""
         return Flights(self._begin, spans, _AHEAD * self.connections)
 
-    def _begin(self, span: Span) -> "Future[bytes | StorageError]":
+    def _begin(
+        self, span: Span
+    ) -> "Coroutine[Any, Any, bytes | StorageError] | Future[bytes | StorageError]":
         """Begin to read a span: at once from the cache, else by a download."""
         key, first, length = span
         check_span(first, length)
@@ -223,7 +225,7 @@ class UrlListStorage(TabularStorage):
             except StorageError as error:
                 return error
 
-        return start(fetch())
+        return fetch()
 
     @property
     def limits(self) -> Limits:

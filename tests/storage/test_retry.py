@@ -231,7 +231,7 @@ def test_reads_ahead_are_cancelled_when_one_raises() -> None:
             await asyncio.Event().wait()
         raise KeyError(number)
 
-    flights: loop.Flights[int, int] = loop.Flights(lambda n: loop.start(job(n)), range(9), 4)
+    flights: loop.Flights[int, int] = loop.Flights(job, range(9), 4)
     flying = list(flights._flying)
     with pytest.raises(KeyError):
         next(flights)
