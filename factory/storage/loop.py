@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
@@ -243,7 +243,7 @@ class Flights(Generator[T, None, None], Generic[S, T]):
                 raise StopIteration
             # Not one at a time: this thread would wake for each of them.
             self._landed = max(1, len(self._flying) // _PARTS)
-            wait([self._flying[self._landed - 1]])
+            wait(islice(self._flying, self._landed), return_when=FIRST_EXCEPTION)
         try:
             found = self._flying[0].result()
         except BaseException:
