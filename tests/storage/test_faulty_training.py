@@ -43,7 +43,7 @@ def data(
 ) -> Iterator[FactoryDataModule]:
     """Yield a data module that has listed the pictures through the proxy."""
     monkeypatch.setattr(retry, "BACKOFF_S", 0.001)
-    storage = S3Storage(BUCKET, prefix, proxy.url, timeout_s=0.3, max_attempts=4, deadline_s=20)
+    storage = S3Storage(BUCKET, prefix, proxy.url, timeout_s=1, max_attempts=8, deadline_s=60)
     module = FactoryDataModule(
         [ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)],
         batch_size=4,

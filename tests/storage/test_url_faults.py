@@ -38,9 +38,14 @@ def keys_of(storage: UrlListStorage) -> list[str]:
     return [info.key for info in storage.objects()]
 
 
+def _patience(name: str) -> float:
+    """Return a limit that is short for what hangs, and enough for all else on a busy machine."""
+    return 0.5 if "hang" in name else 10
+
+
 @pytest.mark.parametrize("name", PASSING)
 def test_what_passes_is_downloaded_again(lists: Lists, proxy: Proxy, name: str) -> None:
-    storage = lists(proxy.url + "/a.png", timeout_s=0.3)
+    storage = lists(proxy.url + "/a.png", timeout_s=_patience(name))
     proxy.script = Script(first=[PASSING[name]])
     (found,) = storage.read_many([(*keys_of(storage), 0, None)])
     assert found == PICTURE + b"/a.png"
@@ -51,7 +56,7 @@ def test_what_passes_is_downloaded_again(lists: Lists, proxy: Proxy, name: str) 
 
 @pytest.mark.parametrize("name", PASSING)
 def test_what_does_not_pass_is_one_clear_error(lists: Lists, proxy: Proxy, name: str) -> None:
-    storage = lists(proxy.url + "/a.png", timeout_s=0.2, max_attempts=2)
+    storage = lists(proxy.url + "/a.png", timeout_s=_patience(name), max_attempts=2)
     proxy.script = Script(always=PASSING[name])
     (found,) = storage.read_many([(*keys_of(storage), 0, None)])
     assert type(found) is StorageUnavailableError
