@@ -59,13 +59,14 @@ class Inquiry:
             )
         steps, sought = self._sought(request, on_record, notes)
         found = self._told(steps, notes)
+        exclude = self._exclude(found, sought, on_record, notes)
         return Findings(
             self.run,
             self.data.plan.fingerprint,
             (int(on_record[0]) + 1, int(on_record[-1]) + 1) if on_record.size else None,
             tuple(found),
             tuple(notes),
-            self._exclude(found, sought, on_record),
+            exclude,
         )
 
     def _sought(
@@ -150,10 +151,12 @@ class Inquiry:
         epoch, place = plan.position(number)
         planned, told = plan.at(epoch, place), plan.explain(epoch, place)
         names = [each.name for each in plan.backends]
+        at = names.index(planned.backend)
         choices = tuple(
             Choice(
                 name, told["weights"][name], told["shares"][name], told["counts"][name],
-                told["owed"][name], told["left"][name], told["windows"][name],
+                told["owed"][name], None if plan.ending.carries else told["left"][name],
+                told["windows"][name],
             )
             for name in names
         )  # fmt: skip
@@ -169,7 +172,7 @@ class Inquiry:
             backend=backend,
             bucket=recorded.bucket if recorded else planned.bucket,
             pass_number=planned.pass_index + 1 if agrees else 0,
-            passes=plan.backends[names.index(planned.backend)].repeats + 1,
+            passes=0 if plan.ending.carries else plan.backends[at].repeats + 1,
             fills=planned.duplicates if agrees else 0,
             since=told["stretch_start"] + 1,
             choices=choices if agrees else (),
@@ -222,19 +225,23 @@ class Inquiry:
         return notes
 
     def _exclude(
-        self, steps: Sequence[Step], ids: Sequence[str], on_record: NDArray[np.int64]
-    ) -> str:
+        self, steps: Sequence[Step], ids: Sequence[str], on_record: NDArray[np.int64],
+        notes: list[str],
+    ) -> str:  # fmt: skip
         """Return the line to paste: for a sample from now on, for a step from that step on."""
+        kept = self.data.exclude
         if ids:
             from_step = int(on_record[-1]) + 2 if on_record.size else 1
-            return exclude_line(ids, from_step)
+            return exclude_line(ids, from_step, kept)
         named = dict.fromkeys(
             f"{step.backend}{MARK}{sample.key}"
             for step in steps
             for sample in step.samples
             if sample.key and step.backend in self.data.sources
         )
-        return exclude_line(list(named)[:NAMED], steps[0].number) if named else ""
+        if len(named) > NAMED:
+            notes.append(f"the line to paste names the first {NAMED} of {len(named)} samples")
+        return exclude_line(list(named)[:NAMED], steps[0].number, kept) if named else ""
 
     def _key(self, backend: str, row: int) -> str:
         return self.data.sources[backend].catalog.facts.key(row)
