@@ -113,7 +113,8 @@ class Step:
         pass_number: The pass over the backend; 0 where the plan is another.
         passes: Passes in an epoch; 0 where passes are counted over the whole run.
         fills: Samples that only fill the batch.
-        since: The step of the epoch since which backends and weights are these.
+        since: The step of the epoch since which backends and weights are these; below 1 where
+            they have been since an epoch before.
         choices: How each backend stood; empty where the plan is another.
         ranks: Processes that shared it; None where that is not on record.
         micros: Micro-batches of each; None where that is not on record.

@@ -101,7 +101,7 @@ def shared(step: Step) -> str:
 
 def _why(step: Step) -> Table:
     table = _table(
-        f"Why {step.backend}: weights since step {number(step.since)} of the epoch",
+        f"Why {step.backend}: weights since {since(step)}",
         ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
         ("owed", "right"), ("left", "right"), ("takes part", "left"),
     )  # fmt: skip
@@ -112,6 +112,13 @@ def _why(step: Step) -> Table:
             number(each.given), f"{each.owed:+.2f}", batches_left(each), each.window,
         )  # fmt: skip
     return table
+
+
+def since(step: Step) -> str:
+    """Return "step 3 of the epoch", since which backends and weights are the same."""
+    if step.since < 1:
+        return f"step {number(step.number - step.step + step.since)} of the run"
+    return f"step {number(step.since)} of the epoch"
 
 
 def batches_left(choice: Choice) -> str:

@@ -338,10 +338,10 @@ class Plan:
 
         Returns:
             The fields of `PlanStep`, and: "stretch_start", the step since which backends and
-            weights are the same; and for each backend by name "weights" and "shares" (0 for
-            those not taking part), "counts", batches since then before this step, "owed",
-            batches its share asks for by the end of this step less its count, "left", batches
-            until it has given all it holds in this epoch, and "windows".
+            weights are the same, below 0 for one of an epoch before; and for each backend by name
+            "weights" and "shares" (0 for those not taking part), "counts", batches since then
+            before this step, "owed", batches its share asks for by the end of this step less its
+            count, "left", batches until it has given all it holds in this epoch, and "windows".
 
         Raises:
             PlanError: The step is outside the epoch, or no backend is active in it.
@@ -364,7 +364,7 @@ class Plan:
             "rows": planned.rows.tolist(),
             "excluded": [vars(swap) for swap in planned.excluded],
             "barred": sorted(planned.barred),
-            "stretch_start": stretch.first,
+            "stretch_start": stretch.first - int(stretch.carried.sum()),
             "weights": named(course.weights(stretch, step)),
             "shares": named(course.asked(step, step + 1)),
             "counts": named(since),
