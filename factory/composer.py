@@ -200,7 +200,8 @@ def _schemas(name: str) -> Iterator[type]:
             yield cls
         hints = get_type_hints(cls).values()
         parts = [part for hint in hints for part in (hint, *get_args(hint))]
-        found += [part for part in parts if is_dataclass(part) and part not in found]
+        parts = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
+        found += [part for part in parts if part not in found]
 
 
 def _options(cls: type) -> list[str]:
