@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.backends.naming import MARK, find_sample
+from factory.backends.naming import MARK, find_sample, near_names
 from factory.datamodule import FactoryDataModule
 from factory.dryrun.wording import plural
 from factory.errors import ConfigError
@@ -89,9 +89,13 @@ class Inquiry:
         using |= {each: name.removeprefix(each + MARK) for each in self.data.streams}
         steps = set(read_ledger(*self.ledgers, using=using))
         if not pairs and not steps:
+            shown = near_names(name, self.data.sources)
+            hint = "give its storage key, as KEY or BACKEND:KEY"
+            if shown:
+                hint = f"did you mean {' or '.join(shown)}?"
             raise ConfigError(
                 f"sample={name}: no backend has a sample of that name, and none is on record; "
-                "give its storage key, as KEY or BACKEND:KEY"
+                f"{hint}"
             )
         steps |= set(self._planned_uses(dict(pairs), on_record))
         ordered = sorted(steps)

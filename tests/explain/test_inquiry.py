@@ -132,7 +132,8 @@ def test_a_sample_is_found_in_every_step_that_used_it(root: Path, name: str, led
     [
         ("step=10", "the run has the steps 1 to 9, got step=10"),
         ("step=8..12", "got step=12"),
-        ("sample=nobody", "no backend has a sample of that name"),
+        ("sample=nobody", "no backend has a sample of that name.*; give its storage key"),
+        ("sample=a:0003.png", r"is on record; did you mean a:a/0003\.png"),
     ],
 )
 def test_what_is_not_there_is_an_error(root: Path, text: str, words: str) -> None:
