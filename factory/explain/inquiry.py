@@ -233,19 +233,23 @@ class Inquiry:
         notes: list[str],
     ) -> str:  # fmt: skip
         """Return the line to paste: for a sample from now on, for a step from that step on."""
+        from_step = int(on_record[-1]) + 2 if on_record.size else 1
+        named = list(ids)
+        if not ids and steps:
+            from_step = steps[0].number
+            used = (
+                f"{step.backend}{MARK}{sample.key}"
+                for step in steps
+                for sample in step.samples
+                if sample.key and step.backend in self.data.sources
+            )
+            named = list(dict.fromkeys(used))
         kept = self.data.exclude
-        if ids:
-            from_step = int(on_record[-1]) + 2 if on_record.size else 1
-            return exclude_line(ids, from_step, kept)
-        named = dict.fromkeys(
-            f"{step.backend}{MARK}{sample.key}"
-            for step in steps
-            for sample in step.samples
-            if sample.key and step.backend in self.data.sources
-        )
+        gone = {each for one in kept if one.from_step <= from_step for each in one.ids}
+        named = [each for each in named if gone.isdisjoint((each, each.partition(MARK)[2]))]
         if len(named) > NAMED:
             notes.append(f"the line to paste names the first {NAMED} of {len(named)} samples")
-        return exclude_line(list(named)[:NAMED], steps[0].number, kept) if named else ""
+        return exclude_line(named[:NAMED], from_step, kept) if named else ""
 
     def _key(self, backend: str, row: int) -> str:
         return self.data.sources[backend].catalog.facts.key(row)

@@ -224,6 +224,13 @@ def test_the_line_to_paste_keeps_what_is_left_out_already(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["a:a/0003.png", "a/0003.png"])
+def test_what_is_left_out_already_is_not_named_again(root: Path, name: str) -> None:
+    assert ask(root, "sample=a:a/0003.png", exclude=[Exclude([name], 4)]).exclude == ""
+    later = ask(root, "sample=a:a/0003.png", exclude=[Exclude([name], 11)])
+    assert "from_step: 10, ids: [a:a/0003.png]" in later.exclude
+
+
 def test_the_line_to_paste_says_where_it_names_only_some(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

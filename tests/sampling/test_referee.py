@@ -173,7 +173,7 @@ class Referee:
         ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     mixtures(), RULES, st.integers(1, 6), st.integers(0, 2**66),
     st.sampled_from(["fill", "short", "drop"]), st.sampled_from([Balanced(), Random()]),
@@ -209,7 +209,7 @@ def test_every_step_is_as_the_rules_say(
         assert facts(other.at(step.epoch, step.step)) == facts(step)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     backends(), st.integers(1, 30), st.sampled_from([UniformWeighting(), AutoWeighting()]),
     st.integers(0, 3),
