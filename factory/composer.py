@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -161,8 +162,23 @@ def tidy(error: Exception) -> str:
         name, kind = unknown.groups()
         known = [option for cls in _schemas(kind) for option in _options(cls)]
         if known:
-            message += f"; {suggest(name, known)}"
-    return message
+            return f"there is no option {name!r}; {suggest(name, known)}"
+    return _shape(message) or message
+
+
+def _shape(message: str) -> str:
+    """Return advice where a list, or an entry of one, is given as something else; else ""."""
+    entry = re.search(r"is not a subclass of (\w+)\. value: (.*?); full_key: (\S+)", message)
+    if entry:
+        known = [option for cls in _schemas(entry[1]) for option in _options(cls)]
+        listed = ", ".join(f"{option}: …" for option in known if not option.startswith("_"))
+        return f"{entry[3]} must be a mapping {{{listed}}}, got {entry[2]!r}" if listed else ""
+    plain = re.search(r"is not a ListConfig, list or tuple.*full_key: (\S+)", message)
+    if plain:
+        return f"{plain[1]} must be a list, with [ ] around what it holds"
+    if "Cannot merge DictConfig with ListConfig" in message:
+        return "it must be a list of mappings: put [ ] around the { }"
+    return ""
 
 
 def _unknown_option(group: str, option: str, lines: Sequence[str]) -> str:
@@ -177,9 +193,15 @@ def _unknown_option(group: str, option: str, lines: Sequence[str]) -> str:
 
 
 def _schemas(name: str) -> Iterator[type]:
-    for cls in schema.SCHEMAS.values():
+    """Yield the schemas of a name, those of entries of lists and mappings among them."""
+    found = [cls for cls in schema.SCHEMAS.values() if is_dataclass(cls)]
+    for cls in found:
         if cls.__name__ == name:
             yield cls
+        hints = get_type_hints(cls).values()
+        parts = [part for hint in hints for part in (hint, *get_args(hint))]
+        parts = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
+        found += [part for part in parts if part not in found]
 
 
 def _options(cls: type) -> list[str]:

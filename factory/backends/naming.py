@@ -32,6 +32,21 @@ def find_sample(name: str, sources: Mapping[str, Source]) -> list[tuple[str, int
     return [pair for each in sources for pair in _rows(each, name, sources)]
 
 
+def near_names(name: str, sources: Mapping[str, Source]) -> list[str]:
+    """Return samples whose names are near one that is unknown, as BACKEND:KEY, nearest first."""
+    backend, mark, key = name.partition(MARK)
+    asked = [backend] if mark and backend in sources else list(sources)
+    key = key if mark and backend in sources else name
+    alike = [(found, each) for each in asked for found in near(sources[each].catalog.facts, key)]
+    likeness = SequenceMatcher(b=key)
+
+    def rank(pair: tuple[str, str]) -> tuple[bool, float]:
+        likeness.set_seq1(pair[0])
+        return not pair[0].endswith(key), -likeness.ratio()
+
+    return [f"{each}{MARK}{found}" for found, each in sorted(alike, key=rank)[:SHOWN]]
+
+
 def resolve(
     excludes: Sequence[Exclude], sources: Mapping[str, Source], streams: Collection[str] = ()
 ) -> dict[str, Excluded]:
@@ -89,14 +104,7 @@ def _unknown(name: str, sources: Mapping[str, Source], streams: Collection[str])
         )
     asked = [backend] if mark and backend in sources else list(sources)
     key = key if mark and backend in sources else name
-    alike = [(found, each) for each in asked for found in near(sources[each].catalog.facts, key)]
-    likeness = SequenceMatcher(b=key)
-
-    def rank(pair: tuple[str, str]) -> tuple[bool, float]:
-        likeness.set_seq1(pair[0])
-        return not pair[0].endswith(key), -likeness.ratio()
-
-    shown = [f"{each}{MARK}{found}" for found, each in sorted(alike, key=rank)[:SHOWN]]
+    shown = near_names(name, sources)
     hint = f"; did you mean {' or '.join(shown)}?" if shown else ""
     unread = f" (samples of {', '.join(streams)} cannot be named)" if streams else ""
     return (

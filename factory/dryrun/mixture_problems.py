@@ -4,8 +4,9 @@ import math
 
 from factory.dryrun import figures
 from factory.dryrun.figures import Problem, Run
-from factory.dryrun.wording import number, percent
+from factory.dryrun.wording import number, percent, plural
 from factory.errors import PlanError
+from factory.sampling.ending import Ending
 from factory.sampling.plan import Plan
 from factory.sampling.ranks import check_division
 from factory.sampling.schedule import Window, check_windows
@@ -23,6 +24,7 @@ def mixture_problems(plan: Plan, laid_out: figures.Plan, run: Run) -> list[Probl
         *_windows(plan, laid_out, run),
         *_end(plan, laid_out, run),
         *_never_drawn(plan),
+        *_left_out(plan, laid_out),
         *_exhausted(plan, laid_out),
     ]
 
@@ -100,13 +102,38 @@ def _never_drawn(plan: Plan) -> list[Problem]:
     ]
 
 
+def _left_out(plan: Plan, laid_out: figures.Plan) -> list[Problem]:
+    """Find backends that every epoch ends before, as each begins a balance of its own."""
+    windows = {each.window for each in plan.backends}
+    if plan.ending.carries or plan.selection.seeded or windows != {Window()}:
+        return []
+    epoch = laid_out.epochs[0]
+    return [
+        Problem(
+            "warn",
+            share.backend,
+            f"asks for {percent(share.asked)} of the steps and is never drawn from: an epoch "
+            f"ends after {plural(epoch.steps, 'step')}, before its first batch is due",
+            "sampling.epoch=all_exhausted, or sampling.epoch_steps=N, or raise "
+            f"data.backends.{share.backend}.probability",
+        )
+        for share in epoch.shares
+        if share.asked and not share.batches
+    ]
+
+
 def _exhausted(plan: Plan, laid_out: figures.Plan) -> list[Problem]:
     """Find backends that run out long before the first epoch ends."""
+    if plan.ending != Ending():
+        return []  # by the other rules nobody leaves an epoch
     epoch = laid_out.epochs[0]
+    left = plan.explain(0, epoch.steps - 1)["left"]
     found = []
     for index, share in enumerate(epoch.shares):
         if plan.backends[index].window.fade is not None:
             continue  # gets less and less, as it is meant to
+        if left[share.backend]:
+            continue  # lasts to the end, or its window closes before it runs out
         if not share.batches or share.achieved >= LEAST_OF_SHARE * share.asked:
             continue
         ends = max(s.last for s in epoch.stretches if s.achieved[share.backend])

@@ -7,7 +7,7 @@ from factory.backends.source import Source
 from factory.bulk import Engine
 from factory.dryrun import charts, rows
 from factory.dryrun.contact import dropped_part, samples_part
-from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share
+from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share, Stretch
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.rehearsal import Rehearsal
 from factory.dryrun.wording import number, percent, plural, reads, size
@@ -201,12 +201,22 @@ def _stretches(epoch: Epoch) -> Content:
         (
             number(part.first) if part.first == part.last
             else f"{number(part.first)} to {number(part.last)}",
-            *(f"{part.achieved[n]:.0%} of {part.asked[n]:.0%}, {plural(part.batches[n], 'batch')}, "
-              f"{plural(part.samples[n], 'sample')}" if part.asked[n] else "-" for n in names),
+            *(_share(part, name) for name in names),
         )
         for part in epoch.stretches[:STRETCHES]
     ]  # fmt: skip
     return tag("h3", "Shares, as backends come and go"), table(("steps", *names), body)
+
+
+def _share(part: Stretch, backend: str) -> Content:
+    """Return what a backend got of what it asked for, and how much that is."""
+    if not part.asked[backend]:
+        return "-"
+    given = f"{plural(part.batches[backend], 'batch')}, {plural(part.samples[backend], 'sample')}"
+    return [
+        f"{part.achieved[backend]:.0%} of {part.asked[backend]:.0%}",
+        tag("div", tag("small", given)),
+    ]
 
 
 def table(head: tuple[str, ...], body: Sequence[tuple[Content, ...]]) -> Safe:

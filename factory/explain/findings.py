@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from factory.sampling.exclusion import Exclude
+
 # What Hydra's grammar takes without quotes inside a list.
 _BARE = re.compile(r"[A-Za-z0-9_/.:@%+-]+")
 
@@ -83,7 +85,8 @@ class Choice:
         share: Share of the steps it asks for, 0 to 1.
         given: Batches it has given since the backends and weights are these.
         owed: Batches it is behind its share, the step included.
-        left: Batches until it leaves the epoch.
+        left: Batches until it has given all it holds in the epoch; None where it goes on, as
+            epochs are of fixed length.
         window: When it takes part.
     """
 
@@ -92,7 +95,7 @@ class Choice:
     share: float
     given: int
     owed: float
-    left: int
+    left: int | None
     window: str
 
 
@@ -108,9 +111,10 @@ class Step:
         backend: Backend it draws from.
         bucket: Its bucket.
         pass_number: The pass over the backend; 0 where the plan is another.
-        passes: Passes in an epoch.
+        passes: Passes in an epoch; 0 where passes are counted over the whole run.
         fills: Samples that only fill the batch.
-        since: The step of the epoch since which backends and weights are these.
+        since: The step of the epoch since which backends and weights are these; below 1 where
+            they have been since an epoch before.
         choices: How each backend stood; empty where the plan is another.
         ranks: Processes that shared it; None where that is not on record.
         micros: Micro-batches of each; None where that is not on record.
@@ -160,10 +164,21 @@ class Findings:
         return asdict(self)
 
 
-def exclude_line(ids: Sequence[str], from_step: int) -> str:
-    """Return the override, quoted for a shell, that leaves samples out from a step on."""
+def exclude_line(ids: Sequence[str], from_step: int, kept: Sequence[Exclude] = ()) -> str:
+    """Return the override, quoted for a shell, that leaves samples out from a step on.
+
+    Args:
+        ids: The samples, as BACKEND:KEY.
+        from_step: First step without them, from 1.
+        kept: What the run leaves out already; an override replaces it, so it is said again.
+    """
+    entries = [_entry(one.ids, one.from_step) for one in kept]
+    return shlex.quote(f"data.exclude=[{', '.join([*entries, _entry(ids, from_step)])}]")
+
+
+def _entry(ids: Sequence[str], from_step: int) -> str:
     named = ", ".join(one if _BARE.fullmatch(one) else _quoted(one) for one in ids)
-    return shlex.quote(f"data.exclude=[{{from_step: {from_step}, ids: [{named}]}}]")
+    return f"{{from_step: {from_step}, ids: [{named}]}}"
 
 
 def _quoted(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.backends.naming import MARK, find_sample
+from factory.backends.naming import MARK, find_sample, near_names
 from factory.datamodule import FactoryDataModule
 from factory.dryrun.wording import plural
 from factory.errors import ConfigError
@@ -59,13 +59,14 @@ class Inquiry:
             )
         steps, sought = self._sought(request, on_record, notes)
         found = self._told(steps, notes)
+        exclude = self._exclude(found, sought, on_record, notes)
         return Findings(
             self.run,
             self.data.plan.fingerprint,
             (int(on_record[0]) + 1, int(on_record[-1]) + 1) if on_record.size else None,
             tuple(found),
             tuple(notes),
-            self._exclude(found, sought, on_record),
+            exclude,
         )
 
     def _sought(
@@ -88,9 +89,13 @@ class Inquiry:
         using |= {each: name.removeprefix(each + MARK) for each in self.data.streams}
         steps = set(read_ledger(*self.ledgers, using=using))
         if not pairs and not steps:
+            shown = near_names(name, self.data.sources)
+            hint = "give its storage key, as KEY or BACKEND:KEY"
+            if shown:
+                hint = f"did you mean {' or '.join(shown)}?"
             raise ConfigError(
                 f"sample={name}: no backend has a sample of that name, and none is on record; "
-                "give its storage key, as KEY or BACKEND:KEY"
+                f"{hint}"
             )
         steps |= set(self._planned_uses(dict(pairs), on_record))
         ordered = sorted(steps)
@@ -150,10 +155,12 @@ class Inquiry:
         epoch, place = plan.position(number)
         planned, told = plan.at(epoch, place), plan.explain(epoch, place)
         names = [each.name for each in plan.backends]
+        at = names.index(planned.backend)
         choices = tuple(
             Choice(
                 name, told["weights"][name], told["shares"][name], told["counts"][name],
-                told["owed"][name], told["left"][name], told["windows"][name],
+                told["owed"][name], None if plan.ending.carries else told["left"][name],
+                told["windows"][name],
             )
             for name in names
         )  # fmt: skip
@@ -169,7 +176,7 @@ class Inquiry:
             backend=backend,
             bucket=recorded.bucket if recorded else planned.bucket,
             pass_number=planned.pass_index + 1 if agrees else 0,
-            passes=plan.backends[names.index(planned.backend)].repeats + 1,
+            passes=0 if plan.ending.carries else plan.backends[at].repeats + 1,
             fills=planned.duplicates if agrees else 0,
             since=told["stretch_start"] + 1,
             choices=choices if agrees else (),
@@ -222,19 +229,27 @@ class Inquiry:
         return notes
 
     def _exclude(
-        self, steps: Sequence[Step], ids: Sequence[str], on_record: NDArray[np.int64]
-    ) -> str:
+        self, steps: Sequence[Step], ids: Sequence[str], on_record: NDArray[np.int64],
+        notes: list[str],
+    ) -> str:  # fmt: skip
         """Return the line to paste: for a sample from now on, for a step from that step on."""
-        if ids:
-            from_step = int(on_record[-1]) + 2 if on_record.size else 1
-            return exclude_line(ids, from_step)
-        named = dict.fromkeys(
-            f"{step.backend}{MARK}{sample.key}"
-            for step in steps
-            for sample in step.samples
-            if sample.key and step.backend in self.data.sources
-        )
-        return exclude_line(list(named)[:NAMED], steps[0].number) if named else ""
+        from_step = int(on_record[-1]) + 2 if on_record.size else 1
+        named = list(ids)
+        if not ids and steps:
+            from_step = steps[0].number
+            used = (
+                f"{step.backend}{MARK}{sample.key}"
+                for step in steps
+                for sample in step.samples
+                if sample.key and step.backend in self.data.sources
+            )
+            named = list(dict.fromkeys(used))
+        kept = self.data.exclude
+        gone = {each for one in kept if one.from_step <= from_step for each in one.ids}
+        named = [each for each in named if gone.isdisjoint((each, each.partition(MARK)[2]))]
+        if len(named) > NAMED:
+            notes.append(f"the line to paste names the first {NAMED} of {len(named)} samples")
+        return exclude_line(named[:NAMED], from_step, kept) if named else ""
 
     def _key(self, backend: str, row: int) -> str:
         return self.data.sources[backend].catalog.facts.key(row)

@@ -12,7 +12,7 @@ from factory.dryrun.page import card, document, table
 from factory.dryrun.thumbnails import Look, looks
 from factory.dryrun.wording import number, percent, redact
 from factory.explain.findings import Findings, Sample, Step
-from factory.explain.terminal import heading, shared
+from factory.explain.terminal import batches_left, heading, shared, since
 
 # Pictures shown: some 10 KB each, so that a page stays below some 5 MB.
 PICTURES = 400
@@ -95,13 +95,11 @@ def _why(step: Step) -> Safe | None:
     head = ("backend", "weight", "share", "given", "owed", "left", "takes part")
     body: list[tuple[Content, ...]] = [
         (each.backend, f"{each.weight:.3g}", percent(each.share), number(each.given),
-         f"{each.owed:+.2f}", number(each.left), each.window)
+         f"{each.owed:+.2f}", batches_left(each), each.window)
         for each in step.choices
     ]  # fmt: skip
-    since = (
-        f"weights since step {number(step.since)} of the epoch; owed are batches behind its share"
-    )
-    return card(f"Why {step.backend}", table(head, body), hint=since, kind="full") if body else None
+    hint = f"weights since {since(step)}; owed are batches behind its share"
+    return card(f"Why {step.backend}", table(head, body), hint=hint, kind="full") if body else None
 
 
 def _sample(sample: Sample, look: Look) -> Safe:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.dryrun.wording import number, percent, plural, redact, size
-from factory.explain.findings import Findings, Sample, Step
+from factory.explain.findings import Choice, Findings, Sample, Step
 
 # Columns the tables are laid out for; keys are folded, never cut.
 WIDTH = 110
@@ -88,7 +88,9 @@ def shared(step: Step) -> str:
     """Return how a step was shared, and what it is in its backend."""
     said = [plural(len(step.samples), "sample")]
     if step.pass_number:
-        said.append(f"pass {step.pass_number} of {step.passes} over {step.backend}")
+        # More than there are where a backend that is done begins again.
+        of = f" of {step.passes}" if step.pass_number <= step.passes else ""
+        said.append(f"pass {number(step.pass_number)}{of} over {step.backend}")
     if step.fills:
         said.append(f"{number(step.fills)} of them only fill the batch")
     if step.ranks is not None and step.micros is not None:
@@ -99,7 +101,7 @@ def shared(step: Step) -> str:
 
 def _why(step: Step) -> Table:
     table = _table(
-        f"Why {step.backend}: weights since step {number(step.since)} of the epoch",
+        f"Why {step.backend}: weights since {since(step)}",
         ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
         ("owed", "right"), ("left", "right"), ("takes part", "left"),
     )  # fmt: skip
@@ -107,9 +109,21 @@ def _why(step: Step) -> Table:
         style = "bold" if each.backend == step.backend else ""
         table.add_row(
             Text(each.backend, style=style), f"{each.weight:.3g}", percent(each.share),
-            number(each.given), f"{each.owed:+.2f}", number(each.left), each.window,
+            number(each.given), f"{each.owed:+.2f}", batches_left(each), each.window,
         )  # fmt: skip
     return table
+
+
+def since(step: Step) -> str:
+    """Return "step 3 of the epoch", since which backends and weights are the same."""
+    if step.since < 1:
+        return f"step {number(step.number - step.step + step.since)} of the run"
+    return f"step {number(step.since)} of the epoch"
+
+
+def batches_left(choice: Choice) -> str:
+    """Return the batches a backend has left in the epoch."""
+    return "-" if choice.left is None else number(choice.left)
 
 
 def _samples(step: Step) -> Table:

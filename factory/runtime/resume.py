@@ -18,6 +18,13 @@ FREE = (
     "names and versions of the samples are the same"
 )
 
+# Said where samples are left out, or used again, in steps that are done.
+_LATER = (
+    "\nWhat data.exclude left out up to step {}, where this checkpoint is, must stay as it was: to "
+    "leave samples out from here on, add an entry with from_step={} or later; to leave them out "
+    "earlier, go on from an earlier checkpoint."
+)
+
 
 def check_format(state: Mapping[str, Any]) -> None:
     """Refuse a state that cannot be read.
@@ -87,6 +94,7 @@ def check_plan(
         raise ResumeError(
             "the checkpoint belongs to another plan:\n"
             + _listed(refused)
+            + (_LATER.format(committed, committed + 1) if "exclude" in keys.split(",") else "")
             + "\nRestore these settings or the data, or accept the new plan from the same step on "
             f"with data.accept_changed_plan=true, or these changes alone with "
             f"'data.accept_changed_plan=[{keys}]'. Taken without asking: {FREE}"

@@ -53,6 +53,8 @@ class Stretch:
             part, float64 [k].
         shares: Share of the steps that each backend asks for at its first step, float64 [k].
         fading: Whether a weight falls from step to step; `Course.asked` sums such shares up.
+        carried: Batches each backend gave in epochs before since the same backends began to
+            take part at the same weights, where the balance goes on; else zeros. int64 [k].
     """
 
     first: int
@@ -60,7 +62,21 @@ class Stretch:
     active: NDArray[np.int64]
     weights: NDArray[np.float64]
     shares: NDArray[np.float64]
-    fading: bool = False
+    fading: bool
+    carried: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """What an epoch of fixed length hands to the next, so that shares hold over its end.
+
+    Attributes:
+        active: Indices of the backends that take part, int64 [n].
+        given: Batches each backend gave since these began to, int64 [k].
+    """
+
+    active: NDArray[np.int64]
+    given: NDArray[np.int64]
 
 
 class Course:
@@ -78,6 +94,8 @@ class Course:
         weights: NDArray[np.float64],
         turns: Turns,
         ending: Ending,
+        start: int = 0,
+        balance: Balance | None = None,
     ) -> None:
         """Describe an epoch.
 
@@ -87,7 +105,10 @@ class Course:
             weights: float64 [k], 0 or more; a backend of weight 0 never serves.
             turns: How weights become a sequence.
             ending: When the epoch ends.
+            start: Step from which selections and turns count on, from 0.
+            balance: What it goes on with; None to begin a balance of its own.
         """
+        self._start, self._balance = start, balance
         self._quotas, self._weights = quotas, weights
         self._turns, self._ending = turns, ending
         known = [span or Span(0, 0) for span in spans]
@@ -152,6 +173,13 @@ class Course:
         self.play(self._most + 1 if until is None else until + 1)
         return [part for part in self._stretches if until is None or part.first <= until]
 
+    def balance(self, steps: int) -> Balance | None:
+        """Return what the epoch hands on after its last step; None after a fade."""
+        last = self.stretches(steps - 1)[-1]
+        if last.fading:
+            return None
+        return Balance(last.active, last.carried + self.counts(steps) - last.counts)
+
     def weights(self, stretch: Stretch, step: int) -> NDArray[np.float64]:
         """Return the weights at a step of a stretch, 0 for backends without part: [k]."""
         weights: NDArray[np.float64] = self._weights_of(stretch, step, 1)[0]
@@ -205,13 +233,14 @@ class Course:
         left = self._ending.left(self._quotas, self._counts)[active]
         if stretch.fading:
             weights = self._weights_of(stretch, stretch.first, self._edge(FADE_BLOCK))
-            picks = self._turns.fading(active, weights[:, active], stretch.first)
+            first = self._start + stretch.first
+            picks = self._turns.fading(active, weights[:, active], first)
         else:
             picks = self._turns.steady(
                 active,
                 stretch.weights[active],
-                (self._counts - stretch.counts)[active],
-                self._played,
+                (stretch.carried + self._counts - stretch.counts)[active],
+                self._start + self._played,
                 self._reach(stretch, left, steps),
             )
         picks = picks[: _until_exhaustion(picks, left)]
@@ -232,8 +261,12 @@ class Course:
             weights = np.where(serving, self._weights, 0.0)
             weights *= factors(self._fades, self._faded, step, 1)[0]
             shares = self._turns.shares(weights[None])[0]
-            counts = self._counts.copy()
-            self._stretches.append(Stretch(step, counts, active, weights, shares, fading))
+            counts, carried = self._counts.copy(), np.zeros_like(self._counts)
+            before = self._balance
+            goes_on = before is not None and not step and not fading
+            if before is not None and goes_on and np.array_equal(active, before.active):
+                carried = before.given
+            self._stretches.append(Stretch(step, counts, active, weights, shares, fading, carried))
         return self._stretches[-1]
 
     def _weights_of(self, stretch: Stretch, first: int, count: int) -> NDArray[np.float64]:

@@ -4,13 +4,13 @@ import math
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.course import Course, Span
+from factory.sampling.course import Balance, Course, Span
 from factory.sampling.ending import Ending
 from factory.sampling.permutation import derive_key
 from factory.sampling.schedule import Window
@@ -32,6 +32,7 @@ class _Run:
         count: How many there are; infinity if nothing ever changes again.
         before: Batches each backend gave before the first of them, where passes go on over the
             ends of epochs; else zeros. int64 [k].
+        balance: What the first of them goes on with; None to begin a balance.
     """
 
     epoch: int
@@ -39,6 +40,7 @@ class _Run:
     length: int
     count: float
     before: NDArray[np.int64]
+    balance: Balance | None = None
 
     @property
     def epoch_end(self) -> float:
@@ -58,7 +60,9 @@ class Epochs:
     between two edges of windows are alike, so any epoch is reached in as many moves as there
     are edges, not epochs. The exceptions are fades, where each epoch has weights of its own,
     and selections seeded by epoch under a rule that makes lengths or counts depend on them:
-    there, the epochs on the way are played once.
+    there, the epochs on the way are played once. Of epochs of fixed length each goes on with the
+    balance of the one before, lest a backend whose share is below half a batch of each never
+    comes; far ones are counted, see `factory.sampling.turns.Turns.given`.
     """
 
     def __init__(
@@ -95,7 +99,8 @@ class Epochs:
         self._lock = threading.Lock()
         self._runs: list[_Run] = []
         self._given: dict[int, NDArray[np.int64]] = {}
-        self._courses: dict[tuple[tuple[Span | None, ...], int], Course] = {}
+        self._kept = threading.Lock()
+        self._courses: dict[tuple[tuple[Span | None, ...], int, int], Course] = {}
 
     def start(self, epoch: int) -> int:
         """Return the global step, from 0, at which an epoch begins.
@@ -134,7 +139,8 @@ class Epochs:
         Raises:
             PlanError: An epoch before this one has no active backend.
         """
-        return self._course(epoch, self.start(epoch))
+        run = self._run(epoch)
+        return self._course(epoch, run.start + (epoch - run.epoch) * run.length, run)
 
     def before(self, epoch: int) -> NDArray[np.int64]:
         """Return the batches each backend gave in the passes that an epoch goes on with.
@@ -145,9 +151,7 @@ class Epochs:
             PlanError: An epoch before this one has no active backend.
         """
         run = self._run(epoch)
-        if not self._ending.carries or epoch == run.epoch:
-            return run.before
-        return run.before + (epoch - run.epoch) * self._counts(run)
+        return run.before + self._given_by(run, epoch)
 
     @property
     def alike(self) -> bool:
@@ -157,12 +161,40 @@ class Epochs:
             return opened
         return opened and self._ending.steps is not None
 
-    def _counts(self, run: _Run) -> NDArray[np.int64]:
-        """Return the batches each backend gives in every epoch of a run, int64 [k]."""
-        if run.epoch not in self._given:
-            course = self._course(run.epoch, run.start)
-            self._given[run.epoch] = course.counts(run.length)
-        return self._given[run.epoch]
+    def _given_by(self, run: _Run, epoch: int) -> NDArray[np.int64]:
+        """Return the batches of each backend in a run before one of its epochs, int64 [k].
+
+        Zeros where every epoch begins its passes anew.
+        """
+        nothing = np.zeros_like(self._quotas)
+        if not self._ending.carries or epoch == run.epoch:
+            return nothing
+        first = self._course(run.epoch, run.start, run)
+        if run.count == 1:
+            return first.counts(run.length)
+        stretch = first.stretches(0)[0]  # the only one, of every epoch of the run
+        with self._kept:
+            near = {at: sums for at, sums in self._given.items() if run.epoch < at <= epoch}
+        known = max(near, default=run.epoch)
+        given = near.get(known, nothing)
+        active, done = stretch.active, (known - run.epoch) * run.length
+        found = nothing.copy()
+        found[active] = self._turns(run.epoch).given(
+            active, stretch.weights[active], (stretch.carried + given)[active],
+            run.start + done, (epoch - run.epoch) * run.length - done,
+        ) - stretch.carried[active]  # fmt: skip
+        with self._kept:
+            if len(self._given) >= KEPT_COURSES:
+                self._given.pop(next(iter(self._given)))
+            self._given[epoch] = found
+        return found
+
+    def _balance(self, run: _Run, epoch: int) -> Balance | None:
+        """Return the balance with which an epoch of a run begins."""
+        if not self._ending.carries or epoch == run.epoch:
+            return run.balance
+        first = self._course(run.epoch, run.start, run).stretches(0)[0]
+        return Balance(first.active, first.carried + self._given_by(run, epoch))
 
     def _run(self, epoch: int) -> _Run:
         if epoch < 0:
@@ -181,13 +213,16 @@ class Epochs:
         nothing = np.zeros(len(self._names), dtype=np.int64)
         last = self._runs[-1] if self._runs else _Run(0, 0, 0, 0, nothing)
         epoch, start = int(last.epoch_end), int(last.step_end)
-        length = self._course(epoch, start).length
+        before, balance = last.before, None
+        if self._ending.carries and last.count:
+            before = before + self._given_by(last, epoch)
+            at = start - last.length
+            balance = self._course(epoch - 1, at, last).balance(last.length)
+        run = _Run(epoch, start, 0, 1, before, balance)
+        length = self._course(epoch, start, run).length
         if not length:
             raise PlanError(self._nobody(epoch, start))
-        before = last.before
-        if self._ending.carries and last.count:
-            before = before + int(last.count) * self._counts(last)
-        return _Run(epoch, start, length, self._alike(epoch, start, length), before)
+        return replace(run, length=length, count=self._alike(epoch, start, length))
 
     def _alike(self, epoch: int, start: int, length: int) -> float:
         """Count the epochs from this one that end before anything opens or closes."""
@@ -205,18 +240,28 @@ class Epochs:
             counts += [max((edge - 1 - start) // length, 1) for edge in steps if edge > start]
         return min(counts, default=math.inf)
 
-    def _course(self, epoch: int, start: int) -> Course:
+    def _course(self, epoch: int, start: int, run: _Run) -> Course:
+        """Return the course of an epoch of a run that begins at a global step."""
+        turns, spans = self._turns(epoch), self._spans(epoch, start)
+        begins = start if self._ending.carries else 0
+        with self._kept:
+            course = self._courses.get((spans, turns.key, begins))
+        if course is not None:
+            return course
+        balance = self._balance(run, epoch)
+        course = Course(self._quotas, spans, self._weights, turns, self._ending, begins, balance)
+        with self._kept:
+            if len(self._courses) >= KEPT_COURSES:
+                self._courses.pop(next(iter(self._courses)))
+            return self._courses.setdefault((spans, turns.key, begins), course)
+
+    def _turns(self, epoch: int) -> Turns:
         seeded = self._selection.seeded
         key = derive_key(self._seed, epoch, "selection") if seeded else 0
-        spans = tuple(self._span(window, epoch, start) for window in self._windows)
-        course = self._courses.get((spans, key))
-        if course is None:
-            if len(self._courses) >= KEPT_COURSES:
-                self._courses.pop(next(iter(self._courses)), None)
-            turns = Turns(self._selection, key, self._groups)
-            course = Course(self._quotas, spans, self._weights, turns, self._ending)
-            self._courses[spans, key] = course
-        return course
+        return Turns(self._selection, key, self._groups)
+
+    def _spans(self, epoch: int, start: int) -> tuple[Span | None, ...]:
+        return tuple(self._span(window, epoch, start) for window in self._windows)
 
     def _span(self, window: Window, epoch: int, start: int) -> Span | None:
         """Return the steps of an epoch inside a window; None if there are none.

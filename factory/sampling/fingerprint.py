@@ -29,9 +29,16 @@ def hash_description(description: Mapping[str, Any]) -> str:
 
 
 def describe_strategy(strategy: object) -> dict[str, Any]:
-    """Describe a weighting or selection by its class and, of a dataclass, its settings."""
+    """Describe a weighting or selection by its class and its settings.
+
+    They are the fields of a dataclass, and of others the public attributes.
+    """
     kind = type(strategy)
-    settings = asdict(strategy) if is_dataclass(strategy) and not isinstance(strategy, type) else {}
+    if is_dataclass(strategy) and not isinstance(strategy, type):
+        settings = asdict(strategy)
+    else:
+        attributes = getattr(strategy, "__dict__", {})
+        settings = {name: each for name, each in attributes.items() if name[0] != "_"}
     return {"class": f"{kind.__module__}.{kind.__qualname__}", **settings}
 
 

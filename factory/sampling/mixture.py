@@ -3,12 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from factory.errors import PlanError
 from factory.sampling.ending import Ending, EpochRule
 from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Selection
 from factory.sampling.weights import UniformWeighting, Weighting
+
+_EXAMPLES = {
+    "weighting": "factory.sampling.weights.UniformWeighting",
+    "selection": "factory.sampling.selection.Balanced",
+}
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,20 @@ class Mixture:
     epoch_steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Check when epochs end.
+        """Check when epochs end, and that strategies are some.
 
         Raises:
-            PlanError: The rule or the length cannot be.
+            PlanError: The rule or the length cannot be, or a strategy lacks what is asked of it.
         """
+        for name, needed in (("weighting", ("weights",)), ("selection", ("seeded", "choices"))):
+            strategy = getattr(self, name)
+            lacking = [each for each in needed if not hasattr(strategy, each)]
+            if lacking or isinstance(strategy, type):
+                raise PlanError(
+                    f"sampling.{name} must be an object with {' and '.join(needed)}, got "
+                    f"{strategy!r}; set sampling.{name}._target_ to a class that has them, such as "
+                    f"{_EXAMPLES[name]}"
+                )
         Ending(self.epoch, self.epoch_steps)
 
     def plan(

@@ -23,6 +23,8 @@ from factory.sampling.weights import MixtureEntry, UniformWeighting, Weighting
 # Raised whenever the same settings give another order than before, so that a checkpoint of
 # the old order is not continued with the new one.
 ORDER_VERSION = 1
+# The same where epochs are of fixed length: since 2, balances go on over their ends.
+CARRIED_VERSION = 2
 
 _UNIFORM = UniformWeighting()
 _BALANCED = Balanced()
@@ -336,10 +338,10 @@ class Plan:
 
         Returns:
             The fields of `PlanStep`, and: "stretch_start", the step since which backends and
-            weights are the same; and for each backend by name "weights" and "shares" (0 for
-            those not taking part), "counts", batches since then before this step, "owed",
-            batches its share asks for by the end of this step less its count, "left", batches
-            until it has given all it holds in this epoch, and "windows".
+            weights are the same, below 0 for one of an epoch before; and for each backend by name
+            "weights" and "shares" (0 for those not taking part), "counts", batches since then
+            before this step, "owed", batches its share asks for by the end of this step less its
+            count, "left", batches until it has given all it holds in this epoch, and "windows".
 
         Raises:
             PlanError: The step is outside the epoch, or no backend is active in it.
@@ -348,8 +350,9 @@ class Plan:
         planned = self.at(epoch, step)
         stretch = course.stretches(step)[-1]
         given = course.counts(step)
-        since = given - stretch.counts
-        owed = course.asked(stretch.first, step + 1) - since
+        since = given - stretch.counts + stretch.carried
+        asked = stretch.shares * stretch.carried.sum() + course.asked(stretch.first, step + 1)
+        owed = asked - since
         quotas = np.array([passes.per_epoch for passes in self._passes])
         names = [each.name for each in self.backends]
 
@@ -361,7 +364,7 @@ class Plan:
             "rows": planned.rows.tolist(),
             "excluded": [vars(swap) for swap in planned.excluded],
             "barred": sorted(planned.barred),
-            "stretch_start": stretch.first,
+            "stretch_start": stretch.first - int(stretch.carried.sum()),
             "weights": named(course.weights(stretch, step)),
             "shares": named(course.asked(step, step + 1)),
             "counts": named(since),
@@ -382,7 +385,7 @@ class Plan:
         ]
         return {
             **({"exclude": entries} if entries else {}),
-            "order_version": ORDER_VERSION,
+            "order_version": ORDER_VERSION if self.ending.steps is None else CARRIED_VERSION,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "short_batch": str(self.short_batch),
@@ -458,9 +461,12 @@ class Plan:
 def _described(window: Window) -> dict[str, Any]:
     """Return a window's bounds; those of a fade only where there is one.
 
-    What was added later is left out where it is not used, so that fingerprints stay.
+    What was added later is left out where it is not used, so that fingerprints stay. 0 and 1
+    both mean the first step.
     """
     bounds = asdict(window)
+    for name in ("start_step", "fade_from_step"):
+        bounds[name] = 0 if bounds[name] == 1 else bounds[name]
     if window.fade is None:
         del bounds["fade_from_step"], bounds["fade_to_step"]
     return bounds

@@ -50,7 +50,8 @@ class Selection(Protocol):
         Args:
             weights: float64 [n], all above 0, one for each backend that takes part.
             counts: int64 [n], batches each has given since these weights began to hold.
-            step: Step of the epoch the first choice is for, from 0.
+            step: Step the first choice is for, from 0: of the epoch, or of the run where
+                epochs are of fixed length. With sliders, the turn of their group.
             length: Number of choices, 1 or more.
             key: 64-bit key, another for every seed and epoch.
 
@@ -119,6 +120,10 @@ class Balanced:
         # After `total` steps every backend has exactly its share and the sequence repeats.
         round_trip = _Debts(shares).play(done, owed, min(length, total))
         return np.resize(round_trip, length)
+
+    def round_trip(self, weights: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the shares as whole numbers: given so much, nobody is owed anything."""
+        return np.array(whole_shares(weights.tolist()), dtype=np.int64)
 
     def fading(self, weights: NDArray[np.float64], step: int, key: int) -> NDArray[np.integer]:
         """Choose the most urgent batch at each step, however shares change.

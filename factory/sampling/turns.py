@@ -1,5 +1,6 @@
 """Whose turn is it where groups of backends take turns, and whom does a group choose?"""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -7,11 +8,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.errors import PlanError
 from factory.sampling.permutation import derive_key
 from factory.sampling.selection import Selection
 
 # The order in which groups of sliders take turns.
 POSITIVE, NEGATIVE, NEUTRAL = 0, 1, 2
+# Steps played at once where they are only counted: 32 MiB of choices.
+PLAYED = 2**22
+# Round trips longer than this are never completed in a run; their products stay in 63 bits.
+LONGEST_TRIP = 2**40
 
 
 @runtime_checkable
@@ -28,11 +34,27 @@ class FadingSelection(Protocol):
 
         Args:
             weights: float64 [T, n], above 0; those of each step.
-            step: Step of the epoch the first choice is for, from 0.
+            step: The step the first choice is for, from 0; see `Selection.choices`.
             key: 64-bit key, another for every seed and epoch.
 
         Returns:
             Integers [T], each inside [0, n).
+        """
+        ...
+
+
+@runtime_checkable
+class RepeatingSelection(Protocol):
+    """A selection whose choices come again, so that far counts are known without playing.
+
+    One without this method is played.
+    """
+
+    def round_trip(self, weights: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return what each backend gives until choices begin again as at first: [n].
+
+        Args:
+            weights: float64 [n], all above 0.
         """
         ...
 
@@ -76,7 +98,7 @@ class Turns:
             active: Backends that take part, int64 [n].
             weights: Their weights, float64 [n], above 0.
             counts: Batches each has given since these weights began to hold, int64 [n].
-            step: Step of the epoch the first choice is for, from 0.
+            step: The step the first choice is for, from 0; see `Selection.choices`.
             length: Number of choices.
 
         Returns:
@@ -89,8 +111,55 @@ class Turns:
                 chosen = self.selection.choices(
                     weights[members], counts[members], turn, len(mine), key
                 )
-                picks[turns] = members[chosen]
+                picks[turns] = members[self._checked(chosen, len(mine), len(members))]
         return picks
+
+    def given(
+        self, active: NDArray[np.int64], weights: NDArray[np.float64], counts: NDArray[np.int64],
+        step: int, length: int,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Count what each backend has given after some more steps of the same weights.
+
+        Args:
+            active: Backends that take part, int64 [n].
+            weights: Their weights, float64 [n], above 0.
+            counts: Batches each has given since these weights began to hold, int64 [n].
+            step: The first of these steps, as for `steady`.
+            length: How many they are; far ones are not played where choices come again.
+
+        Returns:
+            Those counts with these steps added, int64 [n].
+        """
+        counts, end = counts.copy(), step + length
+        trip, steps = self._round_trip(active, weights)
+        counts += length // steps * trip if steps else 0
+        step = end - length % steps if steps else step
+        while step < end:
+            part = min(PLAYED, end - step)
+            picks = self.steady(active, weights, counts, step, part)
+            counts += np.bincount(picks, minlength=len(active))
+            step += part
+        return counts
+
+    def _round_trip(
+        self, active: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], int]:
+        """Return (what each backend gives until all begins again, steps until then; 0: unknown)."""
+        trips = np.zeros(len(active), dtype=np.int64)
+        if not isinstance(self.selection, RepeatingSelection):
+            return trips, 0
+        groups = np.zeros_like(active) if self.groups is None else self.groups[active]
+        present = np.unique(groups).tolist()
+        for group in present:
+            members = groups == group
+            trips[members] = self.selection.round_trip(weights[members])
+        lengths = [int(trips[groups == group].sum()) for group in present]
+        turns = math.lcm(*lengths)
+        if turns > LONGEST_TRIP:
+            return trips, 0
+        for group, length in zip(present, lengths, strict=True):
+            trips[groups == group] *= turns // length
+        return trips, turns * len(present)
 
     def fading(
         self, active: NDArray[np.int64], weights: NDArray[np.float64], step: int
@@ -100,7 +169,7 @@ class Turns:
         Args:
             active: Backends that take part, int64 [n].
             weights: Their weights at each step, float64 [T, n], above 0.
-            step: Step of the epoch the first choice is for, from 0.
+            step: The step the first choice is for, from 0; see `Selection.choices`.
 
         Returns:
             Places in `active`, int64 [T].
@@ -151,10 +220,25 @@ class Turns:
         self, weights: NDArray[np.float64], step: int, key: int
     ) -> NDArray[np.integer]:  # fmt: skip
         if isinstance(self.selection, FadingSelection):
-            return self.selection.fading(weights, step, key)
+            return self._checked(self.selection.fading(weights, step, key), *weights.shape)
         counts = np.zeros(weights.shape[1], dtype=np.int64)
         chosen = np.empty(len(weights), dtype=np.int64)
         for place, now in enumerate(weights):
-            (chosen[place],) = self.selection.choices(now, counts, step + place, 1, key)
+            one = self.selection.choices(now, counts, step + place, 1, key)
+            (chosen[place],) = self._checked(one, 1, len(now))
             counts[chosen[place]] += 1
         return chosen
+
+    def _checked(
+        self, chosen: NDArray[np.integer], steps: int, backends: int
+    ) -> NDArray[np.integer]:  # fmt: skip
+        """Return choices as they are, unless a selection of somebody else gives nonsense."""
+        found = np.asarray(chosen)
+        whole = found.shape == (steps,) and found.dtype.kind in "iu"
+        if whole and found.min() >= 0 and found.max() < backends:
+            return found
+        raise PlanError(
+            f"{self.selection!r} must choose one of {backends} backends for each of {steps} steps: "
+            f"integers [{steps}] from 0 to {backends - 1}; got {found.dtype} "
+            f"{list(found.shape)}: {found.ravel()[:8].tolist()}"
+        )

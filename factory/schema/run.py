@@ -111,6 +111,14 @@ class SamplingConfig:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
+        for name, example in (("weighting", "weights.AutoWeighting"),
+                              ("selection", "selection.Random")):  # fmt: skip
+            given = getattr(self, name)
+            if not isinstance(given, dict) or "_target_" not in given:
+                yield (
+                    f"{name} must be a mapping with a _target_, got {given!r}; "
+                    f"set sampling.{name}._target_=factory.sampling.{example}"
+                )
         yield from at_least("epoch_steps", self.epoch_steps, 1)
         if self.epoch_steps is not None and self.epoch == EpochRule.first_exhausted:
             yield (

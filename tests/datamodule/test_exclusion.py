@@ -9,9 +9,10 @@ import pytest
 from factory import ConditioningBackend, ConfigError, FactoryDataModule, ImageBackend
 from factory.catalog.captions import FilenameCaptions
 from factory.dryrun.rehearsal import rehearse
-from factory.errors import PlanError
+from factory.errors import PlanError, ResumeError
 from factory.explain.samples import samples_of
 from factory.sampling.exclusion import Exclude
+from factory.sampling.mixture import Mixture
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 from tests.pictures import write_pictures
@@ -122,3 +123,35 @@ def test_the_description_in_a_checkpoint_names_them(root: Path) -> None:
     state = json.loads(json.dumps(data.state_dict()))
     assert state["plan"]["exclude"] == [{"from_step": 3, "backend": "a", "ids": ["a/0001.png"]}]
     data.close()
+
+
+@pytest.mark.parametrize("rule", [{}, {"epoch_steps": 2}])
+def test_a_later_exclusion_is_taken_at_a_resume_and_an_earlier_one_refused(
+    root: Path, rule: dict
+) -> None:
+    """Three steps are done: from the fourth on samples may be left out, also over epochs."""
+    sampling = Mixture(**rule)
+    data = data_module(root, sampling=sampling)
+    trainer(root, max_steps=3, limit_val_batches=0).fit(Recorder(), datamodule=data)
+    state = json.loads(json.dumps(data.state_dict()))
+    upcoming = data.plan.at(*data.plan.position(3))
+    key = data.sources[upcoming.backend].catalog.facts.key(int(upcoming.rows[0]))
+    data.close()
+
+    def resumed(from_step: int) -> FactoryDataModule:
+        data = data_module(root, sampling=sampling, exclude=[Exclude([key], from_step)])
+        data.load_state_dict(state)
+        data.setup()
+        return data
+
+    data = resumed(4)
+    batch = next(iter(data.train_dataloader()))
+    now = data.plan.at(*data.plan.position(3))
+    gone = upcoming.rows == upcoming.rows[0]  # more than once where it fills the batch
+    assert [swap.place for swap in now.excluded] == np.flatnonzero(gone).tolist()
+    assert (now.rows[~gone] == upcoming.rows[~gone]).all()
+    assert key not in batch.keys
+    assert (batch.epoch, batch.step) == (upcoming.epoch, upcoming.step)
+    data.close()
+    with pytest.raises(ResumeError, match=r"add an entry with from_step=4 or later"):
+        resumed(3)

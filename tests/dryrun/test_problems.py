@@ -10,14 +10,19 @@ import pytest
 from factory import EvalBackend
 from factory.backends.image import ConditioningBackend, Crop
 from factory.catalog.captions import TextFileCaptions
+from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Run
+from factory.dryrun.mixture_problems import mixture_problems
 from factory.dryrun.sample_problems import better_batch
 from factory.sampling.mixture import Mixture
+from factory.sampling.passes import PlanBackend
+from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 from factory.sampling.weights import AutoWeighting
 from factory.storage.local import LocalStorage
 from tests.dryrun.building import dry_run, one_backend, problems, write
 from tests.pictures import write_pictures
+from tests.sampling.cases import backend
 
 
 def proposed(fix: str, setting: str) -> float:
@@ -167,6 +172,29 @@ def test_a_backend_that_runs_out_early(tmp_path: Path, setting: str) -> None:
     value = proposed(problem.fix, f"data.backends.a.{setting}")
     mended = run(**{setting: int(value) if setting == "repeats" else value})
     assert problems(mended, "asks for") == []
+
+
+def warnings(*sources: PlanBackend, **rule: Any) -> list[tuple[str | None, str]]:
+    """What is wrong with a mixture on its own: backends, and what is said of them."""
+    plan, run = Plan(sources, batch_size=1, seed=1, **rule), Run(2000, None, 1, 1)
+    return [(each.backend, each.text) for each in mixture_problems(plan, lay_out(plan, run), run)]
+
+
+def test_only_a_backend_that_has_run_out_is_said_to_have() -> None:
+    assert warnings(backend("a", (1000,)), backend("b", (900,), window=Window(end_step=100))) == []
+    pair = backend("a", (400,), probability=0.65), backend("b", (900,), probability=0.35)
+    assert warnings(*pair, epoch_steps=4) == []
+    assert warnings(*pair, epoch="cycle") == []
+    [(name, text)] = warnings(backend("a", (4,)), backend("b", (900,)))
+    assert (name, text.endswith("given all it holds by step 7 of 904")) == ("a", True)
+
+
+def test_a_backend_that_every_epoch_ends_before() -> None:
+    pair = backend("a", (4,)), backend("b", (900,), probability=0.1)
+    [(name, text)] = warnings(*pair, epoch="first_exhausted")
+    assert name == "b"
+    assert "9.1% of the steps and is never drawn from: an epoch ends after 4 steps" in text
+    assert warnings(*pair, epoch_steps=4) == []
 
 
 def test_with_weights_by_length_a_probability_balances(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from factory.explain.request import Request, parse
 from factory.explain.terminal import show
 from factory.runtime.batch import Batch, Replacement
 from factory.sampling.exclusion import Exclude
+from factory.sampling.mixture import Mixture
 from tests.datamodule.building import Recorder, Watching, data_module, trainer, write_folders
 from tests.pictures import write_pictures
 from tests.streams import stream, write_shards
@@ -131,7 +132,8 @@ def test_a_sample_is_found_in_every_step_that_used_it(root: Path, name: str, led
     [
         ("step=10", "the run has the steps 1 to 9, got step=10"),
         ("step=8..12", "got step=12"),
-        ("sample=nobody", "no backend has a sample of that name"),
+        ("sample=nobody", "no backend has a sample of that name.*; give its storage key"),
+        ("sample=a:0003.png", r"is on record; did you mean a:a/0003\.png"),
     ],
 )
 def test_what_is_not_there_is_an_error(root: Path, text: str, words: str) -> None:
@@ -213,3 +215,44 @@ def test_samples_of_a_stream_are_on_record_by_key(tmp_path: Path) -> None:
     assert found.exclude == ""
     assert Inquiry(data, "RUN", 3).answer(Request(0, 0)).steps[0].samples == ()
     data.close()
+
+
+def test_the_line_to_paste_keeps_what_is_left_out_already(root: Path) -> None:
+    found = ask(root, "sample=a/0003.png", exclude=[Exclude(["b:b/0101.png"], 4)])
+    assert found.exclude == (
+        "'data.exclude=[{from_step: 4, ids: [b:b/0101.png]}, {from_step: 10, ids: [a:a/0003.png]}]'"
+    )
+
+
+@pytest.mark.parametrize("name", ["a:a/0003.png", "a/0003.png"])
+def test_what_is_left_out_already_is_not_named_again(root: Path, name: str) -> None:
+    assert ask(root, "sample=a:a/0003.png", exclude=[Exclude([name], 4)]).exclude == ""
+    later = ask(root, "sample=a:a/0003.png", exclude=[Exclude([name], 11)])
+    assert "from_step: 10, ids: [a:a/0003.png]" in later.exclude
+
+
+def test_the_line_to_paste_says_where_it_names_only_some(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.explain.inquiry.NAMED", 3)
+    found = ask(root, "step=8")
+    assert found.exclude.count("png") == 3
+    assert found.notes == ("the line to paste names the first 3 of 4 samples",)
+
+
+def test_a_step_of_a_fixed_epoch_goes_on_with_passes_and_balances(root: Path) -> None:
+    found = ask(root, "step=9", ledger=False, sampling=Mixture(epoch_steps=3))
+    [step] = found.steps
+    assert (step.epoch, step.step, step.since) == (3, 3, -5)
+    assert sum(each.given for each in step.choices) == 8
+    assert {each.left for each in step.choices} == {None}
+    text = shown(found)
+    assert "weights since step 1 of the run" in text
+    assert f"pass {step.pass_number} over {step.backend}" in text
+
+
+def test_a_pass_beyond_the_repeats_is_not_one_of_them(root: Path) -> None:
+    cycle = {"ledger": False, "end": 12, "sampling": Mixture(epoch="cycle"), "probability": 0.3}
+    found = ask(root, "step=1..12", **cycle)
+    again = next(step for step in found.steps if step.pass_number > step.passes)
+    assert f"pass 2 over {again.backend}" in shown(ask(root, f"step={again.number}", **cycle))

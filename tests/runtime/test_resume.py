@@ -69,6 +69,18 @@ def test_exclusions_yet_to_come_may_come_and_go(old: Any, new: Any, is_change: b
     assert bool(plan_changes(before, after, committed=3)) == is_change
 
 
+def test_a_sample_left_out_too_early_is_told_the_first_step_that_can_be() -> None:
+    with pytest.raises(ResumeError) as caught:
+        check_plan(PLAN, changed(exclude=[{"from_step": 3, "ids": ["k"]}]), 3, accepted=False)
+    text = str(caught.value)
+    assert "exclude: (absent) -> [{'from_step': 3, 'ids': ['k']}]" in text
+    assert "left out up to step 3, where this checkpoint is, must stay as it was" in text
+    assert "add an entry with from_step=4 or later" in text
+    with pytest.raises(ResumeError) as caught:
+        check_plan(PLAN, changed(seed=8), 3, accepted=False)
+    assert "data.exclude" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [

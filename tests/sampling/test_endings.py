@@ -180,11 +180,12 @@ def test_balanced_shares_hold_within_one_batch_under_every_rule(sources, rule, b
     plan = Plan(sources, batch_size=batch_size, seed=1, **rule)
     for epoch in epochs_of(plan, 3):
         order = [step.backend for step in walk(plan, epoch)]
-        for first, last, accounts in plan.shares(epoch):
-            for account in accounts:
+        parts = zip(plan.stretches(epoch), plan.shares(epoch), strict=True)
+        for stretch, (first, last, accounts) in parts:
+            for account, carried in zip(accounts, stretch.carried.tolist(), strict=True):
                 mine = np.cumsum([name == account.backend for name in order[first:last]])
-                asked = account.requested * np.arange(1, len(mine) + 1)
-                assert np.abs(mine - asked).max() < 1
+                steps = stretch.carried.sum() + np.arange(1, len(mine) + 1)
+                assert np.abs(carried + mine - account.requested * steps).max() < 1
                 assert account.batches == mine[-1]
 
 

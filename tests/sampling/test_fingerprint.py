@@ -94,6 +94,30 @@ def test_settings_of_a_strategy_are_described() -> None:
     assert describe_strategy(Balanced()) == {"class": "factory.sampling.selection.Balanced"}
 
 
+def test_settings_of_a_strategy_that_is_no_dataclass_are_described() -> None:
+    class Tempered:
+        def __init__(self, temperature: float) -> None:
+            self.temperature, self._memo = temperature, {}
+
+    assert describe_strategy(Tempered(0.5))["temperature"] == 0.5
+    assert describe_strategy(Tempered(0.5)) != describe_strategy(Tempered(0.7))
+    assert "_memo" not in describe_strategy(Tempered(0.5))
+
+
+def test_windows_that_mean_the_same_have_one_fingerprint() -> None:
+    one, two = (
+        swapped(window=Window(start_step=first, fade_from_step=first, fade_to_step=9))
+        for first in (0, 1)
+    )
+    assert one.fingerprint == two.fingerprint
+    assert swapped(window=Window(start_step=2)).fingerprint != BASE.fingerprint
+
+
+def test_only_fixed_epochs_are_of_another_order() -> None:
+    assert changed().describe()["order_version"] == 1
+    assert changed(epoch_steps=9).describe()["order_version"] == 2
+
+
 def test_a_mixture_carries_its_settings_into_the_plan() -> None:
     mixture = Mixture(AutoWeighting(), Random(), "short")
     plan = mixture.plan(TWO, batch_size=4, seed=3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from factory.errors import PlanError
+from factory.sampling.mixture import Mixture
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 from factory.sampling.selection import Random
@@ -206,6 +207,34 @@ def test_strategies_are_plugins() -> None:
 def test_a_weighting_that_gives_nonsense_is_refused(value: tuple[float, ...]) -> None:
     with pytest.raises(PlanError, match="must give 2 weights of 0 or more"):
         Plan([backend("a"), backend("b")], batch_size=2, seed=1, weighting=Constant(value))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection from outside that gives what it is told to."""
+
+    value: object
+    seeded = False
+
+    def choices(self, weights, counts, step, length, key):
+        return np.full(length, self.value)
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5])
+@pytest.mark.parametrize("window", [Window(), Window(fade_to_step=9)])
+def test_a_selection_that_gives_nonsense_is_refused(value: object, window: Window) -> None:
+    sources = [backend("a", window=window), backend("b")]
+    plan = Plan(sources, batch_size=2, seed=1, selection=Chosen(value))
+    with pytest.raises(PlanError, match=r"Chosen\(value=.*\) must choose one of 2 backends"):
+        plan.at(0, 0)
+
+
+@pytest.mark.parametrize("strategies", [{"selection": AutoWeighting()}, {"weighting": Random()},
+                                        {"selection": Random}, {"weighting": "auto"}])  # fmt: skip
+def test_a_strategy_of_the_wrong_kind_is_named(strategies: dict) -> None:
+    [name] = strategies
+    with pytest.raises(PlanError, match=rf"sampling.{name} must be an object with .*_target_ to"):
+        Mixture(**strategies)
 
 
 @pytest.mark.parametrize(

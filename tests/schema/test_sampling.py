@@ -76,6 +76,20 @@ def test_all_bad_values_are_named_at_once() -> None:
     [
         (["sampling.epoch=first_exhausted", "sampling.epoch_steps=5"], "contradict each other"),
         (["sampling.epoch=longest"], "longest"),
+        (
+            ["sampling.selection=Random"],
+            "got 'Random'; set sampling.selection._target_=factory.sampling.selection.Random",
+        ),
+        (
+            ["data.exclude=[{form_step:3,ids:[a]}]"],
+            "there is no option 'form_step'; did you mean 'from_step'? options are from_step, ids",
+        ),
+        (
+            ["data.exclude=[photos:a.jpg]"],
+            "data.exclude[0] must be a mapping {ids: …, from_step: …}, got 'photos:a.jpg'",
+        ),
+        (["data.exclude={ids:[a]}"], "it must be a list of mappings: put [ ] around the { }"),
+        (["data.exclude=[{ids:a}]"], "ids must be a list, with [ ] around what it holds"),
         (["data.backends.photos.slider_strength=abc"], "slider_strength"),
         (["data.backends.photos.window.fade_from_step=5"], "set fade_to_step to the last step"),
     ],
