@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch, summary
@@ -64,6 +65,7 @@ class StreamSource:
         # Number of the first batch of epochs that do not simply follow a whole one.
         self._firsts: dict[int, int] = {0: 0}
         self._read_before = 0
+        self._per_pass: int | None = None
 
     @property
     def name(self) -> str:
@@ -79,8 +81,8 @@ class StreamSource:
     @property
     def counts(self) -> dict[str, int]:
         """What became of the rows so far: rows, batches, passes, each reason of dropping."""
-        with self._lock:
-            return dict(self._marks[max(self._marks)].counts)
+        marks = self._seen()
+        return dict(marks[max(marks)].counts)
 
     def batches_per_pass(self) -> int:
         """Return the global batches of one pass in an epoch, at least one.
@@ -89,8 +91,11 @@ class StreamSource:
             StorageError: The dataset cannot be opened.
             PlanError: It does not say how many rows it has, and `samples` is not set.
         """
-        with self._lock:
-            return max(1, self.backend.epoch_samples(self._open()) // self._batch_size)
+        if self._per_pass is None:
+            with self._lock:
+                samples = self.backend.epoch_samples(self._open())
+                self._per_pass = max(1, samples // self._batch_size)
+        return self._per_pass
 
     def batch(self, epoch: int, number: int) -> StreamBatch:
         """Return a global batch.
@@ -128,11 +133,8 @@ class StreamSource:
     def state_dict(self, epoch: int, number: int) -> dict[str, Any]:
         """Return where to go on from so that the next batch is this one, as plain values."""
         wanted = self.ordinal(epoch, number)
-        with self._lock:
-            made = max((made for made in self._marks if made <= wanted), default=None)
-            mark = Mark() if made is None else self._marks[made]
-            own = {"identity": self.backend.identity, "seed": self._seed}
-            return {**own, "batch": wanted, "mark": mark.to_dict()}
+        own = {"identity": self.backend.identity, "seed": self._seed}
+        return {**own, "batch": wanted, "mark": _nearest(self._seen(), wanted).to_dict()}
 
     def load_state_dict(self, state: dict[str, Any] | None, epoch: int, number: int) -> None:
         """Go on from a state, so that the batch it was taken before is the one given here.
@@ -178,6 +180,10 @@ class StreamSource:
         self.pause()
         self._stream = None
 
+    def _seen(self) -> dict[int, Mark]:
+        """Return the marks as they are now; a batch that hangs in the making holds up nobody."""
+        return dict(self._marks)  # copied in one step of the interpreter
+
     def _open(self) -> RowStream:
         if self._stream is None:
             self._stream = self.backend.open()
@@ -204,8 +210,7 @@ class StreamSource:
     def _reach(self, wanted: int) -> Assembly:
         """Return an assembly that has not made the batch yet, the one at work if possible."""
         if self._assembly is None or self._assembly.made > wanted:
-            made = max((made for made in self._marks if made <= wanted), default=None)
-            mark = Mark() if made is None else self._marks[made]
+            mark = _nearest(self._marks, wanted)
             self._forget_assembly()
             self._assembly = Assembly(
                 self.backend,
@@ -221,3 +226,9 @@ class StreamSource:
             self._read_before += self._assembly.rows_read
             self._assembly.close()
             self._assembly = None
+
+
+def _nearest(marks: Mapping[int, Mark], wanted: int) -> Mark:
+    """Return the last mark that does not lie behind a batch."""
+    made = max((made for made in marks if made <= wanted), default=None)
+    return Mark() if made is None else marks[made]

@@ -33,7 +33,7 @@ _LAUNCH = (
 )
 # It closes threads, then what they used, each within CLOSE_S; a second more to start doing so.
 _EXIT_S = 2 * CLOSE_S + 1
-# For an answer of a thread that does nothing else than answer.
+# For an answer of a thread that does nothing else than answer, and for an exit that has begun.
 _ANSWER_S = 1.0
 _DUMP_BYTES = 2**16  # what a pipe holds
 INSTEAD = "prefetch=thread does without that process"
@@ -158,7 +158,7 @@ class Running:
         # One that has not said a word has nothing open yet that it should close.
         if not (wait and self.up and self._wait_exit(_EXIT_S)):
             self.process.kill()
-        self.process.wait()
+        self._reap()
         join([self._receiver], CLOSE_S)
         self._fail_all(lambda _: FetchError("the process that makes batches is closed"))
         self._channel.close()
@@ -239,7 +239,7 @@ class Running:
         """Say what became of the process, to everybody who waits for a batch of it."""
         if not self._wait_exit(_EXIT_S):
             self.process.kill()  # its socket is gone: no batch will come
-        self.process.wait()
+        self._reap()
         self._fail_all(self._reason)
 
     def _fail_all(self, reason: Callable[[list[Ticket[Any, Any]]], BaseException]) -> None:
@@ -252,7 +252,8 @@ class Running:
     def _reason(self, tickets: list[Ticket[Any, Any]]) -> BaseException:
         if self._broken is not None:
             return received(self._broken)
-        code = self.process.poll()
+        # Its socket closes a moment before its exit status is there.
+        code = self.process.poll() if self._wait_exit(_ANSWER_S) else None
         how = "is gone" if code is None else cause(code)
         when = "while it made" if self.ready else "while it started, before it made"
         jobs = "; ".join(str(ticket.job) for ticket in tickets[:2])
@@ -261,6 +262,11 @@ class Running:
             "memory ran out, lower prefetch.batches, prefetch.megabytes or prefetch.workers; "
             f"{INSTEAD}"
         )
+
+    def _reap(self) -> None:
+        """Take in the exit status; one that the system holds in a read is killed later on."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(CLOSE_S)
 
     def _wait_exit(self, seconds: float) -> bool:
         if self._ending is None:

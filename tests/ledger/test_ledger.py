@@ -74,6 +74,18 @@ def test_batches_that_no_step_used_are_not_recorded(tmp_path: Path) -> None:
     assert told[3].rows.tolist() == [2]
 
 
+def test_steps_done_again_are_no_micro_batches_of_their_first_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    run(ledger, range(4), rows=1)
+    ledger.restart()
+    run(ledger, range(2, 6), rows=2)
+    ledger.close()
+    told = read_ledger(tmp_path)
+    assert [told[n].rows.tolist() for n in range(6)] == [
+        [0, 1], [10, 1], [20, 2], [30, 2], [40, 2], [50, 2],
+    ]  # fmt: skip
+
+
 def test_nothing_is_written_before_the_first_completed_step(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
     ledger.begin(About())
