@@ -15,7 +15,7 @@ class Replacement(NamedTuple):
         place: Its place in the global batch, from 0.
         row: Its row in the backend's catalog; of a stream its number in the epoch.
         key: Its storage key.
-        stage: What failed: "read", "decode" or "encode".
+        stage: What failed: "read" or "decode".
         reason: The error, as text.
         substitute: Row of the sample that is used instead.
         substitute_key: Storage key of that one.

@@ -31,7 +31,8 @@ class RowsStay:
     def finish(self, staged: Any) -> Batch:
         """Return the batch as the consumer may use it."""
         moved, rows = staged
-        return replace(self.stager.finish(moved), rows=rows)
+        batch: Batch = self.stager.finish(moved)
+        return replace(batch, rows=rows)
 
 
 @dataclass
