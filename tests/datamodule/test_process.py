@@ -19,9 +19,10 @@ from factory import (
 from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.errors import CacheError, EmptyBackendError
+from factory.errors import CacheError, EmptyBackendError, QuarantineError
 from factory.reopening import Reopen, reopen
 from factory.runtime.fetcher import Prefetch
+from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -90,6 +91,21 @@ def test_streams_stay_here_and_change_nothing(tmp_path: Path) -> None:
         data.close()
     assert seen["process"] == seen["inline"]
     assert {entry[0] for entry in seen["process"]} == {"big", "stored"}
+
+
+def test_too_many_unusable_samples_keep_their_error_and_end_the_process(root: Path) -> None:
+    none = QuarantineLimit(share=0, at_least=0)
+    data = data_module(root, encoded=False, prefetch=PROCESS, quarantine=none)
+    data.prepare_data()
+    (root / "a/0004.png").write_bytes(b"nothing")
+    before = traces()
+    with pytest.raises(QuarantineError, match=r"a/0004\.png: decode failed: not a pic") as caught:
+        fit(data, root, Recorder(), max_epochs=1)
+    assert any(
+        note.startswith("while making the batch of epoch 0") for note in caught.value.__notes__
+    )
+    assert not left(before).keys() & {"threads", "children"}
+    data.close()
 
 
 @pytest.fixture
