@@ -10,7 +10,7 @@ from factory.backends.assembly import Assembly, Mark, StreamBatch, summary
 from factory.backends.blocks import CLOSE_S
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.stream import StreamBackend
-from factory.errors import PlanError
+from factory.errors import PlanError, StorageError
 from factory.storage.row_stream import RowStream
 
 logger = logging.getLogger("factory")
@@ -145,6 +145,9 @@ class StreamSource:
             state: What `state_dict` returned.
             epoch: The epoch the run stands in, from 0.
             number: The batch of this backend in it that comes next, from 0.
+
+        Raises:
+            StorageError: A read of before hangs.
         """
         batch, mark = 0, Mark()
         own = (self.backend.identity, self._seed)
@@ -155,11 +158,18 @@ class StreamSource:
                 "stream %s begins anew: %s", self.name,
                 "the checkpoint has none" if state is None else "its settings are others now",
             )  # fmt: skip
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_S):
+            raise StorageError(
+                f"stream {self.name} hangs in a read that began before the checkpoint was loaded; "
+                "start the program anew to go on from it"
+            )
+        try:
             self._forget_assembly()
             self._kept.clear()
             self._firsts = {epoch: batch - number}
             self._marks = {mark.made: mark}
+        finally:
+            self._lock.release()
 
     def pause(self) -> None:
         """Let go of the file that is read; the next batch reads on from the nearest mark.

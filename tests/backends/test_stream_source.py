@@ -169,7 +169,7 @@ def test_a_read_that_hangs_does_not_hold_the_end_back(
         return plain(self)
 
     monkeypatch.setattr(ShardRows, "__next__", hanging)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as others:
         asked = pool.submit(source.batch, 0, 40)
         assert hangs.wait(30)
         # In a thread: they are asked when a checkpoint is saved, and when the run is reported.
@@ -180,7 +180,10 @@ def test_a_read_that_hangs_does_not_hold_the_end_back(
         asking.start()
         asking.join(10)
         source.close()
+        loading = others.submit(source.load_state_dict, None, 0, 0)
+        refused = loading.exception(10)
         let_go.set()
+        assert "hangs in a read that began before" in str(refused)
         assert place == [1, 1, whole]
         assert "hangs in a read" in caplog.text
         assert told(asked.result(60)) == expected(folder, 41)[40]
