@@ -202,10 +202,9 @@ class FactoryDataModule(LightningDataModule):
 
     def val_dataloader(self) -> EvalLoader:
         """Return every sample of the eval backends once; not called where there are none."""
+        barred = {name: frozenset(rows.steps) for name, rows in self._excluded.items()}
         plans = [
-            EvalPlan(each, self.batch_size, frozenset(self._excluded[each.name].steps))
-            if each.name in self._excluded
-            else EvalPlan(each, self.batch_size)
+            EvalPlan(each, self.batch_size, barred.get(each.name, frozenset()))
             for each in self._eval_backends()
         ]
         loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout, **self._aside())

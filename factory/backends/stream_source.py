@@ -66,6 +66,7 @@ class StreamSource:
         self._firsts: dict[int, int] = {0: 0}
         self._read_before = 0
         self._per_pass: int | None = None
+        self._hangs = False
 
     @property
     def name(self) -> str:
@@ -174,12 +175,14 @@ class StreamSource:
     def pause(self) -> None:
         """Let go of the file that is read; the next batch reads on from the nearest mark.
 
-        A batch that hangs in the making is not waited for.
+        A batch that hangs in the making is not waited for, and by no second call at all.
         """
-        if not self._lock.acquire(timeout=CLOSE_S):
+        if not self._lock.acquire(timeout=0 if self._hangs else CLOSE_S):
+            self._hangs = True
             logger.warning("stream %s hangs in a read, which is left to end by itself", self.name)
             return
         try:
+            self._hangs = False
             self._forget_assembly()
             self._kept.clear()
         finally:

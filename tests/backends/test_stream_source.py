@@ -182,7 +182,11 @@ def test_a_read_that_hangs_does_not_hold_the_end_back(
         source.close()
         loading = others.submit(source.load_state_dict, None, 0, 0)
         refused = loading.exception(10)
+        monkeypatch.setattr("factory.backends.stream_source.CLOSE_S", 60)
+        closing = others.submit(source.close)  # known to hang: closed at once
+        failed = closing.exception(10)
         let_go.set()
+        assert failed is None
         assert "hangs in a read that began before" in str(refused)
         assert place == [1, 1, whole]
         assert "hangs in a read" in caplog.text
