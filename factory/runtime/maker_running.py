@@ -62,6 +62,7 @@ class Running:
         self._numbers = itertools.count()
         self._answers: SimpleQueue[bytes] = SimpleQueue()
         self._broken: bytes | None = None
+        self._failure: Exception | None = None
         self._leases = Leases()
         self.ended = self.up = self.ready = self._closing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -181,13 +182,14 @@ class Running:
             ready = {file for file, _ in poll.poll()}
             if self._channel.fileno() not in ready:
                 break
-            frame = self._channel.receive()
-            if frame is None:
-                break
             try:
+                frame = self._channel.receive()
+                if frame is None:
+                    break
                 self._take(*frame)
-            except Exception:
-                logging.getLogger("factory").exception("a frame could not be taken")
+            except Exception as error:  # noqa: BLE001 - the consumers'
+                self._failure = error
+                self._channel.end()  # nothing more can be said to it, and it ends
                 break
             del frame
         with self._lock:
@@ -252,6 +254,13 @@ class Running:
     def _reason(self, tickets: list[Ticket[Any, Any]]) -> BaseException:
         if self._broken is not None:
             return received(self._broken)
+        if self._failure is not None:
+            error = FetchError(
+                "what the process that makes batches has sent cannot be taken "
+                f"({self._failure}); {INSTEAD}"
+            )
+            error.__cause__ = self._failure
+            return error
         # Its socket closes a moment before its exit status is there.
         code = self.process.poll() if self._wait_exit(_ANSWER_S) else None
         how = "is gone" if code is None else cause(code)

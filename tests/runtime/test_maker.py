@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -332,6 +333,27 @@ def test_closing_does_not_wait_for_one_that_the_system_holds(
     process.wait()
     closing.join(10)
     assert ended
+
+
+def test_batches_that_cannot_be_taken_here_are_an_error_at_once(
+    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = socket.recv_fds
+
+    def without_files(sock: socket.socket, size: int, most: int) -> tuple[Any, ...]:
+        data, files, flags, address = whole(sock, size, most)
+        for file in files:
+            os.close(file)  # as where no more may be open
+        return data, [], flags, address
+
+    monkeypatch.setattr(socket, "recv_fds", without_files)
+    with pytest.raises(
+        FetchError, match=r"cannot be taken \(.*Too many open files; raise"
+    ) as caught:
+        list(fetch(maker, [("give", 0)]))
+    assert isinstance(caught.value.__cause__, OSError)
+    monkeypatch.undo()
+    assert list(fetch(maker, [("give", 0)])) == [0]  # by another one
 
 
 @pytest.mark.parametrize("own", [True, False])
