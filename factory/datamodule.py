@@ -1,6 +1,7 @@
 """Where Lightning enters: backends in, batches of the plan out."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,13 @@ class FactoryDataModule(LightningDataModule):
 
     @cached_property
     def quarantine(self) -> Quarantine:
-        """What this process found unusable while it trained."""
+        """What this process found unusable while it trained; there is one after `setup`."""
         kept = {name: len(source.catalog) for name, source in self.sources.items()}
-        return Quarantine(self.quarantine_limit, kept, self._layout.rank)
+        # Of a stream a pass in an epoch, which is what the plan knows of it.
+        passes = {each.name: len(each.order) for each in self.plan.backends if each.sequential}
+        return Quarantine(
+            self.quarantine_limit, {**kept, **passes}, self._layout.rank, streams=passes
+        )
 
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
@@ -170,7 +175,9 @@ class FactoryDataModule(LightningDataModule):
                     exclude={n: e for n, e in self._excluded.items() if n in self.registry.data},
                 )
                 record.counts["steps"] = self._plan.steps(0)
-            self._check_restored()
+        if self._unchecked is not None:
+            self._check_restored(self._unchecked)
+            self._unchecked = None  # only now: what was refused is refused again
         if self.trainer is not None:
             self._layout = Layout(
                 self.trainer.global_rank,
@@ -195,7 +202,11 @@ class FactoryDataModule(LightningDataModule):
 
     def val_dataloader(self) -> EvalLoader:
         """Return every sample of the eval backends once; not called where there are none."""
-        plans = [EvalPlan(each, batch_size=self.batch_size) for each in self._eval_backends()]
+        barred = {name: frozenset(rows.steps) for name, rows in self._excluded.items()}
+        plans = [
+            EvalPlan(each, self.batch_size, barred.get(each.name, frozenset()))
+            for each in self._eval_backends()
+        ]
         loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout, **self._aside())
         self._loaders.add(loader)
         return loader
@@ -231,10 +242,10 @@ class FactoryDataModule(LightningDataModule):
         if not state_dict:
             return  # saved before there was a plan
         check_format(state_dict)
-        self._unchecked = dict(state_dict)
-        self._position.move(state_dict["epoch"], state_dict["step"])
+        self._unchecked = dict(state_dict) if self._plan is None else None
         if self._plan is not None:
-            self._check_restored()
+            self._check_restored(state_dict)
+        self._position.move(state_dict["epoch"], state_dict["step"])
 
     @property
     def committed(self) -> tuple[int, int]:
@@ -262,20 +273,28 @@ class FactoryDataModule(LightningDataModule):
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
-        self.pause()
-        if self._peers is not None:
-            self._peers.close()
-            self._peers = None
+        peers, self._peers = self._peers, None
+        with ExitStack() as stack:
+            if peers is not None:
+                stack.callback(peers.close)
+            self.pause()
 
     def pause(self) -> None:
-        """Stop prefetching, as long as nothing is asked for."""
-        for loader in self._loaders:
-            loader.close()
-        self.ledger.close()
-        if self._supply is not None:
-            self._supply.close()
-        for stream in self.streams.values():
-            stream.pause()
+        """Stop prefetching, as long as nothing is asked for.
+
+        What fails to close, such as a ledger on a full disk, does not keep the rest open.
+
+        Raises:
+            StorageError: The ledger cannot be written.
+        """
+        with ExitStack() as stack:  # the last one first
+            for stream in self.streams.values():
+                stack.callback(stream.pause)
+            if self._supply is not None:
+                stack.callback(self._supply.close)
+            stack.callback(self.ledger.close)
+            for loader in self._loaders:
+                stack.callback(loader.close)
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other processes, and stop; Lightning calls it instead of `teardown`."""
@@ -286,10 +305,11 @@ class FactoryDataModule(LightningDataModule):
 
     def close(self) -> None:
         """Stop prefetching and close every store and storage."""
-        self.teardown()
-        for stream in self.streams.values():
-            stream.close()
-        self.registry.close()
+        with ExitStack() as stack:  # the last one first
+            stack.callback(self.registry.close)
+            for stream in self.streams.values():
+                stack.callback(stream.close)
+            self.teardown()
 
     def write_metrics(self, folder: Path) -> None:
         """Write what each stage took to `metrics.json` in a folder."""
@@ -404,10 +424,8 @@ class FactoryDataModule(LightningDataModule):
             callbacks.insert(0, Commits(self, self._position))
         self._position.divide(self._layout.micros)
 
-    def _check_restored(self) -> None:
-        state, self._unchecked = self._unchecked, None
-        if state is None:
-            return
+    def _check_restored(self, state: dict[str, Any]) -> None:
+        """Refuse a state of another plan; else let the streams go on from it."""
         if state["fingerprint"] != self.plan.fingerprint:
             committed = self.plan.steps_before(state["epoch"]) + state["step"]
             now = self.plan.describe()

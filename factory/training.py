@@ -36,14 +36,13 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
     data = build(cfg, overrides)
     seed_everything(cfg.seed, workers=True, verbose=False)
     report = RunReport(data, folder)
-    try:
+    with ExitStack() as stack:  # the last one first
+        stack.callback(report.finish)
+        stack.callback(data.close)
         callbacks = [make(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
         trainer: Trainer = make(cfg.trainer, "trainer", callbacks=[report, *callbacks])
         model: LightningModule = make(cfg.model, "model")
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
-    finally:
-        data.close()
-        report.finish()
     return data
 
 

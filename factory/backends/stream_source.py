@@ -3,13 +3,14 @@
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch, summary
 from factory.backends.blocks import CLOSE_S
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.stream import StreamBackend
-from factory.errors import PlanError
+from factory.errors import PlanError, StorageError
 from factory.storage.row_stream import RowStream
 
 logger = logging.getLogger("factory")
@@ -64,6 +65,8 @@ class StreamSource:
         # Number of the first batch of epochs that do not simply follow a whole one.
         self._firsts: dict[int, int] = {0: 0}
         self._read_before = 0
+        self._per_pass: int | None = None
+        self._hangs = False
 
     @property
     def name(self) -> str:
@@ -79,8 +82,8 @@ class StreamSource:
     @property
     def counts(self) -> dict[str, int]:
         """What became of the rows so far: rows, batches, passes, each reason of dropping."""
-        with self._lock:
-            return dict(self._marks[max(self._marks)].counts)
+        marks = self._seen()
+        return dict(marks[max(marks)].counts)
 
     def batches_per_pass(self) -> int:
         """Return the global batches of one pass in an epoch, at least one.
@@ -89,8 +92,11 @@ class StreamSource:
             StorageError: The dataset cannot be opened.
             PlanError: It does not say how many rows it has, and `samples` is not set.
         """
-        with self._lock:
-            return max(1, self.backend.epoch_samples(self._open()) // self._batch_size)
+        if self._per_pass is None:
+            with self._lock:
+                samples = self.backend.epoch_samples(self._open())
+                self._per_pass = max(1, samples // self._batch_size)
+        return self._per_pass
 
     def batch(self, epoch: int, number: int) -> StreamBatch:
         """Return a global batch.
@@ -128,11 +134,8 @@ class StreamSource:
     def state_dict(self, epoch: int, number: int) -> dict[str, Any]:
         """Return where to go on from so that the next batch is this one, as plain values."""
         wanted = self.ordinal(epoch, number)
-        with self._lock:
-            made = max((made for made in self._marks if made <= wanted), default=None)
-            mark = Mark() if made is None else self._marks[made]
-            own = {"identity": self.backend.identity, "seed": self._seed}
-            return {**own, "batch": wanted, "mark": mark.to_dict()}
+        own = {"identity": self.backend.identity, "seed": self._seed}
+        return {**own, "batch": wanted, "mark": _nearest(self._seen(), wanted).to_dict()}
 
     def load_state_dict(self, state: dict[str, Any] | None, epoch: int, number: int) -> None:
         """Go on from a state, so that the batch it was taken before is the one given here.
@@ -143,6 +146,9 @@ class StreamSource:
             state: What `state_dict` returned.
             epoch: The epoch the run stands in, from 0.
             number: The batch of this backend in it that comes next, from 0.
+
+        Raises:
+            StorageError: A read of before hangs.
         """
         batch, mark = 0, Mark()
         own = (self.backend.identity, self._seed)
@@ -153,21 +159,30 @@ class StreamSource:
                 "stream %s begins anew: %s", self.name,
                 "the checkpoint has none" if state is None else "its settings are others now",
             )  # fmt: skip
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_S):
+            raise StorageError(
+                f"stream {self.name} hangs in a read that began before the checkpoint was loaded; "
+                "start the program anew to go on from it"
+            )
+        try:
             self._forget_assembly()
             self._kept.clear()
             self._firsts = {epoch: batch - number}
             self._marks = {mark.made: mark}
+        finally:
+            self._lock.release()
 
     def pause(self) -> None:
         """Let go of the file that is read; the next batch reads on from the nearest mark.
 
-        A batch that hangs in the making is not waited for.
+        A batch that hangs in the making is not waited for, and by no second call at all.
         """
-        if not self._lock.acquire(timeout=CLOSE_S):
+        if not self._lock.acquire(timeout=0 if self._hangs else CLOSE_S):
+            self._hangs = True
             logger.warning("stream %s hangs in a read, which is left to end by itself", self.name)
             return
         try:
+            self._hangs = False
             self._forget_assembly()
             self._kept.clear()
         finally:
@@ -177,6 +192,10 @@ class StreamSource:
         """Let go of all that is open; the source may be used again."""
         self.pause()
         self._stream = None
+
+    def _seen(self) -> dict[int, Mark]:
+        """Return the marks as they are now; a batch that hangs in the making holds up nobody."""
+        return dict(self._marks)  # copied in one step of the interpreter
 
     def _open(self) -> RowStream:
         if self._stream is None:
@@ -204,8 +223,7 @@ class StreamSource:
     def _reach(self, wanted: int) -> Assembly:
         """Return an assembly that has not made the batch yet, the one at work if possible."""
         if self._assembly is None or self._assembly.made > wanted:
-            made = max((made for made in self._marks if made <= wanted), default=None)
-            mark = Mark() if made is None else self._marks[made]
+            mark = _nearest(self._marks, wanted)
             self._forget_assembly()
             self._assembly = Assembly(
                 self.backend,
@@ -221,3 +239,9 @@ class StreamSource:
             self._read_before += self._assembly.rows_read
             self._assembly.close()
             self._assembly = None
+
+
+def _nearest(marks: Mapping[int, Mark], wanted: int) -> Mark:
+    """Return the last mark that does not lie behind a batch."""
+    made = max((made for made in marks if made <= wanted), default=None)
+    return Mark() if made is None else marks[made]

@@ -18,7 +18,7 @@ class Swapped:
 
     Attributes:
         key: Its storage key.
-        stage: "exclude", or what failed: "read", "decode" or "encode".
+        stage: "exclude", or what failed: "read" or "decode".
         reason: Why it was not used.
     """
 

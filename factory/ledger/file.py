@@ -10,7 +10,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from factory.errors import CacheError
 from factory.ledger.layout import About, file_name
+from factory.ledger.reader import ledger_files
 
 
 class LedgerFile:
@@ -32,8 +34,10 @@ class LedgerFile:
             OSError: It cannot be made.
         """
         self.last_step = -1
-        about = replace(about, started=time.time_ns())
         folder.mkdir(parents=True, exist_ok=True)
+        # Of a step in two files the later one counts, also where the clock was set back since.
+        begun = max(map(_begun, ledger_files(folder)), default=0)
+        about = replace(about, started=max(time.time_ns(), begun + 1))
         self._file = _create(folder, first_step, about)
         self._sink = io.BytesIO()
         self._stream = pa.ipc.new_stream(
@@ -78,6 +82,15 @@ class LedgerFile:
         made.release()
         self._sink.seek(0)
         self._sink.truncate()
+
+
+def _begun(file: Path) -> int:
+    """Return when a file was begun, as its writer saw it, ns; 0 where it does not say."""
+    try:
+        with pa.OSFile(str(file)) as source:
+            return About.of(pa.ipc.open_stream(source).schema, file).started
+    except (CacheError, pa.ArrowInvalid, OSError, EOFError):
+        return 0  # cut off at once, or of another format: whoever reads it is told
 
 
 def _create(folder: Path, first_step: int, about: About) -> BinaryIO:

@@ -72,8 +72,13 @@ class Ledger:
         self._write()
 
     def restart(self) -> None:
-        """Forget what was handed out and not completed: the loader begins anew."""
+        """Forget what was handed out and not completed: the loader begins anew.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
         self._noted.clear()
+        self._write()  # a step that is done again must not lie beside its first time
 
     def note(self, batch: Batch) -> None:
         """Note that a micro-batch is handed to the trainer."""

@@ -15,7 +15,7 @@ class Replacement(NamedTuple):
         place: Its place in the global batch, from 0.
         row: Its row in the backend's catalog; of a stream its number in the epoch.
         key: Its storage key.
-        stage: What failed: "read", "decode" or "encode".
+        stage: What failed: "read" or "decode".
         reason: The error, as text.
         substitute: Row of the sample that is used instead.
         substitute_key: Storage key of that one.
@@ -44,7 +44,8 @@ class Batch:
         step: Optimizer step within the epoch the batch belongs to, from 0.
         global_step: Optimizer step since the run began, from 0.
         rows: Rows of the samples in the backend's catalog, int64 [B], substitutes included; of
-            a stream their numbers in the epoch.
+            a stream their numbers in the epoch. Not on the device with the rest where batches
+            are staged ahead.
         keys: Storage keys of the samples, B long.
         captions: The caption used for each sample, B long ("" where there is none).
         original_size: Source size after orientation, int32 [B, 2] as (width, height), pixels.

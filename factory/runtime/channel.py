@@ -1,5 +1,6 @@
 """How do two processes of a run talk: short frames over a Unix socket, files beside them."""
 
+import errno
 import os
 import socket
 import struct
@@ -73,7 +74,11 @@ class Channel:
                 self._socket.sendall(memoryview(data)[sent:])
 
     def receive(self) -> tuple[Kind, bytes, list[int]] | None:
-        """Wait for a frame; None where the other end is gone."""
+        """Wait for a frame; None where the other end is gone.
+
+        Raises:
+            OSError: Files that came with it were lost, for want of descriptors.
+        """
         head = self._exactly(_HEAD.size, files=1)
         if head is None:
             return None
@@ -81,6 +86,8 @@ class Channel:
         body = self._exactly(length) if length else b""
         if body is None:
             return None
+        if len(self._files) < files:
+            raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; raise it by ulimit -n")
         return Kind(kind), body, [self._files.popleft() for _ in range(files)]
 
     def _exactly(self, length: int, files: int = 0) -> bytes | None:

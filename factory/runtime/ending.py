@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 
 from factory.errors import PeerError
@@ -17,18 +16,6 @@ logger = logging.getLogger("factory")
 EXIT_STATUS = 75
 # Longest time the log may take, seconds: it may lie on a file system that hangs, too.
 LOG_S = 2.0
-
-
-def stacks() -> str:
-    """Return what every thread of this process does."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    frames = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
-    shown = []
-    for ident, frame in frames.items():
-        if ident != threading.get_ident():
-            text = "".join(traceback.format_stack(frame))
-            shown.append(f"--- {names.get(ident, ident)}\n{text}")
-    return "\n".join(shown)
 
 
 def write(report: str) -> None:

@@ -199,24 +199,29 @@ class BatchFetcher(Generic[Job, Made]):
 
     def _take(self, timeout: float | None, *, counted: bool = True) -> Made | None:
         """Return the batch whose turn it is; None after the last one, or without a fetcher."""
-        window, crew = self._window, self._state.crew
-        window.fill(crew.submit)
-        ticket = window.head()
+        window = self._window
+        ticket = self._head()
         while ticket is None:
             if window.exhausted:
                 self._refuse_closed()
                 return None
             self._wait_for_resume(timeout)
-            window.fill(crew.submit)
-            ticket = window.head()
+            ticket = self._head()
         self._at_once += counted and ticket.done
         if not ticket.wait(timeout):
             raise self._stalled(ticket)
         self._refuse_closed()
         made = self._made(ticket)
         window.pop()
-        window.fill(crew.submit)
+        window.fill(self._state.crew.submit)
         return made
+
+    def _head(self) -> Ticket[Job, Made] | None:
+        """Begin what there is room for, and return the ticket whose turn it is."""
+        self._window.fill(self._state.crew.submit)
+        # What was taken from the plan while this was closed is nobody's, and would never come.
+        self._refuse_closed()
+        return self._window.head()
 
     def _make_now(self) -> Made | None:
         self._wait_for_resume(self._settings.timeout_s)

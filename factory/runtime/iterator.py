@@ -143,9 +143,9 @@ class TrainLoader(Loader):
         def name(number: int) -> str:
             return f"epoch {epoch}, step {step + number // micros}"
 
-        batches = self._fetched(self._parts(epoch, step), "training", name)
-        for number, batch in enumerate(batches, 1):
-            if number == left:
+        for batch in self._fetched(self._parts(epoch, step), "training", name):
+            left -= 1  # counted here: `enumerate` holds a batch until it has the next one
+            if not left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
             yield batch

@@ -125,9 +125,12 @@ class ProcessCrew(Generic[Job, Made]):
         """Store the process, and whether it is this fetcher's own, to be closed with it."""
         self._maker, self._own = maker, own
         self._sent: list[Ticket[Job, Made]] = []
+        self._closed = False
 
     def submit(self, ticket: Ticket[Job, Made]) -> None:
-        """Take on a job."""
+        """Take on a job; dropped where this is closed, else it would start the process again."""
+        if self._closed:
+            return
         self._sent = [*(each for each in self._sent if not each.done), ticket]
         self._maker.submit(ticket)
 
@@ -145,6 +148,7 @@ class ProcessCrew(Generic[Job, Made]):
 
     def close(self, *, wait: bool = True) -> None:
         """Give up what has not begun; what has is dropped when it comes."""
+        self._closed = True
         sent, self._sent = self._sent, []
         if self._own:
             self._maker.close(wait=wait)

@@ -33,7 +33,7 @@ _LAUNCH = (
 )
 # It closes threads, then what they used, each within CLOSE_S; a second more to start doing so.
 _EXIT_S = 2 * CLOSE_S + 1
-# For an answer of a thread that does nothing else than answer.
+# For an answer of a thread that does nothing else than answer, and for an exit that has begun.
 _ANSWER_S = 1.0
 _DUMP_BYTES = 2**16  # what a pipe holds
 INSTEAD = "prefetch=thread does without that process"
@@ -62,6 +62,7 @@ class Running:
         self._numbers = itertools.count()
         self._answers: SimpleQueue[bytes] = SimpleQueue()
         self._broken: bytes | None = None
+        self._failure: Exception | None = None
         self._leases = Leases()
         self.ended = self.up = self.ready = self._closing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -158,7 +159,7 @@ class Running:
         # One that has not said a word has nothing open yet that it should close.
         if not (wait and self.up and self._wait_exit(_EXIT_S)):
             self.process.kill()
-        self.process.wait()
+        self._reap()
         join([self._receiver], CLOSE_S)
         self._fail_all(lambda _: FetchError("the process that makes batches is closed"))
         self._channel.close()
@@ -181,13 +182,14 @@ class Running:
             ready = {file for file, _ in poll.poll()}
             if self._channel.fileno() not in ready:
                 break
-            frame = self._channel.receive()
-            if frame is None:
-                break
             try:
+                frame = self._channel.receive()
+                if frame is None:
+                    break
                 self._take(*frame)
-            except Exception:
-                logging.getLogger("factory").exception("a frame could not be taken")
+            except Exception as error:  # noqa: BLE001 - the consumers'
+                self._failure = error
+                self._channel.end()  # nothing more can be said to it, and it ends
                 break
             del frame
         with self._lock:
@@ -239,7 +241,7 @@ class Running:
         """Say what became of the process, to everybody who waits for a batch of it."""
         if not self._wait_exit(_EXIT_S):
             self.process.kill()  # its socket is gone: no batch will come
-        self.process.wait()
+        self._reap()
         self._fail_all(self._reason)
 
     def _fail_all(self, reason: Callable[[list[Ticket[Any, Any]]], BaseException]) -> None:
@@ -252,7 +254,15 @@ class Running:
     def _reason(self, tickets: list[Ticket[Any, Any]]) -> BaseException:
         if self._broken is not None:
             return received(self._broken)
-        code = self.process.poll()
+        if self._failure is not None:
+            error = FetchError(
+                "what the process that makes batches has sent cannot be taken "
+                f"({self._failure}); {INSTEAD}"
+            )
+            error.__cause__ = self._failure
+            return error
+        # Its socket closes a moment before its exit status is there.
+        code = self.process.poll() if self._wait_exit(_ANSWER_S) else None
         how = "is gone" if code is None else cause(code)
         when = "while it made" if self.ready else "while it started, before it made"
         jobs = "; ".join(str(ticket.job) for ticket in tickets[:2])
@@ -261,6 +271,11 @@ class Running:
             "memory ran out, lower prefetch.batches, prefetch.megabytes or prefetch.workers; "
             f"{INSTEAD}"
         )
+
+    def _reap(self) -> None:
+        """Take in the exit status; one that the system holds in a read is killed later on."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(CLOSE_S)
 
     def _wait_exit(self, seconds: float) -> bool:
         if self._ending is None:

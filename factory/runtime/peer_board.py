@@ -67,10 +67,6 @@ class Board:
         """Note that a process closed its connection."""
         self._entries[rank].lost = True
 
-    def is_done(self, rank: int) -> bool:
-        """Tell whether a process has said goodbye."""
-        return self._entries[rank].doing.stage == "done"
-
     def verdict(self, beat_s: float, of: Sequence[int] | None = None) -> Verdict | None:
         """Return why the run cannot go on, if so.
 

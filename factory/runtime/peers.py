@@ -15,7 +15,8 @@ import torch.distributed
 
 from factory.errors import PeerError
 from factory.runtime.agreement import are_many
-from factory.runtime.ending import LOG_S, end, stacks, write
+from factory.runtime.ending import LOG_S, end, write
+from factory.runtime.fetch_stall import stacks
 from factory.runtime.peer_board import SETTLE_S, Board, Verdict
 from factory.runtime.progress import Doing, Progress
 from factory.runtime.wire import Wire

@@ -72,9 +72,11 @@ class Progress:
             stage: What is done with each.
             name: Names the n-th one, from 0.
         """
-        self.say("waiting", f"for the batch of {name(0)}")
-        for number, batch in enumerate(batches):
+        number = 0  # counted here: `enumerate` holds a batch until it has the next one
+        self.say("waiting", f"for the batch of {name(number)}")
+        for batch in batches:
             self.say(stage, name(number))
             yield batch
             del batch  # not held while the next one is waited for
-            self.say("waiting", f"for the batch of {name(number + 1)}")
+            number += 1
+            self.say("waiting", f"for the batch of {name(number)}")

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,14 +50,22 @@ class Quarantine:
     Every rank keeps its own: which samples a rank meets follows from the plan.
     """
 
-    def __init__(self, limit: QuarantineLimit, kept: Mapping[str, int], rank: int = 0) -> None:
+    def __init__(
+        self,
+        limit: QuarantineLimit,
+        kept: Mapping[str, int],
+        rank: int = 0,
+        streams: Collection[str] = (),
+    ) -> None:
         """Begin with nothing found.
 
         Args:
             limit: How many are allowed.
-            kept: Samples of each backend by name.
+            kept: Samples of each backend by name; of a stream those of a pass in an epoch.
             rank: This process, from 0; those above 0 write files of their own.
+            streams: Names of the streams, which no scan could drop anything from.
         """
+        self._streams = frozenset(streams)
         self._limit, self._kept = limit, dict(kept)
         self._path = None if limit.path is None else _of_rank(Path(limit.path), rank)
         self._lock = threading.Lock()
@@ -87,7 +95,8 @@ class Quarantine:
             kept = self._kept.get(batch.backend, 0)
             if len(known) > self._limit.allowed(kept):
                 found = {key: f"{each.stage} failed: {each.reason}" for key, each in known.items()}
-                raise too_many(batch.backend, found, kept, self._limit)
+                scanned = batch.backend not in self._streams
+                raise too_many(batch.backend, found, kept, self._limit, scanned=scanned)
 
     def _write(self, batch: Batch, replaced: Replacement) -> None:
         if self._path is None:
@@ -99,7 +108,12 @@ class Quarantine:
 
 
 def too_many(
-    backend: str, found: Mapping[str, str], kept: int, limit: QuarantineLimit
+    backend: str,
+    found: Mapping[str, str],
+    kept: int,
+    limit: QuarantineLimit,
+    *,
+    scanned: bool = True,
 ) -> QuarantineError:
     """Return the error that says which samples cannot be used, and what mends it.
 
@@ -108,14 +122,19 @@ def too_many(
         found: Why each sample cannot be used, by storage key.
         kept: Samples of the backend.
         limit: How many were allowed.
+        scanned: Whether the backend is scanned before it is trained on; a stream is not.
     """
+    verify = (
+        "drop damaged ones at the scan by "
+        f"data.backends.{backend}.metadata.verify=true, " if scanned else ""
+    )  # fmt: skip
     listed = f"; all are listed in {limit.path}" if limit.path is not None else ""
     return QuarantineError(
         f"backend {backend!r}: {len(found)} of {kept} samples cannot be used, "
         f"{limit.allowed(kept)} may be (data.quarantine.share={limit.share:g}, "
         f"data.quarantine.at_least={limit.at_least}):\n{_lines(found)}\n"
-        "Mend or remove them and continue from the checkpoint, drop damaged ones at the scan by "
-        f"data.backends.{backend}.metadata.verify=true, or raise data.quarantine.share{listed}"
+        f"Mend or remove them and continue from the checkpoint, {verify}or raise "
+        f"data.quarantine.share{listed}"
     )
 
 

@@ -1,7 +1,8 @@
 """What do the loaders of a run share: the process that makes batches, and the way to a device."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from factory.runtime.batch import Batch
 from factory.runtime.collate import batch_bytes
@@ -10,6 +11,28 @@ from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess
 from factory.runtime.part import Part
 from factory.runtime.staging import Stager
+
+
+@dataclass(frozen=True)
+class RowsStay:
+    """Stages a batch but for its rows, which the ledger reads: it must not wait for a device.
+
+    Attributes:
+        stager: Stages all the rest.
+    """
+
+    stager: Stager
+
+    def begin(self, batch: Batch) -> Any:
+        """Begin to copy a batch."""
+        # Cloned, since what a batch is a view of, memory of another process, is let go.
+        return self.stager.begin(batch), batch.rows.clone()
+
+    def finish(self, staged: Any) -> Batch:
+        """Return the batch as the consumer may use it."""
+        moved, rows = staged
+        batch: Batch = self.stager.finish(moved)
+        return replace(batch, rows=rows)
 
 
 @dataclass
@@ -39,7 +62,7 @@ class Supply:
             nbytes=batch_bytes,
             maker=self.maker,
             here=self.here,
-            stager=self.stager,
+            stager=None if self.stager is None else RowsStay(self.stager),
         )
 
     def close(self) -> None:

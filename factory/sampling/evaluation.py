@@ -14,12 +14,15 @@ class EvalPlan:
     among ranks, with a mask that keeps the padding out of the metric.
     """
 
-    def __init__(self, backend: PlanBackend, batch_size: int) -> None:
+    def __init__(
+        self, backend: PlanBackend, batch_size: int, barred: frozenset[int] = frozenset()
+    ) -> None:
         """Lay out the batches.
 
         Args:
             backend: The backend; its probability, repeats and window are not used.
             batch_size: Most samples of a batch over all ranks, unless the backend sets its own.
+            barred: Rows that `backend` lacks since they are excluded; they stand in for none.
 
         Raises:
             PlanError: `batch_size` is below 1.
@@ -28,6 +31,7 @@ class EvalPlan:
             raise PlanError(f"batch_size must be 1 or more, got {batch_size}")
         self.backend = backend
         self.batch_size = backend.batch_size or batch_size
+        self._barred = barred
         self._ends = np.cumsum(-(-backend.sizes // self.batch_size))
 
     def steps(self) -> int:
@@ -61,4 +65,5 @@ class EvalPlan:
             rows=np.array(self.backend.order[first:last], dtype=np.int64),
             duplicates=0,
             pass_index=0,
+            barred=self._barred,
         )

@@ -159,6 +159,7 @@ def test_a_read_that_hangs_does_not_hold_the_end_back(
     monkeypatch.setattr("factory.backends.blocks.CLOSE_S", 0.05)
     monkeypatch.setattr("factory.backends.stream_source.CLOSE_S", 0.05)
     source.batch(0, 0)
+    whole = source.batches_per_pass()  # as the plan has asked
     hangs, let_go = threading.Event(), threading.Event()
     plain = ShardRows.__next__
 
@@ -168,12 +169,27 @@ def test_a_read_that_hangs_does_not_hold_the_end_back(
         return plain(self)
 
     monkeypatch.setattr(ShardRows, "__next__", hanging)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as others:
         asked = pool.submit(source.batch, 0, 40)
         assert hangs.wait(30)
+        # In a thread: they are asked when a checkpoint is saved, and when the run is reported.
+        place: list[Any] = []
+        asking = threading.Thread(target=lambda: place.extend(
+            [source.state_dict(0, 1)["batch"], source.counts["batches"], source.ordinal(1, 0)]
+        ), daemon=True)  # fmt: skip
+        asking.start()
+        asking.join(10)
         source.close()
-        assert "hangs in a read" in caplog.text
+        loading = others.submit(source.load_state_dict, None, 0, 0)
+        refused = loading.exception(10)
+        monkeypatch.setattr("factory.backends.stream_source.CLOSE_S", 60)
+        closing = others.submit(source.close)  # known to hang: closed at once
+        failed = closing.exception(10)
         let_go.set()
+        assert failed is None
+        assert "hangs in a read that began before" in str(refused)
+        assert place == [1, 1, whole]
+        assert "hangs in a read" in caplog.text
         assert told(asked.result(60)) == expected(folder, 41)[40]
 
 

@@ -1,14 +1,18 @@
 """prefetch=process through Lightning: the same batches, from storages opened once more."""
 
+import os
 import pickle
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import (
+    Batch,
     CachePlace,
     ConfigError,
     FactoryDataModule,
@@ -19,9 +23,10 @@ from factory import (
 from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.errors import CacheError, EmptyBackendError
+from factory.errors import CacheError, EmptyBackendError, FetchError, QuarantineError
 from factory.reopening import Reopen, reopen
 from factory.runtime.fetcher import Prefetch
+from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -35,6 +40,7 @@ from tests.streams import stream, write_shards
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers",
     "ignore:.*treespec, LeafSpec.*",
+    "ignore:Be aware that when using `ckpt_path`",
 )
 PROCESS = Prefetch(mode="process")
 INLINE = Prefetch(mode="inline")
@@ -68,6 +74,38 @@ def test_a_fit_with_validation_is_the_same(root: Path) -> None:
     assert models["process"].validated == models["inline"].validated
 
 
+class Killing(Recorder):
+    """Ends the process that makes batches, once."""
+
+    def __init__(self, data: FactoryDataModule, at: int) -> None:
+        """Store whose process it is, and the step."""
+        super().__init__()
+        self.data, self.at = data, at
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Record the batch."""
+        if len(self.seen) == self.at:
+            os.kill(self.data._supply.maker.pid, signal.SIGKILL)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_run_whose_process_was_killed_goes_on_exactly(root: Path, tmp_path: Path) -> None:
+    whole = data_module(root, prefetch=INLINE)
+    wanted = fit(whole, root, Recorder(), max_steps=9).seen
+    whole.close()
+    data = data_module(root, prefetch=Prefetch(mode="process", batches=1, workers=1))
+    saving = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1)
+    first, before = Killing(data, at=3), traces()
+    with pytest.raises(FetchError, match="was killed by SIGKILL"):
+        fit(data, root, first, max_steps=9, callbacks=[saving], enable_checkpointing=True)
+    assert not left(before).keys() & {"threads", "children"}
+    (checkpoint,) = tmp_path.glob("kept/*.ckpt")
+    rest = Recorder()
+    trainer(root, max_steps=9).fit(rest, datamodule=data, ckpt_path=str(checkpoint))
+    data.close()
+    assert first.seen + rest.seen == wanted
+
+
 def test_streams_stay_here_and_change_nothing(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 8)
     write_shards(tmp_path / "shards", 4, 12)
@@ -90,6 +128,21 @@ def test_streams_stay_here_and_change_nothing(tmp_path: Path) -> None:
         data.close()
     assert seen["process"] == seen["inline"]
     assert {entry[0] for entry in seen["process"]} == {"big", "stored"}
+
+
+def test_too_many_unusable_samples_keep_their_error_and_end_the_process(root: Path) -> None:
+    none = QuarantineLimit(share=0, at_least=0)
+    data = data_module(root, encoded=False, prefetch=PROCESS, quarantine=none)
+    data.prepare_data()
+    (root / "a/0004.png").write_bytes(b"nothing")
+    before = traces()
+    with pytest.raises(QuarantineError, match=r"a/0004\.png: decode failed: not a pic") as caught:
+        fit(data, root, Recorder(), max_epochs=1)
+    assert any(
+        note.startswith("while making the batch of epoch 0") for note in caught.value.__notes__
+    )
+    assert not left(before).keys() & {"threads", "children"}
+    data.close()
 
 
 @pytest.fixture

@@ -186,6 +186,13 @@ def test_a_stream_alone_says_its_length(mixed: Any) -> None:
     assert (account.batches, account.rows, account.duplicates) == (14, 56, 0)
 
 
+def test_what_is_unusable_of_a_stream_is_a_share_of_a_pass(mixed: Any) -> None:
+    data = mixed(samples=40)
+    data.prepare_data()
+    data.setup()
+    assert data.quarantine._kept == {"stored": 8, "big": 40}
+
+
 def test_other_settings_are_another_plan(mixed: Any) -> None:
     data = mixed(stored=False)
     data.prepare_data()

@@ -74,6 +74,31 @@ def test_batches_that_no_step_used_are_not_recorded(tmp_path: Path) -> None:
     assert told[3].rows.tolist() == [2]
 
 
+def test_steps_done_again_are_no_micro_batches_of_their_first_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    run(ledger, range(4), rows=1)
+    ledger.restart()
+    run(ledger, range(2, 6), rows=2)
+    ledger.close()
+    told = read_ledger(tmp_path)
+    assert [told[n].rows.tolist() for n in range(6)] == [
+        [0, 1], [10, 1], [20, 2], [30, 2], [40, 2], [50, 2],
+    ]  # fmt: skip
+
+
+def test_the_later_file_counts_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "step000000000-else.arrows").write_bytes(b"")
+    for now, rows in ((2000, 1), (1000, 2), (3000, 3)):
+        monkeypatch.setattr("factory.ledger.file.time.time_ns", lambda now=now: now)
+        ledger = Ledger(tmp_path)
+        run(ledger, range(2), rows=rows)
+        ledger.close()
+        assert read_ledger(tmp_path)[1].rows.tolist() == [10, rows]
+    assert read_ledger(tmp_path)[0].about.started == 3000
+
+
 def test_nothing_is_written_before_the_first_completed_step(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
     ledger.begin(About())

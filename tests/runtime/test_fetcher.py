@@ -139,6 +139,22 @@ def test_a_timeout_of_the_job_itself_is_its_own_error() -> None:
         list(BatchFetcher(make, range(2), Prefetch()))
 
 
+@pytest.mark.parametrize("batches", [1, 3])
+def test_closed_while_the_next_job_is_planned(batches: int) -> None:
+    """What is taken from the plan at that moment would be waited for, and made by nobody."""
+
+    def jobs() -> Iterator[int]:
+        yield 0
+        fetcher.close()
+        yield 1
+        yield 2
+
+    settings = Prefetch(batches=batches, timeout_s=0.2)
+    fetcher: BatchFetcher[int, int] = BatchFetcher(lambda n: n, jobs(), settings)
+    with pytest.raises(FetchError, match="this fetcher is closed"):
+        list(fetcher)
+
+
 def test_no_thread_before_the_first_batch() -> None:
     fetcher = BatchFetcher(lambda n: n, range(3), Prefetch())
     iter(fetcher)

@@ -3,7 +3,10 @@
 import logging
 import os
 import pickle
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ import pytest
 
 from factory.errors import CacheError, FetchError
 from factory.runtime.fetcher import BatchFetcher, Prefetch
-from factory.runtime.maker import MakerProcess
+from factory.runtime.maker import MakerProcess, ProcessCrew
+from factory.runtime.ticket import Ticket
 from tests.runtime.traces import left, traces
 from tests.runtime.work import Opened, name, open_gate, perform
 
@@ -310,6 +314,56 @@ def test_a_stall_of_a_process_that_is_stopped(maker: MakerProcess[Any, Any]) -> 
     with pytest.raises(FetchError, match="it is stopped, or hangs in the system"):
         list(fetch(maker, [("end", 1, "SIGSTOP")], timeout_s=0.3))
     maker.close(wait=False)
+
+
+def test_closing_does_not_wait_for_one_that_the_system_holds(
+    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.runtime.maker_running.CLOSE_S", 0.05)
+    list(fetch(maker, [("give", 0)]))
+    process = maker._running[0].process
+    process.send_signal(signal.SIGSTOP)
+    kill = process.kill
+    monkeypatch.setattr(process, "kill", lambda: None)  # as in a read that cannot be interrupted
+    closing = threading.Thread(target=maker.close, kwargs={"wait": False})
+    closing.start()
+    closing.join(10)
+    ended = not closing.is_alive()
+    kill()
+    process.wait()
+    closing.join(10)
+    assert ended
+
+
+def test_batches_that_cannot_be_taken_here_are_an_error_at_once(
+    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = socket.recv_fds
+
+    def without_files(sock: socket.socket, size: int, most: int) -> tuple[Any, ...]:
+        data, files, flags, address = whole(sock, size, most)
+        for file in files:
+            os.close(file)  # as where no more may be open
+        return data, [], flags, address
+
+    monkeypatch.setattr(socket, "recv_fds", without_files)
+    with pytest.raises(
+        FetchError, match=r"cannot be taken \(.*Too many open files; raise"
+    ) as caught:
+        list(fetch(maker, [("give", 0)]))
+    assert isinstance(caught.value.__cause__, OSError)
+    monkeypatch.undo()
+    assert list(fetch(maker, [("give", 0)])) == [0]  # by another one
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_job_that_comes_after_the_end_starts_nothing(
+    maker: MakerProcess[Any, Any], own: bool
+) -> None:
+    crew: ProcessCrew[Any, Any] = ProcessCrew(maker, own=own)
+    crew.close()
+    crew.submit(Ticket(("give", 0)))
+    assert maker.pid is None
 
 
 def test_closing_does_not_wait_for_a_start() -> None:

@@ -62,6 +62,16 @@ def test_one_too_many_stops_the_run_and_says_what_to_do() -> None:
     )
 
 
+def test_nobody_is_told_to_scan_a_stream() -> None:
+    quarantine = Quarantine(QuarantineLimit(0.5, 0), {"big": 4}, streams=["big"])
+    quarantine.note(batch(1, 2, backend="big"))
+    with pytest.raises(QuarantineError, match="3 of 4 samples cannot be used, 2 may be") as caught:
+        quarantine.note(batch(3, backend="big"))
+    assert str(caught.value).endswith(
+        "Mend or remove them and continue from the checkpoint, or raise data.quarantine.share"
+    )
+
+
 @pytest.mark.parametrize(("rank", "name"), [(0, "quarantine.jsonl"), (3, "quarantine-rank3.jsonl")])
 def test_each_sample_is_listed_once_as_it_is_met(tmp_path: Path, rank: int, name: str) -> None:
     limit = QuarantineLimit(path=str(tmp_path / "run/quarantine.jsonl"))
