@@ -49,15 +49,25 @@ class MakerProcess(Generic[Job, Made]):
         """The process's id; None where none is running."""
         return self._running[0].process.pid if self._running else None
 
-    def submit(self, ticket: Ticket[Job, Made]) -> None:
-        """Send a job; its ticket is completed when the batch arrives, or when none will."""
+    def submit(self, ticket: Ticket[Job, Made], running: Running | None = None) -> Running | None:
+        """Send a job; its ticket is completed when the batch arrives, or when none will.
+
+        Args:
+            ticket: The job.
+            running: The run of the process that it belongs to; where that has ended, the job
+                fails with it. None takes the one there is, or starts one.
+
+        Returns:
+            The run that has the job; None where none could be started.
+        """
         try:
-            running = self._started()
+            running = running or self._started()
         except Exception as error:  # noqa: BLE001 - raised at the consumer
             ticket.stage = "starting the process that makes batches for"
             ticket.fail(error)
-            return
+            return None
         running.submit(ticket)
+        return running
 
     def cancel(self, tickets: Sequence[Ticket[Job, Made]]) -> None:
         """Give up jobs; those that are in the making are made, and dropped."""
@@ -125,6 +135,9 @@ class ProcessCrew(Generic[Job, Made]):
         """Store the process, and whether it is this fetcher's own, to be closed with it."""
         self._maker, self._own = maker, own
         self._sent: list[Ticket[Job, Made]] = []
+        # One run of the process serves all jobs: what ends it ends this crew's work, in the order
+        # of the jobs, and another run would be started for jobs that nobody will ask for.
+        self._running: Running | None = None
         self._closed = False
 
     def submit(self, ticket: Ticket[Job, Made]) -> None:
@@ -132,7 +145,7 @@ class ProcessCrew(Generic[Job, Made]):
         if self._closed:
             return
         self._sent = [*(each for each in self._sent if not each.done), ticket]
-        self._maker.submit(ticket)
+        self._running = self._maker.submit(ticket, self._running)
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""

@@ -214,6 +214,21 @@ def test_its_end_is_one_clear_error(how: str, said: str) -> None:
     maker.close()
 
 
+def test_a_crew_whose_process_ended_starts_no_other(maker: MakerProcess[Any, Any]) -> None:
+    """Jobs that are begun while the news is on its way would run for nobody."""
+    crew: ProcessCrew[Any, Any] = ProcessCrew(maker, own=False)
+    deadly: Ticket[Any, Any] = Ticket(("end", 0, "SIGKILL"))
+    later: Ticket[Any, Any] = Ticket(("give", 1))
+    for ticket in (deadly, later):
+        crew.submit(ticket)
+        assert ticket.wait(60)
+        assert isinstance(ticket.error, FetchError)
+        assert "was killed by SIGKILL" in str(ticket.error)
+        pid = maker.pid
+    crew.close()
+    assert f"(pid {pid})" in str(deadly.error)
+
+
 def test_killed_from_outside_while_a_read_hangs(
     maker: MakerProcess[Any, Any], tmp_path: Path
 ) -> None:
