@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -32,11 +33,12 @@ class Catalog:
     captions: Captions
     shapes: Cuts
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Hash of the kept samples' names and versions, 32 hex digits: what rows stand for.
 
-        Two catalogs of equal identity and equal order train on the same samples.
+        Two catalogs of equal identity and equal order train on the same samples. Every key is
+        read for it, once.
         """
         state = xxhash.xxh3_128()
         for first, rows in self.facts.chunks():
