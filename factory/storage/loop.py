@@ -24,16 +24,17 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-def start(coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
-    """Begin a coroutine in the loop that s3fs uses too, one for each process."""
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the loop that s3fs uses too, one for each process."""
     from fsspec.asyn import get_loop
 
-    return asyncio.run_coroutine_threadsafe(coroutine, get_loop())
+    loop: asyncio.AbstractEventLoop = get_loop()
+    return loop
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in that loop and wait for it; an interrupt cancels it."""
-    future = start(coroutine)
+    """Run a coroutine in this process's loop and wait for it; an interrupt cancels it."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, _loop())
     try:
         return future.result()
     except BaseException:
@@ -156,9 +157,12 @@ class Flight(Future[T]):
 
     def land(self, task: "asyncio.Task[T]") -> None:
         """Take over how the task ended; runs in the loop."""
-        if task.cancelled() or self.cancelled():
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
             self.cancel()
-        elif (error := task.exception()) is not None:
+        elif not self.set_running_or_notify_cancel():
+            return  # nobody will take it
+        elif error is not None:
             self.set_exception(error)
         else:
             self.set_result(task.result())
@@ -166,9 +170,7 @@ class Flight(Future[T]):
 
 def launch(coroutines: "Sequence[Coroutine[Any, Any, T]]") -> list[Flight[T]]:
     """Begin coroutines in that loop, all by one word to its thread."""
-    from fsspec.asyn import get_loop
-
-    loop = get_loop()
+    loop = _loop()
     flights: list[Flight[T]] = [Flight() for _ in coroutines]
 
     def begin() -> None:
@@ -185,8 +187,6 @@ def launch(coroutines: "Sequence[Coroutine[Any, Any, T]]") -> list[Flight[T]]:
 
 def abort(flights: "Sequence[Future[Any]]") -> None:
     """Cancel what runs or waits in the loop."""
-    from fsspec.asyn import get_loop
-
     for flight in flights:
         flight.cancel()
 
@@ -196,7 +196,7 @@ def abort(flights: "Sequence[Future[Any]]") -> None:
                 flight.task.cancel()
 
     with suppress(RuntimeError):  # the interpreter ends, and its loop is closed
-        get_loop().call_soon_threadsafe(stop)
+        _loop().call_soon_threadsafe(stop)
 
 
 class Flights(Generator[T, None, None], Generic[S, T]):
