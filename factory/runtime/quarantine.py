@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +67,6 @@ class Quarantine:
         self._streams = frozenset(streams)
         self._limit, self._kept = limit, dict(kept)
         self._path = None if limit.path is None else _of_rank(Path(limit.path), rank)
-        self._lock = threading.Lock()
         self.found: dict[str, dict[str, Replacement]] = {}
 
     def restart(self) -> None:
@@ -81,12 +79,11 @@ class Quarantine:
             QuarantineError: More samples of its backend are unusable than are allowed.
         """
         for replaced in batch.replaced:
-            with self._lock:
-                known = self.found.setdefault(batch.backend, {})
-                if replaced.key in known:
-                    continue
-                known[replaced.key] = replaced
-                self._write(batch, replaced)
+            known = self.found.setdefault(batch.backend, {})
+            if replaced.key in known:
+                continue
+            known[replaced.key] = replaced
+            self._write(batch, replaced)
             logger.warning(
                 "%s: %s cannot be used (%s failed: %s); %s stands in for it",
                 batch.backend, replaced.key, replaced.stage, replaced.reason,
