@@ -7,6 +7,7 @@ import numpy as np
 
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.image import ConditioningBackend, SampleBackend
+from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import PartnerCuts
@@ -184,8 +185,8 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
             continue
         with registry.telemetry.stage(f"encode {source.name}") as stage:
             pictures = source.kept_pictures()
-            done, errors = source.latents.fill(
-                source.backend.reader, pictures, registry.engine, source.name
+            done, errors = fill_pictures(
+                source.latents, source.backend.reader, pictures, registry.engine, source.name
             )
             stage.counts.update(encoded=done, cached=len(pictures) - done - len(errors))
             if errors:
@@ -210,6 +211,6 @@ def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
             captions.update(dict.fromkeys(source.catalog.all_texts()))
     for name, (store, captions) in wanted.items():
         with registry.telemetry.stage(f"encode {name}") as stage:
-            done = store.fill(captions)
+            done = fill_captions(store, captions)
             stage.counts.update(encoded=done, cached=len(captions) - done)
             store.encoder.release()

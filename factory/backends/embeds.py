@@ -1,33 +1,22 @@
 """Backends of embeddings: an encoder, and the store its rows are kept in."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from factory.backends.picture import Picture, Reader
-from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
-from factory.cache.store import TensorStore, Writer
-from factory.catalog.facts import NOT_READABLE
-from factory.catalog.misfortune import is_own
+from factory.cache.store import TensorStore
 from factory.encoder.base import ImageEncoder, TextEncoder
-from factory.errors import CacheError, MediaError
-from factory.telemetry import progress
+from factory.errors import CacheError
 
-# A picture to encode, and its pixels.
-Job: TypeAlias = tuple[Picture, NDArray[np.uint8]]
-
-# Pictures described at once while latents are looked for: each takes about a kilobyte.
-PIECE = 2**16
+# Encoders are modules of torch, on a device: asked by one thread at a time.
+_ENCODING = threading.Lock()
 
 
 @dataclass(kw_only=True)
@@ -106,27 +95,19 @@ class TextEmbedBackend(EmbedBackend):
         """Return the recipe key of each caption, 16 bytes each."""
         return recipe_keys(self.recipe, [{"caption": caption} for caption in captions])
 
-    def fill(self, captions: Iterable[str]) -> int:
-        """Encode the captions that are not in the store yet; return how many those were.
+    def batches(self, captions: Sequence[str]) -> Iterator[list[int]]:
+        """Yield the places of captions that are encoded together, each place once."""
+        for start in range(0, len(captions), self.batch_size):
+            yield list(range(start, min(start + self.batch_size, len(captions))))
+
+    def encode(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Encode captions to the fields of their rows, [B, ...] on any device.
 
         Raises:
-            CacheError: The encoder gave rows of another count or shape, or NaN.
+            Exception: The encoder failed; a note says what it was given.
         """
-        wanted = list(dict.fromkeys(captions))
-        keys = self.keys(wanted)
-        missing = np.flatnonzero(~self.store.contains(keys)).tolist()
-        with (
-            progress(f"encode {self.name}", len(missing), "captions") as advance,
-            self.store.writer(recipe=self.recipe) as writer,
-        ):
-            for batch in _batches(missing, self.batch_size):
-                labels = [wanted[n] for n in batch]
-                with self.encoding(labels):
-                    fields = self.encoder.encode(labels)
-                writer.add(keys[batch], fields, labels=labels)
-                advance(len(batch))
-        self.store.refresh()
-        return len(missing)
+        with _ENCODING, torch.no_grad(), self.encoding(captions):
+            return self.encoder.encode(captions)
 
     def gather(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the fields of the captions, [B, ...] in their order."""
@@ -152,55 +133,25 @@ class ImageEmbedBackend(EmbedBackend):
         """Return the recipe key of each picture, 16 bytes each."""
         return recipe_keys(self.recipe(reader), [reader.parts(p) for p in pictures])
 
-    def fill(
-        self, reader: Reader, pictures: Sequence[Picture], engine: Engine, title: str
-    ) -> tuple[int, dict[int, str]]:
-        """Encode the pictures that are not in the store yet.
+    def encode(self, pixels: torch.Tensor, labels: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Encode samples of one bucket to the fields of their rows, [B, ...] on any device.
 
-        Pictures are taken in the order given, which keeps those of one bucket together. While
-        one batch is encoded, the engine reads and decodes the next ones. They are asked for
-        `PIECE` at a time, and may be made then: all of a large backend need not be in memory.
-
-        Returns:
-            How many were encoded, and for rows that could not be read the reason.
+        Args:
+            pixels: uint8 RGB [B, H, W, 3], or [B, F, H, W, 3] of clips.
+            labels: Storage keys of the samples, B long, for messages.
 
         Raises:
-            StorageError: The storage failed for reasons that are not one picture's own.
-            CacheError: The encoder gave rows of another count or shape, or NaN.
+            CacheError: The encoder gave no latents.
+            Exception: The encoder failed; a note says what it was given.
         """
-        missing = self._missing(reader, pictures)
-        errors: dict[int, str] = {}
-        with (
-            progress(f"encode {title}", len(missing), "pictures") as advance,
-            self.store.writer(recipe=self.recipe(reader)) as writer,
-        ):
-            jobs = _readable(engine, reader, _chosen(pictures, missing), errors)
-            for batch in _same_shape(jobs, self.batch_size):
-                self._encode(writer, reader, batch)
-                advance(len(batch))
-        self.store.refresh()
-        return len(missing) - len(errors), errors
-
-    def _missing(self, reader: Reader, pictures: Sequence[Picture]) -> NDArray[np.int64]:
-        """Return which pictures are not in the store, ascending: int64 [missing]."""
-        found = [np.zeros(0, dtype=np.int64)]
-        for at in range(0, len(pictures), PIECE):
-            keys = self.keys(reader, pictures[at : at + PIECE])
-            found.append(at + np.flatnonzero(~self.store.contains(keys)))
-        return np.concatenate(found)
-
-    def _encode(self, writer: Writer, reader: Reader, batch: list[Job]) -> None:
-        pictures = [picture for picture, _ in batch]
-        labels = [picture.key for picture in pictures]
-        pixels = torch.from_numpy(np.stack([image for _, image in batch]))
-        with self.encoding(labels):
+        with _ENCODING, torch.no_grad(), self.encoding(labels):
             fields = self._encode_frames(pixels)
         if "latents" not in fields:
             raise CacheError(
                 f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
                 f"{labels[0]!r}; it must give 'latents'"
             )
-        writer.add(self.keys(reader, pictures), fields, labels=labels)
+        return fields
 
     def _encode_frames(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode pictures [B, H, W, 3], or clips [B, F, H, W, 3] picture by picture."""
@@ -222,48 +173,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def _chosen(pictures: Sequence[Picture], numbers: NDArray[np.int64]) -> Iterator[Picture]:
-    """Yield some of the pictures, whose numbers ascend, making no piece without one."""
-    ends = np.searchsorted(numbers, range(PIECE, len(pictures) + PIECE, PIECE))
-    for piece, here in enumerate(np.split(numbers, ends)[:-1]):
-        if here.size:
-            part = pictures[piece * PIECE : (piece + 1) * PIECE]
-            yield from (part[number] for number in (here - piece * PIECE).tolist())
-
-
-def _readable(
-    engine: Engine, reader: Reader, wanted: Iterable[Picture], errors: dict[int, str]
-) -> Iterator[Job]:
-    """Yield (picture, pixels) of what can be read; note the reason of what cannot."""
-    for picture, outcome in engine.map(reader, wanted):
-        if not isinstance(outcome, Exception):
-            yield picture, outcome
-        elif isinstance(outcome, MediaError):
-            errors[picture.row] = str(outcome)
-        elif is_own(outcome, reader.storage):
-            errors[picture.row] = f"{NOT_READABLE}: {outcome}"
-        else:
-            outcome.add_note(f"while reading {picture.key!r} in {reader.storage.identity}")
-            raise outcome
-
-
-def _same_shape(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
-    """Cut a stream into batches of equal shape and at most `size` pictures, but one clip."""
-    batch: list[Job] = []
-    for job in jobs:
-        frames = math.prod(job[1].shape[:-3])
-        full = (len(batch) + 1) * frames > size
-        if batch and (full or batch[0][1].shape != job[1].shape):
-            yield batch
-            batch = []
-        batch.append(job)
-    if batch:
-        yield batch
-
-
-def _batches(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
-    stream = iter(numbers)
-    while batch := list(islice(stream, size)):
-        yield batch

@@ -1,10 +1,9 @@
 """Which rows are encoded already, and what are they?"""
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +14,15 @@ from numpy.typing import NDArray
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
 from factory.cache.index import (
-    SEGMENT_NAME,
-    SHARD_NAME,
-    Index,
-    Segment,
     ShardRecord,
-    read_segment,
 )
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.shard import Shard, batch_tensors, matrices_of
-from factory.cache.writer import Writer, publish_segment
+from factory.cache.snapshot import Snapshot, take_snapshot
+from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError
-from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Storage
 from factory.storage.rules import safe_prefix
-from factory.telemetry import progress
 
 __all__ = ["TensorStore", "Writer"]
 
@@ -40,6 +33,20 @@ _PRECOMPUTE = (
     "they are encoded by the precompute stage: run train.py with the same settings, or call "
     "prepare_data() of the data module"
 )
+
+
+class UnusableRowsError(CacheError):
+    """Rows that are missing, damaged or gone, among rows asked for.
+
+    Attributes:
+        places: Which of the keys asked for they belong to, int64, ascending. Others may be
+            unusable, too: what was found first is told.
+    """
+
+    def __init__(self, message: str, places: NDArray[np.int64]) -> None:
+        """Keep the message and the places."""
+        super().__init__(message)
+        self.places = places
 
 
 @dataclass
@@ -69,14 +76,12 @@ class TensorStore:
         folder = safe_prefix(self.prefix)
         if not folder:
             raise ValueError("cache.prefix must name a folder, such as cache")
-        self._shard_files = Files(self.storage, f"{folder}/shards", self.local_dir)
-        self._index_files = Files(self.storage, f"{folder}/index", self.local_dir)
+        self.shard_files = Files(self.storage, f"{folder}/shards", self.local_dir)
+        self.index_files = Files(self.storage, f"{folder}/index", self.local_dir)
         self._lock = threading.Lock()
-        self._segments: dict[str, Segment] = {}
         self._shards: dict[str, Shard] = {}
         self._opening: dict[str, threading.Lock] = {}
-        self._index: Index | None = None
-        self._problems: list[str] = []
+        self._snapshot: Snapshot | None = None
         self._newest = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +97,7 @@ class TensorStore:
     @property
     def problems(self) -> list[str]:
         """What `open` or `refresh` had to leave out, a sentence each; its rows are missing."""
-        return list(self._problems)
+        return [] if self._snapshot is None else list(self._snapshot.problems)
 
     def open(self) -> None:
         """Read the index, if that was not done yet.
@@ -101,7 +106,7 @@ class TensorStore:
             CacheError: It was written in a newer format.
             StorageError: The storage cannot be listed or read.
         """
-        self._snapshot()
+        self.snapshot()
 
     def refresh(self) -> None:
         """Read what was published since; rows asked for from now on see it.
@@ -116,7 +121,7 @@ class TensorStore:
     def close(self) -> None:
         """Let go of maps and index; the store may be used again."""
         with self._lock:
-            self._segments, self._shards, self._index = {}, {}, None
+            self._shards, self._snapshot = {}, None
 
     def contains(self, keys: Keys | NDArray[Any] | Sequence[bytes]) -> NDArray[np.bool_]:
         """Tell for each of n keys whether it has a row, bool [n].
@@ -124,7 +129,7 @@ class TensorStore:
         Raises:
             CacheError: A key is not 16 bytes long, or the index has a newer format.
         """
-        found: NDArray[np.bool_] = self._snapshot().find(as_keys(keys)).shard >= 0
+        found: NDArray[np.bool_] = self.snapshot().index.find(as_keys(keys)).shard >= 0
         return found
 
     def gather(
@@ -144,17 +149,17 @@ class TensorStore:
             verify: Compare each row with its checksum when it is first read.
 
         Raises:
-            CacheError: Keys have no row, rows are damaged or of two shapes, or a tensor of
-                `out` does not fit.
+            UnusableRowsError: Keys have no row, or rows are damaged or gone.
+            CacheError: Rows are of two shapes, or a tensor of `out` does not fit.
             StorageError: A remote shard cannot be fetched.
         """
         wanted = as_keys(keys)
         if not wanted.size:
             return {}
-        index = self._snapshot()
+        index = self.snapshot().index
         found = index.find(wanted)
         _require_all(found.shard, wanted)
-        groups = _by_shard(found.shard)
+        groups = by_shard(found.shard)
         layout = index.layout(groups)
         batch = batch_tensors(layout, len(wanted), out)
         matrices = matrices_of(layout, batch)
@@ -164,6 +169,7 @@ class TensorStore:
             self._copy(
                 record,
                 [rows[n] for n in at],
+                np.array(at),
                 at if len(groups) > 1 else None,
                 matrices,
                 [checksums[n] for n in at] if verify else None,
@@ -179,151 +185,74 @@ class TensorStore:
             CacheError: The recipe holds something that cannot be written as JSON.
         """
         return Writer(
-            self._shard_files,
-            self._index_files,
+            self.shard_files,
+            self.index_files,
             recipe=canonical(recipe),
             shard_bytes=int(self.shard_mb * _MIB),
-            next_stamp=self._next_stamp,
+            next_stamp=self.next_stamp,
         )
 
-    def drop(self, keys: Keys | NDArray[Any] | Sequence[bytes]) -> None:
-        """Forget the rows of these keys; rows written afterwards count again.
+    def snapshot(self) -> Snapshot:
+        """Return the index as last read; reads it the first time.
 
         Raises:
-            StorageError: The storage cannot be written to.
-        """
-        self.refresh()  # so that this comes after every row that is there
-        names = np.unique(as_keys(keys))
-        zeros = np.zeros(len(names), np.uint64)
-        publish_segment(self._index_files, self._next_stamp(), None, names, zeros)
-        self.refresh()
-
-    def drop_shard(self, name: str) -> None:
-        """Remove a shard, whatever its state, with the segments that list no other.
-
-        Raises:
-            CacheError: That is not a shard's name.
-            StorageError: The storage cannot be written to.
-        """
-        if not SHARD_NAME.fullmatch(name):
-            raise CacheError(f"{name!r} is not the name of a shard; verify() shows those at fault")
-        self.refresh()
-        for segment_name, segment in self._segments.items():
-            if [record.name for record in segment.shards] == [name]:
-                self._index_files.delete(segment_name)
-        self._shard_files.delete(name)
-        self.refresh()
-
-    def recorded(self, label: str) -> list[tuple[bytes, dict[str, Any]]]:
-        """Return (key, common recipe) of every row that was stored under a label.
-
-        Dropped rows and rows of old recipes are among them: they tell what a key that is
-        missing now differs in.
-        """
-        self._snapshot()
-        text = label.encode(errors="surrogateescape")
-        return [pair for segment in self._segments.values() for pair in _labelled(segment, text)]
-
-    def verify(self) -> list[str]:
-        """Compare every file and row with its checksum; return what is wrong, a sentence each.
-
-        Raises:
-            CacheError: A file was written in a newer format.
+            CacheError: It was written in a newer format.
             StorageError: The storage cannot be listed or read.
         """
-        self.refresh()
-        problems = self.problems
-        listed = self._shard_files.listed()
-        records = {r.name: r for s in self._segments.values() for r in s.shards}
-        for name in sorted(set(listed) - set(records)):
-            problems.append(
-                f"{self._shard_files.where(name)} is in no index: a run was killed while it "
-                "wrote it, or writes it now; it is not read, and may be deleted if no run is on"
-            )
-        problems.extend(self._unsound_segments())
-        with progress("verify cache", len(records), "shards") as advance:
-            for segment in self._segments.values():
-                for number, at in _by_shard(segment.shard).items():
-                    if number == len(segment.shards):
-                        continue  # dropped keys
-                    record = segment.shards[number]
-                    if record.name in listed:
-                        problems.extend(self._unsound_rows(record, segment, at))
-                    advance(1)
-        return problems
-
-    def _snapshot(self) -> Index:
-        index = self._index
-        if index is None:
+        snapshot = self._snapshot
+        if snapshot is None:
             with self._lock:
-                index = self._index or self._refresh()
-        return index
+                snapshot = self._snapshot or self._refresh()
+        return snapshot
 
-    def _refresh(self) -> Index:
-        # Index first: a shard is there before its segment, so none is missed in between.
-        listed = self._index_files.listed()
-        sizes = {name: info.size for name, info in self._shard_files.listed().items()}
-        problems = [
-            f"{self._index_files.where(name)} is not of the cache; not read"
-            for name in listed
-            if not SEGMENT_NAME.fullmatch(name)
-        ]
-        kept = {name: old for name, old in self._segments.items() if name in listed}
-        new = [i for n, i in listed.items() if n not in kept and SEGMENT_NAME.fullmatch(n)]
-        kept.update(self._read_segments(new, problems))
-        alive = set()
-        for record in (record for segment in kept.values() for record in segment.shards):
-            if sizes.get(record.name) in (record.size, UNKNOWN_SIZE):
-                alive.add(record.name)
-            else:
-                problems.append(self._lost(record, sizes.get(record.name)))
-        self._segments, self._problems = kept, problems
-        self._newest = max([self._newest, *(segment.stamp for segment in kept.values())])
+    def opened(self, record: ShardRecord) -> Shard:
+        """Return a shard opened anew, whatever this store has opened already.
+
+        Raises:
+            ObjectNotFoundError: Its file is gone.
+            DamagedError: It is not what its index says.
+            StorageError: It cannot be fetched or read.
+        """
+        data: Bytes = self.shard_files.data(record.name, record.size)
+        return Shard(data, self.shard_files.where(record.name), record.layout, record.rows)
+
+    def mend(self, record: ShardRecord) -> str:
+        """Say what to do about a shard that is damaged or gone."""
+        copy = self.shard_files.copy_of(record.name)
+        first = f"delete its local copy {copy} to fetch it again; failing that, " if copy else ""
+        return (
+            f"{first}delete {self.shard_files.where(record.name)} and start again: its "
+            f"{record.rows} rows are then encoded anew"
+        )
+
+    def next_stamp(self) -> int:
+        """Return a number above all seen: the time in microseconds, if no clock runs ahead."""
+        with self._lock:
+            self._newest = max(time.time_ns() // 1000, self._newest + 1)
+            return self._newest
+
+    def _refresh(self) -> Snapshot:
+        known = {} if self._snapshot is None else self._snapshot.segments
+        self._snapshot = taken = take_snapshot(self.shard_files, self.index_files, known)
+        self._newest = max(self._newest, taken.newest)
+        alive = {record.name for record in taken.index.shards}
         self._shards = {name: shard for name, shard in self._shards.items() if name in alive}
-        self._index = Index(list(kept.values()), alive)
-        if problems:
-            logger.warning(
-                "cache %s: %d problems, such as: %s", self.prefix, len(problems), problems[0]
-            )
-        return self._index
-
-    def _read_segments(
-        self, infos: list[ObjectInfo], problems: list[str]
-    ) -> Iterator[tuple[str, Segment]]:
-        for info, data in zip(infos, self._index_files.all_data(infos), strict=True):
-            name = info.key.rpartition("/")[2]
-            try:
-                if isinstance(data, Exception):
-                    raise data
-                yield name, read_segment(data, name)
-            except ObjectNotFoundError:
-                continue  # another process removed it since it was listed
-            except DamagedError as error:
-                problems.append(f"{error}; its rows count as missing; delete it to be rid of this")
-
-    def _lost(self, record: ShardRecord, size: int | None) -> str:
-        where = self._shard_files.where(record.name)
-        state = "is gone" if size is None else f"is {size} bytes, not the {record.size} published"
-        return f"{where} {state}; its {record.rows} rows count as missing"
+        return taken
 
     def _shard(self, record: ShardRecord) -> Shard:
         shard = self._shards.get(record.name)
         if shard is None:
             # One thread fetches and maps; the others of this shard wait, those of others do not.
             with self._opening.setdefault(record.name, threading.Lock()):
-                shard = self._shards.get(record.name) or self._opened(record)
+                shard = self._shards.get(record.name) or self.opened(record)
                 self._shards[record.name] = shard
         return shard
-
-    def _opened(self, record: ShardRecord) -> Shard:
-        data: Bytes = self._shard_files.data(record.name, record.size)
-        where = self._shard_files.where(record.name)
-        return Shard(data, where, record.layout, record.rows)
 
     def _copy(
         self,
         record: ShardRecord,
         rows: list[int],
+        places: NDArray[np.int64],
         at: list[int] | None,
         out: list[Bytes],
         checksums: list[int] | None,
@@ -333,69 +262,27 @@ class TensorStore:
             shard = self._shard(record)
             shard.take(rows, at, out)
         except (DamagedError, ObjectNotFoundError) as error:
-            raise CacheError(f"{error}; {self._mend(record)}") from error
+            raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
         if checksums is not None and (bad := shard.unsound(rows, checksums)):
-            raise CacheError(
-                f"row {bad[0]} of {shard.source} does not match its checksum; {self._mend(record)}"
+            raise UnusableRowsError(
+                f"row {bad[0]} of {shard.source} does not match its checksum; {self.mend(record)}",
+                places[np.isin(rows, bad)],
             )
-
-    def _mend(self, record: ShardRecord) -> str:
-        copy = self._shard_files.copy_of(record.name)
-        first = f"delete its local copy {copy} to fetch it again; failing that, " if copy else ""
-        return (
-            f"{first}delete {self._shard_files.where(record.name)} and start again: its "
-            f"{record.rows} rows are then encoded anew"
-        )
-
-    def _next_stamp(self) -> int:
-        """Return a number above all seen: the time in microseconds, if no clock runs ahead."""
-        with self._lock:
-            self._newest = max(time.time_ns() // 1000, self._newest + 1)
-            return self._newest
-
-    def _unsound_segments(self) -> list[str]:
-        problems = []
-        for name in self._segments:
-            try:
-                read_segment(self._index_files.data(name), name, thorough=True)
-            except (DamagedError, ObjectNotFoundError) as error:
-                problems.append(str(error))
-        return problems
-
-    def _unsound_rows(self, record: ShardRecord, segment: Segment, at: list[int]) -> list[str]:
-        try:
-            rows, checksums = segment.row[at].tolist(), segment.checksum[at].tolist()
-            bad = self._opened(record).unsound(rows, checksums)
-        except (DamagedError, ObjectNotFoundError) as error:
-            return [f"{error}; {self._mend(record)}"]
-        if not bad:
-            return []
-        where = self._shard_files.where(record.name)
-        return [f"{len(bad)} rows of {where} are damaged, first row {bad[0]}; {self._mend(record)}"]
 
 
 def _require_all(shards: NDArray[np.int64], keys: Keys) -> None:
     if shards.min() < 0:
         missing = np.flatnonzero(shards < 0)
-        raise CacheError(
+        raise UnusableRowsError(
             f"{missing.size} of {len(keys)} rows asked for are not in the cache (first key "
-            f"{keys[missing[0]].tobytes().hex()}); {_PRECOMPUTE}"
+            f"{keys[missing[0]].tobytes().hex()}); {_PRECOMPUTE}",
+            missing,
         )
 
 
-def _by_shard(shards: NDArray[np.integer[Any]]) -> dict[int, list[int]]:
+def by_shard(shards: NDArray[np.integer[Any]]) -> dict[int, list[int]]:
     """Return, for each shard's number, which entries lie in it."""
     groups: dict[int, list[int]] = {}
     for entry, number in enumerate(shards.tolist()):
         groups.setdefault(number, []).append(entry)
     return groups
-
-
-def _labelled(segment: Segment, text: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield (key, recipe) of the rows with a label."""
-    lengths = np.diff(segment.label_ends, prepend=np.uint64(0))
-    for n in np.flatnonzero(lengths == len(text)).tolist():
-        end = int(segment.label_ends[n])
-        if segment.labels[end - len(text) : end].tobytes() == text:
-            recipe = segment.shards[int(segment.shard[n])].recipe
-            yield segment.keys[n].tobytes(), json.loads(recipe)

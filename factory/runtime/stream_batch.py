@@ -1,6 +1,5 @@
 """From a stream's samples to the batch a training step receives."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +18,6 @@ from factory.runtime.batch import Batch, Replacement
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 from factory.runtime.part import Part
 from factory.sampling.substitutes import candidates
-
-# Encoders are modules of torch, on a device: asked by one thread at a time.
-_ENCODING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -153,15 +149,11 @@ def _encode(source: StreamSource, pixels: torch.Tensor, keys: list[str]) -> torc
     store = source.latents
     if store is None:
         return None
-    with _ENCODING, torch.no_grad(), store.encoding(keys):
-        parts = [store.encoder.encode(part) for part in torch.split(pixels, store.batch_size)]
-        return torch.cat([part["latents"] for part in parts]).cpu()
+    return store.encode(pixels, keys)["latents"].cpu()
 
 
 def _encode_text(source: StreamSource, captions: list[str]) -> dict[str, torch.Tensor]:
     """Return the fields of the captions, [B, ...], where a text encoder is set."""
     if source.text is None:
         return {}
-    with _ENCODING, torch.no_grad(), source.text.encoding(captions):
-        fields = source.text.encoder.encode(captions)
-        return {name: field.cpu() for name, field in fields.items()}
+    return {name: field.cpu() for name, field in source.text.encode(captions).items()}

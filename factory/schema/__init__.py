@@ -2,7 +2,7 @@
 
 from hydra.core.config_store import ConfigStore
 
-from factory.schema import backends, captions, crop, data, metadata, resolvers, run, storage
+from factory.schema import backends, captions, crop, data, embeds, metadata, resolvers, run, storage
 
 SCHEMAS: dict[str, type] = {
     "run": run.RunConfig,
@@ -28,8 +28,8 @@ SCHEMAS: dict[str, type] = {
     "backend/stream": backends.StreamBackendConfig,
     "backend/eval": backends.EvalBackendConfig,
     "backend/conditioning": backends.ConditioningBackendConfig,
-    "backend/text_embeds": backends.TextEmbedBackendConfig,
-    "backend/image_embeds": backends.ImageEmbedBackendConfig,
+    "backend/text_embeds": embeds.TextEmbedBackendConfig,
+    "backend/image_embeds": embeds.ImageEmbedBackendConfig,
     "sampling": run.SamplingConfig,
     "cache": run.CacheConfig,
     "encoder": run.EncoderConfig,

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from factory.schema import backends, captions, crop, data, metadata, rows, run, storage
+from factory.schema import backends, captions, crop, data, embeds, metadata, rows, run, storage
 from factory.schema.options import meanings
 
 # Key before the option's name, what the section is about, and the schema that declares it.
@@ -29,8 +29,8 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
         backends.EvalBackendConfig,
     ),
     ("data.backends.NAME", "data/backend=conditioning", backends.ConditioningBackendConfig),
-    ("data.backends.NAME", "data/backend=text_embeds", backends.TextEmbedBackendConfig),
-    ("data.backends.NAME", "data/backend=image_embeds", backends.ImageEmbedBackendConfig),
+    ("data.backends.NAME", "data/backend=text_embeds", embeds.TextEmbedBackendConfig),
+    ("data.backends.NAME", "data/backend=image_embeds", embeds.ImageEmbedBackendConfig),
     ("data.caption", "Every caption strategy", captions.CaptionConfig),
     ("data.caption.shuffle", "Captions with tags in other orders", captions.ShuffleConfig),
     (

@@ -19,6 +19,7 @@ from factory.cache.container import DamagedError, header, parse
 from factory.cache.index import pack_segment, read_segment
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
+from factory.cache.upkeep import drop, drop_shard, verify
 from factory.errors import CacheError
 
 from .conftest import RECIPE
@@ -73,7 +74,7 @@ def test_a_flipped_bit_is_found_at_the_first_read(
     with pytest.raises(CacheError, match="row 7"):
         filled.gather(keys_of(ROWS))
     assert filled.gather(keys_of(7))["field"][:, 0].tolist() == list(range(7))
-    (problem,) = filled.verify()
+    (problem,) = verify(filled)
     assert "1 rows" in problem
     assert "first row 7" in problem
     assert shard.name in problem
@@ -98,7 +99,7 @@ def test_a_damaged_row_is_dropped_and_built_again(
     filled: TensorStore, shard: Path, keys_of: MakeKeys, rows_of: Make
 ) -> None:
     flip(shard, 4096 + 256 * 7)
-    filled.drop(keys_of(1, start=7))
+    drop(filled, keys_of(1, start=7))
     assert filled.contains(keys_of(ROWS)).tolist() == [n != 7 for n in range(ROWS)]
     write(filled, keys_of(1, start=7), rows_of(1, start=7))
     assert filled.gather(keys_of(ROWS))["field"][:, 0].tolist() == list(range(ROWS))
@@ -110,7 +111,7 @@ def test_a_damaged_shard_is_dropped_and_built_again(
     shard.write_bytes(b"\0" * shard.stat().st_size)
     with pytest.raises(CacheError, match=shard.name):
         filled.gather(keys_of(1))
-    filled.drop_shard(shard.name)
+    drop_shard(filled, shard.name)
     assert not shard.exists()
     assert not segment.exists()
     assert filled.problems == []
@@ -121,7 +122,7 @@ def test_a_damaged_shard_is_dropped_and_built_again(
 @pytest.mark.parametrize("name", ["../../escape.safetensors", "x", ""])
 def test_only_shards_can_be_dropped(filled: TensorStore, name: str) -> None:
     with pytest.raises(CacheError, match="not the name of a shard"):
-        filled.drop_shard(name)
+        drop_shard(filled, name)
 
 
 @pytest.mark.parametrize("left", [0, 5, 4096, 4096 + 100])
@@ -162,7 +163,7 @@ def test_an_index_without_its_shard_counts_as_missing(
     shard.unlink()
     assert not filled.contains(keys_of(ROWS)).any()
     assert f"{shard.name} is gone; its {ROWS} rows count as missing" in filled.problems[0]
-    assert filled.verify() == filled.problems
+    assert verify(filled) == filled.problems
     write(filled, keys_of(ROWS), rows_of(ROWS))
     assert filled.contains(keys_of(ROWS)).all()
 
@@ -189,7 +190,7 @@ def test_a_shard_without_its_index_is_reported_and_not_read(
 ) -> None:
     segment.unlink()
     assert not filled.contains(keys_of(ROWS)).any()
-    (problem,) = filled.verify()
+    (problem,) = verify(filled)
     assert f"{shard.name} is in no index" in problem
 
 
@@ -212,7 +213,7 @@ def test_damage_of_a_large_segment_is_found_by_verify(
     flip(segment, -1)
     filled.open()
     assert filled.problems == []
-    assert any("does not match its checksum" in problem for problem in filled.verify())
+    assert any("does not match its checksum" in problem for problem in verify(filled))
 
 
 @pytest.mark.parametrize("kind", ["shard", "segment"])
@@ -241,7 +242,7 @@ def test_a_pickle_offered_as_a_shard_is_never_loaded(
     shard.write_bytes(pickle.dumps(Trap()).ljust(size, b"\0"))
     with pytest.raises(CacheError, match="pickles among them, are never loaded"):
         filled.gather(keys_of(1))
-    assert any("never loaded" in problem for problem in filled.verify())
+    assert any("never loaded" in problem for problem in verify(filled))
 
 
 def test_foreign_files_are_left_alone(
@@ -254,7 +255,7 @@ def test_foreign_files_are_left_alone(
     (shard.parent / "latents.pt").write_bytes(pickle.dumps(Trap()))
     assert filled.contains(keys_of(ROWS)).all()
     assert len(filled.problems) == 2
-    assert len(filled.verify()) == 3
+    assert len(verify(filled)) == 3
 
 
 def test_a_segment_that_points_out_of_the_cache_is_refused(
@@ -279,15 +280,15 @@ def test_an_index_that_belongs_to_another_shard_is_refused(
         filled.gather(keys_of(1, start=100))
 
 
-@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("checked", [True, False])
 def test_an_index_that_points_beyond_its_shard_is_refused(
-    filled: TensorStore, segment: Path, keys_of: MakeKeys, verify: bool
+    filled: TensorStore, segment: Path, keys_of: MakeKeys, checked: bool
 ) -> None:
     sound = read_segment(np.fromfile(segment, np.uint8), segment.name)
     segment.write_bytes(pack_segment(replace(sound, row=sound.row + np.uint32(1))))
     with pytest.raises(CacheError, match=f"lists a row beyond its {ROWS}"):
-        filled.gather(keys_of(ROWS), verify=verify)
-    assert any("beyond" in problem for problem in filled.verify())
+        filled.gather(keys_of(ROWS), verify=checked)
+    assert any("beyond" in problem for problem in verify(filled))
 
 
 def test_headers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

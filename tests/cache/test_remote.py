@@ -10,6 +10,7 @@ import torch
 
 from factory.cache.recipe import Keys
 from factory.cache.store import TensorStore
+from factory.cache.upkeep import drop_shard, verify
 from factory.errors import CacheError, StorageUnavailableError
 from factory.storage import MemoryStorage
 
@@ -120,8 +121,8 @@ def test_dropping_a_shard_drops_its_copy(
 ) -> None:
     store = filled(remote, keys_of, rows_of, tmp_path)
     store.gather(keys_of(768))
-    for record in list(store._snapshot().shards):
-        store.drop_shard(record.name)
+    for record in list(store.snapshot().index.shards):
+        drop_shard(store, record.name)
     assert list((tmp_path / "copies").iterdir()) == []
     assert not store.contains(keys_of(768)).any()
 
@@ -163,7 +164,7 @@ def test_verify_reads_the_whole_of_a_remote_cache(
     remote: Remote, keys_of: MakeKeys, rows_of: Make
 ) -> None:
     store = filled(remote, keys_of, rows_of, None)
-    assert store.verify() == []
+    assert verify(store) == []
     key = next(iter(remote.objects("cache/shards"))).key
     remote.write(key, remote.read(key)[:-1] + b"\7")
-    assert "1 rows of memory://" in store.verify()[0]
+    assert "1 rows of memory://" in verify(store)[0]

@@ -17,6 +17,7 @@ from factory.cache import index as index_module
 from factory.cache.container import DTYPES
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
+from factory.cache.upkeep import drop, recorded, verify
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 
@@ -104,7 +105,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[int, TensorStore]:
     for rows in (7, 200):
         store = TensorStore(root, f"rows{rows}", shard_mb=rows * (8 + 2048) * 4 / 2**20)
         fill(store, keys, **fields)
-        assert len(store._snapshot().shards) == -(-200 // rows)
+        assert len(store.snapshot().index.shards) == -(-200 // rows)
         stores[rows] = store
     return stores
 
@@ -182,7 +183,7 @@ def test_nothing_is_found_in_a_cache_that_is_not_there(
 ) -> None:
     assert not store.contains(keys_of(3)).any()
     assert store.gather(keys_of(0)) == {}
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 def test_a_reader_sees_the_snapshot_it_opened(
@@ -202,12 +203,12 @@ def test_dropped_rows_are_gone_until_they_are_written_again(
     store: TensorStore, keys_of: MakeKeys, rows_of: Make
 ) -> None:
     fill(store, keys_of(4), field=rows_of(4))
-    store.drop(keys_of(2))
+    drop(store, keys_of(2))
     assert store.contains(keys_of(4)).tolist() == [False, False, True, True]
     fill(store, keys_of(1), field=rows_of(1, start=70))
     assert store.contains(keys_of(4)).tolist() == [True, False, True, True]
     assert store.gather(keys_of(1))["field"][0, 0] == 70
-    assert store.verify() == []
+    assert verify(store) == []
 
 
 def test_the_newest_row_of_a_key_counts_even_if_a_clock_runs_backwards(
@@ -219,7 +220,7 @@ def test_the_newest_row_of_a_key_counts_even_if_a_clock_runs_backwards(
         other.open()
         fill(other, keys_of(1), field=rows_of(1, start=number))
     assert store.gather(keys_of(1))["field"][0, 0] == 2
-    copy.copy(store).drop(keys_of(1))
+    drop(copy.copy(store), keys_of(1))
     store.refresh()
     assert not store.contains(keys_of(1)).any()
 
@@ -235,7 +236,7 @@ def test_large_segments_are_searched_where_they_lie(
     monkeypatch.setattr(index_module, "LARGE_SEGMENT", large)
     fill(store, keys_of(6), field=rows_of(6))
     fill(store, keys_of(2, start=6), field=rows_of(2, start=6))
-    store.drop(keys_of(2, start=5))
+    drop(store, keys_of(2, start=5))
     fill(store, keys_of(1, start=5), field=rows_of(1, start=50))
     fill(store, keys_of(2), field=rows_of(2, start=30))
     assert store.contains(keys_of(9)).tolist() == [True] * 6 + [False, True, False]
@@ -277,12 +278,12 @@ def test_recipes_and_labels_are_recorded(
         writer.add(keys_of(1, start=3), {"field": rows_of(1)})
     store.refresh()
     first, _, last = (keys_of(4)[n].tobytes() for n in range(3))
-    assert sorted(store.recorded("a.png"), key=lambda pair: len(pair[1])) == [
+    assert sorted(recorded(store, "a.png"), key=lambda pair: len(pair[1])) == [
         (last, {"encoder": "new"}),
         (first, {"encoder": "old", "size": 1}),
     ]
-    assert len(store.recorded("\udcff.png")) == 1
-    assert store.recorded("b.png") == []
+    assert len(recorded(store, "\udcff.png")) == 1
+    assert recorded(store, "b.png") == []
 
 
 def test_a_store_is_a_value(store: TensorStore, keys_of: MakeKeys, rows_of: Make) -> None:

@@ -13,6 +13,7 @@ import torch
 from factory.cache import writer as writer_module
 from factory.cache.recipe import Keys
 from factory.cache.store import TensorStore
+from factory.cache.upkeep import verify
 from factory.errors import CacheError, StorageError
 from factory.storage import LocalStorage
 
@@ -110,7 +111,7 @@ def test_a_key_is_stored_once(
         for _ in range(3):
             writer.add(keys_of(5), {"field": rows_of(5, start=0)})
     assert store.gather(keys_of(5))["field"][:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert sum(record.rows for record in store._snapshot().shards) == 5
+    assert sum(record.rows for record in store.snapshot().index.shards) == 5
     assert len(files(tmp_path, "shards")) == 1
 
 
@@ -120,7 +121,7 @@ def test_a_key_is_stored_once_across_shards(
     with store.writer(recipe=RECIPE) as writer:
         for start in (0, 500, 250, 0):
             writer.add(keys_of(500, start), {"field": rows_of(500, start)})
-    assert sum(record.rows for record in store._snapshot().shards) == 1000
+    assert sum(record.rows for record in store.snapshot().index.shards) == 1000
     assert store.gather(keys_of(1000))["field"][:, 0].tolist() == list(range(1000))
 
 
@@ -150,7 +151,7 @@ def test_each_shape_has_a_shard_of_its_own(
         for start in range(0, 40, 4):
             width = 8 + start % 8
             writer.add(keys_of(4, start), {"field": rows_of(4, start, width=width)})
-    assert len(store._snapshot().shards) == 2
+    assert len(store.snapshot().index.shards) == 2
     even = np.concatenate([keys_of(4, start) for start in range(0, 40, 8)])
     assert store.gather(even)["field"].shape == (20, 8)
 
@@ -177,7 +178,7 @@ def test_an_exception_throws_away_what_is_open_and_keeps_the_rest(
     with pytest.raises(KeyError):
         interrupted()
     assert store.contains(keys_of(300)).sum() == 256
-    assert store.verify() == []
+    assert verify(store) == []
     assert len(files(tmp_path, "shards")) == 1
 
 
@@ -249,7 +250,7 @@ def test_threads_share_a_writer(store: TensorStore, keys_of: MakeKeys, rows_of: 
 
         run_threads(add, [200 * n for n in range(8)])
     assert store.gather(keys_of(1800))["field"][:, 0].tolist() == list(range(1800))
-    assert sum(record.rows for record in store._snapshot().shards) == 1810
+    assert sum(record.rows for record in store.snapshot().index.shards) == 1810
 
 
 def test_writers_side_by_side_never_collide(
