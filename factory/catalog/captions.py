@@ -116,6 +116,8 @@ class Captions(ABC):
                 `columns`, "" where a cell is empty; or nothing.
         """
         before = (self.prepend or "").strip()
+        if not before and self.shuffle is None:  # the usual case, and in the way of every batch
+            return tuple(self._spoken(key, raw))
         return tuple(
             f"{before} {text}" if before else text
             for spoken in self._spoken(key, raw)
@@ -172,8 +174,11 @@ class Captions(ABC):
 
     def _spoken(self, key: str, raw: Sequence[str]) -> Iterator[str]:
         """Yield the captions as filtered, blank ones left out."""
+        edits = self.edits
         for text in self._texts(key, [text or "" for text in raw]):
-            edited = reduce(lambda before, edit: edit(before), self.edits, text.strip()).strip()
+            edited = text.strip()
+            if edits:
+                edited = reduce(lambda before, edit: edit(before), edits, edited).strip()
             if edited:
                 yield edited
 

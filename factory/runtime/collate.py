@@ -59,7 +59,7 @@ class Collate:
         rows, pixels, stand_ins = self._read(source, part)
         catalog = source.catalog
         facts, cuts = catalog.facts, catalog.cuts(rows)
-        captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
+        captions = catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
         latents = None if source.latents is None else source.read_latents(rows, cuts)["latents"]
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
@@ -69,7 +69,7 @@ class Collate:
             step=step.step,
             global_step=step.global_step,
             rows=torch.from_numpy(rows),
-            keys=facts.texts("key", rows),
+            keys=facts.keys(rows),
             captions=captions,
             original_size=torch.from_numpy(size.astype(np.int32)),
             target_size=torch.from_numpy(cuts.target),
