@@ -5,20 +5,21 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
-from factory.cache.index import (
-    ShardRecord,
-)
+from factory.cache.index import ShardRecord
+from factory.cache.local_tables import LocalTables
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.shard import Shard, batch_tensors, matrices_of
-from factory.cache.snapshot import Snapshot, take_snapshot
+from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError
 from factory.storage.base import Storage
@@ -82,6 +83,7 @@ class TensorStore:
         self._shards: dict[str, Shard] = {}
         self._opening: dict[str, threading.Lock] = {}
         self._snapshot: Snapshot | None = None
+        self._tables: LocalTables | None = None
         self._newest = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -226,18 +228,38 @@ class TensorStore:
         )
 
     def next_stamp(self) -> int:
-        """Return a number above all seen: the time in microseconds, if no clock runs ahead."""
+        """Return a number above all published: the time in microseconds, if no clock runs ahead.
+
+        Raises:
+            StorageError: The storage cannot be listed, which is done once if it was not yet.
+        """
         with self._lock:
+            if not self._newest:
+                # A clock that runs behind must not put new rows below old ones.
+                self._newest = newest_stamp(self.index_files)
             self._newest = max(time.time_ns() // 1000, self._newest + 1)
             return self._newest
 
     def _refresh(self) -> Snapshot:
-        known = {} if self._snapshot is None else self._snapshot.segments
-        self._snapshot = taken = take_snapshot(self.shard_files, self.index_files, known)
+        if self._tables is None and (folder := self._tables_folder()) is not None:
+            self._tables = LocalTables(str(folder))
+        before = self._snapshot
+        self._snapshot = taken = take_snapshot(
+            self.shard_files, self.index_files, self._tables, before
+        )
         self._newest = max(self._newest, taken.newest)
         alive = {record.name for record in taken.index.shards}
         self._shards = {name: shard for name, shard in self._shards.items() if name in alive}
         return taken
+
+    def _tables_folder(self) -> Path | None:
+        """Return where this machine keeps the merged index; None if it has no folder for it."""
+        folder = safe_prefix(self.prefix)
+        if self.local_dir is None:
+            return self.storage.local_path(f"{folder}/merged")
+        # A folder of its own for each cache: two storages may hold stores of one name.
+        name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{folder}".encode())
+        return Path(self.local_dir) / "merged" / name
 
     def _shard(self, record: ShardRecord) -> Shard:
         shard = self._shards.get(record.name)
