@@ -11,6 +11,11 @@ SUFFIX = ".zst"
 _LEVEL = 3
 
 
+def plain_name(name: str) -> str:
+    """Return what a file is called unpacked; a plain file keeps its name."""
+    return name.removesuffix(SUFFIX)
+
+
 def packed(data: bytes | memoryview) -> memoryview:
     """Return the bytes as one zstd frame."""
     return memoryview(pa.Codec("zstd", _LEVEL).compress(data))

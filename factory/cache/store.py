@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError
-from factory.cache.files import Files
+from factory.cache.files import COMPRESSIONS, Files
 from factory.cache.index import ShardRecord
 from factory.cache.local_tables import LocalTables
 from factory.cache.recipe import Keys, as_keys, canonical
@@ -63,22 +63,29 @@ class TensorStore:
         local_dir: Local folder for copies of a remote storage's files; None holds in memory
             those that were used.
         shard_mb: Size a shard is closed at, MiB.
+        compression: How new shards are kept in the storage: "none", or "zstd", of which
+            plain copies are made in `local_dir` as they are used. Both kinds are read.
     """
 
     storage: Storage
     prefix: str
     local_dir: str | None = None
     shard_mb: float = 256.0
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse a shard without room; nothing is opened."""
         if not self.shard_mb > 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb!r}")
-        folder = safe_prefix(self.prefix)
-        if not folder:
+        if not self.folder:
             raise ValueError("cache.prefix must name a folder, such as cache")
-        self.shard_files = Files(self.storage, f"{folder}/shards", self.local_dir)
-        self.index_files = Files(self.storage, f"{folder}/index", self.local_dir)
+        if self.compression not in COMPRESSIONS:
+            raise ValueError(
+                f"cache.compression must be one of {', '.join(COMPRESSIONS)}, "
+                f"got {self.compression!r}"
+            )
+        self.shard_files = Files(self.storage, f"{self.folder}/shards", self.local_dir)
+        self.index_files = Files(self.storage, f"{self.folder}/index", self.local_dir)
         self._lock = threading.Lock()
         self._shards: dict[str, Shard] = {}
         self._opening: dict[str, threading.Lock] = {}
@@ -88,13 +95,23 @@ class TensorStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
-        names = ("storage", "prefix", "local_dir", "shard_mb")
+        names = ("storage", "prefix", "local_dir", "shard_mb", "compression")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start anew with the settings."""
         self.__dict__.update(state)
         self.__post_init__()
+
+    @property
+    def folder(self) -> str:
+        """Folder of the cache in its storage, without a slash at its ends."""
+        return safe_prefix(self.prefix)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Size a shard is closed at, bytes."""
+        return int(self.shard_mb * _MIB)
 
     @property
     def problems(self) -> list[str]:
@@ -158,6 +175,20 @@ class TensorStore:
         wanted = as_keys(keys)
         if not wanted.size:
             return {}
+        try:
+            return self._gather(wanted, out, verify)
+        except UnusableRowsError as error:
+            if not isinstance(error.__cause__, ObjectNotFoundError):
+                raise
+            # Shards that were compacted are collected in time; their rows lie in others now.
+            self.refresh()
+            if not self.contains(wanted).all():
+                raise
+            return self._gather(wanted, out, verify)
+
+    def _gather(
+        self, wanted: Keys, out: dict[str, torch.Tensor] | None, verify: bool
+    ) -> dict[str, torch.Tensor]:
         index = self.snapshot().index
         found = index.find(wanted)
         _require_all(found.shard, wanted)
@@ -190,8 +221,9 @@ class TensorStore:
             self.shard_files,
             self.index_files,
             recipe=canonical(recipe),
-            shard_bytes=int(self.shard_mb * _MIB),
+            shard_bytes=self.shard_bytes,
             next_stamp=self.next_stamp,
+            compress=self.compression == "zstd",
         )
 
     def snapshot(self) -> Snapshot:
@@ -215,7 +247,7 @@ class TensorStore:
             DamagedError: It is not what its index says.
             StorageError: It cannot be fetched or read.
         """
-        data: Bytes = self.shard_files.data(record.name, record.size)
+        data: Bytes = self.shard_files.data(record.name, record.size, record.plain_size)
         return Shard(data, self.shard_files.where(record.name), record.layout, record.rows)
 
     def mend(self, record: ShardRecord) -> str:
@@ -254,11 +286,10 @@ class TensorStore:
 
     def _tables_folder(self) -> Path | None:
         """Return where this machine keeps the merged index; None if it has no folder for it."""
-        folder = safe_prefix(self.prefix)
         if self.local_dir is None:
-            return self.storage.local_path(f"{folder}/merged")
+            return self.storage.local_path(f"{self.folder}/merged")
         # A folder of its own for each cache: two storages may hold stores of one name.
-        name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{folder}".encode())
+        name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
         return Path(self.local_dir) / "merged" / name
 
     def _shard(self, record: ShardRecord) -> Shard:

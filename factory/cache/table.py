@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError, header
-from factory.cache.recipe import Keys
+from factory.cache.recipe import KEY_DTYPE, Keys
 from factory.cache.segment import (
     SEGMENT_NAME,
     Segment,
@@ -84,6 +84,8 @@ class Table:
     def search(self, keys: Halves) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
         """Return for each key whether it is here, and at which entry."""
         heads, tails = keys
+        if not len(self):
+            return np.zeros(len(heads), np.bool_), np.zeros(len(heads), np.intp)
         entry = np.minimum(self.heads.searchsorted(heads), len(self.heads) - 1)
         hit = (self.heads[entry] == heads) & (self.tails[entry] == tails)
         if self.twins:
@@ -105,6 +107,12 @@ def halves(keys: Keys) -> Halves:
     """Return both halves of keys, V16 [n], as numbers in the keys' own order: uint64 [n] each."""
     both = keys.view(">u8").reshape(-1, 2)
     return both[:, 0].astype(np.uint64), both[:, 1].astype(np.uint64)
+
+
+def keys_of(table: Table, entries: NDArray[Any]) -> Keys:
+    """Return the keys of some entries of a table, V16 [n]."""
+    both = np.stack([table.heads[entries], table.tails[entries]], axis=1)
+    return both.astype(">u8").reshape(-1).view(KEY_DTYPE)
 
 
 def table_of(name: str, segment: Segment) -> Table:

@@ -46,6 +46,12 @@ def new_name(stamp: int) -> str:
     return f"{stamp:016x}{secrets.token_hex(8)}.safetensors"
 
 
+def capacity_of(layout: Layout, shard_bytes: int) -> int:
+    """Return how many rows a shard takes before it is closed."""
+    row_bytes = max(1, sum(part.stride for part in layout))
+    return min(max(1, shard_bytes // row_bytes), _ROWS_LIMIT)
+
+
 def publish_segment(index: Files, segment: Segment) -> None:
     """Write an index segment under a name of its own."""
     name = f"{segment.stamp:016x}-{new_name(segment.stamp)}"
@@ -222,8 +228,7 @@ class Writer:
 
     def _group(self, layout: Layout) -> _Group:
         if layout not in self._groups:
-            row_bytes = max(1, sum(part.stride for part in layout))
-            capacity = min(max(1, self._shard_bytes // row_bytes), _ROWS_LIMIT)
+            capacity = capacity_of(layout, self._shard_bytes)
             self._groups[layout] = _Group(OpenShard(layout, capacity))
         return self._groups[layout]
 
