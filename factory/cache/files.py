@@ -8,11 +8,14 @@ import numpy as np
 
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.mapping import mapped_file
+from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 
+# How shards may be kept in a storage.
+COMPRESSIONS = ("none", "zstd")
 # Small files fetched at once: enough to hide a server's latency, few enough for any server.
 _CONNECTIONS = 16
 
@@ -46,14 +49,21 @@ class Files:
         except ObjectNotFoundError:
             return {}
 
-    def data(self, name: str, size: int = UNKNOWN_SIZE) -> Bytes:
+    def data(self, name: str, size: int = UNKNOWN_SIZE, plain_size: int = UNKNOWN_SIZE) -> Bytes:
         """Return a file's bytes, uint8 [bytes], mapped if possible; not to be written to.
+
+        Args:
+            name: The file's name; one that says it is packed is unpacked.
+            size: Bytes that were published.
+            plain_size: Bytes of a packed file unpacked, which must then be given.
 
         Raises:
             ObjectNotFoundError: There is no such file.
             DamagedError: It is not of the size given.
             StorageError: It cannot be read.
         """
+        if name.endswith(SUFFIX):
+            return self._plain(name, size, plain_size)
         path = self.storage.local_path(self.key(name))
         if path is None and self.mirror is not None:
             path = self._mirrored(name, size, LocalStorage(root=self.mirror))
@@ -75,22 +85,36 @@ class Files:
 
     def copy_of(self, name: str) -> Path | None:
         """Return where a remote file's local copy lies, if it has one."""
-        if self.mirror is None or self.storage.local_path(self.key(name)) is not None:
+        lies_plain = self.storage.local_path(self.key(name)) is not None
+        if self.mirror is None or (lies_plain and not name.endswith(SUFFIX)):
             return None
-        path = LocalStorage(root=self.mirror).local_path(name)
+        path = LocalStorage(root=self.mirror).local_path(plain_name(name))
         return path if path.exists() else None
 
     def delete(self, name: str) -> None:
         """Remove a file and its local copy."""
         self.storage.delete(self.key(name))
         if self.mirror is not None and self.copy_of(name) is not None:
-            LocalStorage(root=self.mirror).delete(name)
+            LocalStorage(root=self.mirror).delete(plain_name(name))
 
     def _attempt(self, info: ObjectInfo) -> Bytes | StorageError | DamagedError:
         try:
             return self.data(info.key[len(self.folder) + 1 :], info.size)
         except (StorageError, DamagedError) as error:
             return error
+
+    def _plain(self, name: str, size: int, plain_size: int) -> Bytes:
+        """Return a packed file unpacked, mapped from its local copy if there may be one."""
+        mirror = None if self.mirror is None else LocalStorage(root=self.mirror)
+        copy = plain_name(name)
+        if mirror is None or not mirror.exists(copy) or mirror.head(copy).size != plain_size:
+            data = self.storage.read(self.key(name))
+            self._check_size(name, len(data), size)
+            whole = unpacked(data, plain_size, self.where(name))
+            if mirror is None:
+                return whole
+            mirror.write(copy, whole.data)
+        return mapped_file(mirror.local_path(copy))
 
     def _mirrored(self, name: str, size: int, mirror: LocalStorage) -> Path:
         """Return a file's local copy; fetch it if there is none of the right size."""

@@ -5,19 +5,22 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError
-from factory.cache.files import Files
+from factory.cache.files import COMPRESSIONS, Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
 from factory.cache.index import Found, ShardRecord
+from factory.cache.local_tables import LocalTables
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.shard import Shard
-from factory.cache.snapshot import Snapshot, take_snapshot
+from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError
 from factory.storage.base import Storage
@@ -61,37 +64,55 @@ class TensorStore:
         local_dir: Local folder for copies of a remote storage's files; None holds in memory
             those that were used.
         shard_mb: Size a shard is closed at, MiB.
+        compression: How new shards are kept in the storage: "none", or "zstd", of which
+            plain copies are made in `local_dir` as they are used. Both kinds are read.
     """
 
     storage: Storage
     prefix: str
     local_dir: str | None = None
     shard_mb: float = 256.0
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse a shard without room; nothing is opened."""
         if not self.shard_mb > 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb!r}")
-        folder = safe_prefix(self.prefix)
-        if not folder:
+        if not self.folder:
             raise ValueError("cache.prefix must name a folder, such as cache")
-        self.shard_files = Files(self.storage, f"{folder}/shards", self.local_dir)
-        self.index_files = Files(self.storage, f"{folder}/index", self.local_dir)
+        if self.compression not in COMPRESSIONS:
+            raise ValueError(
+                f"cache.compression must be one of {', '.join(COMPRESSIONS)}, "
+                f"got {self.compression!r}"
+            )
+        self.shard_files = Files(self.storage, f"{self.folder}/shards", self.local_dir)
+        self.index_files = Files(self.storage, f"{self.folder}/index", self.local_dir)
         self._lock = threading.Lock()
         self._shards: dict[str, Shard] = {}
         self._opening: dict[str, threading.Lock] = {}
         self._snapshot: Snapshot | None = None
+        self._tables: LocalTables | None = None
         self._newest = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
-        names = ("storage", "prefix", "local_dir", "shard_mb")
+        names = ("storage", "prefix", "local_dir", "shard_mb", "compression")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start anew with the settings."""
         self.__dict__.update(state)
         self.__post_init__()
+
+    @property
+    def folder(self) -> str:
+        """Folder of the cache in its storage, without a slash at its ends."""
+        return safe_prefix(self.prefix)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Size a shard is closed at, bytes."""
+        return int(self.shard_mb * _MIB)
 
     @property
     def problems(self) -> list[str]:
@@ -161,12 +182,25 @@ class TensorStore:
         wanted = as_keys(keys)
         if not wanted.size:
             return {}
+        how: dict[str, Any] = {"out": out, "verify": verify, "pad": pad, "empty": empty}
+        try:
+            return self._gather(wanted, how)
+        except UnusableRowsError as error:
+            if not isinstance(error.__cause__, ObjectNotFoundError):
+                raise
+            # Shards that were compacted are collected in time; their rows lie in others now.
+            self.refresh()
+            if not self.contains(wanted).all():
+                raise
+            return self._gather(wanted, how)
+
+    def _gather(self, wanted: Keys, how: dict[str, Any]) -> dict[str, torch.Tensor]:
         snapshot = self.snapshot()
         found = snapshot.index.find(wanted)
         if (missing := np.flatnonzero(found.shard < 0)).size:
             first = f" (first key {wanted[missing[0]].tobytes().hex()})"
             raise _missing(missing, len(wanted), first)
-        return self.read(found, snapshot, out=out, verify=verify, pad=pad, empty=empty)
+        return self.read(found, snapshot, **how)
 
     def read(
         self,
@@ -221,8 +255,9 @@ class TensorStore:
             self.shard_files,
             self.index_files,
             recipe=canonical(recipe),
-            shard_bytes=int(self.shard_mb * _MIB),
+            shard_bytes=self.shard_bytes,
             next_stamp=self.next_stamp,
+            compress=self.compression == "zstd",
         )
 
     def snapshot(self) -> Snapshot:
@@ -246,7 +281,7 @@ class TensorStore:
             DamagedError: It is not what its index says.
             StorageError: It cannot be fetched or read.
         """
-        data: Bytes = self.shard_files.data(record.name, record.size)
+        data: Bytes = self.shard_files.data(record.name, record.size, record.plain_size)
         return Shard(data, self.shard_files.where(record.name), record.layout, record.rows)
 
     def mend(self, record: ShardRecord) -> str:
@@ -259,18 +294,37 @@ class TensorStore:
         )
 
     def next_stamp(self) -> int:
-        """Return a number above all seen: the time in microseconds, if no clock runs ahead."""
+        """Return a number above all published: the time in microseconds, if no clock runs ahead.
+
+        Raises:
+            StorageError: The storage cannot be listed, which is done once if it was not yet.
+        """
         with self._lock:
+            if not self._newest:
+                # A clock that runs behind must not put new rows below old ones.
+                self._newest = newest_stamp(self.index_files)
             self._newest = max(time.time_ns() // 1000, self._newest + 1)
             return self._newest
 
     def _refresh(self) -> Snapshot:
-        known = {} if self._snapshot is None else self._snapshot.segments
-        self._snapshot = taken = take_snapshot(self.shard_files, self.index_files, known)
+        if self._tables is None and (folder := self._tables_folder()) is not None:
+            self._tables = LocalTables(str(folder))
+        before = self._snapshot
+        self._snapshot = taken = take_snapshot(
+            self.shard_files, self.index_files, self._tables, before
+        )
         self._newest = max(self._newest, taken.newest)
         alive = {record.name for record in taken.index.shards}
         self._shards = {name: shard for name, shard in self._shards.items() if name in alive}
         return taken
+
+    def _tables_folder(self) -> Path | None:
+        """Return where this machine keeps the merged index; None if it has no folder for it."""
+        if self.local_dir is None:
+            return self.storage.local_path(f"{self.folder}/merged")
+        # A folder of its own for each cache: two storages may hold stores of one name.
+        name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
+        return Path(self.local_dir) / "merged" / name
 
     def _shard(self, number: int, found: Found, snapshot: Snapshot) -> Shard:
         """Return an opened shard; if it cannot be used, say which rows asked for lie in it."""
