@@ -45,7 +45,7 @@ class CachePlace:
 
     def kept(self, backend: str) -> Kept:
         """Return where it is kept, on this machine, where the rows of a backend lie."""
-        return Kept(self._own_folder("places"), backend)
+        return Kept(self._own_folder("places") / backend)
 
     def _own_folder(self, kind: str) -> Path:
         """Return a folder of this machine for this cache: two may have backends of one name."""

@@ -37,22 +37,26 @@ class Placement:
     """Where the row of each sample of a catalog lay when a snapshot was taken.
 
     Attributes:
-        snapshot: What numbers the shards.
-        shard: Number of the shard, int32 [n]; -1 where there is no row.
+        snapshot: Numbers the shards, in an order that is this process's own.
+        numbers: Its number of each shard in the order of their names, then -1: int64 [shards + 1].
+        shard: Place of the shard among the names, int32 [n]; -1 where there is no row.
         row: Row in the shard, uint32 [n].
         checksum: Of the row, uint64 [n].
     """
 
     snapshot: Snapshot
+    numbers: NDArray[np.int64]
     shard: NDArray[np.int32]
     row: NDArray[np.uint32]
     checksum: NDArray[np.uint64]
 
     def at(self, rows: NDArray[np.int64]) -> Found:
         """Return where the rows of some samples, int64 [k], lie."""
-        return Found(self.shard[rows].astype(np.int64), self.row[rows], self.checksum[rows])
+        return Found(self.numbers[self.shard[rows]], self.row[rows], self.checksum[rows])
 
 
+# The columns of a placement: shard, row and checksum.
+Columns: TypeAlias = tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64]]
 # Returns the keys of samples whose rows in the catalog are given.
 KeysOf: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 
@@ -62,22 +66,19 @@ class Kept:
     """Where placements of one backend are kept on this machine.
 
     Attributes:
-        folder: The folder.
-        name: The backend, a file name.
+        folder: A folder of its own.
     """
 
     folder: Path
-    name: str
 
     def path(self, identity: str) -> Path:
         """Return the file of a placement."""
-        return self.folder / f"{self.name}-{xxhash.xxh3_128_hexdigest(identity.encode())}{_SUFFIX}"
+        return self.folder / f"{xxhash.xxh3_128_hexdigest(identity.encode())}{_SUFFIX}"
 
     def forget_old(self) -> None:
         """Remove all but the newest few; processes that have them mapped are not disturbed."""
-        files = [path for path in self.folder.glob(f"{self.name}-*{_SUFFIX}") if path.is_file()]
         dated = []
-        for path in files:
+        for path in self.folder.glob(f"*{_SUFFIX}"):
             with suppress(FileNotFoundError):  # another process removed it
                 dated.append((path.stat().st_mtime_ns, path))
         for _, path in sorted(dated)[:-_KEPT]:
@@ -101,18 +102,28 @@ def place(
         kept: Where it is kept; None keeps it in memory alone.
     """
     count, wanted = samples
-    whole = f"{_FORMAT}/{count}/{identity}/{snapshot.identity}"
+    numbers = _by_name(snapshot)
+    path = None
     if kept is not None:
+        path = kept.path(f"{_FORMAT}/{count}/{identity}/{snapshot.identity}")
         with suppress(ObjectNotFoundError, DamagedError):
-            return _opened(snapshot, kept.path(whole), count)
+            return Placement(snapshot, numbers, *_opened(path, count))
     found = _look_up(snapshot, keys_of, count, wanted)
-    if kept is not None:
+    # From the snapshot's numbers to places among the names; the last one, -1, stays.
+    shard = np.append(np.argsort(numbers[:-1]), -1).astype(np.int32)[found.shard]
+    columns: Columns = (shard, found.row, found.checksum)
+    if kept is not None and path is not None:
         # On a disk that is full or read-only, memory does as well.
         with suppress(OSError, StorageError):
-            _write(kept.path(whole), found)
+            _write(path, columns)
             kept.forget_old()
-            return _opened(snapshot, kept.path(whole), count)
-    return Placement(snapshot, found.shard.astype(np.int32), found.row, found.checksum)
+            columns = _opened(path, count)
+    return Placement(snapshot, numbers, *columns)
+
+
+def _by_name(snapshot: Snapshot) -> NDArray[np.int64]:
+    names = [shard.name for shard in snapshot.index.shards]
+    return np.array([*sorted(range(len(names)), key=names.__getitem__), -1], dtype=np.int64)
 
 
 def _look_up(
@@ -127,31 +138,28 @@ def _look_up(
     return Found(shard, row, checksum)
 
 
-def _write(path: Path, found: Found) -> None:
+def _write(path: Path, columns: Columns) -> None:
     """Write it whole under a name of its own, then give it its name."""
-    columns = {
-        "checksum": ("U64", found.checksum),
-        "row": ("U32", found.row),
-        "shard": ("I32", found.shard.astype(np.int32)),
-    }
-    shapes = [(name, code, array.shape) for name, (code, array) in columns.items()]
+    shard, row, checksum = columns
+    shape = shard.shape
+    head = header([("checksum", "U64", shape), ("row", "U32", shape), ("shard", "I32", shape)], {})
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
-            file.write(header(shapes, {}))
-            for _, array in columns.values():
-                file.write(np.ascontiguousarray(array).data)
+            file.write(head)
+            for column in (checksum, row, shard):
+                file.write(np.ascontiguousarray(column).data)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _opened(snapshot: Snapshot, path: Path, count: int) -> Placement:
+def _opened(path: Path, count: int) -> Columns:
     tensors = parse(mapped_file(path), str(path))[1]
     if {name: (t.code, t.shape) for name, t in tensors.items()} != {
         "checksum": ("U64", (count,)), "row": ("U32", (count,)), "shard": ("I32", (count,))
     }:  # fmt: skip
         raise DamagedError(f"{path} does not hold {count} places")
     checksum, row, shard = (tensors[name].data for name in ("checksum", "row", "shard"))
-    return Placement(snapshot, shard.view(np.int32), row.view(np.uint32), checksum.view(np.uint64))
+    return shard.view(np.int32), row.view(np.uint32), checksum.view(np.uint64)

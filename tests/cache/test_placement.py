@@ -60,7 +60,7 @@ def read(store: TensorStore, placement: Placement, rows: list[int]) -> Any:
 def test_rows_are_read_from_where_they_lie(
     filled: TensorStore, keys: KeysOf, tmp_path: Path, on_disk: bool
 ) -> None:
-    placement = placed(filled, keys, Kept(tmp_path / "places", "photos") if on_disk else None)
+    placement = placed(filled, keys, Kept(tmp_path / "photos") if on_disk else None)
     assert read(filled, placement, [1, 2, 298, 1]) == [298, 297, 1, 298]
     with pytest.raises(UnusableRowsError) as caught:
         read(filled, placement, [1, 0, 2, 3])
@@ -68,7 +68,7 @@ def test_rows_are_read_from_where_they_lie(
 
 
 def test_the_next_process_makes_no_key(filled: TensorStore, keys: KeysOf, tmp_path: Path) -> None:
-    kept = Kept(tmp_path, "photos")
+    kept = Kept(tmp_path / "photos")
     placed(filled, keys, kept)
     assert keys.asked == len(WANTED)
     again = placed(filled, keys, kept)
@@ -79,7 +79,7 @@ def test_the_next_process_makes_no_key(filled: TensorStore, keys: KeysOf, tmp_pa
 def test_another_identity_or_snapshot_is_looked_up_anew(
     filled: TensorStore, keys: KeysOf, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
 ) -> None:
-    kept = Kept(tmp_path, "photos")
+    kept = Kept(tmp_path / "photos")
     placed(filled, keys, kept)
     placed(filled, keys, kept, identity="b")
     assert keys.asked == 2 * len(WANTED)
@@ -94,9 +94,9 @@ def test_another_identity_or_snapshot_is_looked_up_anew(
 def test_a_damaged_file_is_made_again(
     filled: TensorStore, keys: KeysOf, tmp_path: Path, damage: bytes | None
 ) -> None:
-    kept = Kept(tmp_path, "photos")
+    kept = Kept(tmp_path / "photos")
     placed(filled, keys, kept)
-    (path,) = tmp_path.glob("photos-*.places")
+    (path,) = tmp_path.glob("photos/*.places")
     path.write_bytes(path.read_bytes()[:-8] if damage is None else damage)
     assert read(filled, placed(filled, keys, kept), [1]) == [298]
     assert keys.asked == 2 * len(WANTED)
@@ -106,18 +106,18 @@ def test_a_damaged_file_is_made_again(
 def test_a_folder_that_cannot_be_written_to_is_done_without(
     filled: TensorStore, keys: KeysOf
 ) -> None:
-    placement = placed(filled, keys, Kept(Path("/proc/nowhere"), "photos"))
+    placement = placed(filled, keys, Kept(Path("/proc/nowhere")))
     assert read(filled, placement, [1]) == [298]
 
 
 def test_old_files_of_the_same_backend_are_removed(
     filled: TensorStore, keys: KeysOf, tmp_path: Path
 ) -> None:
-    other = placed(filled, keys, Kept(tmp_path, "art"))
-    first = placed(filled, keys, Kept(tmp_path, "photos"))
+    other = placed(filled, keys, Kept(tmp_path / "art"))
+    first = placed(filled, keys, Kept(tmp_path / "photos"))
     for number in range(6):
-        placed(filled, keys, Kept(tmp_path, "photos"), identity=str(number))
-    assert len(list(tmp_path.glob("photos-*"))) == 4
-    assert len(list(tmp_path.glob("art-*"))) == 1
+        placed(filled, keys, Kept(tmp_path / "photos"), identity=str(number))
+    assert len(list(tmp_path.glob("photos/*"))) == 4
+    assert len(list(tmp_path.glob("art/*"))) == 1
     # What is mapped stays readable, file or no file.
     assert read(filled, first, [1]) == read(filled, other, [1]) == [298]
