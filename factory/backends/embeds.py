@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from factory.backends.picture import Picture, Reader
+from factory.backends.picture import Picture, PictureColumns, Reader
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
@@ -93,7 +93,7 @@ class TextEmbedBackend(EmbedBackend):
 
     def keys(self, captions: Sequence[str]) -> Keys:
         """Return the recipe key of each caption, 16 bytes each."""
-        return recipe_keys(self.recipe, [{"caption": caption} for caption in captions])
+        return recipe_keys(self.recipe, {"caption": captions})
 
     def batches(self, captions: Sequence[str]) -> Iterator[list[int]]:
         """Yield the places of captions that are encoded together, each place once."""
@@ -129,9 +129,11 @@ class ImageEmbedBackend(EmbedBackend):
         """Return what shaped every row that a reader's pictures have in this store."""
         return {"kind": "latents", "encoder": self.encoder.fingerprint, **reader.recipe}
 
-    def keys(self, reader: Reader, pictures: Sequence[Picture]) -> Keys:
+    def keys(self, reader: Reader, pictures: PictureColumns | Sequence[Picture]) -> Keys:
         """Return the recipe key of each picture, 16 bytes each."""
-        return recipe_keys(self.recipe(reader), [reader.parts(p) for p in pictures])
+        if not isinstance(pictures, PictureColumns):
+            pictures = PictureColumns.of(pictures)
+        return recipe_keys(self.recipe(reader), reader.parts(pictures))
 
     def encode(self, pixels: torch.Tensor, labels: Sequence[str]) -> dict[str, torch.Tensor]:
         """Encode samples of one bucket to the fields of their rows, [B, ...] on any device.
@@ -163,7 +165,9 @@ class ImageEmbedBackend(EmbedBackend):
             return fields  # the writer refuses what has too few rows, or too many
         return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
 
-    def gather(self, reader: Reader, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+    def gather(
+        self, reader: Reader, pictures: PictureColumns | Sequence[Picture]
+    ) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order."""
         return self.store.gather(self.keys(reader, pictures))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.picture import Picture, ReadPicture, ShapePicture
+from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import CutArrays
@@ -46,29 +45,27 @@ class Source:
         """Describe the picture of a row: which object, and how it is cut."""
         return self.pictures(np.array([row]))[0]
 
-    def pictures(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> list[Picture]:
-        """Describe the pictures of some rows, in their order.
+    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
+        """Describe the pictures of some rows, in their order."""
+        return self.columns(rows).each()
+
+    def columns(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> PictureColumns:
+        """Describe the pictures of some rows column by column, in their order.
 
         Args:
             rows: Rows of the catalog, int64 [n].
             cuts: How they are cut, where that is known already.
         """
         facts = self.catalog.facts
-        pixels = facts.take("width", rows).astype(np.int64) * facts.take("height", rows)
-        columns = (
-            np.asarray(rows).tolist(),
+        return PictureColumns(
+            np.asarray(rows, np.int64),
             facts.texts("key", rows),
             facts.texts("etag", rows),
-            (self.catalog.cuts(rows) if cuts is None else cuts).each(),
-            pixels.tolist(),
-            facts.take("size", rows).tolist(),
-            facts.take("frames", rows).tolist(),
+            self.catalog.cuts(rows) if cuts is None else cuts,
+            facts.take("width", rows).astype(np.int64) * facts.take("height", rows),
+            facts.take("size", rows),
+            facts.take("frames", rows),
         )
-        return list(map(Picture, *columns))
-
-    def kept_pictures(self) -> "KeptPictures":
-        """Return the pictures of all kept rows, bucket by bucket, made when asked for."""
-        return KeptPictures(self)
 
     def samples(
         self, rows: NDArray[np.int64], engine: Engine
@@ -81,15 +78,9 @@ class Source:
             StorageError: The storage failed, and not one object of it; the note names the
                 sample that was read.
         """
-        reader, pictures = self.backend.reader, self.pictures(rows)
-        outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
-        if reader.storage.remote and isinstance(reader, ReadPicture):
-            spans = [(picture.key, 0, None) for picture in pictures]
-            arriving = zip(pictures, reader.storage.read_many(spans), strict=True)
-            outcomes = engine.map(ShapePicture(reader), arriving)
-        else:
-            outcomes = engine.map(reader, pictures)
-        for picture, (_, outcome) in zip(pictures, outcomes, strict=True):
+        pictures = self.pictures(rows)
+        outcomes = read_pixels(self.backend.reader, [pictures], engine)
+        for picture, outcome in zip(pictures, outcomes, strict=True):
             yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
 
     def _judged(self, picture: Picture, error: Exception) -> "Unusable":
@@ -116,7 +107,7 @@ class Source:
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.latents.gather(self.backend.reader, self.pictures(rows, cuts))
+        return self.latents.gather(self.backend.reader, self.columns(rows, cuts))
 
     def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
@@ -138,25 +129,3 @@ class Unusable:
     key: str
     stage: str
     reason: str
-
-
-class KeptPictures(Sequence[Picture]):
-    """The pictures of a source's kept rows, bucket by bucket; none is held."""
-
-    def __init__(self, source: Source) -> None:
-        """Take the rows as they are decided now."""
-        self._source, self._rows = source, source.catalog.decisions.order
-
-    def __len__(self) -> int:
-        """Return the number of kept rows."""
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
-        """Describe the picture at a place, or those of a span in one go."""
-        if isinstance(index, slice):
-            return self._source.pictures(self._rows[index])
-        return self._source.picture(int(self._rows[index]))
