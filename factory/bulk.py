@@ -43,9 +43,8 @@ class Engine(Protocol):
     def here(self) -> "Engine":
         """Threads of this process, for work too small to be sent away, such as one batch's."""
 
-    @property
-    def encoders(self) -> int:
-        """How many workers do units side by side, each with an encoder of its own."""
+    def copies(self) -> int:
+        """Return how many copies of a worker do units side by side."""
 
     def map(
         self,
@@ -74,7 +73,7 @@ class Engine(Protocol):
         What was made is durable once the iterator has ended. Closing it stops the work.
 
         Args:
-            worker: Does them; `encoders` copies of it where work is shared.
+            worker: Does them; there are `copies` of it.
             units: The units; a bounded number is in flight.
         """
 

@@ -22,7 +22,7 @@ PIECE = 2**16
 # Samples of a unit at most: of pictures of 1024 x 1024 px a shard of the default size, and
 # about a minute of a GPU's work, which is what is lost with an encoder that dies.
 UNIT_SAMPLES = 2048
-# Units for each encoder where there is less to do, so that none is idle for long at the end.
+# Units for each copy of a worker where there is less to do: none is idle for long at the end.
 UNITS_EACH = 4
 
 Sample = TypeVar("Sample")
@@ -144,7 +144,7 @@ def _work(
 
 
 def _unit_samples(missing: int, engine: Engine) -> int:
-    return min(UNIT_SAMPLES, math.ceil(missing / (UNITS_EACH * engine.encoders)))
+    return min(UNIT_SAMPLES, math.ceil(missing / (UNITS_EACH * engine.copies())))
 
 
 def _joined(portions: Iterable[Portion[Sample]], most: int) -> Iterator[Unit[Sample]]:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from factory.bulk import Item, Report, Result, Unit, Worker
 
@@ -24,8 +24,6 @@ class LocalEngine:
         workers: Number of threads; None means `THREADS_PER_CORE` for each core.
     """
 
-    encoders: ClassVar[int] = 1
-
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -37,6 +35,10 @@ class LocalEngine:
     def here(self) -> "LocalEngine":
         """This engine."""
         return self
+
+    def copies(self) -> int:
+        """Return 1: the worker itself does all units."""
+        return 1
 
     def map(
         self,
