@@ -16,7 +16,7 @@ LOOPBACK = "127.0.0.2"
 STORE_BYTES = 80 * 2**20
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head and one more node, connected to."""
     with ExitStack() as stack:

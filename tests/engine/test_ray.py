@@ -24,7 +24,7 @@ from tests.engine.deadly import DeadlyDCT
 from tests.engine.work import Doubling, inverse, place
 from tests.pictures import write_pictures
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("ray")]
 PICTURES = 24
 
 
