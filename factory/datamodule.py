@@ -317,7 +317,7 @@ class FactoryDataModule(LightningDataModule):
     def _collate(self) -> Collate:
         return Collate(
             self.sources,
-            self.registry.engine,
+            self.registry.engine.here,
             self.seed,
             self.streams,
             self.quarantine_limit,

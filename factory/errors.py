@@ -16,6 +16,7 @@
     ├─ EmptyBackendError      no sample is left to train on
     ├─ PlanError              a mixture that cannot be planned
     ├─ ResumeError            a checkpoint that belongs to another plan
+    ├─ EngineError            bulk work that other machines cannot do
     ├─ CacheError             encoded tensors missing, damaged or of another shape
     ├─ QuarantineError        more samples cannot be used than the run allows
     ├─ FetchError             background prefetch ended without a batch
@@ -118,6 +119,10 @@ class PlanError(FactoryError, ValueError):
 
 class ResumeError(FactoryError):
     """A checkpoint that belongs to another plan."""
+
+
+class EngineError(FactoryError):
+    """Bulk work that other machines cannot do: none to be reached, no room, or lost again."""
 
 
 class CacheError(FactoryError):

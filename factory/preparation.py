@@ -183,20 +183,18 @@ def _without_sourceless(source: Source) -> None:
 def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:
     """Fill the stores of latents; return what could not be read, by backend and row."""
     unreadable = {}
-    for source in sources:
-        if source.latents is None:
-            continue
-        with registry.telemetry.stage(f"encode {source.name}") as stage:
-            pictures = source.kept_pictures()
-            done, errors = fill_pictures(
-                source.latents, source.backend.reader, pictures, registry.engine, source.name
-            )
-            stage.counts.update(encoded=done, cached=len(pictures) - done - len(errors))
-            if errors:
-                stage.counts["unreadable"] = len(errors)
-                unreadable[source.name] = errors
-    for store in registry.image_embeds.values():
-        store.encoder.release()
+    try:
+        for source in sources:
+            if source.latents is None:
+                continue
+            with registry.telemetry.stage(f"encode {source.name}") as stage:
+                filled = fill_pictures(source, registry.engine)
+                stage.counts.update(filled.counts())
+            if filled.errors:
+                unreadable[source.name] = filled.errors
+    finally:
+        for store in registry.image_embeds.values():
+            store.encoder.release()
     return unreadable
 
 
@@ -221,6 +219,8 @@ def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
             captions.update(dict.fromkeys(source.catalog.all_texts()))
     for name, (store, captions) in wanted.items():
         with registry.telemetry.stage(f"encode {name}") as stage:
-            done = fill_captions(store, captions)
-            stage.counts.update(encoded=done, cached=len(captions) - done)
-            store.encoder.release()
+            try:
+                filled = fill_captions(store, captions, registry.engine)
+            finally:
+                store.encoder.release()
+            stage.counts.update(filled.counts())

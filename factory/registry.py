@@ -99,9 +99,10 @@ class Registry:
         return {name: b for name, b in self.backends.items() if isinstance(b, kind)}
 
     def close(self) -> None:
-        """Close every store and storage; what fails to close does not keep the others open."""
+        """Close engine, stores and storages; what fails to close does not keep the others open."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.cache.storage.close)
+            stack.callback(self.engine.close)
             for backend in self.backends.values():
                 stack.callback(
                     backend.storage.close if isinstance(backend, SampleBackend) else backend.close

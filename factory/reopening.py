@@ -90,7 +90,7 @@ def reopen(
     return Reopen(
         tuple(each for name, each in registry.backends.items() if name not in registry.streams),
         registry.cache,
-        registry.engine,
+        registry.engine.here,
         seed,
         limit,
         {name: identity(source) for name, source in sources.items()},

@@ -12,7 +12,7 @@ from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
 from factory.catalog.facts import Facts
 from factory.datamodule import FactoryDataModule
-from factory.telemetry import Telemetry
+from factory.telemetry import Stage, Telemetry
 
 # Buckets shown per backend; the rest are counted in one line.
 SHOWN_BUCKETS = 6
@@ -163,5 +163,52 @@ def stages_table(telemetry: Telemetry) -> RenderableType:
             f"{stage.rss_mb:.0f} MiB",
             f"{stage.peak_rss_mb:.0f} MiB",
             counts,
+        )
+    return table
+
+
+def show_encoded(telemetry: Telemetry, console: Console | None = None) -> None:
+    """Print what precomputing did with each backend, and whether there was anything to do."""
+    console = console or wide_console()
+    stages = _encoding_stages(telemetry)
+    console.print(encoded_table(stages))
+    if not stages:
+        text = "Nothing is encoded: no encoder is set"
+    elif any(stage.counts["encoded"] for stage in stages):
+        text = "All is encoded"
+    else:
+        cached = sum(stage.counts["cached"] for stage in stages)
+        text = f"Nothing was left to encode: all {cached:,} are cached"
+    console.print(text, highlight=False)
+
+
+def _encoding_stages(telemetry: Telemetry) -> list[Stage]:
+    """Return one stage for each backend; one is looked at again after what cannot be read."""
+    joined: dict[str, Stage] = {}
+    for stage in telemetry.stages:
+        if "encoded" in stage.counts:
+            first = joined.setdefault(
+                stage.name, Stage(stage.name, counts={"cached": stage.counts["cached"]})
+            )
+            first.seconds += stage.seconds
+            for name in ("encoded", "unreadable", "bytes"):
+                first.counts[name] = first.counts.get(name, 0) + stage.counts.get(name, 0)
+    return list(joined.values())
+
+
+def encoded_table(stages: Iterable[Stage]) -> Table:
+    """Return one row for each stage of encoding: how many, how large, how fast."""
+    table = Table(title="Encoded", title_justify="left")
+    table.add_column("backend", overflow="fold")
+    for name in ("encoded", "cached", "unreadable", "size", "time", "rate"):
+        table.add_column(name, justify="right")
+    for stage in stages:
+        counts = stage.counts
+        table.add_row(
+            escape(stage.name.removeprefix("encode ")),
+            *(f"{counts[name]:,}" for name in ("encoded", "cached", "unreadable")),
+            f"{counts['bytes'] / 2**20:,.1f} MiB",
+            f"{stage.seconds:.1f} s",
+            f"{counts['encoded'] / stage.seconds:,.0f}/s" if counts["encoded"] else "",
         )
     return table

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ logger = logging.getLogger("factory")
 
 # Often enough to catch a decoded picture's spike, rare enough to cost nothing (0.02 ms a look).
 SAMPLE_SECONDS = 0.05
+# Of a job of hours some hundred lines, and none of one that is over before anybody looks.
+LINE_SECONDS = 30.0
 
 
 @dataclass
@@ -96,19 +99,43 @@ class Telemetry:
         path.write_text(json.dumps({"stages": stages}, indent=1, default=str) + "\n")
 
 
-def _unseen(count: int) -> None:
-    """Advance a bar that nobody sees."""
+class _Lines:
+    """Tells of progress in the log now and then, with rate and remaining time."""
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done, self._lock = 0, threading.Lock()
+        self._start = self._told = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count what was done; say so if nothing was said for a while."""
+        now = time.monotonic()
+        with self._lock:
+            self._done += count
+            due = now - self._told >= LINE_SECONDS and 0 < self._done != self._total
+            self._told = now if due else self._told
+        if due:
+            logger.info("%s: %s", self._title, self._text(now - self._start))
+
+    def _text(self, seconds: float) -> str:
+        rate = self._done / seconds
+        if self._total is None:
+            return f"{self._done:,} {self._unit}, {rate:,.1f} {self._unit}/s"
+        left = timedelta(seconds=round((self._total - self._done) / rate))
+        done = f"{self._done:,} of {self._total:,} {self._unit}"
+        return f"{done}, {rate:,.1f} {self._unit}/s, {left} left"
 
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str = "it") -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and remaining time on a terminal; yield `advance(n)`.
 
-    Away from a terminal (a log file, a test) nothing is drawn: the stage's own line says
-    what was done. Safe to advance from several threads.
+    Away from a terminal (a log file, a test) nothing is drawn: a line of the log says how far
+    it is every `LINE_SECONDS`, and the stage's own line what was done. Safe to advance from
+    several threads.
     """
     if not sys.stderr.isatty():
-        yield _unseen
+        yield _Lines(title, total, unit).advance
         return
     from rich.console import Console
     from rich.progress import (

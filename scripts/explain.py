@@ -101,7 +101,7 @@ def _answer(
         if options.html:
             from factory.explain.page import page
 
-            text = page(findings, data.sources, data.registry.engine)
+            text = page(findings, data.sources, data.registry.engine.here)
             options.html.write_text(text, encoding="utf-8")
             print(f"wrote {options.html}")
     finally:

@@ -92,7 +92,7 @@ def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace
         if options.html:
             from factory.dryrun.page import page
 
-            options.html.write_text(page(rehearsal, data.registry.engine), encoding="utf-8")
+            options.html.write_text(page(rehearsal, data.registry.engine.here), encoding="utf-8")
             print(f"wrote {options.html}")
     finally:
         data.close()

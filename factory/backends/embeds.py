@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from factory.backends.picture import Picture, Reader
+from factory.backends.picture import Picture, PictureColumns, Reader
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
@@ -132,9 +132,11 @@ class ImageEmbedBackend(EmbedBackend):
         """Return what shaped every row that a reader's pictures have in this store."""
         return {"kind": "latents", "encoder": self.encoder.fingerprint, **reader.recipe}
 
-    def keys(self, reader: Reader, pictures: Sequence[Picture]) -> Keys:
+    def keys(self, reader: Reader, pictures: PictureColumns | Sequence[Picture]) -> Keys:
         """Return the recipe key of each picture, 16 bytes each."""
-        return recipe_keys(self.recipe(reader), [reader.parts(p) for p in pictures])
+        if not isinstance(pictures, PictureColumns):
+            pictures = PictureColumns.of(pictures)
+        return recipe_keys(self.recipe(reader), reader.parts(pictures))
 
     def encode(self, pixels: torch.Tensor, labels: Sequence[str]) -> dict[str, torch.Tensor]:
         """Encode samples of one bucket to the fields of their rows, [B, ...] on any device.
@@ -167,7 +169,11 @@ class ImageEmbedBackend(EmbedBackend):
         return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
 
     def gather(
-        self, reader: Reader, pictures: Sequence[Picture], *, empty: Empty = new_memory
+        self,
+        reader: Reader,
+        pictures: PictureColumns | Sequence[Picture],
+        *,
+        empty: Empty = new_memory,
     ) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order.
 

@@ -1,13 +1,16 @@
 """One picture of a backend, from its object to pixels of its bucket's shape."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.catalog.cuts import Cut
+from factory.bulk import Engine
+from factory.catalog.cuts import Cut, CutArrays
 from factory.errors import StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit
@@ -40,6 +43,50 @@ class Picture:
     frames: int = 1
 
 
+@dataclass(frozen=True)
+class PictureColumns:
+    """Some pictures, column by column, which is how a million of them are looked at.
+
+    Attributes:
+        rows: Rows in their catalog, int64 [n].
+        keys: Storage keys.
+        etags: As in `Picture`.
+        cuts: How they are resized and cut.
+        pixels: As in `Picture`, int64 [n].
+        sizes: Their bytes, or `UNKNOWN_SIZE`, int64 [n].
+        frames: As in `Picture`, integers [n].
+    """
+
+    rows: NDArray[np.int64]
+    keys: Sequence[str]
+    etags: Sequence[str]
+    cuts: CutArrays
+    pixels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    frames: NDArray[Any]
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture]) -> "PictureColumns":
+        """Take pictures apart."""
+        cuts = [picture.cut for picture in pictures]
+        pairs = ([c.intermediary for c in cuts], [c.crop for c in cuts], [c.target for c in cuts])
+        return cls(
+            np.array([picture.row for picture in pictures], np.int64),
+            [picture.key for picture in pictures],
+            [picture.etag for picture in pictures],
+            CutArrays(*(np.array(pair, np.int32).reshape(-1, 2) for pair in pairs)),
+            np.array([picture.pixels for picture in pictures], np.int64),
+            np.array([picture.size for picture in pictures], np.int64),
+            np.array([picture.frames for picture in pictures], np.int64),
+        )
+
+    def each(self) -> list[Picture]:
+        """Return one `Picture` a row."""
+        numbers = (self.pixels.tolist(), self.sizes.tolist(), self.frames.tolist())
+        columns = (self.rows.tolist(), self.keys, self.etags, self.cuts.each(), *numbers)
+        return list(map(Picture, *columns))
+
+
 class Reader(Protocol):
     """How samples of a backend become pixels; a picklable value."""
 
@@ -51,22 +98,22 @@ class Reader(Protocol):
     def recipe(self) -> Mapping[str, object]:
         """What shapes the pixels of every sample alike, the storage's identity included."""
 
-    def parts(self, picture: Picture) -> Mapping[str, object]:
-        """Return what shapes the pixels of one sample beside the recipe."""
+    def parts(self, pictures: PictureColumns) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return what shapes the pixels of each sample beside the recipe, as columns."""
 
     def __call__(self, picture: Picture) -> NDArray[np.uint8]:
         """Return RGB pixels of the target size: [H, W, 3], or [F, H, W, 3] of a clip."""
 
 
-def cut_parts(picture: Picture) -> dict[str, object]:
-    """Return which object a sample is and how it is cut, as parts of a recipe."""
-    cut = picture.cut
+def cut_parts(pictures: PictureColumns) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    """Return which objects samples are and how they are cut, as columns of a recipe."""
+    cuts = pictures.cuts
     return {
-        "key": picture.key,
-        "etag": picture.etag,
-        "resize": list(cut.intermediary),
-        "crop": list(cut.crop),
-        "target": list(cut.target),
+        "key": pictures.keys,
+        "etag": pictures.etags,
+        "resize": cuts.intermediary,
+        "crop": cuts.crop,
+        "target": cuts.target,
     }
 
 
@@ -95,9 +142,9 @@ class ReadPicture:
         shared = {"decode": DECODE_VERSIONS[self.decode], "storage": self.storage.identity}
         return {**shared, **self.composite.parts}
 
-    def parts(self, picture: Picture) -> Mapping[str, object]:
-        """Return what shapes the pixels of one picture."""
-        return cut_parts(picture)
+    def parts(self, pictures: PictureColumns) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return what shapes the pixels of each picture, as columns."""
+        return cut_parts(pictures)
 
     def __call__(self, picture: Picture) -> NDArray[np.uint8]:
         """Return RGB pixels [H, W, 3] of the target size.
@@ -144,3 +191,43 @@ class ShapePicture:
         if isinstance(data, StorageError):
             raise data
         return self.reader.shaped(data, picture)
+
+
+def read_pixels(
+    reader: Reader, runs: Iterable[Sequence[Picture]], engine: Engine
+) -> Iterator[NDArray[np.uint8] | Exception]:
+    """Yield the pixels of pictures in their order, or why there are none.
+
+    Objects of a remote storage are asked for side by side, and decoded as they arrive; others
+    are read and decoded in one go.
+
+    Args:
+        reader: How they become pixels.
+        runs: The pictures, in runs of those that are asked for at once. They are taken as
+            there is room, each while the one before it is still on its way.
+        engine: Where they are decoded.
+    """
+    outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
+    if reader.storage.remote and isinstance(reader, ReadPicture):
+        outcomes = engine.map(ShapePicture(reader), _arriving(reader.storage, runs))
+    else:
+        outcomes = engine.map(reader, chain.from_iterable(runs))
+    return (outcome for _, outcome in outcomes)
+
+
+def _arriving(
+    storage: Storage, runs: Iterable[Sequence[Picture]]
+) -> Iterator[tuple[Picture, bytes | StorageError]]:
+    begun: deque[tuple[Sequence[Picture], Generator[bytes | StorageError, None, None]]] = deque()
+    try:
+        for pictures in runs:
+            spans = [(picture.key, 0, None) for picture in pictures]
+            begun.append((pictures, storage.read_many(spans)))
+            if len(begun) > 1:
+                yield from zip(*begun[0], strict=True)
+                begun.popleft()
+        for pictures, data in begun:
+            yield from zip(pictures, data, strict=True)
+    finally:
+        for _, data in begun:
+            data.close()

@@ -2,136 +2,176 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
-from factory.backends.picture import Picture, Reader
-from factory.bulk import Engine
-from factory.cache.writer import Writer
-from factory.catalog.facts import NOT_READABLE
-from factory.catalog.misfortune import is_own
-from factory.errors import MediaError
+from factory.backends.embeds import TextEmbedBackend
+from factory.backends.encoding import CaptionWorker, PictureWorker, Portion, Report, Unit
+from factory.backends.picture import Picture
+from factory.backends.source import Source
+from factory.bulk import Engine, Worker
+from factory.cache.recipe import KEY_DTYPE, Keys
 from factory.telemetry import progress
-
-# A picture to encode, and its pixels.
-Job: TypeAlias = tuple[Picture, NDArray[np.uint8]]
 
 # Pictures described at once while latents are looked for: each takes about a kilobyte.
 PIECE = 2**16
+# Samples of a unit at most: of pictures of 1024 x 1024 px a shard of the default size, and
+# about a minute of a GPU's work, which is what is lost with an encoder that dies.
+UNIT_SAMPLES = 2048
+# Units for each copy of a worker where there is less to do: none is idle for long at the end.
+UNITS_EACH = 4
+
+Sample = TypeVar("Sample")
 
 
-def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str]) -> int:
-    """Encode the captions that are not in the store yet; return how many those were.
+@dataclass
+class Filled:
+    """What became of the samples that a store was to hold.
+
+    Attributes:
+        encoded: How many were encoded.
+        cached: How many had rows already.
+        bytes: Size of the rows that were made.
+        errors: Why others cannot be read, by their row in the catalog.
+    """
+
+    encoded: int = 0
+    cached: int = 0
+    bytes: int = 0
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def add(self, report: Report) -> None:
+        """Count what is told of some of them."""
+        self.encoded += report.encoded
+        self.bytes += report.bytes
+        self.errors.update(report.errors)
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers by name, for a stage of telemetry."""
+        counts = {"encoded": self.encoded, "cached": self.cached, "bytes": self.bytes}
+        return {**counts, "unreadable": len(self.errors)} if self.errors else counts
+
+
+def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Engine) -> Filled:
+    """Encode the captions that are not in the store yet.
 
     Raises:
         CacheError: The encoder gave rows of another count or shape, or NaN.
     """
     wanted = list(dict.fromkeys(captions))
     keys = embeds.keys(wanted)
-    missing = np.flatnonzero(~embeds.store.contains(keys)).tolist()
-    with (
-        progress(f"encode {embeds.name}", len(missing), "captions") as advance,
-        embeds.store.writer(recipe=embeds.recipe) as writer,
-    ):
-        for places in embeds.batches([wanted[n] for n in missing]):
-            batch = [missing[place] for place in places]
-            labels = [wanted[n] for n in batch]
-            writer.add(keys[batch], embeds.encode(labels), labels=labels)
-            advance(len(batch))
-    embeds.store.refresh()
-    return len(missing)
+    missing = np.flatnonzero(~embeds.store.contains(keys))
+    lacking = [wanted[n] for n in missing.tolist()]
+    portions = (
+        Portion([lacking[place] for place in places], keys[missing[places]])
+        for places in embeds.batches(lacking)
+    )
+    filled = Filled(cached=len(wanted) - len(lacking))
+    if lacking:
+        units = _joined(portions, _unit_samples(len(lacking), engine))
+        title = f"encode {embeds.name}", len(lacking), "captions"
+        _work(filled, CaptionWorker(embeds), units, engine, title)
+        embeds.store.refresh()
+    return filled
 
 
-def fill_pictures(
-    embeds: ImageEmbedBackend,
-    reader: Reader,
-    pictures: Sequence[Picture],
-    engine: Engine,
-    title: str,
-) -> tuple[int, dict[int, str]]:
-    """Encode the pictures that are not in the store yet.
+def fill_pictures(source: Source, engine: Engine) -> Filled:
+    """Encode the kept pictures of a backend that are not in its store of latents yet.
 
-    Pictures are taken in the order given, which keeps those of one bucket together. While
-    one batch is encoded, the engine reads and decodes the next ones. They are asked for
-    `PIECE` at a time, and may be made then: all of a large backend need not be in memory.
-
-    Returns:
-        How many were encoded, and for rows that could not be read the reason.
+    While one batch is encoded, the next ones are read and decoded and earlier ones written;
+    see `PictureWorker`. Pictures are described as there is room for them: all of a large
+    backend need not be in memory, only 24 bytes for each that is missing.
 
     Raises:
         StorageError: The storage failed for reasons that are not one picture's own.
         CacheError: The encoder gave rows of another count or shape, or NaN.
+        TypeError: The backend has no encoder.
     """
-    missing = _missing(embeds, reader, pictures)
-    errors: dict[int, str] = {}
-    with (
-        progress(f"encode {title}", len(missing), "pictures") as advance,
-        embeds.store.writer(recipe=embeds.recipe(reader)) as writer,
-    ):
-        jobs = _readable(engine, reader, _chosen(pictures, missing), errors)
-        for batch in _same_shape(jobs, embeds.batch_size):
-            _encode(embeds, writer, reader, batch)
-            advance(len(batch))
-    embeds.store.refresh()
-    return len(missing) - len(errors), errors
+    embeds = source.latents
+    if embeds is None:
+        raise TypeError(f"backend {source.name!r} has no image_embeds backend")
+    places, keys = missing_pictures(source)
+    filled = Filled(cached=source.catalog.decisions.kept - len(places))
+    if len(places):
+        frames = source.catalog.decisions.frames or 1
+        # Each frame of a clip is one picture to the encoder.
+        portion = max(1, embeds.batch_size // frames)
+        most = max(portion, _unit_samples(len(places), engine) // portion * portion)
+        units = _picture_units(source, places, keys, portion, most)
+        title = f"encode {source.name}", len(places), "pictures"
+        _work(filled, PictureWorker(embeds, source.backend.reader), units, engine, title)
+        embeds.store.refresh()
+    return filled
 
 
-def _missing(
-    embeds: ImageEmbedBackend, reader: Reader, pictures: Sequence[Picture]
-) -> NDArray[np.int64]:
-    """Return which pictures are not in the store, ascending: int64 [missing]."""
-    found = [np.zeros(0, dtype=np.int64)]
-    for at in range(0, len(pictures), PIECE):
-        keys = embeds.keys(reader, pictures[at : at + PIECE])
-        found.append(at + np.flatnonzero(~embeds.store.contains(keys)))
-    return np.concatenate(found)
+def missing_pictures(source: Source) -> tuple[NDArray[np.int64], Keys]:
+    """Return which kept pictures have no latents, and the keys these would have.
+
+    Returns:
+        Their places in `Decisions.order`, ascending, int64 [missing]; and V16 [missing].
+
+    Raises:
+        TypeError: The backend has no encoder.
+    """
+    embeds, reader = source.latents, source.backend.reader
+    if embeds is None:
+        raise TypeError(f"backend {source.name!r} has no image_embeds backend")
+    order = source.catalog.decisions.order
+    places, missing = [np.zeros(0, np.int64)], [np.zeros(0, KEY_DTYPE)]
+    for start in range(0, len(order), PIECE):
+        keys = embeds.keys(reader, source.columns(order[start : start + PIECE]))
+        lacking = np.flatnonzero(~embeds.store.contains(keys))
+        places.append(start + lacking)
+        missing.append(keys[lacking])
+    return np.concatenate(places), np.concatenate(missing)
 
 
-def _encode(embeds: ImageEmbedBackend, writer: Writer, reader: Reader, batch: list[Job]) -> None:
-    pictures = [picture for picture, _ in batch]
-    labels = [picture.key for picture in pictures]
-    pixels = torch.from_numpy(np.stack([image for _, image in batch]))
-    writer.add(embeds.keys(reader, pictures), embeds.encode(pixels, labels), labels=labels)
+def _work(
+    filled: Filled,
+    worker: Worker[Unit[Sample], Report],
+    units: Iterable[Unit[Sample]],
+    engine: Engine,
+    title: tuple[str, int, str],
+) -> None:
+    with progress(*title) as advance, closing(engine.work(worker, units)) as reports:
+        for report in reports:
+            filled.add(report)
+            advance(report.samples)
 
 
-def _chosen(pictures: Sequence[Picture], numbers: NDArray[np.int64]) -> Iterator[Picture]:
-    """Yield some of the pictures, whose numbers ascend, making no piece without one."""
-    ends = np.searchsorted(numbers, range(PIECE, len(pictures) + PIECE, PIECE))
-    for piece, here in enumerate(np.split(numbers, ends)[:-1]):
-        if here.size:
-            part = pictures[piece * PIECE : (piece + 1) * PIECE]
-            yield from (part[number] for number in (here - piece * PIECE).tolist())
+def _unit_samples(missing: int, engine: Engine) -> int:
+    return min(UNIT_SAMPLES, math.ceil(missing / (UNITS_EACH * engine.copies())))
 
 
-def _readable(
-    engine: Engine, reader: Reader, wanted: Iterable[Picture], errors: dict[int, str]
-) -> Iterator[Job]:
-    """Yield (picture, pixels) of what can be read; note the reason of what cannot."""
-    for picture, outcome in engine.map(reader, wanted):
-        if not isinstance(outcome, Exception):
-            yield picture, outcome
-        elif isinstance(outcome, MediaError):
-            errors[picture.row] = str(outcome)
-        elif is_own(outcome, reader.storage):
-            errors[picture.row] = f"{NOT_READABLE}: {outcome}"
-        else:
-            outcome.add_note(f"while reading {picture.key!r} in {reader.storage.identity}")
-            raise outcome
+def _joined(portions: Iterable[Portion[Sample]], most: int) -> Iterator[Unit[Sample]]:
+    """Join portions to units of at most so many samples, or of a single portion."""
+    unit: list[Portion[Sample]] = []
+    for portion in portions:
+        if unit and sum(len(p.keys) for p in unit) + len(portion.keys) > most:
+            yield unit
+            unit = []
+        unit.append(portion)
+    if unit:
+        yield unit
 
 
-def _same_shape(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
-    """Cut a stream into batches of equal shape and at most `size` pictures, but one clip."""
-    batch: list[Job] = []
-    for job in jobs:
-        frames = math.prod(job[1].shape[:-3])
-        full = (len(batch) + 1) * frames > size
-        if batch and (full or batch[0][1].shape != job[1].shape):
-            yield batch
-            batch = []
-        batch.append(job)
-    if batch:
-        yield batch
+def _picture_units(
+    source: Source, places: NDArray[np.int64], keys: Keys, portion: int, most: int
+) -> Iterator[Unit[Picture]]:
+    """Yield the missing pictures as units, each of one bucket: its rows become a shard."""
+    decisions = source.catalog.decisions
+    ends = np.searchsorted(places, decisions.offsets)
+    for first, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        for start in range(first, end, most):
+            span = slice(start, min(start + most, end))
+            pictures = source.pictures(decisions.order[places[span]])
+            yield list(_portions(pictures, keys[span], portion))
+
+
+def _portions(samples: Sequence[Sample], keys: Keys, size: int) -> Iterator[Portion[Sample]]:
+    for start in range(0, len(samples), size):
+        yield Portion(samples[start : start + size], keys[start : start + size])

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, overload
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.picture import Picture, ReadPicture, ShapePicture
+from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.placement import Kept, Placement, place
@@ -54,29 +53,27 @@ class Source:
         """Describe the picture of a row: which object, and how it is cut."""
         return self.pictures(np.array([row]))[0]
 
-    def pictures(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> list[Picture]:
-        """Describe the pictures of some rows, in their order.
+    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
+        """Describe the pictures of some rows, in their order."""
+        return self.columns(rows).each()
+
+    def columns(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> PictureColumns:
+        """Describe the pictures of some rows column by column, in their order.
 
         Args:
             rows: Rows of the catalog, int64 [n].
             cuts: How they are cut, where that is known already.
         """
         facts = self.catalog.facts
-        pixels = facts.take("width", rows).astype(np.int64) * facts.take("height", rows)
-        columns = (
-            np.asarray(rows).tolist(),
+        return PictureColumns(
+            np.asarray(rows, np.int64),
             facts.texts("key", rows),
             facts.texts("etag", rows),
-            (self.catalog.cuts(rows) if cuts is None else cuts).each(),
-            pixels.tolist(),
-            facts.take("size", rows).tolist(),
-            facts.take("frames", rows).tolist(),
+            self.catalog.cuts(rows) if cuts is None else cuts,
+            facts.take("width", rows).astype(np.int64) * facts.take("height", rows),
+            facts.take("size", rows),
+            facts.take("frames", rows),
         )
-        return list(map(Picture, *columns))
-
-    def kept_pictures(self) -> "KeptPictures":
-        """Return the pictures of all kept rows, bucket by bucket, made when asked for."""
-        return KeptPictures(self)
 
     def samples(
         self, rows: NDArray[np.int64], engine: Engine
@@ -89,15 +86,9 @@ class Source:
             StorageError: The storage failed, and not one object of it; the note names the
                 sample that was read.
         """
-        reader, pictures = self.backend.reader, self.pictures(rows)
-        outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
-        if reader.storage.remote and isinstance(reader, ReadPicture):
-            spans = [(picture.key, 0, None) for picture in pictures]
-            arriving = zip(pictures, reader.storage.read_many(spans), strict=True)
-            outcomes = engine.map(ShapePicture(reader), arriving)
-        else:
-            outcomes = engine.map(reader, pictures)
-        for picture, (_, outcome) in zip(pictures, outcomes, strict=True):
+        pictures = self.pictures(rows)
+        outcomes = read_pixels(self.backend.reader, [pictures], engine)
+        for picture, outcome in zip(pictures, outcomes, strict=True):
             yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
 
     def _judged(self, picture: Picture, error: Exception) -> "Unusable":
@@ -129,7 +120,7 @@ class Source:
         )
         self.places = place(
             latents.store.snapshot(),
-            lambda rows: latents.keys(reader, self.pictures(rows)),
+            lambda rows: latents.keys(reader, self.columns(rows)),
             (len(catalog.facts), order),
             identity,
             kept,
@@ -160,7 +151,7 @@ class Source:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
                 return self.latents.store.read(found, self.places.snapshot, empty=empty)
-        return self.latents.gather(self.backend.reader, self.pictures(rows, cuts), empty=empty)
+        return self.latents.gather(self.backend.reader, self.columns(rows, cuts), empty=empty)
 
     def read_text(
         self, captions: Sequence[str], *, empty: Empty = new_memory
@@ -189,25 +180,3 @@ class Unusable:
     key: str
     stage: str
     reason: str
-
-
-class KeptPictures(Sequence[Picture]):
-    """The pictures of a source's kept rows, bucket by bucket; none is held."""
-
-    def __init__(self, source: Source) -> None:
-        """Take the rows as they are decided now."""
-        self._source, self._rows = source, source.catalog.decisions.order
-
-    def __len__(self) -> int:
-        """Return the number of kept rows."""
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
-        """Describe the picture at a place, or those of a span in one go."""
-        if isinstance(index, slice):
-            return self._source.pictures(self._rows[index])
-        return self._source.picture(int(self._rows[index]))

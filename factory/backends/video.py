@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.image import ImageBackend
-from factory.backends.picture import Picture, Reader, cut_parts
+from factory.backends.picture import Picture, PictureColumns, Reader, cut_parts
 from factory.bulk import Engine
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
@@ -46,9 +46,10 @@ class ReadClip:
             **self.composite.parts,
         }
 
-    def parts(self, picture: Picture) -> Mapping[str, object]:
-        """Return what shapes the frames of one clip: the cut, and where it begins."""
-        return {**cut_parts(picture), "first": self.clip.numbers(picture.frames).start}
+    def parts(self, pictures: PictureColumns) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return what shapes the frames of each clip: the cut, and where it begins."""
+        starts = [self.clip.numbers(total).start for total in pictures.frames.tolist()]
+        return {**cut_parts(pictures), "first": np.array(starts, np.int64)}
 
     def __call__(self, picture: Picture) -> NDArray[np.uint8]:
         """Return RGB frames [F, H, W, 3] of the target size.

@@ -2,12 +2,12 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from factory.bulk import Item, Result
+from factory.bulk import Item, Report, Result, Unit, Worker
 
 # Reading waits on storage half of the time and decoding releases the GIL, so two threads a
 # core keep both busy (images/s level off there: 1.9x of one thread on 2 cores).
@@ -30,6 +30,15 @@ class LocalEngine:
         """Refuse a pool without threads."""
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"engine.workers must be at least 1, got {self.workers}")
+
+    @property
+    def here(self) -> "LocalEngine":
+        """This engine."""
+        return self
+
+    def copies(self) -> int:
+        """Return 1: the worker itself does all units."""
+        return 1
 
     def map(
         self,
@@ -62,6 +71,15 @@ class LocalEngine:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
         pool.shutdown(wait=True)
+
+    def work(
+        self, worker: Worker[Unit, Report], units: Iterable[Unit]
+    ) -> Generator[Report, None, None]:
+        """Have the worker itself do all units, one after another."""
+        return worker(units, self)
+
+    def close(self) -> None:
+        """Do nothing: threads end with the work they were started for."""
 
 
 def _outcome(job: tuple[Item, Future[Any]]) -> tuple[Item, Any]:

@@ -34,7 +34,8 @@ SCHEMAS: dict[str, type] = {
     "cache": run.CacheConfig,
     "encoder": run.EncoderConfig,
     "prefetch": run.PrefetchConfig,
-    "engine/local": run.EngineConfig,
+    "engine/local": run.LocalEngineConfig,
+    "engine/ray": run.RayEngineConfig,
 }
 
 

@@ -11,6 +11,9 @@ from factory.schema.data import DataConfig
 from factory.schema.options import above, at_least, opt
 from factory.schema.storage import StorageConfig
 
+# Names of environment variables that hold secrets have one of these in them.
+_SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "KEY")
+
 
 class ShortBatch(StrEnum):
     """What becomes of the last batch of a bucket when rows run out."""
@@ -187,7 +190,18 @@ class PrefetchConfig:
 
 @dataclass
 class EngineConfig:
-    """Where bulk work runs: scanning and encoding."""
+    """Where bulk work runs: scanning and encoding. Fields every engine shares."""
+
+    _target_: str = MISSING
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()
+
+
+@dataclass
+class LocalEngineConfig(EngineConfig):
+    """Threads of this machine."""
 
     _target_: str = "factory.engine.local.LocalEngine"
     workers: int | None = opt(None, "threads reading and decoding; null means 2 per core")
@@ -195,6 +209,45 @@ class EngineConfig:
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from at_least("workers", self.workers, 1)
+
+
+@dataclass
+class RayEngineConfig(EngineConfig):
+    """Processes of a Ray cluster."""
+
+    _target_: str = "factory.engine.ray_engine.RayEngine"
+    address: str | None = opt(
+        None,
+        "the cluster: auto | HOST:PORT | ray://HOST:PORT; null: RAY_ADDRESS, else the one that "
+        "runs on this machine, else one that is started here",
+    )
+    encoders: int | None = opt(
+        None, "encoders that work side by side; null: one for each GPU, or else each machine"
+    )
+    gpus_per_encoder: float | None = opt(
+        None, "GPUs, or part of one, for each encoder; null: 1 where the cluster has any"
+    )
+    cpus_per_encoder: float = opt(1.0, "cores that Ray sets aside for each encoder")
+    workers: int | None = opt(
+        None, "threads reading and decoding for each encoder; null shares 2 per core among them"
+    )
+    runtime_env: dict[str, Any] = opt(
+        factory=dict,
+        meaning="what Ray installs or sets for the workers, such as {pip: [...]}; no secrets",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("encoders", self.encoders, 1)
+        yield from at_least("workers", self.workers, 1)
+        yield from at_least("gpus_per_encoder", self.gpus_per_encoder, 0)
+        yield from above("cpus_per_encoder", self.cpus_per_encoder, 0)
+        for name in self.runtime_env.get("env_vars") or {}:
+            if any(word in name.upper() for word in _SECRET_WORDS):
+                yield (
+                    f"runtime_env.env_vars.{name} looks like a secret, and Ray shows a "
+                    f"runtime_env in its logs; set {name} where `ray start` runs on each machine"
+                )
 
 
 @dataclass

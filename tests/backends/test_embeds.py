@@ -73,9 +73,8 @@ def source_of(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) 
 
 def fill(source: Source) -> tuple[int, dict[int, str]]:
     """Encode what is missing of a source."""
-    assert source.latents is not None
-    pictures = source.pictures(source.catalog.decisions.order)
-    return fill_pictures(source.latents, source.backend.reader, pictures, ENGINE, source.name)
+    filled = fill_pictures(source, ENGINE)
+    return filled.encoded, filled.errors
 
 
 @pytest.fixture
@@ -258,8 +257,8 @@ def test_a_picture_above_the_usual_limit_is_read_if_the_scan_let_it_in(
 
 def test_captions_are_encoded_once(tmp_path: Path) -> None:
     store = TextEmbedBackend(name="text", cache=place(tmp_path), encoder=HashedText(), batch_size=2)
-    assert fill_captions(store, ["a", "b", "a", ""]) == 3
-    assert fill_captions(store, ["b", "c"]) == 1
+    assert fill_captions(store, ["a", "b", "a", ""], ENGINE).encoded == 3
+    assert fill_captions(store, ["b", "c"], ENGINE).encoded == 1
     both, swapped = store.gather(["a", "c"]), store.gather(["c", "a"])
     assert torch.equal(both["embeds"].flip(0), swapped["embeds"])
     direct = HashedText().encode(["a", "c"])
@@ -281,7 +280,7 @@ def test_a_text_encoder_that_errs_is_named_with_a_caption(
     monkeypatch.setattr(HashedText, "encode", encode)
     store = TextEmbedBackend(name="text", cache=place(tmp_path), encoder=HashedText())
     with pytest.raises(CacheError, match="'a cat'"):
-        fill_captions(store, ["a cat"])
+        fill_captions(store, ["a cat"], ENGINE)
 
 
 def test_a_batch_of_nothing_is_refused(tmp_path: Path) -> None:
