@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.picture import Picture, Reader
 from factory.bulk import Engine
 from factory.cache.writer import Writer
@@ -47,7 +47,7 @@ def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str]) -> int:
 
 
 def fill_pictures(
-    embeds: ImageEmbedBackend,
+    embeds: PictureEmbedBackend,
     reader: Reader,
     pictures: Sequence[Picture],
     engine: Engine,
@@ -81,7 +81,7 @@ def fill_pictures(
 
 
 def _missing(
-    embeds: ImageEmbedBackend, reader: Reader, pictures: Sequence[Picture]
+    embeds: PictureEmbedBackend, reader: Reader, pictures: Sequence[Picture]
 ) -> NDArray[np.int64]:
     """Return which pictures are not in the store, ascending: int64 [missing]."""
     found = [np.zeros(0, dtype=np.int64)]
@@ -91,7 +91,7 @@ def _missing(
     return np.concatenate(found)
 
 
-def _encode(embeds: ImageEmbedBackend, writer: Writer, reader: Reader, batch: list[Job]) -> None:
+def _encode(embeds: PictureEmbedBackend, writer: Writer, reader: Reader, batch: list[Job]) -> None:
     pictures = [picture for picture, _ in batch]
     labels = [picture.key for picture in pictures]
     pixels = torch.from_numpy(np.stack([image for _, image in batch]))

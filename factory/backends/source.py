@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
 from factory.backends.image import SampleBackend
 from factory.backends.picture import Picture, ReadPicture, ShapePicture
 from factory.bulk import Engine
@@ -27,6 +27,7 @@ class Source:
         catalog: Its samples.
         latents: Where encoded pictures are kept, or None to read pixels.
         text: Where encoded captions are kept, or None to give texts only.
+        vision: Where image embeddings to condition on are kept, or None for none.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
     """
@@ -35,6 +36,7 @@ class Source:
     catalog: Catalog
     latents: ImageEmbedBackend | None = None
     text: TextEmbedBackend | None = None
+    vision: VisionEmbedBackend | None = None
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
 
     @property
@@ -117,6 +119,22 @@ class Source:
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
         return self.latents.gather(self.backend.reader, self.pictures(rows, cuts))
+
+    def read_image_embeds(
+        self, rows: NDArray[np.int64], cuts: CutArrays | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Gather image embeddings of some rows in their order: fields [B, ...]; empty for none.
+
+        Args:
+            rows: Rows of the catalog, int64 [B].
+            cuts: How they are cut, where that is known already.
+
+        Raises:
+            CacheError: A row is missing or damaged.
+        """
+        if self.vision is None:
+            return {}
+        return self.vision.gather(self.backend.reader, self.pictures(rows, cuts))
 
     def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
