@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+    from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
     from factory.backends.image import ConditioningBackend, Crop, EvalBackend, ImageBackend
     from factory.backends.stream import StreamBackend
     from factory.backends.video import VideoBackend
@@ -38,6 +38,7 @@ _HOMES = {
     "StreamBackend": "factory.backends.stream",
     "TextEmbedBackend": "factory.backends.embeds",
     "VideoBackend": "factory.backends.video",
+    "VisionEmbedBackend": "factory.backends.embeds",
     "build": "factory.builder",
     "compose": "factory.composer",
 }
@@ -59,6 +60,7 @@ __all__ = [
     "StreamBackend",
     "TextEmbedBackend",
     "VideoBackend",
+    "VisionEmbedBackend",
     "build",
     "compose",
 ]

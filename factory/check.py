@@ -33,8 +33,10 @@ GROUP = {
     "crop": "data/crop",
     "cache": "cache",
 }
-# Kinds of embeddings every run has, and the part of `encoder` that fills them.
-EMBEDS = {"text_embeds": "text", "image_embeds": "image"}
+# Kinds of embeddings, and the part of `encoder` that fills them.
+EMBEDS = {"text_embeds": "text", "image_embeds": "image", "conditioning_image_embeds": "vision"}
+# Those every run has.
+USUAL_EMBEDS = ("text_embeds", "image_embeds")
 
 
 def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
@@ -47,6 +49,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     problems = list(_shared_edits(cfg, overrides))
     problems += _adopt_plain_backends(cfg)
     _add_default_embeds(cfg)
+    problems += _complete_image_conditioning(cfg)
     problems += _own_storages(cfg)
     problems += _missing(cfg)
     problems += _values(cfg)
@@ -122,10 +125,29 @@ def _adopted(key: str, node: DictConfig) -> Any:
 def _add_default_embeds(cfg: DictConfig) -> None:
     """Give a run that names no store of embeddings one of each kind."""
     kinds = {kind_of(node) for node in cfg.data.backends.values()}
-    for kind in EMBEDS:
+    for kind in USUAL_EMBEDS:
         if kind not in kinds and kind not in cfg.data.backends:
             node = OmegaConf.create({"kind": kind, "default": True})
             cfg.data.backends[kind] = _adopted(f"data.backends.{kind}", node)
+
+
+def _complete_image_conditioning(cfg: DictConfig) -> list[str]:
+    """Give stores of image embeddings a batch size, and refuse those without an encoder."""
+    problems = []
+    of_kind: dict[str, list[Any]] = {}
+    for name, node in cfg.data.backends.items():
+        of_kind.setdefault(kind_of(node), []).append((name, node))
+    sizes = [(not node.default, node.batch_size) for _, node in of_kind.get("image_embeds", ())]
+    for name, node in of_kind.get("conditioning_image_embeds", ()):
+        if node.batch_size is None and sizes:
+            node.batch_size = min(sizes, key=lambda each: each[0])[1]
+        if OmegaConf.is_missing(node, "encoder") or node.encoder is None:
+            problems.append(
+                f"data.backends.{name} has no encoder; choose one with encoder/vision=transformers "
+                "encoder.vision.model=MODEL"
+            )
+            node.encoder = {}  # said once is enough
+    return problems
 
 
 def kind_of(node: DictConfig) -> str:

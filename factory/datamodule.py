@@ -376,6 +376,7 @@ class FactoryDataModule(LightningDataModule):
                 seed=self.seed,
                 latents=self.registry.image_store(backend),
                 text=self.registry.text_store(backend),
+                vision=self.registry.vision_store(backend),
             )
             with self.registry.telemetry.stage(f"open {name}") as record:
                 record.counts["batches in a pass"] = source.batches_per_pass()

@@ -1,11 +1,12 @@
 """Making a registry's backends ready: scan, decide, encode, once for all ranks."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from factory.backends.embeds import TextEmbedBackend
+from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.image import ConditioningBackend, SampleBackend
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
@@ -15,6 +16,8 @@ from factory.catalog.facts import Facts
 from factory.catalog.pairing import NO_SOURCE, pair
 from factory.errors import EmptyBackendError, FactoryError
 from factory.registry import Registry
+
+logger = logging.getLogger("factory")
 
 # Always encoded: what a dropped caption becomes.
 EMPTY_CAPTION = ""
@@ -134,7 +137,8 @@ def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[s
 
 def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int) -> Source:
     images, texts = registry.image_store(backend), registry.text_store(backend)
-    return Source(backend, backend.catalog(facts, seed), images, texts)
+    vision = registry.vision_store(backend)
+    return Source(backend, backend.catalog(facts, seed), images, texts, vision)
 
 
 def _paired(
@@ -163,7 +167,10 @@ def _paired(
     source.catalog = replace(catalog, decisions=left)
     cuts = PartnerCuts(catalog.shapes, of_partner)
     partner = Source(
-        backend, Catalog(facts, decided, backend.caption, cuts), registry.image_store(backend)
+        backend,
+        Catalog(facts, decided, backend.caption, cuts),
+        registry.image_store(backend),
+        vision=registry.vision_store(backend),
     )
     source.conditioning[backend.name] = (partner, partners)
     _without_sourceless(source)
@@ -181,21 +188,35 @@ def _without_sourceless(source: Source) -> None:
 
 
 def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:
-    """Fill the stores of latents; return what could not be read, by backend and row."""
-    unreadable = {}
-    try:
-        for source in sources:
-            if source.latents is None:
-                continue
-            with registry.telemetry.stage(f"encode {source.name}") as stage:
-                filled = fill_pictures(source, registry.engine)
-                stage.counts.update(filled.counts())
-            if filled.errors:
-                unreadable[source.name] = filled.errors
-    finally:
-        for store in registry.image_embeds.values():
+    """Fill the stores of pictures; return what could not be read, by backend and row.
+
+    One store after the other, so that no two encoders are loaded at once.
+    """
+    unreadable: dict[str, dict[int, str]] = {}
+    wanted: dict[str, tuple[PictureEmbedBackend, list[Source]]] = {}
+    for source in sources:
+        for used in (source.latents, source.vision):
+            if used is not None:
+                wanted.setdefault(used.name, (used, []))[1].append(source)
+    for store, its_sources in wanted.values():
+        try:
+            for source in its_sources:
+                errors = _encode_into(registry, store, source)
+                if errors:
+                    unreadable.setdefault(source.name, {}).update(errors)
+        finally:
             store.encoder.release()
     return unreadable
+
+
+def _encode_into(registry: Registry, store: PictureEmbedBackend, source: Source) -> dict[int, str]:
+    """Fill a store with a source's pictures; return what could not be read, by row."""
+    # Latents are what most stores hold, and named by their source alone.
+    title = source.name if store is source.latents else f"{source.name} for {store.name}"
+    with registry.telemetry.stage(f"encode {title}") as stage:
+        filled = fill_pictures(source, store, registry.engine, title)
+        stage.counts.update(filled.counts())
+    return filled.errors
 
 
 def _locate(registry: Registry, sources: Mapping[str, Source]) -> None:
@@ -221,6 +242,9 @@ def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
         with registry.telemetry.stage(f"encode {name}") as stage:
             try:
                 filled = fill_captions(store, captions, registry.engine)
+                stage.counts.update(filled.counts())
+                for truncation in store.truncations():
+                    stage.counts["cut"] = int(stage.counts.get("cut", 0)) + truncation.cut
+                    logger.warning("%s", truncation)
             finally:
                 store.encoder.release()
-            stage.counts.update(filled.counts())

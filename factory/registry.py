@@ -5,7 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import (
+    EmbedBackend,
+    ImageEmbedBackend,
+    TextEmbedBackend,
+    VisionEmbedBackend,
+)
 from factory.backends.image import (
     ConditioningBackend,
     EvalBackend,
@@ -16,12 +21,20 @@ from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
+from factory.encoder.base import ClipEncoder
 from factory.errors import ConfigError
 from factory.telemetry import Telemetry
 
 Backend = SampleBackend | EmbedBackend
 Kind = TypeVar("Kind")
 Store = TypeVar("Store", bound=EmbedBackend)
+# What fields of sample backends name, and of which kind that has to be.
+_KINDS = {
+    "text_embeds": TextEmbedBackend,
+    "image_embeds": ImageEmbedBackend,
+    "conditioning_image_embeds": VisionEmbedBackend,
+    "source": ImageBackend | EvalBackend,
+}
 
 
 class Registry:
@@ -95,6 +108,11 @@ class Registry:
         """Backends of encoded pictures."""
         return self._of(ImageEmbedBackend)
 
+    @property
+    def vision_embeds(self) -> dict[str, VisionEmbedBackend]:
+        """Backends of pictures encoded to condition on."""
+        return self._of(VisionEmbedBackend)
+
     def _of(self, kind: type[Kind]) -> dict[str, Kind]:
         return {name: b for name, b in self.backends.items() if isinstance(b, kind)}
 
@@ -115,21 +133,15 @@ class Registry:
     def _references(self, backend: Backend) -> Iterable[tuple[str, str]]:
         """Return (field, name) of what a backend needs built before it."""
         if isinstance(backend, SampleBackend):
-            for field in ("text_embeds", "image_embeds", "source"):
+            for field in _KINDS:
                 name = getattr(backend, field, None)
                 if name is not None:
                     yield field, name
 
     def _check_kinds(self, needs: Mapping[str, Mapping[str, str]]) -> None:
-        kinds = {
-            "text_embeds": TextEmbedBackend,
-            "image_embeds": ImageEmbedBackend,
-            "source": ImageBackend | EvalBackend,
-        }
-
         def fits(field: str, backend: Backend) -> bool:
             # What is never scanned cannot be paired by name.
-            return isinstance(backend, kinds[field]) and not isinstance(backend, StreamBackend)
+            return isinstance(backend, _KINDS[field]) and not isinstance(backend, StreamBackend)
 
         problems = [
             f"data.backends.{name}.{field} names {other!r} of type "
@@ -139,17 +151,19 @@ class Registry:
             for field, other in fields.items()
             if not fits(field, self.backends[other])
         ]
-        problems += _two_defaults(self.text_embeds) + _two_defaults(self.image_embeds)
+        for stores in (self.text_embeds, self.image_embeds, self.vision_embeds):
+            problems += _two_defaults(stores)
         if problems:
             raise ConfigError(problems)
 
     def check_alignment(self) -> None:
-        """Refuse targets that an image encoder cannot divide into latent cells.
+        """Refuse targets and clips that an image encoder cannot divide into latent cells.
 
         Apart from construction, since a pretrained encoder reads its model's config for this.
 
         Raises:
-            ConfigError: An alignment is no multiple of the encoder's downscale.
+            ConfigError: An alignment is no multiple of the encoder's downscale, or clips have
+                frames that it would leave out.
         """
         problems = []
         for name, backend in {**self.samples, **self.streams}.items():
@@ -164,12 +178,26 @@ class Registry:
                     f"downscale {store.encoder.downscale} of {store.name!r}, which encodes "
                     f"{name!r}; set data.alignment={store.encoder.downscale * 8}"
                 )
+            problems += _left_out_frames(backend, store)
         if problems:
             raise ConfigError(problems)
 
     def image_store(self, backend: SampleBackend) -> ImageEmbedBackend | None:
         """Return where a backend's latents are kept; None where pixels are read."""
         return _chosen(backend.image_embeds, self.image_embeds)
+
+    def vision_store(self, backend: SampleBackend) -> VisionEmbedBackend | None:
+        """Return where image embeddings of a backend's pictures are kept; None for none.
+
+        Only if the backend names a store, or one is the default: that is for what is trained or
+        validated on, not for conditioning backends.
+        """
+        name = backend.conditioning_image_embeds
+        if name is not None:
+            return self.vision_embeds[name]
+        if isinstance(backend, ConditioningBackend):
+            return None
+        return next((store for store in self.vision_embeds.values() if store.default), None)
 
     def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
         """Return where a backend's encoded captions are kept; None for plain texts."""
@@ -182,6 +210,17 @@ def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:
         return stores[name]
     default = [store for store in stores.values() if store.default]
     return next(iter(default or stores.values()), None)
+
+
+def _left_out_frames(backend: SampleBackend, store: ImageEmbedBackend | None) -> list[str]:
+    if backend.clip is None or store is None or not isinstance(store.encoder, ClipEncoder):
+        return []
+    nearest = store.encoder.nearest_frames(backend.clip.frames)
+    if nearest == backend.clip.frames:
+        return []
+    setting = f"data.backends.{backend.name}.frames"
+    given = f"{setting}={backend.clip.frames} is no number of frames that the encoder of "
+    return [f"{given}{store.name!r} takes whole; set {setting}={nearest}"]
 
 
 def _instead(names: list[str]) -> str:

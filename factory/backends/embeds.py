@@ -1,11 +1,13 @@
 """Backends of embeddings: an encoder, and the store its rows are kept in."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from factory.backends.picture import Picture, PictureColumns, Reader
@@ -13,16 +15,30 @@ from factory.cache.gathering import Empty, new_memory
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
-from factory.encoder.base import ImageEncoder, TextEncoder
-from factory.errors import CacheError
+from factory.encoder.base import (
+    ClipEncoder,
+    ForetoldImages,
+    ForetoldRows,
+    ImageEncoder,
+    LengthClassed,
+    TextEncoder,
+    Truncating,
+    Truncation,
+    VisionEncoder,
+)
+from factory.errors import CacheError, ConfigError, MissingExtraError
 
 # Encoders are modules of torch, on a device: asked by one thread at a time.
 _ENCODING = threading.Lock()
+# Samples, frames, height, width, colours.
+_CLIP_DIMS = 5
+# A model's config is out of reach, or not fit: encoding says why, foretelling need not.
+_UNTOLD = (ConfigError, MissingExtraError, OSError)
 
 
 @dataclass(kw_only=True)
 class EmbedBackend:
-    """A store of embeddings; its two kinds differ in what they encode.
+    """A store of embeddings; its kinds differ in what they encode.
 
     Attributes:
         name: The backend's name, unique in a run.
@@ -98,8 +114,14 @@ class TextEmbedBackend(EmbedBackend):
 
     def batches(self, captions: Sequence[str]) -> Iterator[list[int]]:
         """Yield the places of captions that are encoded together, each place once."""
-        for start in range(0, len(captions), self.batch_size):
-            yield list(range(start, min(start + self.batch_size, len(captions))))
+        classes = np.zeros(len(captions), dtype=np.int64)
+        if isinstance(self.encoder, LengthClassed):
+            classes = self.encoder.length_classes_of(captions)
+        order = np.argsort(classes, kind="stable")
+        ends = np.flatnonzero(np.diff(classes[order])) + 1
+        for group in np.split(order, ends):
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size].tolist()
 
     def encode(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Encode captions to the fields of their rows, [B, ...] on any device.
@@ -110,6 +132,15 @@ class TextEmbedBackend(EmbedBackend):
         with _ENCODING, torch.no_grad(), self.encoding(captions):
             return self.encoder.encode(captions)
 
+    def truncations(self) -> list[Truncation]:
+        """Return which captions the encoder has cut since it was last released."""
+        encoder = self.encoder
+        return encoder.truncations() if isinstance(encoder, Truncating) else []
+
+    def row_bytes(self) -> int | None:
+        """Return the bytes of a caption's row at most; None where the encoder cannot tell."""
+        return _foretold(self.encoder)
+
     def gather(
         self, captions: Sequence[str], *, empty: Empty = new_memory
     ) -> dict[str, torch.Tensor]:
@@ -118,19 +149,21 @@ class TextEmbedBackend(EmbedBackend):
 
 
 @dataclass(kw_only=True)
-class ImageEmbedBackend(EmbedBackend):
-    """Pictures, and frames of clips, encoded to latents once.
+class PictureEmbedBackend(EmbedBackend):
+    """Pictures encoded once, as they are cut; its two kinds differ in what they become.
 
     Attributes:
-        encoder: What makes the latents.
-        batch_size: Pictures encoded at once; each frame of a clip is one.
+        encoder: What makes the embeddings.
+        kind: What they are called in recipes.
     """
 
-    encoder: ImageEncoder
+    kind: ClassVar[str]
+
+    encoder: ImageEncoder | VisionEncoder
 
     def recipe(self, reader: Reader) -> Mapping[str, object]:
         """Return what shaped every row that a reader's pictures have in this store."""
-        return {"kind": "latents", "encoder": self.encoder.fingerprint, **reader.recipe}
+        return {"kind": self.kind, "encoder": self.encoder.fingerprint, **reader.recipe}
 
     def keys(self, reader: Reader, pictures: PictureColumns | Sequence[Picture]) -> Keys:
         """Return the recipe key of each picture, 16 bytes each."""
@@ -146,27 +179,18 @@ class ImageEmbedBackend(EmbedBackend):
             labels: Storage keys of the samples, B long, for messages.
 
         Raises:
-            CacheError: The encoder gave no latents.
+            CacheError: The encoder gave other fields than it must.
             Exception: The encoder failed; a note says what it was given.
         """
         with _ENCODING, torch.no_grad(), self.encoding(labels):
-            fields = self._encode_frames(pixels)
-        if "latents" not in fields:
-            raise CacheError(
-                f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
-                f"{labels[0]!r}; it must give 'latents'"
-            )
-        return fields
+            return self._encode(pixels)
 
-    def _encode_frames(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Encode pictures [B, H, W, 3], or clips [B, F, H, W, 3] picture by picture."""
-        rows = pixels.shape[:-3]
-        parts = torch.split(pixels.flatten(0, -4), self.batch_size)
-        encoded = [self.encoder.encode(part) for part in parts]
-        fields = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
-        if len(rows) == 1 or any(len(field) != rows.numel() for field in fields.values()):
-            return fields  # the writer refuses what has too few rows, or too many
-        return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
+    def _encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def row_bytes(self, width: int, height: int, frames: int = 1) -> int | None:
+        """Return the bytes of a sample's row, edges in px; None where the encoder cannot tell."""
+        raise NotImplementedError
 
     def gather(
         self,
@@ -180,6 +204,102 @@ class ImageEmbedBackend(EmbedBackend):
         `empty` makes the tensors.
         """
         return self.store.gather(self.keys(reader, pictures), empty=empty)
+
+
+@dataclass(kw_only=True)
+class ImageEmbedBackend(PictureEmbedBackend):
+    """Pictures, and frames of clips, encoded to latents once.
+
+    Attributes:
+        encoder: What makes the latents.
+        batch_size: Pictures encoded at once; each frame of a clip is one.
+    """
+
+    kind: ClassVar[str] = "latents"
+
+    encoder: ImageEncoder
+
+    def encode(self, pixels: torch.Tensor, labels: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Encode samples of one bucket to the fields of their rows, "latents" among them.
+
+        Clips go whole to an encoder that takes them so, else picture by picture.
+
+        Args:
+            pixels: uint8 RGB [B, H, W, 3], or [B, F, H, W, 3] of clips.
+            labels: Storage keys of the samples, B long, for messages.
+
+        Raises:
+            CacheError: The encoder gave no latents.
+            Exception: The encoder failed; a note says what it was given.
+        """
+        fields = super().encode(pixels, labels)
+        if "latents" not in fields:
+            raise CacheError(
+                f"image encoder of {self.name!r} gave the fields {sorted(fields)} for "
+                f"{labels[0]!r}; it must give 'latents'"
+            )
+        return fields
+
+    def _encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        clips = pixels.ndim == _CLIP_DIMS
+        if clips and isinstance(self.encoder, ClipEncoder):
+            whole = max(1, self.batch_size // pixels.shape[1])
+            return _joined(map(self.encoder.encode_clips, torch.split(pixels, whole)))
+        rows = pixels.shape[:-3]
+        parts = torch.split(pixels.flatten(0, -4), self.batch_size)
+        fields = _joined(map(self.encoder.encode, parts))
+        if not clips or any(len(field) != rows.numel() for field in fields.values()):
+            return fields  # the writer refuses what has too few rows, or too many
+        return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
+
+    def row_bytes(self, width: int, height: int, frames: int = 1) -> int | None:
+        """Return the bytes of a sample's row, edges in px; None where the encoder cannot tell."""
+        try:
+            if frames > 1 and isinstance(self.encoder, ClipEncoder):
+                return self.encoder.clip_bytes(width, height, frames)
+            if isinstance(self.encoder, ForetoldImages):
+                return self.encoder.row_bytes(width, height) * frames
+        except _UNTOLD:
+            pass
+        return None
+
+
+@dataclass(kw_only=True)
+class VisionEmbedBackend(PictureEmbedBackend):
+    """Pictures encoded once to embeddings that a model is conditioned on, whatever their shape.
+
+    Of a clip the first frame is encoded.
+
+    Attributes:
+        encoder: What makes the embeddings.
+        batch_size: Pictures encoded at once.
+    """
+
+    kind: ClassVar[str] = "image embeds"
+
+    encoder: VisionEncoder
+
+    def _encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        if pixels.ndim == _CLIP_DIMS:
+            pixels = pixels[:, 0]
+        return _joined(map(self.encoder.encode, torch.split(pixels, self.batch_size)))
+
+    def row_bytes(self, width: int, height: int, frames: int = 1) -> int | None:  # noqa: ARG002 - rows are alike
+        """Return the bytes of any sample's row; None where the encoder cannot tell."""
+        return _foretold(self.encoder)
+
+
+def _joined(parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the rows of several calls of an encoder as one."""
+    encoded = list(parts)
+    return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+
+
+def _foretold(encoder: TextEncoder | VisionEncoder) -> int | None:
+    try:
+        return encoder.row_bytes() if isinstance(encoder, ForetoldRows) else None
+    except _UNTOLD:
+        return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

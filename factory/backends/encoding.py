@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.picture import Picture, Reader, read_pixels
 from factory.bulk import Engine
 from factory.cache.recipe import Keys
@@ -121,7 +121,7 @@ class PictureWorker:
         reader: How they become pixels.
     """
 
-    embeds: ImageEmbedBackend
+    embeds: PictureEmbedBackend
     reader: Reader
 
     def __call__(self, units: Iterable[Unit[Picture]], engine: Engine) -> Reports:

@@ -76,6 +76,9 @@ class SampleBackend:
             and resizes by Lanczos.
         text_embeds: Name of the text_embeds backend; None means the default one.
         image_embeds: Name of the image_embeds backend; None means the default one.
+        conditioning_image_embeds: Name of the conditioning_image_embeds backend its pictures are
+            also encoded by; None means the default one, if there is one and the backend is
+            not a `ConditioningBackend`.
         composite: Which part of each picture is the sample.
         filters: Conditions on columns of the samples' table; rows that fail one are dropped.
         what: What one sample is called in messages.
@@ -103,6 +106,7 @@ class SampleBackend:
     decode: str = "fast"
     text_embeds: str | None = None
     image_embeds: str | None = None
+    conditioning_image_embeds: str | None = None
     composite: Composite = field(default_factory=Composite)
     filters: Sequence[RowFilter] = ()
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.backends.embeds import TextEmbedBackend
+from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.encoding import CaptionWorker, PictureWorker, Portion, Report, Unit
 from factory.backends.picture import Picture
 from factory.backends.source import Source
@@ -79,22 +79,26 @@ def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Eng
     return filled
 
 
-def fill_pictures(source: Source, engine: Engine) -> Filled:
-    """Encode the kept pictures of a backend that are not in its store of latents yet.
+def fill_pictures(
+    source: Source, embeds: PictureEmbedBackend, engine: Engine, title: str = ""
+) -> Filled:
+    """Encode the kept pictures of a backend that are not in a store of embeddings yet.
 
     While one batch is encoded, the next ones are read and decoded and earlier ones written;
     see `PictureWorker`. Pictures are described as there is room for them: all of a large
     backend need not be in memory, only 24 bytes for each that is missing.
 
+    Args:
+        source: The backend.
+        embeds: The store.
+        engine: Where it is done.
+        title: What progress calls it; the backend's name if empty.
+
     Raises:
         StorageError: The storage failed for reasons that are not one picture's own.
         CacheError: The encoder gave rows of another count or shape, or NaN.
-        TypeError: The backend has no encoder.
     """
-    embeds = source.latents
-    if embeds is None:
-        raise TypeError(f"backend {source.name!r} has no image_embeds backend")
-    places, keys = missing_pictures(source)
+    places, keys = missing_pictures(source, embeds)
     filled = Filled(cached=source.catalog.decisions.kept - len(places))
     if len(places):
         frames = source.catalog.decisions.frames or 1
@@ -102,24 +106,19 @@ def fill_pictures(source: Source, engine: Engine) -> Filled:
         portion = max(1, embeds.batch_size // frames)
         most = max(portion, _unit_samples(len(places), engine) // portion * portion)
         units = _picture_units(source, places, keys, portion, most)
-        title = f"encode {source.name}", len(places), "pictures"
-        _work(filled, PictureWorker(embeds, source.backend.reader), units, engine, title)
+        words = f"encode {title or source.name}", len(places), "pictures"
+        _work(filled, PictureWorker(embeds, source.backend.reader), units, engine, words)
         embeds.store.refresh()
     return filled
 
 
-def missing_pictures(source: Source) -> tuple[NDArray[np.int64], Keys]:
-    """Return which kept pictures have no latents, and the keys these would have.
+def missing_pictures(source: Source, embeds: PictureEmbedBackend) -> tuple[NDArray[np.int64], Keys]:
+    """Return which kept pictures have no embeddings, and the keys these would have.
 
     Returns:
         Their places in `Decisions.order`, ascending, int64 [missing]; and V16 [missing].
-
-    Raises:
-        TypeError: The backend has no encoder.
     """
-    embeds, reader = source.latents, source.backend.reader
-    if embeds is None:
-        raise TypeError(f"backend {source.name!r} has no image_embeds backend")
+    reader = source.backend.reader
     order = source.catalog.decisions.order
     places, missing = [np.zeros(0, np.int64)], [np.zeros(0, KEY_DTYPE)]
     for start in range(0, len(order), PIECE):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
 from factory.backends.image import SampleBackend
 from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
@@ -32,6 +32,7 @@ class Source:
         catalog: Its samples.
         latents: Where encoded pictures are kept, or None to read pixels.
         text: Where encoded captions are kept, or None to give texts only.
+        vision: Where image embeddings to condition on are kept, or None for none.
         places: Where the latents of the catalog's rows lie, once `locate` was called.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
@@ -41,6 +42,7 @@ class Source:
     catalog: Catalog
     latents: ImageEmbedBackend | None = None
     text: TextEmbedBackend | None = None
+    vision: VisionEmbedBackend | None = None
     places: Placement | None = None
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
 
@@ -152,6 +154,27 @@ class Source:
             with suppress(UnusableRowsError):
                 return self.latents.store.read(found, self.places.snapshot, empty=empty)
         return self.latents.gather(self.backend.reader, self.columns(rows, cuts), empty=empty)
+
+    def read_image_embeds(
+        self,
+        rows: NDArray[np.int64],
+        cuts: CutArrays | None = None,
+        *,
+        empty: Empty = new_memory,
+    ) -> dict[str, torch.Tensor]:
+        """Gather image embeddings of some rows in their order: fields [B, ...]; empty for none.
+
+        Args:
+            rows: Rows of the catalog, int64 [B].
+            cuts: How they are cut, where that is known already.
+            empty: Makes the tensors that are returned.
+
+        Raises:
+            CacheError: A row is missing or damaged.
+        """
+        if self.vision is None:
+            return {}
+        return self.vision.gather(self.backend.reader, self.columns(rows, cuts), empty=empty)
 
     def read_text(
         self, captions: Sequence[str], *, empty: Empty = new_memory

@@ -8,7 +8,7 @@ from typing import Any
 
 from factory.backends.assembly import Assembly, Mark, StreamBatch, summary
 from factory.backends.blocks import CLOSE_S
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
 from factory.backends.stream import StreamBackend
 from factory.errors import PlanError, StorageError
 from factory.storage.row_stream import RowStream
@@ -34,6 +34,7 @@ class StreamSource:
         backend: The backend.
         latents: What encodes its pictures; None gives pixels.
         text: What encodes its captions; None gives texts only.
+        vision: What encodes its pictures to condition on; None for none.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class StreamSource:
         seed: int,
         latents: ImageEmbedBackend | None = None,
         text: TextEmbedBackend | None = None,
+        vision: VisionEmbedBackend | None = None,
     ) -> None:
         """Store the parts; nothing is opened before it is needed.
 
@@ -56,6 +58,7 @@ class StreamSource:
                 f"{batch_size} samples; set it to {batch_size * 16} or more"
             )
         self.backend, self.latents, self.text = backend, latents, text
+        self.vision = vision
         self._batch_size, self._seed = batch_size, seed
         self._lock = threading.Lock()
         self._stream: RowStream | None = None

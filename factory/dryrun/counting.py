@@ -1,6 +1,6 @@
 """What does each backend hold, and what does it cost to read?"""
 
-from factory.backends.embeds import ImageEmbedBackend
+from factory.backends.embeds import PictureEmbedBackend
 from factory.backends.image import ConditioningBackend, EvalBackend, ImageBackend
 from factory.backends.source import Source
 from factory.cache.place import CachePlace
@@ -8,8 +8,7 @@ from factory.catalog.discovery import Discovery
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
 from factory.dryrun.wording import place, redact, short_name
-from factory.encoder.base import ForetoldImages, ForetoldTexts
-from factory.errors import ConfigError, MissingExtraError, StorageError
+from factory.errors import StorageError
 from factory.storage.base import TabularStorage
 
 # Names shown for each backend and for each reason of dropping.
@@ -105,18 +104,21 @@ def _names(source: Source, chosen: rows.Rows) -> tuple[str, ...]:
 
 def _costs(source: Source, kept: rows.Rows, plan: Plan | None, cache: CachePlace) -> Costs:
     stored = source.latents is not None
+    encoded = stored + (source.vision is not None)
     once = rows.total(source.catalog.facts, kept)
     given = _given(source, plan)
     per_sample = None if once is None else once / max(kept.size, 1)
-    space = _latents_bytes(source)
+    latents, embeds = (_rows_bytes(source, store) for store in (source.latents, source.vision))
+    space = None if latents is None or embeds is None else latents + embeds
     return Costs(
         *_scan_costs(source),
-        encode_requests=int(kept.size) if stored else 0,
-        encode_bytes=once if stored else 0,
+        encode_requests=int(kept.size) * encoded,
+        encode_bytes=0 if not encoded else None if once is None else once * encoded,
         epoch_requests=0 if stored else given,
         epoch_bytes=0 if stored else None if per_sample is None else round(per_sample * given),
         epoch_cache_bytes=None if space is None else round(space / max(kept.size, 1) * given),
-        latents_bytes=space,
+        latents_bytes=latents,
+        image_embeds_bytes=embeds,
         catalog_bytes=_catalog_bytes(source, cache),
     )
 
@@ -145,27 +147,15 @@ def _scan_costs(source: Source) -> tuple[int, int | None]:
     return len(facts) + sidecars, int(every.sum()) if known else None
 
 
-def _latents_bytes(source: Source) -> int | None:
-    if source.latents is None:
+def _rows_bytes(source: Source, store: PictureEmbedBackend | None) -> int | None:
+    """Return the space a source's rows take in a store; None where its encoder cannot tell."""
+    if store is None:
         return 0
-    parts = [
-        row_bytes(source.latents, bucket.width, bucket.height, bucket.frames or 1)
-        for bucket in source.catalog.decisions.buckets
-    ]
     buckets = source.catalog.decisions.buckets
+    parts = [store.row_bytes(b.width, b.height, b.frames or 1) for b in buckets]
     if any(part is None for part in parts):
         return None
     return sum((part or 0) * len(b.rows) for part, b in zip(parts, buckets, strict=True))
-
-
-def row_bytes(store: ImageEmbedBackend, width: int, height: int, frames: int = 1) -> int | None:
-    """Return the bytes of a sample's latents; None where the encoder cannot tell."""
-    if not isinstance(store.encoder, ForetoldImages):
-        return None
-    try:
-        return store.encoder.row_bytes(width, height) * frames
-    except (ConfigError, MissingExtraError, OSError):
-        return None  # its model's config is out of reach; training says why
 
 
 def _catalog_bytes(source: Source, cache: CachePlace) -> int | None:
@@ -182,10 +172,7 @@ def count_texts(sources: list[Source]) -> Texts:
     stores = {source.text.name: source.text for source in told if source.text is not None}
     if not stores:
         return Texts(found, exact, 0, encoded=False)
-    each = [
-        store.encoder.row_bytes() if isinstance(store.encoder, ForetoldTexts) else None
-        for store in stores.values()
-    ]
+    each = [store.row_bytes() for store in stores.values()]
     # One more for the empty caption that a dropped one becomes. With several stores the
     # widest rows count for all captions: an upper bound.
     most = None if None in each else max(part or 0 for part in each) * (found + 1)

@@ -93,12 +93,15 @@ class Costs:
     Attributes:
         scan_requests: Reads that a first scan makes; later ones read what is new.
         scan_bytes: Bytes of them at most.
-        encode_requests: Objects read once to be encoded; 0 where pixels are read.
+        encode_requests: Objects read to be encoded, once for each of latents and image
+            embeddings; 0 where pixels are read.
         encode_bytes: Bytes of them.
         epoch_requests: Objects read from the source in each epoch (or validation).
         epoch_bytes: Bytes of them.
-        epoch_cache_bytes: Bytes of latents gathered from the cache in each epoch.
+        epoch_cache_bytes: Bytes of latents and image embeddings gathered from the cache in each
+            epoch.
         latents_bytes: Space the latents need in the cache.
+        image_embeds_bytes: Space the image embeddings to condition on need in it.
         catalog_bytes: Space of the published facts.
     """
 
@@ -110,6 +113,7 @@ class Costs:
     epoch_bytes: int | None
     epoch_cache_bytes: int | None
     latents_bytes: int | None
+    image_embeds_bytes: int | None
     catalog_bytes: int | None
 
 
@@ -283,9 +287,15 @@ class Figures:
         return not any(problem.level == "stop" for problem in self.problems)
 
     @property
+    def conditioned(self) -> bool:
+        """Tell whether any backend has image embeddings to condition on."""
+        return any(each.costs.image_embeds_bytes != 0 for each in self.backends)
+
+    @property
     def cache_bytes(self) -> int | None:
-        """Space needed in the cache for latents and captions; None where it cannot be told."""
-        parts = [each.costs.latents_bytes for each in self.backends] + [self.texts.bytes]
+        """Space needed in the cache for all that is encoded; None where it cannot be told."""
+        parts = [each.costs.latents_bytes for each in self.backends]
+        parts += [each.costs.image_embeds_bytes for each in self.backends] + [self.texts.bytes]
         return None if None in parts else sum(part or 0 for part in parts)
 
     def as_json(self) -> dict[str, Any]:

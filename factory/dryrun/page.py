@@ -253,13 +253,17 @@ def _problem(problem: Problem) -> Safe:
 
 
 def _reading(figures: Figures) -> Iterator[Content]:
-    head = ("backend", "first scan", "encode once", "each epoch", "from cache", "latents", "facts")
+    head = (
+        "backend", "first scan", "encode once", "each epoch", "from cache", "latents",
+        *["image embeds"] * figures.conditioned, "facts",
+    )  # fmt: skip
     body: list[tuple[Content, ...]] = [
         (
             each.name, reads(each.costs.scan_requests, each.costs.scan_bytes, "≤"),
             reads(each.costs.encode_requests, each.costs.encode_bytes),
             reads(each.costs.epoch_requests, each.costs.epoch_bytes),
             size(each.costs.epoch_cache_bytes), size(each.costs.latents_bytes),
+            *[size(each.costs.image_embeds_bytes)] * figures.conditioned,
             size(each.costs.catalog_bytes),
         )
         for each in figures.backends

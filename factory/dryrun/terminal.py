@@ -191,7 +191,7 @@ def _costs(figures: Figures) -> RenderableType:
     table = _table(
         "Reading", ("backend", "left"), ("first scan", "right"), ("encode once", "right"),
         ("each epoch", "right"), ("from cache", "right"), ("latents", "right"),
-        ("facts", "right"),
+        *[("image embeds", "right")] * figures.conditioned, ("facts", "right"),
     )  # fmt: skip
     for each in figures.backends:
         costs = each.costs
@@ -200,6 +200,7 @@ def _costs(figures: Figures) -> RenderableType:
             reads(costs.encode_requests, costs.encode_bytes),
             reads(costs.epoch_requests, costs.epoch_bytes),
             _latents(costs.epoch_cache_bytes), _latents(costs.latents_bytes),
+            *[_latents(costs.image_embeds_bytes)] * figures.conditioned,
             size(costs.catalog_bytes),
         )  # fmt: skip
     texts = figures.texts

@@ -1,4 +1,4 @@
-"""Encoders: pictures to latents, captions to embeddings.
+"""Encoders: pictures to latents, captions and pictures to embeddings.
 
 Importing this package costs nothing: torch and the model libraries come with the first
 name that is taken from it.
@@ -8,27 +8,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from factory.encoder.base import ImageEncoder, TextEncoder
+    from factory.encoder.autoencoder import DiffusersImageEncoder, DiffusersVideoEncoder
+    from factory.encoder.base import ClipEncoder, ImageEncoder, TextEncoder, VisionEncoder
     from factory.encoder.dct import BlockDCT
     from factory.encoder.hashed_text import HashedText
-    from factory.encoder.pretrained import AutoencoderKLEncoder, TransformersTextEncoder
+    from factory.encoder.several_texts import SeveralTexts
+    from factory.encoder.transformers_text import TransformersTextEncoder
+    from factory.encoder.transformers_vision import TransformersVisionEncoder
 
 __all__ = [
-    "AutoencoderKLEncoder",
     "BlockDCT",
+    "ClipEncoder",
+    "DiffusersImageEncoder",
+    "DiffusersVideoEncoder",
     "HashedText",
     "ImageEncoder",
+    "SeveralTexts",
     "TextEncoder",
     "TransformersTextEncoder",
+    "TransformersVisionEncoder",
+    "VisionEncoder",
 ]
 
 _HOMES = {
-    "AutoencoderKLEncoder": "factory.encoder.pretrained",
     "BlockDCT": "factory.encoder.dct",
+    "ClipEncoder": "factory.encoder.base",
+    "DiffusersImageEncoder": "factory.encoder.autoencoder",
+    "DiffusersVideoEncoder": "factory.encoder.autoencoder",
     "HashedText": "factory.encoder.hashed_text",
     "ImageEncoder": "factory.encoder.base",
+    "SeveralTexts": "factory.encoder.several_texts",
     "TextEncoder": "factory.encoder.base",
-    "TransformersTextEncoder": "factory.encoder.pretrained",
+    "TransformersTextEncoder": "factory.encoder.transformers_text",
+    "TransformersVisionEncoder": "factory.encoder.transformers_vision",
+    "VisionEncoder": "factory.encoder.base",
 }
 
 

@@ -56,6 +56,9 @@ class Batch:
             no image encoder is set.
         pixels: uint8 RGB [B, H, W, 3], or [B, F, H, W, 3] of clips; None where latents are
             given instead.
+        image_embeds: Fields of the encoder of conditioning images, such as "embeds" [B, L, D]
+            and "pooled" [B, D], of the samples themselves; those of their partners' pictures
+            under "BACKEND.embeds" and so on. Empty where there is none.
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
         conditioning: Latents of each conditioning backend by name, [B, C, h, w].
         replaced: Samples of the plan that others stand in for.
@@ -77,6 +80,7 @@ class Batch:
     latents: torch.Tensor | None = None
     pixels: torch.Tensor | None = None
     text: dict[str, torch.Tensor] = field(default_factory=dict)
+    image_embeds: dict[str, torch.Tensor] = field(default_factory=dict)
     conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
     replaced: tuple[Replacement, ...] = ()
     slider_strength: float | None = None

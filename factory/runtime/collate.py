@@ -11,6 +11,7 @@ from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.cache.gathering import Empty
+from factory.catalog.cuts import CutArrays
 from factory.runtime.batch import Batch, Replacement
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 from factory.runtime.memory import BatchMemory
@@ -85,6 +86,7 @@ class Collate:
             latents=latents,
             pixels=pixels.get(source.name),
             text=source.read_text(captions, empty=empty),
+            image_embeds=_image_embeds(source, rows, cuts, empty),
             conditioning=_conditioning(source, rows, pixels, empty),
             slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
@@ -201,12 +203,24 @@ def _conditioning(
     }
 
 
+def _image_embeds(
+    source: Source, rows: NDArray[np.int64], cuts: CutArrays, empty: Empty
+) -> dict[str, torch.Tensor]:
+    """Return embeddings of the samples' pictures by field, their partners' by backend and field."""
+    found = source.read_image_embeds(rows, cuts, empty=empty)
+    for name, (partner, partner_rows) in source.conditioning.items():
+        fields = partner.read_image_embeds(partner_rows[rows], empty=empty)
+        found |= {f"{name}.{field}": tensor for field, tensor in fields.items()}
+    return found
+
+
 def batch_bytes(batch: Batch) -> int:
     """Return how many bytes the tensors of a batch hold."""
     tensors: Sequence[torch.Tensor | None] = [
         batch.latents,
         batch.pixels,
         *batch.text.values(),
+        *batch.image_embeds.values(),
         *batch.conditioning.values(),
     ]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -82,6 +82,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         latents=encoded,
         pixels=pixels if encoded is None else None,
         text=_encode_text(source, captions),
+        image_embeds=_encode_to_condition(source, pixels, keys),
         replaced=tuple(_replacement(made.samples, step.rows, each) for each in stand_ins),
         slider_strength=step.slider_strength,
     )
@@ -150,6 +151,15 @@ def _encode(source: StreamSource, pixels: torch.Tensor, keys: list[str]) -> torc
     if store is None:
         return None
     return store.encode(pixels, keys)["latents"].cpu()
+
+
+def _encode_to_condition(
+    source: StreamSource, pixels: torch.Tensor, keys: list[str]
+) -> dict[str, torch.Tensor]:
+    """Return image embeddings by field, [B, ...], where an encoder of them is set."""
+    if source.vision is None:
+        return {}
+    return {name: field.cpu() for name, field in source.vision.encode(pixels, keys).items()}
 
 
 def _encode_text(source: StreamSource, captions: list[str]) -> dict[str, torch.Tensor]:

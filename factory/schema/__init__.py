@@ -30,6 +30,7 @@ SCHEMAS: dict[str, type] = {
     "backend/conditioning": backends.ConditioningBackendConfig,
     "backend/text_embeds": embeds.TextEmbedBackendConfig,
     "backend/image_embeds": embeds.ImageEmbedBackendConfig,
+    "backend/conditioning_image_embeds": embeds.ConditioningImageEmbedBackendConfig,
     "sampling": run.SamplingConfig,
     "cache": run.CacheConfig,
     "encoder": run.EncoderConfig,

@@ -126,6 +126,11 @@ class SampleBackendConfig(BackendConfig):
     )
     text_embeds: str | None = opt(None, "text_embeds backend to use; null means the default one")
     image_embeds: str | None = opt(None, "image_embeds backend to use; null: the default one")
+    conditioning_image_embeds: str | None = opt(
+        None,
+        "conditioning_image_embeds backend its pictures are also encoded by; null: the default "
+        "one, if there is one and the backend is not of type conditioning",
+    )
     composite: CompositeConfig = opt(
         factory=CompositeConfig, meaning="which part of each picture is the sample"
     )
@@ -157,7 +162,7 @@ class SampleBackendConfig(BackendConfig):
 
     def references(self) -> Iterator[tuple[str, str]]:
         """Yield (field, name) of every other backend this one needs built before it."""
-        for key in ("text_embeds", "image_embeds"):
+        for key in ("text_embeds", "image_embeds", "conditioning_image_embeds"):
             name = getattr(self, key)
             if name is not None:
                 yield key, name

@@ -17,10 +17,12 @@ class EmbedBackendConfig(BackendConfig):
     default: bool = opt(False, "used by every backend that names no other")
     cache: Any = opt(MISSING, "slot: where the tensors are kept")
     encoder: Any = opt(MISSING, "what makes the tensors")
-    batch_size: int = opt(16, "samples encoded at once")
+    batch_size: int | None = opt(16, "samples encoded at once")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
+        if self.batch_size is None:
+            yield "batch_size is null; set batch_size=16"
         yield from at_least("batch_size", self.batch_size, 1)
 
 
@@ -29,7 +31,7 @@ class TextEmbedBackendConfig(EmbedBackendConfig):
     """Captions encoded once, shared by every backend that uses them."""
 
     _target_: str = "factory.backends.embeds.TextEmbedBackend"
-    batch_size: int = opt(64, "captions encoded at once")
+    batch_size: int | None = opt(64, "captions encoded at once")
 
 
 @dataclass
@@ -37,3 +39,14 @@ class ImageEmbedBackendConfig(EmbedBackendConfig):
     """Pictures encoded to latents once."""
 
     _target_: str = "factory.backends.embeds.ImageEmbedBackend"
+
+
+@dataclass
+class ConditioningImageEmbedBackendConfig(EmbedBackendConfig):
+    """Pictures encoded once to embeddings that a model is conditioned on."""
+
+    _target_: str = "factory.backends.embeds.VisionEmbedBackend"
+    default: bool = opt(False, "used by every backend trained or validated on that names no other")
+    batch_size: int | None = opt(
+        None, "pictures encoded at once; null: as many as the image_embeds backend"
+    )

@@ -31,6 +31,11 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("data.backends.NAME", "data/backend=conditioning", backends.ConditioningBackendConfig),
     ("data.backends.NAME", "data/backend=text_embeds", embeds.TextEmbedBackendConfig),
     ("data.backends.NAME", "data/backend=image_embeds", embeds.ImageEmbedBackendConfig),
+    (
+        "data.backends.NAME",
+        "data/backend=conditioning_image_embeds",
+        embeds.ConditioningImageEmbedBackendConfig,
+    ),
     ("data.caption", "Every caption strategy", captions.CaptionConfig),
     ("data.caption.shuffle", "Captions with tags in other orders", captions.ShuffleConfig),
     (

@@ -153,6 +153,7 @@ class EncoderConfig:
 
     image: Any = opt(None, "follows the group `encoder/image`")
     text: Any = opt(None, "follows the group `encoder/text`")
+    vision: Any = opt(None, "follows the group `encoder/vision`")
 
 
 @dataclass

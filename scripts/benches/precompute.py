@@ -81,7 +81,7 @@ def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
         start = time.perf_counter()
         count = sum(1 for _ in engine.map(source.backend.reader, wanted))
         middle = time.perf_counter()
-        fill_pictures(source, engine)
+        fill_pictures(source, source.latents, engine)
         alone.append(count / (middle - start))
         filled.append(count / (time.perf_counter() - middle))
     conditions = {
@@ -181,6 +181,6 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     source = Source(backend, backend.catalog(Facts.of_table(table, {}), 0), store)
     start = time.perf_counter()
     asked = len(source.catalog.decisions.order)
-    missing_pictures(source)
+    missing_pictures(source, source.latents)
     conditions = {"rows": asked, "runs": 1}
     yield "rows asked for", asked / (time.perf_counter() - start), "rows/s", conditions

@@ -73,7 +73,7 @@ def source_of(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) 
 
 def fill(source: Source) -> tuple[int, dict[int, str]]:
     """Encode what is missing of a source."""
-    filled = fill_pictures(source, ENGINE)
+    filled = fill_pictures(source, source.latents, ENGINE)
     return filled.encoded, filled.errors
 
 

@@ -12,10 +12,10 @@ from factory.catalog.captions import TextFileCaptions
 from factory.dryrun import rows
 from factory.dryrun.figures import Run
 from factory.dryrun.rehearsal import rehearse
-from factory.encoder.base import ForetoldImages, ForetoldTexts
+from factory.encoder.autoencoder import DiffusersImageEncoder
+from factory.encoder.base import ForetoldImages, ForetoldRows
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.encoder.pretrained import AutoencoderKLEncoder
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched
 from tests.datamodule.building import data_module, write_folders
@@ -122,12 +122,12 @@ def test_encoders_foretell_the_rows_they_make() -> None:
               "up_block_types": ["UpDecoderBlock2D"] * 2}  # fmt: skip
     pixels = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
     dtype = "float32"
-    for encoder in (BlockDCT(dtype=dtype), AutoencoderKLEncoder(config=config, dtype=dtype)):
+    for encoder in (BlockDCT(dtype=dtype), DiffusersImageEncoder(config=config, dtype=dtype)):
         assert isinstance(encoder, ForetoldImages)
         made = sum(field.nbytes for field in encoder.encode(pixels).values())
         assert encoder.row_bytes(48, 32) == made
     text = HashedText(dtype=dtype)
-    assert isinstance(text, ForetoldTexts)
+    assert isinstance(text, ForetoldRows)
     assert text.row_bytes() == sum(field.nbytes for field in text.encode(["a b"]).values())
 
 

@@ -126,10 +126,10 @@ def both(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     sources = {}
     for name, engine in engines.items():
         sources[name] = source_of(root, f"{tmp_path.name}-{name}", LocalStorage("."))
-        filled = fill_pictures(sources[name], engine)
+        filled = fill_pictures(sources[name], sources[name].latents, engine)
         assert (filled.encoded, filled.cached) == (PICTURES - 1, 0)
         assert [key.split(":")[0] for key in filled.errors.values()] == ["truncated"]
-        assert fill_pictures(sources[name], engine).encoded == 0
+        assert fill_pictures(sources[name], sources[name].latents, engine).encoded == 0
     return sources
 
 
@@ -160,7 +160,7 @@ def test_pictures_of_an_encoder_that_died_are_encoded_by_another(
 ) -> None:
     deadly = DeadlyDCT(mark=str(tmp_path / "died"))
     source = source_of(pictures, f"{tmp_path.name}-deadly", encoder=deadly)
-    filled = fill_pictures(source, RayEngine(encoders=2))
+    filled = fill_pictures(source, source.latents, RayEngine(encoders=2))
     assert (tmp_path / "died").exists()
     assert filled.encoded == PICTURES - 1
 
@@ -170,7 +170,7 @@ def test_a_storage_that_fails_as_a_whole_fails_here(pictures: Path, tmp_path: Pa
     source = source_of(pictures, f"{tmp_path.name}-broken", Watched(str(pictures)))
     source.backend.storage.broken.update(broken)  # type: ignore[attr-defined]
     with pytest.raises(StorageUnavailableError, match="down") as caught:
-        fill_pictures(source, RayEngine(encoders=2))
+        fill_pictures(source, source.latents, RayEngine(encoders=2))
     assert any("while reading 'p/0007.png'" in note for note in caught.value.__notes__)
 
 
@@ -179,7 +179,7 @@ def test_a_storage_in_memory_is_refused(pictures: Path) -> None:
     assert source.latents is not None
     source.latents.cache = CachePlace(MemoryStorage("here"))
     with pytest.raises(ConfigError, match=r"memory://here lies in this process's memory.*engine=l"):
-        fill_pictures(source, RayEngine())
+        fill_pictures(source, source.latents, RayEngine())
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
