@@ -25,9 +25,7 @@ from factory import (
 )
 from factory.backends.stream_source import StreamSource
 from factory.dryrun.page import page
-from factory.dryrun.page import page
 from factory.dryrun.rehearsal import rehearse
-from factory.dryrun.terminal import show
 from factory.dryrun.terminal import show
 from factory.encoder.dct import BlockDCT
 from factory.engine.local import LocalEngine
