@@ -3,7 +3,7 @@
 It lies below every floor because the catalog asks for bulk work and engines stand above it.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ class Engine(Protocol):
         items: Iterable[Item],
         *,
         at_once: int | None = None,
-    ) -> Iterator[tuple[Item, Result | Exception]]:
+    ) -> Generator[tuple[Item, Result | Exception], None, None]:
         """Yield (item, result) in the order of the items; a raised exception is the result.
 
         Args:

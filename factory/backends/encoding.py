@@ -6,7 +6,7 @@ is encoded together does not depend on where the work is done.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import chain, islice, tee
 from typing import Generic, TypeAlias, TypeVar
@@ -153,15 +153,15 @@ class PictureWorker:
     ) -> Generator["_Batch", None, None]:
         wanted, read = tee(units)
         runs = ([p for portion in unit for p in portion.samples] for unit in read)
-        outcomes = read_pixels(self.reader, runs, engine)
-        for portion in chain.from_iterable(wanted):
-            images, errors = [], {}
-            found = islice(outcomes, len(portion.samples))
-            for picture, outcome in zip(portion.samples, found, strict=True):
-                if isinstance(outcome, Exception):
-                    errors[picture.row] = _reason(self.reader, picture, outcome)
-                images.append(outcome)
-            yield _batch(portion, images, errors)
+        with closing(read_pixels(self.reader, runs, engine)) as outcomes:
+            for portion in chain.from_iterable(wanted):
+                found = list(islice(outcomes, len(portion.samples)))
+                errors = {
+                    picture.row: _reason(self.reader, picture, outcome)
+                    for picture, outcome in zip(portion.samples, found, strict=True)
+                    if isinstance(outcome, Exception)
+                }
+                yield _batch(portion, found, errors)
 
 
 @dataclass(frozen=True, eq=False)

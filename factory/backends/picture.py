@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
@@ -195,7 +196,7 @@ class ShapePicture:
 
 def read_pixels(
     reader: Reader, runs: Iterable[Sequence[Picture]], engine: Engine
-) -> Iterator[NDArray[np.uint8] | Exception]:
+) -> Generator[NDArray[np.uint8] | Exception, None, None]:
     """Yield the pixels of pictures in their order, or why there are none.
 
     Objects of a remote storage are asked for side by side, and decoded as they arrive; others
@@ -207,12 +208,14 @@ def read_pixels(
             there is room, each while the one before it is still on its way.
         engine: Where they are decoded.
     """
-    outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
+    outcomes: Generator[tuple[Any, NDArray[np.uint8] | Exception], None, None]
     if reader.storage.remote and isinstance(reader, ReadPicture):
         outcomes = engine.map(ShapePicture(reader), _arriving(reader.storage, runs))
     else:
         outcomes = engine.map(reader, chain.from_iterable(runs))
-    return (outcome for _, outcome in outcomes)
+    with closing(outcomes):
+        for _, outcome in outcomes:
+            yield outcome
 
 
 def _arriving(

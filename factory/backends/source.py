@@ -1,7 +1,7 @@
 """A backend made ready: its catalog, and the embeddings its batches are gathered from."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,9 +89,9 @@ class Source:
                 sample that was read.
         """
         pictures = self.pictures(rows)
-        outcomes = read_pixels(self.backend.reader, [pictures], engine)
-        for picture, outcome in zip(pictures, outcomes, strict=True):
-            yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
+        with closing(read_pixels(self.backend.reader, [pictures], engine)) as outcomes:
+            for picture, outcome in zip(pictures, outcomes, strict=True):
+                yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
 
     def _judged(self, picture: Picture, error: Exception) -> "Unusable":
         """Say what is wrong with one picture; raise what is not its own fault."""

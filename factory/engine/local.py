@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,7 @@ class LocalEngine:
         items: Iterable[Item],
         *,
         at_once: int | None = None,
-    ) -> Iterator[tuple[Item, Result | Exception]]:
+    ) -> Generator[tuple[Item, Result | Exception], None, None]:
         """Yield (item, result or exception) in the order of the items.
 
         What is still running when the consumer leaves early is not waited for.

@@ -91,7 +91,7 @@ class RayEngine:
         items: Iterable[Item],
         *,
         at_once: int | None = None,
-    ) -> Iterator[tuple[Item, Result | Exception]]:
+    ) -> Generator[tuple[Item, Result | Exception], None, None]:
         """Yield (item, result or exception) in the order of the items.
 
         Items are sent as tasks of several, which work in a process each: `at_once`, a bound

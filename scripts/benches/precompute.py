@@ -7,13 +7,13 @@ how many pictures a second an empty cache is asked for, their keys made on the w
 """
 
 import argparse
-import itertools
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,13 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 
 @dataclass(frozen=True)
 class Instant:
-    """Encoders that take no time: their rows are there already."""
+    """Encoders that take no time: they give the same rows again and again."""
 
     fingerprint: str = "instant"
     downscale: int = 8
 
     def encode(self, samples: Any) -> dict[str, Any]:
-        """Return rows of zeros, latents of pixels or embeddings of captions."""
+        """Return latents of pixels, or embeddings of captions."""
         if isinstance(samples, Sequence):
             return {"embeds": _rows(len(samples), TOKENS, WIDTH)}
         count, height, width, _ = samples.shape
@@ -61,10 +61,11 @@ class Instant:
         """Hold nothing."""
 
 
+@cache
 def _rows(*shape: int) -> Any:
     import torch
 
-    return torch.zeros(shape, dtype=torch.float16)
+    return torch.randn(shape, dtype=torch.float16)
 
 
 def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
@@ -123,14 +124,16 @@ def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     from factory.storage.local import LocalStorage
 
     captions = [f"caption {number}" for number in range(options.captions)]
+    shard_mb = 256
+    data = os.urandom(shard_mb * 2**20)
     raw, stored = [], []
     for number in range(options.runs):
-        cache = CachePlace(LocalStorage(str(scratch / f"text-{number}")))
-        store = TextEmbedBackend(name="text", cache=cache, encoder=Instant())
+        place = CachePlace(LocalStorage(str(scratch / f"text-{number}")), shard_mb=shard_mb)
+        store = TextEmbedBackend(name="text", cache=place, encoder=Instant())
         start = time.perf_counter()
         filled = fill_captions(store, captions, LocalEngine())
         middle = time.perf_counter()
-        write_raw(scratch / "raw", filled.bytes, int(cache.shard_mb * 2**20))
+        write_raw(scratch / f"raw-{number}", filled.bytes, data)
         stored.append(filled.bytes / (middle - start) / 2**20)
         raw.append(filled.bytes / (time.perf_counter() - middle) / 2**20)
     conditions = {"MiB": round(filled.bytes / 2**20), "runs": options.runs}
@@ -140,18 +143,14 @@ def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     yield "rows stored / files written", ratio, "ratio", {**conditions, "target": ">= 0.5"}
 
 
-def write_raw(folder: Path, size: int, most: int) -> None:
+def write_raw(folder: Path, size: int, data: bytes) -> None:
     """Write files of so many bytes in all, each until it is on the disk, as a shard is."""
-    folder.mkdir(exist_ok=True)
-    data = bytes(most)
-    for number in itertools.count():
-        if size <= 0:
-            return
-        with (folder / str(number)).open("wb") as file:
-            file.write(memoryview(data)[:size])
+    folder.mkdir()
+    for start in range(0, size, len(data)):
+        with (folder / str(start)).open("wb") as file:
+            file.write(memoryview(data)[: size - start])
             file.flush()
             os.fsync(file.fileno())
-        size -= most
 
 
 def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
@@ -176,8 +175,8 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
         }
     )
     backend = ImageBackend(name="asked", storage=LocalStorage(str(scratch)), resolution=512)
-    cache = CachePlace(LocalStorage(str(scratch / "asked")))
-    store = ImageEmbedBackend(name="latents", cache=cache, encoder=BlockDCT())
+    place = CachePlace(LocalStorage(str(scratch / "asked")))
+    store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
     source = Source(backend, backend.catalog(Facts.of_table(table, {}), 0), store)
     start = time.perf_counter()
     asked = len(source.catalog.decisions.order)

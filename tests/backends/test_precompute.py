@@ -1,0 +1,283 @@
+"""Reading, encoding and writing overlap, hold little, stop together, and leave nothing behind."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory.backends import encoding
+from factory.backends.picture import Picture, PictureColumns, ReadPicture
+from factory.backends.precompute import fill_captions, fill_pictures, missing_pictures
+from factory.backends.source import Source
+from factory.backends.video import ReadClip
+from factory.cache.recipe import recipe_key
+from factory.cache.writer import Writer
+from factory.catalog.cuts import Cut
+from factory.encoder.dct import BlockDCT
+from factory.encoder.hashed_text import HashedText
+from factory.engine.local import LocalEngine
+from factory.errors import CacheError, StorageError, StorageUnavailableError
+from factory.media.video import Clip
+from factory.storage.local import LocalStorage
+from tests.catalog.fakes import ENGINE, Watched
+from tests.pictures import write_pictures
+
+BATCH = 2
+# No test waits so long: whoever waits is woken, and a hang is a failure.
+SECONDS = 20
+
+
+@dataclass
+class Staged:
+    """An image encoder that calls a function before each batch, counted from 0."""
+
+    before: Any = lambda number: None
+    batches: int = 0
+    released: int = 0
+    inner: BlockDCT = field(default_factory=BlockDCT)
+    downscale: int = 8
+
+    @property
+    def fingerprint(self) -> str:
+        """As the encoder inside."""
+        return self.inner.fingerprint
+
+    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Call, then encode."""
+        number, self.batches = self.batches, self.batches + 1
+        self.before(number)
+        return self.inner.encode(pixels)
+
+    def release(self) -> None:
+        """Count."""
+        self.released += 1
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("factory-engine"):
+            thread.join(SECONDS)  # they end with the picture in hand
+        assert not thread.name.startswith(("factory-read", "factory-write"))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Watched:
+    write_pictures(tmp_path / "p", 12, sizes=[(96, 64)])
+    return Watched(str(tmp_path))
+
+
+def source_of(storage: LocalStorage, encoder: Any, *, shard_mb: float = 256) -> Source:
+    """Return the folder "p" scanned, all of one bucket, with a store of latents."""
+    backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
+    place = CachePlace(LocalStorage(f"{storage.root}/cache"), shard_mb=shard_mb)
+    store = ImageEmbedBackend(name="latents", cache=place, encoder=encoder, batch_size=BATCH)
+    return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
+
+
+def test_the_next_batch_is_read_and_the_last_one_written_while_one_is_encoded(
+    storage: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = [threading.Event() for _ in range(12)]
+    writing, encoding_second = threading.Event(), threading.Event()
+    shaped, add = ReadPicture.shaped, Writer.add
+
+    def note_read(self: ReadPicture, data: bytes, picture: Picture) -> NDArray[np.uint8]:
+        pixels = shaped(self, data, picture)
+        read[picture.row].set()
+        return pixels
+
+    def note_write(self: Writer, *args: Any, **named: Any) -> None:
+        writing.set()
+        assert encoding_second.wait(SECONDS)  # the first batch is written while the second one
+        add(self, *args, **named)  # is encoded, or both would wait for ever
+
+    def before(number: int) -> None:
+        if number == 1:
+            assert writing.wait(SECONDS)
+            assert read[2 * BATCH].wait(SECONDS)  # of the third batch
+            encoding_second.set()
+
+    monkeypatch.setattr(ReadPicture, "shaped", note_read)
+    monkeypatch.setattr(Writer, "add", note_write)
+    assert fill_pictures(source_of(storage, Staged(before)), LocalEngine(workers=1)).encoded == 12
+
+
+def test_no_more_is_read_than_has_room(storage: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one batch: one waits, one is made, and the engine holds four a thread."""
+    monkeypatch.setattr(encoding, "READY_BYTES", 1)
+    most = 0
+
+    def before(number: int) -> None:
+        nonlocal most
+        most = max(most, len(storage.reads) - number * BATCH)
+
+    source = source_of(storage, Staged(before))
+    storage.taken()
+    assert fill_pictures(source, LocalEngine(workers=1)).encoded == 12
+    assert most <= (1 + 1 + 1) * BATCH + 4
+
+
+def test_a_storage_that_fails_ends_all_and_keeps_its_kind(storage: Watched) -> None:
+    source = source_of(storage, Staged(), shard_mb=1e-3)
+    storage.broken["p/0009.png"] = StorageUnavailableError("down")
+    with pytest.raises(StorageUnavailableError, match="down") as caught:
+        fill_pictures(source, ENGINE)
+    assert any("while reading 'p/0009.png'" in note for note in caught.value.__notes__)
+    storage.broken.clear()
+    again = fill_pictures(source_of(storage, Staged()), ENGINE)
+    assert 12 > again.encoded >= 4  # what was published is not done again
+    assert again.encoded + again.cached == 12
+
+
+def test_an_encoder_that_fails_ends_all_and_keeps_its_kind(storage: Watched) -> None:
+    def before(number: int) -> None:
+        if number == 2:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room") as caught:
+        fill_pictures(source_of(storage, Staged(before)), ENGINE)
+    assert any("lower data.backends.latents.batch_size=2" in n for n in caught.value.__notes__)
+
+
+def test_a_disk_that_is_full_ends_all_while_the_encoder_goes_on(
+    storage: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def full(self: LocalStorage, key: str, data: bytes) -> None:
+        failed.set()
+        raise StorageError("disk full")
+
+    def before(number: int) -> None:
+        assert number < 2 or failed.wait(SECONDS)
+
+    source = source_of(storage, Staged(before), shard_mb=1e-3)
+    source.latents.store.open()  # type: ignore[union-attr]
+    monkeypatch.setattr(LocalStorage, "write", full)
+    with pytest.raises(StorageError, match="disk full"):
+        fill_pictures(source, ENGINE)
+
+
+def test_an_interrupt_while_encoding_ends_all(storage: Watched) -> None:
+    def before(number: int) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill_pictures(source_of(storage, Staged(before)), ENGINE)
+
+
+def test_pictures_that_cannot_be_read_only_make_their_batch_smaller(storage: Watched) -> None:
+    source = source_of(storage, Staged())
+    for name in ("0002", "0004", "0005"):
+        Path(storage.root, f"p/{name}.png").write_bytes(b"no picture at all")
+    filled = fill_pictures(source, ENGINE)
+    assert filled.encoded == 9
+    assert sorted(filled.errors) == [2, 4, 5]
+    assert source.latents is not None
+    assert source.latents.encoder.batches == 5  # type: ignore[attr-defined]
+
+
+def test_a_key_is_made_once_for_each_picture(
+    storage: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    keys = ImageEmbedBackend.keys
+
+    def note(self: ImageEmbedBackend, reader: Any, pictures: Any) -> Any:
+        found = keys(self, reader, pictures)
+        made.append(len(found))
+        return found
+
+    monkeypatch.setattr(ImageEmbedBackend, "keys", note)
+    assert fill_pictures(source_of(storage, Staged()), ENGINE).encoded == 12
+    assert sum(made) == 12
+
+
+def test_captions_are_written_while_the_next_ones_are_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = threading.Event()
+    add, encode = Writer.add, HashedText.encode
+
+    def note_write(self: Writer, *args: Any, **named: Any) -> None:
+        assert second.wait(SECONDS)
+        add(self, *args, **named)
+
+    def note_encode(self: HashedText, captions: Any) -> Any:
+        if "1" in captions:
+            second.set()
+        return encode(self, captions)
+
+    monkeypatch.setattr(Writer, "add", note_write)
+    monkeypatch.setattr(HashedText, "encode", note_encode)
+    place = CachePlace(LocalStorage(str(tmp_path)))
+    store = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), batch_size=1)
+    filled = fill_captions(store, ["0", "1"], ENGINE)
+    assert (filled.encoded, filled.cached) == (2, 0)
+    assert filled.bytes == 2 * HashedText().row_bytes()
+    assert fill_captions(store, ["1", "2"], ENGINE).counts()["cached"] == 1
+
+
+def test_an_encoder_that_gives_too_few_rows_is_told_with_the_last_batch(
+    storage: Watched,
+) -> None:
+    encoder = Staged()
+    encoder.inner = Short()
+    with pytest.raises(CacheError, match="2 samples were encoded"):
+        fill_pictures(source_of(storage, encoder), ENGINE)
+
+
+@dataclass(frozen=True)
+class Short(BlockDCT):
+    """Leaves out the last row."""
+
+    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode all but one."""
+        return super().encode(pixels[:-1])
+
+
+def test_keys_made_by_columns_are_those_of_single_rows(tmp_path: Path) -> None:
+    """Caches that were filled before stay valid: the text that is hashed has not changed."""
+    cut = Cut((100, 60), (3, 0), (96, 64))
+    pictures = [Picture(7, 'a "b" ü%s.png', "1-2", cut, frames=90), Picture(8, "c", "", cut)]
+    place = CachePlace(LocalStorage(str(tmp_path)))
+    store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
+    for reader, extra in (
+        (ReadPicture(LocalStorage(str(tmp_path))), [{}, {}]),
+        (ReadClip(LocalStorage(str(tmp_path)), Clip(8, 2)), [{"first": 37}, {"first": 0}]),
+    ):
+        rows = [
+            {
+                "key": picture.key, "etag": picture.etag, "resize": [100, 60], "crop": [3, 0],
+                "target": [96, 64], **more,
+            }
+            for picture, more in zip(pictures, extra, strict=True)
+        ]  # fmt: skip
+        common = store.recipe(reader)
+        wanted = [recipe_key({"common": common, "row": row}) for row in rows]
+        assert [key.tobytes() for key in store.keys(reader, pictures)] == wanted
+        columns = PictureColumns.of(pictures)
+        assert [key.tobytes() for key in store.keys(reader, columns)] == wanted
+        assert columns.each() == pictures
+
+
+def test_only_what_is_missing_is_named_with_its_key(storage: Watched) -> None:
+    source = source_of(storage, Staged())
+    places, keys = missing_pictures(source)
+    assert places.tolist() == list(range(12))
+    wanted = source.latents.keys(  # type: ignore[union-attr]
+        source.backend.reader, source.pictures(source.catalog.decisions.order)
+    )
+    assert keys.tolist() == wanted.tolist()
+    fill_pictures(source, ENGINE)
+    assert missing_pictures(source)[0].size == 0
