@@ -9,7 +9,8 @@ from factory.cache.container import Bytes, DamagedError
 COMPRESSIONS = ("none", "zstd")
 # What a packed file's name ends in; `zstd -d` makes the plain file of it.
 SUFFIX = ".zst"
-# zstd's own default: latents shrink by a tenth at any level, and higher ones cost time only.
+# zstd's own default. Noise, as latents nearly are, shrinks by 8 % in fp16 and 22 % in bf16;
+# padded texts by three quarters.
 _LEVEL = 3
 
 

@@ -145,8 +145,8 @@ class CacheConfig:
     shard_mb: float = opt(256.0, "size a shard is closed at, MiB")
     compression: Compression = opt(
         Compression.none,
-        "how new shards are kept in the storage: none | zstd, a tenth smaller, unpacked to "
-        "scratch_dir when first used; both kinds are read",
+        "how new shards are kept in the storage: none | zstd, which takes a tenth off latents and "
+        "more off padded texts; unpacked to scratch_dir when first used; both kinds are read",
     )
 
     def problems(self) -> Iterator[str]:
