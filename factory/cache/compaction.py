@@ -8,7 +8,7 @@ looks again and finds its rows where they are now. A row keeps the stamp it was 
 so what another process wrote or dropped meanwhile counts exactly as if nothing had moved.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -81,19 +81,18 @@ def compact(
         TakenError: Another process compacts this store, or removes its garbage.
         StorageError: The storage cannot be read or written to.
     """
-    done = Compaction()
     with alone(store.storage, f"{store.folder}/upkeep", "compaction") as lease:
         store.refresh()
         table = merged(store.snapshot().index.tables)
+        work = _Work(store, table, lease)
         wishes = None if order is None else _positions(table, as_keys(order))
         groups = list(_groups(table))
         with progress("compact cache", sum(map(len, groups)), "rows") as advance:
             for entries in groups:
-                chosen = _chosen(store, table, entries, wishes)
-                advance(len(entries) - len(chosen))
-                _rewrite(store, table, chosen, done, lease, advance)
+                work.rewrite(work.chosen(entries, wishes))
+                advance(len(entries))
         store.refresh()
-    return done
+    return work.done
 
 
 def _positions(table: Table, order: Keys) -> NDArray[np.int64]:
@@ -118,26 +117,6 @@ def _groups(table: Table) -> Iterator[NDArray[np.int64]]:
         yield entries[np.lexsort((table.row[entries], stamps[table.origin[entries]]))]
 
 
-def _chosen(
-    store: TensorStore,
-    table: Table,
-    entries: NDArray[np.int64],
-    wishes: NDArray[np.int64] | None,
-) -> NDArray[np.int64]:
-    """Return which entries of a group are written anew, in their new order."""
-    shard, records = _shards(table, entries)
-    counts = np.bincount(shard, minlength=len(records))
-    thin = counts < _THIN * capacity_of(records[0].layout, store.shard_bytes)
-    if thin.sum() == 1 and counts[thin][0] == records[int(thin.argmax())].rows:
-        thin[:] = False  # written anew it would be what it is
-    if wishes is None:
-        return entries[thin[shard]]
-    sequence = np.argsort(wishes[entries], kind="stable")
-    if thin.any() or not _lie_so(table.row[entries[sequence]], shard[sequence]):
-        return entries[sequence]
-    return entries[:0]
-
-
 def _shards(
     table: Table, entries: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[ShardRecord]]:
@@ -157,107 +136,112 @@ def _lie_so(rows: NDArray[np.uint32], shard: NDArray[np.int64]) -> bool:
     return bool(ascending.all()) and int((~same).sum()) + 1 == len(np.unique(shard))
 
 
-def _rewrite(
-    store: TensorStore,
-    table: Table,
-    entries: NDArray[np.int64],
-    done: Compaction,
-    lease: Lease,
-    advance: Callable[[int], None],
-) -> None:
-    """Publish new shards of some entries, whose rows share recipe and layout."""
-    if not len(entries):
-        return
-    _, records = _shards(table, entries)
-    done.before += len(records)
-    capacity = capacity_of(records[0].layout, store.shard_bytes)
-    notes = _notes_reader(store)
-    for start in range(0, len(entries), capacity):
-        part = entries[start : start + capacity]
-        moved, open_shard = _copied(store, table, part, records[0].layout, done.problems)
-        if len(moved):
-            _publish(store, table, moved, open_shard, records[0].recipe, notes)
-            done.rows += len(moved)
-            done.after += 1
-        lease.renew()
-        advance(len(part))
+@dataclass(eq=False)
+class _Work:
+    """One compaction: the rows as they were when it began, and what was done since.
 
-
-def _copied(
-    store: TensorStore,
-    table: Table,
-    entries: NDArray[np.int64],
-    layout: Layout,
-    problems: list[str],
-) -> tuple[NDArray[np.int64], OpenShard]:
-    """Copy rows into an open shard; return which could be, and the shard.
-
-    What is damaged stays where it is, and is told of as before.
+    Attributes:
+        store: Where rows are read and published.
+        table: The newest entry of each key.
+        lease: Renewed after each shard.
+        done: What was done.
     """
-    shard = OpenShard(layout, len(entries))
-    moved = []
-    for start in range(0, len(entries), _PIECE):
-        part = entries[start : start + _PIECE]
-        while len(part):
-            try:
-                rows = store.gather(keys_of(table, part))
-            except UnusableRowsError as error:
-                problems.append(str(error))
-                part = np.delete(part, error.places)
-            else:
-                shard.append(matrices_of(layout, rows))
-                moved.append(part)
-                break
-    return np.concatenate([entries[:0], *moved]), shard
 
+    store: TensorStore
+    table: Table
+    lease: Lease
+    done: Compaction = field(default_factory=Compaction)
 
-def _publish(
-    store: TensorStore,
-    table: Table,
-    entries: NDArray[np.int64],
-    shard: OpenShard,
-    recipe: str,
-    notes: Callable[[str], tuple[Keys, list[str]]],
-) -> None:
-    """Publish a shard and its segment, the rows' own stamps kept."""
-    record = publish_shard(
-        store.shard_files, store.next_stamp(), shard, recipe, compress=store.compression == "zstd"
-    )
-    origins = [table.origins[number] for number in table.origin[entries].tolist()]
-    numbers = {stamp: n for n, stamp in enumerate(dict.fromkeys(o.stamp for o in origins))}
-    keys = keys_of(table, entries)
-    segment = new_segment(
-        store.next_stamp(),
-        [Place(stamp, record) for stamp in numbers],
-        keys,
-        np.array([numbers[origin.stamp] for origin in origins]),
-        np.arange(len(entries)),
-        table.checksum[entries],
-        _noted(keys, [origin.segment for origin in origins], notes),
-    )
-    publish_segment(store.index_files, segment)
+    def __post_init__(self) -> None:
+        """Hold the notes of the segments read last."""
+        self._notes = lru_cache(maxsize=_SEGMENTS)(self._read_notes)
 
+    def chosen(
+        self, entries: NDArray[np.int64], wishes: NDArray[np.int64] | None
+    ) -> NDArray[np.int64]:
+        """Return which entries of a group are written anew, in their new order."""
+        shard, records = _shards(self.table, entries)
+        counts = np.bincount(shard, minlength=len(records))
+        thin = counts < _THIN * capacity_of(records[0].layout, self.store.shard_bytes)
+        if thin.sum() == 1 and counts[thin][0] == records[int(thin.argmax())].rows:
+            thin[:] = False  # written anew it would be what it is
+        if wishes is None:
+            return entries[thin[shard]]
+        sequence = np.argsort(wishes[entries], kind="stable")
+        if thin.any() or not _lie_so(self.table.row[entries[sequence]], shard[sequence]):
+            return entries[sequence]
+        return entries[:0]
 
-def _noted(
-    keys: Keys, segments: Sequence[str], notes: Callable[[str], tuple[Keys, list[str]]]
-) -> list[str]:
-    """Return what was noted of rows in the segments they were published in."""
-    found = [NO_NOTE] * len(keys)
-    names = np.array(segments)
-    for name in dict.fromkeys(segments):
-        here = np.flatnonzero(names == name)
-        of, texts = notes(name)
-        for n, at in zip(here.tolist(), of.searchsorted(keys[here]).tolist(), strict=True):
-            found[n] = texts[at]
-    return found
+    def rewrite(self, entries: NDArray[np.int64]) -> None:
+        """Publish new shards of some entries, whose rows share recipe and layout."""
+        if not len(entries):
+            return
+        _, records = _shards(self.table, entries)
+        self.done.before += len(records)
+        capacity = capacity_of(records[0].layout, self.store.shard_bytes)
+        for start in range(0, len(entries), capacity):
+            part = entries[start : start + capacity]
+            shard = OpenShard(records[0].layout, len(part))
+            moved = self._copy(part, shard)
+            if len(moved):
+                self._publish(moved, shard, records[0].recipe)
+                self.done.rows += len(moved)
+                self.done.after += 1
+            self.lease.renew()
 
+    def _copy(self, entries: NDArray[np.int64], shard: OpenShard) -> NDArray[np.int64]:
+        """Copy rows into an open shard; return which could be.
 
-def _notes_reader(store: TensorStore) -> Callable[[str], tuple[Keys, list[str]]]:
-    """Return what reads the keys and notes of a segment, and holds those read last."""
+        What is damaged stays where it is, and is told of as before.
+        """
+        moved = [entries[:0]]
+        for start in range(0, len(entries), _PIECE):
+            part = entries[start : start + _PIECE]
+            while len(part):
+                try:
+                    rows = self.store.gather(keys_of(self.table, part))
+                except UnusableRowsError as error:
+                    self.done.problems.append(str(error))
+                    part = np.delete(part, error.places)
+                else:
+                    shard.append(matrices_of(shard.layout, rows))
+                    moved.append(part)
+                    break
+        return np.concatenate(moved)
 
-    @lru_cache(maxsize=_SEGMENTS)
-    def read(name: str) -> tuple[Keys, list[str]]:
-        segment = read_segment(store.index_files.data(name), name)
+    def _publish(self, entries: NDArray[np.int64], shard: OpenShard, recipe: str) -> None:
+        """Publish a shard and its segment, the rows' own stamps kept."""
+        store, table = self.store, self.table
+        record = publish_shard(
+            store.shard_files, store.next_stamp(), shard, recipe,
+            compress=store.compression == "zstd",
+        )  # fmt: skip
+        origins = [table.origins[number] for number in table.origin[entries].tolist()]
+        numbers = {stamp: n for n, stamp in enumerate(dict.fromkeys(o.stamp for o in origins))}
+        keys = keys_of(table, entries)
+        segment = new_segment(
+            store.next_stamp(),
+            [Place(stamp, record) for stamp in numbers],
+            keys,
+            np.array([numbers[origin.stamp] for origin in origins]),
+            np.arange(len(entries)),
+            table.checksum[entries],
+            self._noted(keys, [origin.segment for origin in origins]),
+        )
+        publish_segment(store.index_files, segment)
+
+    def _noted(self, keys: Keys, segments: Sequence[str]) -> list[str]:
+        """Return what was noted of rows in the segments they were published in."""
+        found = [NO_NOTE] * len(keys)
+        names = np.array(segments)
+        for name in dict.fromkeys(segments):
+            here = np.flatnonzero(names == name)
+            known, texts = self._notes(name)
+            for n, at in zip(here.tolist(), known.searchsorted(keys[here]).tolist(), strict=True):
+                found[n] = texts[at]
+        return found
+
+    def _read_notes(self, name: str) -> tuple[Keys, list[str]]:
+        """Return the keys of a segment, and what was noted of each."""
+        segment = read_segment(self.store.index_files.data(name), name)
         return segment.keys, notes_of(segment, name)
-
-    return read

@@ -14,8 +14,6 @@ from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 
-# How shards may be kept in a storage.
-COMPRESSIONS = ("none", "zstd")
 # Small files fetched at once: enough to hide a server's latency, few enough for any server.
 _CONNECTIONS = 16
 

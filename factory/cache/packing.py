@@ -5,10 +5,25 @@ import pyarrow as pa
 
 from factory.cache.container import Bytes, DamagedError
 
+# How shards may be kept in a storage.
+COMPRESSIONS = ("none", "zstd")
 # What a packed file's name ends in; `zstd -d` makes the plain file of it.
 SUFFIX = ".zst"
-# zstd's own default: latents shrink by a tenth at any level, and higher ones cost time only.
+# zstd's own default. Noise, as latents nearly are, shrinks by 8 % in fp16 and 22 % in bf16;
+# padded texts by three quarters.
 _LEVEL = 3
+
+
+def check_compression(name: str) -> None:
+    """Refuse a name that is no way to keep shards.
+
+    Raises:
+        ValueError: It is none; those that are, are named.
+    """
+    if name not in COMPRESSIONS:
+        raise ValueError(
+            f"cache.compression must be one of {', '.join(COMPRESSIONS)}, got {name!r}"
+        )
 
 
 def plain_name(name: str) -> str:
@@ -16,9 +31,10 @@ def plain_name(name: str) -> str:
     return name.removesuffix(SUFFIX)
 
 
-def packed(data: bytes | memoryview) -> memoryview:
+def packed(data: bytes | memoryview) -> bytes:
     """Return the bytes as one zstd frame."""
-    return memoryview(pa.Codec("zstd", _LEVEL).compress(data))
+    frame: bytes = pa.Codec("zstd", _LEVEL).compress(data, asbytes=True)
+    return frame
 
 
 def unpacked(data: bytes | memoryview | Bytes, size: int, source: str) -> Bytes:

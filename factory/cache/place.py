@@ -5,6 +5,7 @@ from pathlib import Path
 
 import xxhash
 
+from factory.cache.packing import check_compression
 from factory.cache.placement import Kept
 from factory.cache.store import TensorStore
 from factory.catalog.journal import Journal
@@ -21,12 +22,14 @@ class CachePlace:
         prefix: Folder of the cache in its storage.
         scratch_dir: Local folder that remote shards are mirrored to.
         shard_mb: Size a shard is closed at, MiB.
+        compression: How new shards are kept in the storage: "none" or "zstd".
     """
 
     storage: Storage
     prefix: str = "cache"
     scratch_dir: str = ".scratch/shards"
     shard_mb: float = 256.0
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse a cache without a folder of its own."""
@@ -34,6 +37,7 @@ class CachePlace:
             raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
         if self.shard_mb <= 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
+        check_compression(self.compression)
 
     def shelf(self, backend: str) -> Shelf:
         """Return where the facts of a backend are published, and mapped on this machine."""
@@ -68,4 +72,5 @@ class CachePlace:
             folder,
             local_dir=str(Path(self.scratch_dir) / backend),
             shard_mb=self.shard_mb,
+            compression=str(self.compression),
         )

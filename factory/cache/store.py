@@ -14,10 +14,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError
-from factory.cache.files import COMPRESSIONS, Files
+from factory.cache.files import Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
 from factory.cache.index import Found, ShardRecord
 from factory.cache.local_tables import LocalTables
+from factory.cache.packing import check_compression
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
@@ -80,11 +81,7 @@ class TensorStore:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb!r}")
         if not self.folder:
             raise ValueError("cache.prefix must name a folder, such as cache")
-        if self.compression not in COMPRESSIONS:
-            raise ValueError(
-                f"cache.compression must be one of {', '.join(COMPRESSIONS)}, "
-                f"got {self.compression!r}"
-            )
+        check_compression(self.compression)
         self.shard_files = Files(self.storage, f"{self.folder}/shards", self.local_dir)
         self.index_files = Files(self.storage, f"{self.folder}/index", self.local_dir)
         self._lock = threading.Lock()

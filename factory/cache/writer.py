@@ -62,10 +62,10 @@ def publish_shard(
     shards: Files, stamp: int, shard: OpenShard, recipe: str, *, compress: bool
 ) -> ShardRecord:
     """Write a shard under a name of its own; nothing points to it yet."""
-    data = shard.finish()
-    name, size = new_name(stamp), len(data)
+    plain = shard.finish()
+    name, size, data = new_name(stamp), len(plain), packed(plain) if compress else plain
     if compress:
-        name, data = name + SUFFIX, packed(data)
+        name += SUFFIX
     shards.storage.write(shards.key(name), data)
     return ShardRecord(name, len(data), shard.rows, shard.layout, recipe, size)
 
@@ -130,6 +130,7 @@ class Writer:
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
         self._compress = compress
         self._groups: dict[Layout, _Group] = {}
+        self._spare: Bytes | None = None  # memory of a shard that was published
         self._seen = _KeySet()
         self._lock = threading.Lock()
         self._closed = ""
@@ -200,7 +201,7 @@ class Writer:
     def _take_open(self, why: str) -> list[_Group]:
         with self._lock:
             groups = list(self._groups.values())
-            self._groups = {}
+            self._groups, self._spare = {}, None
             self._closed = self._closed or why
         return groups
 
@@ -229,15 +230,22 @@ class Writer:
     def _group(self, layout: Layout) -> _Group:
         if layout not in self._groups:
             capacity = capacity_of(layout, self._shard_bytes)
-            self._groups[layout] = _Group(OpenShard(layout, capacity))
+            memory, self._spare = self._spare, None
+            self._groups[layout] = _Group(OpenShard(layout, capacity, memory))
         return self._groups[layout]
 
     def _publish(self, groups: list[_Group]) -> None:
         try:
             for group in groups:
                 self._publish_one(group)
-        except BaseException:
+                self._spare = group.shard.memory
+        except BaseException as error:
             self._take_open("failed to publish a shard")
+            error.add_note(
+                f"while a shard was published to {self._shards.where('')}: rows published before "
+                "stay, those of open shards are encoded again by the next run; to go on "
+                "elsewhere, give cache.storage a place that can be written to"
+            )
             raise
 
     def _publish_one(self, group: _Group) -> None:

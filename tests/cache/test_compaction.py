@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,13 +206,13 @@ def test_a_drop_made_meanwhile_counts(
     filled: TensorStore, keys_of: MakeKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = TensorStore(filled.storage, filled.prefix, shard_mb=filled.shard_mb)
-    whole = compaction_module._copied
+    whole = compaction_module._Work._copy
 
-    def interrupted(*args: object) -> object:
+    def interrupted(*args: Any) -> Any:
         drop(other, keys_of(1, start=100))
-        return whole(*args)  # type: ignore[arg-type]
+        return whole(*args)
 
-    monkeypatch.setattr(compaction_module, "_copied", interrupted)
+    monkeypatch.setattr(compaction_module._Work, "_copy", interrupted)
     compact(filled)
     assert not filled.contains(keys_of(1, start=100)).any()
     assert [one.segment for one in collect(filled) if one.shard is None] == []

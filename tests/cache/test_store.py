@@ -70,6 +70,19 @@ def test_shards_open_with_the_safetensors_library_alone(
         assert file.metadata() == {"format": "pt", "cache_format": "2"}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_narrow_floats_open_with_the_safetensors_library_alone(
+    store: TensorStore, keys_of: MakeKeys, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    latents = torch.randn(9, 4, 8, 8).to(dtype)
+    fill(store, keys_of(9), latents=latents)
+    (path,) = (tmp_path / "cache/images/shards").iterdir()
+    with safetensors.safe_open(str(path), framework="pt") as file:
+        got = file.get_tensor("latents")
+    assert got.dtype == dtype
+    assert bits(got) == bits(latents)
+
+
 def test_index_segments_open_with_the_safetensors_library_alone(
     store: TensorStore, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
 ) -> None:
