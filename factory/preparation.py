@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from factory.backends.embeds import TextEmbedBackend
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import ConditioningBackend, SampleBackend
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
@@ -15,9 +15,6 @@ from factory.catalog.facts import Facts
 from factory.catalog.pairing import NO_SOURCE, pair
 from factory.errors import EmptyBackendError, FactoryError
 from factory.registry import Registry
-
-# Always encoded: what a dropped caption becomes.
-EMPTY_CAPTION = ""
 
 
 def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
@@ -130,8 +127,14 @@ def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[s
 
 
 def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int) -> Source:
-    images, texts = registry.image_store(backend), registry.text_store(backend)
-    return Source(backend, backend.catalog(facts, seed), images, texts)
+    return Source(
+        backend,
+        backend.catalog(facts, seed),
+        registry.image_store(backend),
+        registry.text_store(backend),
+        encode_mode=registry.encode_mode(backend),
+        encode_text_mode=registry.encode_text_mode(backend),
+    )
 
 
 def _paired(
@@ -160,7 +163,10 @@ def _paired(
     source.catalog = replace(catalog, decisions=left)
     cuts = PartnerCuts(catalog.shapes, of_partner)
     partner = Source(
-        backend, Catalog(facts, decided, backend.caption, cuts), registry.image_store(backend)
+        backend,
+        Catalog(facts, decided, backend.caption, cuts),
+        registry.image_store(backend),
+        encode_mode=registry.encode_mode(backend),
     )
     source.conditioning[backend.name] = (partner, partners)
     _without_sourceless(source)
@@ -181,7 +187,7 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
     """Fill the stores of latents; return what could not be read, by backend and row."""
     unreadable = {}
     for source in sources:
-        if source.latents is None:
+        if source.latents is None or not source.encode_mode.ahead:
             continue
         with registry.telemetry.stage(f"encode {source.name}") as stage:
             pictures = source.kept_pictures()
@@ -202,14 +208,18 @@ def _with_partners(source: Source) -> list[Source]:
 
 
 def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
-    wanted: dict[str, tuple[TextEmbedBackend, dict[str, None]]] = {}
+    wanted = {
+        name: dict.fromkeys(store.own_texts())
+        for name, store in registry.text_embeds.items()
+        if EncodeMode(store.encode_mode).keeps
+    }
     for source in sources:
         is_partner = isinstance(source.backend, ConditioningBackend)
-        if source.text is not None and not is_partner:
-            empty = dict.fromkeys([EMPTY_CAPTION])
-            _, captions = wanted.setdefault(source.text.name, (source.text, empty))
+        if source.text is not None and not is_partner and source.encode_text_mode.ahead:
+            captions = wanted.setdefault(source.text.name, dict.fromkeys(source.text.own_texts()))
             captions.update(dict.fromkeys(source.catalog.all_texts()))
-    for name, (store, captions) in wanted.items():
+    for name, captions in wanted.items():
+        store = registry.text_embeds[name]
         with registry.telemetry.stage(f"encode {name}") as stage:
             done = fill_captions(store, captions)
             stage.counts.update(encoded=done, cached=len(captions) - done)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import (
     ConditioningBackend,
     EvalBackend,
@@ -139,8 +140,28 @@ class Registry:
             if not fits(field, self.backends[other])
         ]
         problems += _two_defaults(self.text_embeds) + _two_defaults(self.image_embeds)
+        if not problems:  # modes follow from what backends refer to
+            problems += self._mode_problems()
         if problems:
             raise ConfigError(problems)
+
+    def _mode_problems(self) -> Iterable[str]:
+        for name, backend in self.samples.items():
+            mode = self.encode_mode(backend)
+            try:
+                if mode.redraws:
+                    backend.check_redraws()
+            except ValueError as error:
+                yield str(error)
+            if not isinstance(backend, ConditioningBackend):
+                continue
+            source = self.encode_mode(self.samples[backend.source])
+            if mode.redraws != source.redraws and mode is not EncodeMode.transient:
+                yield (
+                    f"data.backends.{name}.encode_mode={mode} does not fit {source} of "
+                    f"{backend.source!r}, whose cuts it has; set data.backends.{name}.encode_mode="
+                    f"{source}"
+                )
 
     def check_alignment(self) -> None:
         """Refuse targets that an image encoder cannot divide into latent cells.
@@ -173,6 +194,44 @@ class Registry:
     def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
         """Return where a backend's encoded captions are kept; None for plain texts."""
         return _chosen(backend.text_embeds, self.text_embeds)
+
+    @property
+    def default_text_store(self) -> TextEmbedBackend | None:
+        """Where captions of backends are kept that name no other store; None for plain texts."""
+        return _chosen(None, self.text_embeds)
+
+    def encode_mode(self, backend: SampleBackend) -> EncodeMode:
+        """Return when a backend's pictures are encoded.
+
+        One that says nothing follows its store. But cuts are drawn anew for training alone: a
+        conditioning backend follows its source in this, and validation is encoded beforehand.
+        """
+        if backend.encode_mode is not None:
+            return EncodeMode(backend.encode_mode)
+        store = self.image_store(backend)
+        mode = EncodeMode.precompute if store is None else EncodeMode(store.encode_mode)
+        if isinstance(backend, ConditioningBackend):
+            source = self.encode_mode(self.samples[backend.source])
+            return source if source.redraws or mode.redraws else mode
+        if isinstance(backend, EvalBackend) and mode.redraws:
+            return EncodeMode.precompute
+        return mode
+
+    def encode_text_mode(self, backend: SampleBackend) -> EncodeMode:
+        """Return when a backend's captions are encoded; one that says nothing follows its store."""
+        if backend.encode_text_mode is not None:
+            return EncodeMode(backend.encode_text_mode)
+        store = self.text_store(backend)
+        return EncodeMode.precompute if store is None else EncodeMode(store.encode_mode)
+
+    def publish(self) -> None:
+        """Publish what this process has encoded while it made batches.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        for store in (*self.image_embeds.values(), *self.text_embeds.values()):
+            store.open_rows.publish()
 
 
 def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
+from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Picture, Reader
+from factory.backends.prompts import read_prompts
+from factory.cache.open_rows import OpenRows
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
@@ -28,24 +31,38 @@ class EmbedBackend:
         cache: Where the tensors are kept.
         default: Used by every backend that names no other.
         batch_size: Samples encoded at once.
+        write_batch_size: Rows a shard is published with, if `cache.shard_mb` are not reached
+            before; None for no such limit.
+        encode_mode: When the samples of backends that say nothing themselves are encoded, one of
+            `EncodeMode`.
     """
 
     name: str
     cache: CachePlace
     default: bool = False
     batch_size: int = 16
+    write_batch_size: int | None = None
+    encode_mode: str = EncodeMode.precompute
 
     def __post_init__(self) -> None:
-        """Refuse a batch of nothing."""
-        if self.batch_size < 1:
-            raise ValueError(
-                f"data.backends.{self.name}.batch_size must be at least 1, got {self.batch_size}"
-            )
+        """Refuse batches of nothing, and modes there are not."""
+        for field_name in ("batch_size", "write_batch_size"):
+            value = getattr(self, field_name)
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"data.backends.{self.name}.{field_name} must be at least 1, got {value}"
+                )
+        self.encode_mode = as_mode(self.encode_mode, f"data.backends.{self.name}.encode_mode")
 
     @cached_property
     def store(self) -> TensorStore:
         """The tensors encoded so far."""
-        return self.cache.store(self.name)
+        return self.cache.store(self.name, self.write_batch_size)
+
+    @cached_property
+    def open_rows(self) -> OpenRows:
+        """The tensors encoded by this process that are not in the store yet."""
+        return OpenRows(self.store)
 
     @contextmanager
     def encoding(self, labels: Sequence[str]) -> Iterator[None]:
@@ -70,9 +87,15 @@ class EmbedBackend:
             raise
 
     def close(self) -> None:
-        """Let go of memory maps, and close the cache's storage."""
-        self.store.close()
-        self.cache.storage.close()
+        """Publish what is open, let go of memory maps, and close the cache's storage.
+
+        Raises:
+            StorageError: What was open could not be published.
+        """
+        with ExitStack() as stack:  # the last one first
+            stack.callback(self.cache.storage.close)
+            stack.callback(self.store.close)
+            stack.callback(self.open_rows.publish)
 
 
 @dataclass(kw_only=True)
@@ -81,10 +104,32 @@ class TextEmbedBackend(EmbedBackend):
 
     Attributes:
         encoder: What makes the embeddings.
+        prompts: Texts that are encoded with the captions, such as those to validate with.
+        prompts_file: File of this machine with more of them, one a line.
     """
 
     encoder: TextEncoder
     batch_size: int = 64
+    prompts: Sequence[str] = ()
+    prompts_file: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what captions cannot have."""
+        super().__post_init__()
+        check_caption_mode(self.encode_mode, f"data.backends.{self.name}.encode_mode")
+        self.prompts = tuple(self.prompts)
+
+    def own_texts(self) -> list[str]:
+        """Return what is in the store whatever the captions: "" and the prompts, each once.
+
+        A caption that is dropped becomes "".
+
+        Raises:
+            ObjectNotFoundError: There is no file `prompts_file`.
+            ConfigError: It cannot be read.
+        """
+        listed = () if self.prompts_file is None else read_prompts(self.prompts_file)
+        return list(dict.fromkeys(["", *self.prompts, *listed]))
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -125,13 +170,19 @@ class ImageEmbedBackend(EmbedBackend):
 
     encoder: ImageEncoder
 
-    def recipe(self, reader: Reader) -> Mapping[str, object]:
-        """Return what shaped every row that a reader's pictures have in this store."""
-        return {"kind": "latents", "encoder": self.encoder.fingerprint, **reader.recipe}
+    def recipe(self, reader: Reader, **marks: object) -> Mapping[str, object]:
+        """Return what shaped every row that a reader's pictures have in this store.
 
-    def keys(self, reader: Reader, pictures: Sequence[Picture]) -> Keys:
+        Args:
+            reader: How the pictures become pixels.
+            marks: What else tells these rows from others.
+        """
+        shared = {"kind": "latents", "encoder": self.encoder.fingerprint, **reader.recipe}
+        return {**shared, **marks}
+
+    def keys(self, reader: Reader, pictures: Sequence[Picture], **marks: object) -> Keys:
         """Return the recipe key of each picture, 16 bytes each."""
-        return recipe_keys(self.recipe(reader), [reader.parts(p) for p in pictures])
+        return recipe_keys(self.recipe(reader, **marks), [reader.parts(p) for p in pictures])
 
     def encode(self, pixels: torch.Tensor, labels: Sequence[str]) -> dict[str, torch.Tensor]:
         """Encode samples of one bucket to the fields of their rows, [B, ...] on any device.
@@ -163,9 +214,11 @@ class ImageEmbedBackend(EmbedBackend):
             return fields  # the writer refuses what has too few rows, or too many
         return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
 
-    def gather(self, reader: Reader, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+    def gather(
+        self, reader: Reader, pictures: Sequence[Picture], **marks: object
+    ) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order."""
-        return self.store.gather(self.keys(reader, pictures))
+        return self.store.gather(self.keys(reader, pictures, **marks))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
+from factory.backends.on_demand import Tally, read_captions
 from factory.backends.picture import Picture, ReadPicture, ShapePicture
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
@@ -29,6 +31,8 @@ class Source:
         text: Where encoded captions are kept, or None to give texts only.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
+        encode_mode: When its pictures are encoded.
+        encode_text_mode: When its captions are encoded.
     """
 
     backend: SampleBackend
@@ -36,11 +40,24 @@ class Source:
     latents: ImageEmbedBackend | None = None
     text: TextEmbedBackend | None = None
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
+    encode_mode: EncodeMode = EncodeMode.precompute
+    encode_text_mode: EncodeMode = EncodeMode.precompute
 
     @property
     def name(self) -> str:
         """The backend's name."""
         return self.backend.name
+
+    def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
+        """Return how some rows are cut in an epoch, in their order."""
+        return self.catalog.cuts(rows, epoch if self.encode_mode.redraws else 0)
+
+    def marks(self, epoch: int) -> dict[str, object]:
+        """Return what tells this source's latents from others of the same pictures and cuts.
+
+        Those of an epoch alone carry its number, so that they can be found and forgotten.
+        """
+        return {"dataset": self.name, "epoch": epoch} if self.encode_mode.redraws else {}
 
     def picture(self, row: int) -> Picture:
         """Describe the picture of a row: which object, and how it is cut."""
@@ -71,17 +88,22 @@ class Source:
         return KeptPictures(self)
 
     def samples(
-        self, rows: NDArray[np.int64], engine: Engine
+        self, rows: NDArray[np.int64], engine: Engine, epoch: int = 0
     ) -> "Iterator[NDArray[np.uint8] | Unusable]":
         """Yield the pixels of some rows in their order, [H, W, 3] or [F, H, W, 3] of clips.
 
         Objects of a remote storage are asked for side by side, and decoded as they arrive.
 
+        Args:
+            rows: Rows of the catalog, int64 [n].
+            engine: Decodes them.
+            epoch: The epoch they are cut for.
+
         Raises:
             StorageError: The storage failed, and not one object of it; the note names the
                 sample that was read.
         """
-        reader, pictures = self.backend.reader, self.pictures(rows)
+        reader, pictures = self.backend.reader, self.pictures(rows, self.cuts(rows, epoch))
         outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
         if reader.storage.remote and isinstance(reader, ReadPicture):
             spans = [(picture.key, 0, None) for picture in pictures]
@@ -102,25 +124,37 @@ class Source:
         raise error
 
     def read_latents(
-        self, rows: NDArray[np.int64], cuts: CutArrays | None = None
+        self, rows: NDArray[np.int64], cuts: CutArrays | None = None, epoch: int = 0
     ) -> dict[str, torch.Tensor]:
         """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...].
 
         Args:
             rows: Rows of the catalog, int64 [B].
             cuts: How they are cut, where that is known already.
+            epoch: The epoch they are for.
 
         Raises:
-            CacheError: A latent is missing or damaged.
+            UnusableRowsError: Latents are missing or damaged; see `reading.EncodedReading`.
             TypeError: The backend has no encoder.
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.latents.gather(self.backend.reader, self.pictures(rows, cuts))
+        cuts = self.cuts(rows, epoch) if cuts is None else cuts
+        pictures = self.pictures(rows, cuts)
+        return self.latents.gather(self.backend.reader, pictures, **self.marks(epoch))
 
-    def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
-        return {} if self.text is None else self.text.gather(captions)
+    def read_text(
+        self, captions: Sequence[str], tally: Tally | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return encoded captions in their order: fields [B, ...]; empty without an encoder.
+
+        Args:
+            captions: The captions, B of them.
+            tally: Counts those that had to be encoded.
+        """
+        if self.text is None:
+            return {}
+        return read_captions(self.text, captions, self.encode_text_mode, self.name, tally)
 
 
 @dataclass(frozen=True)

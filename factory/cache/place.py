@@ -20,12 +20,15 @@ class CachePlace:
         prefix: Folder of the cache in its storage.
         scratch_dir: Local folder that remote shards are mirrored to.
         shard_mb: Size a shard is closed at, MiB.
+        damaged: What becomes of rows that turn out damaged or gone: "rebuild" encodes them
+            anew, "stop" ends the run.
     """
 
     storage: Storage
     prefix: str = "cache"
     scratch_dir: str = ".scratch/shards"
     shard_mb: float = 256.0
+    damaged: str = "rebuild"
 
     def __post_init__(self) -> None:
         """Refuse a cache without a folder of its own."""
@@ -33,6 +36,8 @@ class CachePlace:
             raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
         if self.shard_mb <= 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
+        if self.damaged not in ("rebuild", "stop"):
+            raise ValueError(f"cache.damaged must be rebuild or stop, got {self.damaged!r}")
 
     def shelf(self, backend: str) -> Shelf:
         """Return where the facts of a backend are published, and mapped on this machine."""
@@ -52,12 +57,18 @@ class CachePlace:
         """Return where the facts of a backend are published."""
         return f"{self.prefix}/catalog/{backend}.parquet"
 
-    def store(self, backend: str) -> TensorStore:
-        """Return the tensors of an embeddings backend."""
+    def store(self, backend: str, shard_rows: int | None = None) -> TensorStore:
+        """Return the tensors of an embeddings backend.
+
+        Args:
+            backend: Its name.
+            shard_rows: Rows a shard is closed at, if it is not full before.
+        """
         folder = f"{self.prefix}/tensors/{backend}"
         return TensorStore(
             self.storage,
             folder,
             local_dir=str(Path(self.scratch_dir) / backend),
             shard_mb=self.shard_mb,
+            shard_rows=shard_rows,
         )

@@ -62,12 +62,14 @@ class TensorStore:
         local_dir: Local folder for copies of a remote storage's files; None holds in memory
             those that were used.
         shard_mb: Size a shard is closed at, MiB.
+        shard_rows: Rows a shard is closed at, if it is not full before; None for no such limit.
     """
 
     storage: Storage
     prefix: str
     local_dir: str | None = None
     shard_mb: float = 256.0
+    shard_rows: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a shard without room; nothing is opened."""
@@ -86,7 +88,7 @@ class TensorStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
-        names = ("storage", "prefix", "local_dir", "shard_mb")
+        names = ("storage", "prefix", "local_dir", "shard_mb", "shard_rows")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -190,6 +192,7 @@ class TensorStore:
             recipe=canonical(recipe),
             shard_bytes=int(self.shard_mb * _MIB),
             next_stamp=self.next_stamp,
+            shard_rows=self.shard_rows,
         )
 
     def snapshot(self) -> Snapshot:

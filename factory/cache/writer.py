@@ -98,8 +98,10 @@ class Writer:
         recipe: str,
         shard_bytes: int,
         next_stamp: Callable[[], int],
+        shard_rows: int | None = None,
     ) -> None:
         """Hold where to publish; `recipe` is canonical JSON, `next_stamp` orders segments."""
+        self._shard_rows = min(shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
         self._shards, self._index = shards, index
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
         self._groups: dict[Layout, _Group] = {}
@@ -129,11 +131,8 @@ class Writer:
             StorageError: A full shard could not be published; the writer is closed.
         """
         names = as_keys(keys)
-        layout = layout_of(fields)
-        _check_counts(names, fields, labels)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in fields.items()}
+        layout, tensors = checked_rows(names, fields, labels)
         matrices = matrices_of(layout, tensors)
-        _check_finite(layout, matrices, names, labels)
         with self._lock:
             if self._closed:
                 raise CacheError(f"rows were added to a writer that {self._closed}")
@@ -200,7 +199,7 @@ class Writer:
     def _group(self, layout: Layout) -> _Group:
         if layout not in self._groups:
             row_bytes = max(1, sum(part.stride for part in layout))
-            capacity = min(max(1, self._shard_bytes // row_bytes), _ROWS_LIMIT)
+            capacity = min(max(1, self._shard_bytes // row_bytes), self._shard_rows)
             self._groups[layout] = _Group(OpenShard(layout, capacity))
         return self._groups[layout]
 
@@ -227,6 +226,26 @@ class Writer:
             with suppress(StorageError):  # it takes room and nothing points to it
                 self._shards.delete(name)
             raise
+
+
+def checked_rows(
+    keys: Keys, fields: Mapping[str, torch.Tensor], labels: Sequence[str] | None = None
+) -> tuple[Layout, dict[str, torch.Tensor]]:
+    """Return rows as they can be stored, and their layout: on the CPU, contiguous.
+
+    Args:
+        keys: Keys of the rows, V16 [n].
+        fields: The rows, each field [n, ...], on any device.
+        labels: What the rows are of, for messages.
+
+    Raises:
+        CacheError: Counts differ, a number is not finite, or a dtype cannot be stored.
+    """
+    layout = layout_of(fields)
+    _check_counts(keys, fields, labels)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in fields.items()}
+    _check_finite(layout, matrices_of(layout, tensors), keys, labels)
+    return layout, tensors
 
 
 def _check_counts(

@@ -55,8 +55,8 @@ class CutArrays:
 class Cuts(Protocol):
     """Answers how rows of a catalog are cut."""
 
-    def of(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return the cuts of some rows, in their order."""
+    def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return the cuts that some rows have in an epoch, in their order."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class OwnCuts:
     geometry: Geometry
     seed: int = 0
 
-    def of(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return the cuts of some rows, in their order."""
+    def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return the cuts that some rows have in an epoch, in their order."""
         keys = pa.array(self.facts.texts("key", rows), pa.large_string())
         shapes = self.geometry.decide(
             self.facts.take("width", rows),
             self.facts.take("height", rows),
-            draws(self.geometry, keys, self.seed),
+            draws(self.geometry, keys, self.seed, epoch),
             self._focus(rows),
         )
         return CutArrays(shapes.intermediary, shapes.crop, shapes.target)
@@ -104,17 +104,24 @@ class PartnerCuts:
     source: Cuts
     rows: NDArray[np.int64]
 
-    def of(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return the cuts of some rows, in their order."""
-        return self.source.of(self.rows[rows])
+    def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return the cuts that some rows have in an epoch, in their order."""
+        return self.source.of(self.rows[rows], epoch)
 
 
-def draws(geometry: Geometry, keys: Column, seed: int) -> NDArray[np.float64] | None:
+def draws(
+    geometry: Geometry, keys: Column, seed: int, epoch: int = 0
+) -> NDArray[np.float64] | None:
     """Return a sample's random numbers, float64 [n, 3]; None where nothing is random.
 
-    They follow from the seed and the sample's key alone, so a sample keeps its cut when others
-    come or go.
+    They follow from the seed, the epoch and the sample's key alone, so a sample keeps its cut
+    when others come or go. The first number, which chooses the aspect, is that of every epoch:
+    a sample's bucket is part of the plan.
     """
     if not geometry.uses_random:
         return None
-    return uniform(hash_texts(keys), DRAWS, seed=seed)
+    hashes = hash_texts(keys)
+    numbers = uniform(hashes, DRAWS, seed=seed)
+    if epoch:
+        numbers[:, 1:] = uniform(hashes, DRAWS, seed=seed, epoch=epoch)[:, 1:]
+    return numbers

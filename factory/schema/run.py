@@ -20,6 +20,13 @@ class ShortBatch(StrEnum):
     drop = "drop"
 
 
+class DamagedRows(StrEnum):
+    """What becomes of cached rows that turn out damaged or gone."""
+
+    rebuild = "rebuild"
+    stop = "stop"
+
+
 class EpochRule(StrEnum):
     """When an epoch ends."""
 
@@ -136,6 +143,10 @@ class CacheConfig:
     prefix: str = opt("cache", "folder of the cache in its storage")
     scratch_dir: str = opt(MISSING, "local folder that remote shards are mirrored to")
     shard_mb: float = opt(256.0, "size a shard is closed at, MiB")
+    damaged: DamagedRows = opt(
+        DamagedRows.rebuild,
+        "rows that turn out damaged or gone: rebuild: encode them anew, and say so | stop the run",
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
