@@ -94,6 +94,25 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
     return _decide(registry, facts, seed)
 
 
+def end_epoch(
+    registry: Registry, sources: Mapping[str, Source], epoch: int, *, first: bool
+) -> None:
+    """Publish what this process has encoded in an epoch, and forget what was for it alone.
+
+    Args:
+        registry: The backends.
+        sources: Those of samples, made ready.
+        epoch: The epoch that has ended.
+        first: Whether this process does what is to be done once for all.
+
+    Raises:
+        StorageError: The cache cannot be written to.
+    """
+    for source in sources.values():
+        source.forget_epochs(epoch + 1, published=first)
+    registry.publish()
+
+
 def _scan(registry: Registry, backend: SampleBackend) -> Facts:
     shelf, journal = registry.cache.shelf(backend.name), registry.cache.journal(backend.name)
     with registry.telemetry.stage(f"scan {backend.name}") as stage:

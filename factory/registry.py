@@ -1,9 +1,11 @@
 """What was built, in which order, and at what cost: the backends of a run and their life."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
@@ -13,6 +15,7 @@ from factory.backends.image import (
     ImageBackend,
     SampleBackend,
 )
+from factory.backends.on_demand import read_captions
 from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
@@ -101,12 +104,13 @@ class Registry:
 
     def close(self) -> None:
         """Close every store and storage; what fails to close does not keep the others open."""
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:  # the last one first
             stack.callback(self.cache.storage.close)
             for backend in self.backends.values():
                 stack.callback(
                     backend.storage.close if isinstance(backend, SampleBackend) else backend.close
                 )
+            stack.callback(self.publish)
 
     def write_metrics(self, folder: Path) -> None:
         """Write what each stage took to `metrics.json` in a folder."""
@@ -195,10 +199,19 @@ class Registry:
         """Return where a backend's encoded captions are kept; None for plain texts."""
         return _chosen(backend.text_embeds, self.text_embeds)
 
-    @property
-    def default_text_store(self) -> TextEmbedBackend | None:
-        """Where captions of backends are kept that name no other store; None for plain texts."""
-        return _chosen(None, self.text_embeds)
+    def read_texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the fields of texts, [B, ...], as the default store has them, or encodes them.
+
+        Raises:
+            ConfigError: There is no text encoder.
+        """
+        store = _chosen(None, self.text_embeds)
+        if store is None:
+            raise ConfigError(
+                "there is no text_embeds backend to encode texts with; choose encoder/text=hashed "
+                "or transformers, or add a TextEmbedBackend"
+            )
+        return read_captions(store, texts, EncodeMode(store.encode_mode), "a prompt")
 
     def encode_mode(self, backend: SampleBackend) -> EncodeMode:
         """Return when a backend's pictures are encoded.

@@ -4,6 +4,7 @@ They are encoded on the spot and, where the mode keeps them, written. A row that
 and is damaged or gone is told, counted, and encoded like any other.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from factory.backends.encode_mode import EncodeMode
 from factory.cache.open_rows import Row, joined
 from factory.cache.recipe import Keys
 from factory.cache.store import UnusableRowsError
+from factory.cache.upkeep import drop_shard
 from factory.cache.writer import checked_rows
 
 logger = logging.getLogger("factory")
@@ -223,3 +225,24 @@ def read_captions(
             yield some, embeds.encode([captions[place] for place in some])
 
     return rows.complete(wanted, rows.find(wanted), encode, tally or Tally())
+
+
+def of_other_epoch(recipe: Mapping[str, object], dataset: str, epoch: int) -> bool:
+    """Tell whether rows are a dataset's for another epoch alone, by their common recipe."""
+    return recipe.get("dataset") == dataset and recipe.get("epoch") != epoch
+
+
+def forget_epochs(embeds: EmbedBackend, dataset: str, but: int) -> None:
+    """Remove what was encoded for epochs of a dataset, all but one.
+
+    Another process that still has such a shard open may go on; one that asks for it anew
+    encodes its rows again.
+
+    Raises:
+        StorageError: The cache cannot be read or written to.
+    """
+    embeds.open_rows.discard(lambda recipe: of_other_epoch(recipe, dataset, but))
+    embeds.store.refresh()
+    for name, record in embeds.store.snapshot().records.items():
+        if of_other_epoch(json.loads(record.recipe), dataset, but):
+            drop_shard(embeds.store, name)

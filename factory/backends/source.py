@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
-from factory.backends.on_demand import Tally, read_captions
+from factory.backends.on_demand import Tally, forget_epochs, of_other_epoch, read_captions
 from factory.backends.picture import Picture, ReadPicture, ShapePicture
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
@@ -82,6 +82,23 @@ class Source:
             facts.take("frames", rows).tolist(),
         )
         return list(map(Picture, *columns))
+
+    def forget_epochs(self, but: int, *, published: bool) -> None:
+        """Forget latents of epochs, all but those of one, if this source has such.
+
+        Args:
+            but: The epoch whose latents stay.
+            published: Whether to remove shards, too: those are every process's.
+
+        Raises:
+            StorageError: The cache cannot be read or written to.
+        """
+        if self.latents is None or not self.encode_mode.redraws:
+            return
+        if published:
+            forget_epochs(self.latents, self.name, but)
+        else:
+            self.latents.open_rows.discard(lambda recipe: of_other_epoch(recipe, self.name, but))
 
     def kept_pictures(self) -> "KeptPictures":
         """Return the pictures of all kept rows, bucket by bucket, made when asked for."""

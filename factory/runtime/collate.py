@@ -62,11 +62,9 @@ class Collate:
         source = self.sources[step.backend]
         tally = Tally()
         rows, cuts, fields, stand_ins = self._read(source, part, tally)
-        catalog = source.catalog
-        facts = catalog.facts
+        catalog, facts = source.catalog, source.catalog.facts
         captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
         own = fields.pop(source.name)
-        text = source.read_text(captions, tally)
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
             backend=step.backend,
@@ -83,11 +81,8 @@ class Collate:
             valid=torch.from_numpy(_valid(part, stand_ins)),
             latents=own.get("latents"),
             pixels=own.get("pixels"),
-            text=text,
-            conditioning={
-                name: one["latents"] if "latents" in one else one["pixels"]
-                for name, one in fields.items()
-            },
+            text=source.read_text(captions, tally),
+            conditioning={name: _main(theirs) for name, theirs in fields.items()},
             slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
             encoded=tally.encoded,
@@ -172,6 +167,11 @@ def _stored(
             return None
         found[one.name] = fields
     return found
+
+
+def _main(fields: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the latents among the fields of a conditioning backend, or the pixels."""
+    return fields["latents"] if "latents" in fields else fields["pixels"]
 
 
 def _read_together(

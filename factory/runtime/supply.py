@@ -9,8 +9,9 @@ from factory.runtime.collate import batch_bytes
 from factory.runtime.fetch_report import FetchTotal
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess
-from factory.runtime.part import Part
+from factory.runtime.part import Part, Publish
 from factory.runtime.staging import Stager
+from factory.runtime.ticket import Ticket
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class Supply:
         total: What the training's fetchers have done.
     """
 
-    maker: MakerProcess[Part, Batch] | None = None
+    maker: MakerProcess[Any, Any] | None = None
     here: Callable[[Part], bool] | None = None
     stager: Stager | None = None
     total: FetchTotal = field(default_factory=FetchTotal)
+    _publishing: Ticket[Publish, None] | None = None
 
     def fetcher(
         self, make: Callable[[Part], Batch], parts: Iterable[Part], prefetch: Prefetch
@@ -64,6 +66,22 @@ class Supply:
             here=self.here,
             stager=None if self.stager is None else RowsStay(self.stager),
         )
+
+    def publish(self) -> None:
+        """Have the process publish what it has encoded, after the batches it is asked for by now.
+
+        It is not waited for.
+
+        Raises:
+            StorageError: It could not, the last time.
+        """
+        before = self._publishing
+        if before is not None and before.error is not None:
+            self._publishing = None
+            raise before.error
+        if self.maker is not None and self.maker.pid is not None:
+            self._publishing = Ticket(Publish())
+            self.maker.submit(self._publishing)
 
     def close(self) -> None:
         """End the process; the next fetcher starts another one."""
