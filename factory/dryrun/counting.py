@@ -104,20 +104,24 @@ def _names(source: Source, chosen: rows.Rows) -> tuple[str, ...]:
 
 
 def _costs(source: Source, kept: rows.Rows, plan: Plan | None, cache: CachePlace) -> Costs:
-    stored = source.latents is not None
+    encoded, mode = source.latents is not None, source.encode_mode
+    ahead, stays = encoded and mode.ahead, encoded and mode.keeps
     once = rows.total(source.catalog.facts, kept)
     given = _given(source, plan)
+    # What is kept for an epoch, or from one to the next, is read once in it.
+    read = min(given, int(kept.size)) if stays else given
     per_sample = None if once is None else once / max(kept.size, 1)
-    space = _latents_bytes(source)
+    space = _latents_bytes(source) if stays else 0
     return Costs(
         *_scan_costs(source),
-        encode_requests=int(kept.size) if stored else 0,
-        encode_bytes=once if stored else 0,
-        epoch_requests=0 if stored else given,
-        epoch_bytes=0 if stored else None if per_sample is None else round(per_sample * given),
+        encode_requests=int(kept.size) if ahead else 0,
+        encode_bytes=once if ahead else 0,
+        epoch_requests=0 if ahead else read,
+        epoch_bytes=0 if ahead else None if per_sample is None else round(per_sample * read),
         epoch_cache_bytes=None if space is None else round(space / max(kept.size, 1) * given),
         latents_bytes=space,
         catalog_bytes=_catalog_bytes(source, cache),
+        encode_mode=str(mode) if encoded else None,
     )
 
 
@@ -179,9 +183,10 @@ def count_texts(sources: list[Source]) -> Texts:
     """Count the captions of backends, and the space of their embeddings."""
     told = [s for s in sources if not isinstance(s.backend, ConditioningBackend)]
     found, exact = rows.captions(source.catalog for source in told)
-    stores = {source.text.name: source.text for source in told if source.text is not None}
+    encoded = [source for source in told if source.text is not None]
+    stores = {s.text.name: s.text for s in encoded if s.text and s.encode_text_mode.keeps}
     if not stores:
-        return Texts(found, exact, 0, encoded=False)
+        return Texts(found, exact, 0, encoded=bool(encoded))
     each = [
         store.encoder.row_bytes() if isinstance(store.encoder, ForetoldTexts) else None
         for store in stores.values()
