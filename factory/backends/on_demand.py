@@ -94,19 +94,14 @@ class EncodedRows:
         if not self.mode.keeps:
             return Found([None] * len(wanted.keys), {})
         rows = self.embeds.open_rows.find(wanted.keys)
-        lost: dict[int, UnusableRowsError] = {}
         left = np.flatnonzero([row is None for row in rows])
         left, missing = self._published(wanted.keys, left)
-        while left.size:
-            try:
-                fields = self.embeds.store.gather(wanted.keys[left])
-            except UnusableRowsError as error:
-                lost.update(dict.fromkeys(left[error.places].tolist(), error))
-                left = np.delete(left, error.places)
-            else:
-                for index, place in enumerate(left.tolist()):
-                    rows[place] = Row(fields, index)
-                break
+        lost = self._gather(wanted.keys, left, rows)
+        if lost:
+            # Another process may have moved rows to a new shard, and removed the old one.
+            self.embeds.store.refresh()
+            again = self._gather(wanted.keys, np.array(sorted(lost)), rows)
+            lost = {place: lost[place] for place in again}
         if self.mode.ahead and missing.size:
             lost.update(dict.fromkeys(missing.tolist(), self._absence(wanted.keys[missing])))
         if lost and self.embeds.cache.damaged == "stop":
@@ -151,6 +146,23 @@ class EncodedRows:
         if self.mode.keeps:
             return self.embeds.open_rows.add(wanted.recipe, keys, fields, labels)
         return checked_rows(keys, fields, labels)[1]
+
+    def _gather(
+        self, keys: Keys, places: NDArray[np.int64], rows: list[Row | None]
+    ) -> dict[int, UnusableRowsError]:
+        """Put the rows of some places there; return why others cannot be used, by place."""
+        lost: dict[int, UnusableRowsError] = {}
+        while places.size:
+            try:
+                fields = self.embeds.store.gather(keys[places])
+            except UnusableRowsError as error:  # says what was found first, perhaps not all
+                lost.update(dict.fromkeys(places[error.places].tolist(), error))
+                places = np.delete(places, error.places)
+            else:
+                for at, place in enumerate(places.tolist()):
+                    rows[place] = Row(fields, at)
+                break
+        return lost
 
     def _published(
         self, keys: Keys, places: NDArray[np.int64]

@@ -236,7 +236,7 @@ def test_a_damaged_or_vanished_row_is_encoded_anew_told_and_written(
     check_pairs(made)
     lost = 1 if how == "damaged" else 3
     assert (made.encoded, made.rebuilt) == (lost, lost)
-    (record,) = caplog.records
+    (record,) = (each for each in caplog.records if each.name == "factory")
     told = record.getMessage()
     assert told.startswith(f"latents: {lost} rows of pics cannot be used and are encoded anew")
     assert "'p/0000.png' (key " in told
@@ -249,6 +249,27 @@ def test_a_damaged_or_vanished_row_is_encoded_anew_told_and_written(
     made = batch(again, [0, 1, 2])
     check_pairs(made)
     assert made.encoded == 0
+
+
+def test_rows_that_another_process_has_moved_are_not_lost(
+    scanned: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = replace(scanned, latents=store(on_disk(tmp_path)))
+    put(source, set(range(COUNT)))
+    # As if another process had compacted: the same rows in a new shard, the old one removed.
+    (file,) = shards(tmp_path)
+    mover = replace(source, latents=store(on_disk(tmp_path)))
+    assert mover.latents is not None
+    pictures = mover.pictures(np.arange(COUNT))
+    keys = mover.latents.keys(mover.backend.reader, pictures)
+    fields = mover.latents.store.gather(keys)
+    with mover.latents.store.writer({}) as writer:
+        writer.add(keys, fields)
+    file.unlink()
+    made = batch(source, [0, 1, 2])
+    check_pairs(made)
+    assert (made.encoded, made.rebuilt) == (0, 0)
+    assert "cannot be used" not in caplog.text
 
 
 def test_a_row_that_is_missing_though_prepared_is_encoded_anew(
