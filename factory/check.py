@@ -48,7 +48,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     """
     problems = list(_shared_edits(cfg, overrides))
     problems += _adopt_plain_backends(cfg)
-    _add_default_embeds(cfg)
+    problems += _add_default_embeds(cfg)
     problems += _complete_image_conditioning(cfg)
     problems += _own_storages(cfg)
     problems += _missing(cfg)
@@ -104,7 +104,9 @@ def _adopt_plain_backends(cfg: DictConfig) -> list[str]:
 
 def _adopted(key: str, node: DictConfig) -> Any:
     value = dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
-    kind = value.pop("kind", None)
+    # The stores that a run is given are named by their kind, and may be set without saying it.
+    name = key.rpartition(".")[2]
+    kind = value.pop("kind", name if name in EMBEDS else None)
     kinds = sorted(_kinds())
     if kind not in kinds:
         raise ConfigError(
@@ -122,11 +124,19 @@ def _adopted(key: str, node: DictConfig) -> Any:
         raise ConfigError(f"{key}: {tidy(error)}") from error
 
 
-def _add_default_embeds(cfg: DictConfig) -> None:
-    """Give a run that names no store of embeddings one of each kind."""
+def _add_default_embeds(cfg: DictConfig) -> Iterator[str]:
+    """Give a run that names no store of embeddings one of each kind, named by its kind."""
     kinds = {kind_of(node) for node in cfg.data.backends.values()}
     for kind in USUAL_EMBEDS:
-        if kind not in kinds and kind not in cfg.data.backends:
+        if kind in kinds:
+            continue
+        if kind in cfg.data.backends:
+            yield (
+                f"data.backends.{kind} is {kind_of(cfg.data.backends[kind])}, and a run that names "
+                f"no {kind} backend is given one of that name; give yours another name, or name "
+                f"one: +data/backend@data.backends.NAME={kind}"
+            )
+        else:
             node = OmegaConf.create({"kind": kind, "default": True})
             cfg.data.backends[kind] = _adopted(f"data.backends.{kind}", node)
 

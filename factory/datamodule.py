@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,13 +22,14 @@ from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
-from factory.preparation import load, prepare
+from factory.preparation import end_epoch, load, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
 from factory.runtime.agreement import agree_on_plan
 from factory.runtime.alignment import cut_of
 from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
+from factory.runtime.encoded_counts import EncodedCounts
 from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Record, TrainLoader
@@ -146,6 +148,11 @@ class FactoryDataModule(LightningDataModule):
             self.quarantine_limit, {**kept, **passes}, self._layout.rank, streams=passes
         )
 
+    @cached_property
+    def encoded(self) -> EncodedCounts:
+        """What had to be encoded while this process's batches were made."""
+        return EncodedCounts()
+
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
         self._open_streams()  # first: whether they can be reached shows in seconds
@@ -219,6 +226,9 @@ class FactoryDataModule(LightningDataModule):
             return {}
         epoch, step = self.committed
         self.ledger.flush()
+        self.registry.publish()
+        if self._supply is not None:
+            self._supply.publish()
         return {
             "format": STATE_FORMAT,
             "fingerprint": self.plan.fingerprint,
@@ -246,6 +256,16 @@ class FactoryDataModule(LightningDataModule):
             self._check_restored(state_dict)
         self._position.move(state_dict["epoch"], state_dict["step"])
 
+    def text_embeds(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the fields of texts, [B, ...], as those of captions in the default store.
+
+        What is not there yet is encoded now, and kept if the store keeps what it encodes.
+
+        Raises:
+            ConfigError: There is no text encoder.
+        """
+        return self.registry.read_texts(texts)
+
     @property
     def committed(self) -> tuple[int, int]:
         """The epoch, and the number of its optimizer steps that are completed."""
@@ -268,6 +288,7 @@ class FactoryDataModule(LightningDataModule):
         given = self._given(epoch, step)
         for name, stream in self.streams.items():
             stream.end_epoch(epoch, given[name])
+        end_epoch(self.registry, self.sources, epoch, first=self._layout.rank == 0)
 
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
@@ -292,6 +313,7 @@ class FactoryDataModule(LightningDataModule):
             if self._supply is not None:
                 stack.callback(self._supply.close)
             stack.callback(self.ledger.close)
+            stack.callback(self.registry.publish)
             for loader in self._loaders:
                 stack.callback(loader.close)
 
@@ -327,7 +349,7 @@ class FactoryDataModule(LightningDataModule):
     def _aside(self, *records: Record) -> dict[str, Any]:
         """Return what every loader is given beside the batches it makes."""
         return {
-            "records": (self.quarantine, *records),
+            "records": (self.quarantine, self.encoded, *records),
             "supply": self._supplied(),
             "progress": self._progress,
         }

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import PictureEmbedBackend
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import ConditioningBackend, SampleBackend
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
@@ -18,9 +19,6 @@ from factory.errors import EmptyBackendError, FactoryError
 from factory.registry import Registry
 
 logger = logging.getLogger("factory")
-
-# Always encoded: what a dropped caption becomes.
-EMPTY_CAPTION = ""
 
 
 def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
@@ -103,6 +101,25 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
     return sources
 
 
+def end_epoch(
+    registry: Registry, sources: Mapping[str, Source], epoch: int, *, first: bool
+) -> None:
+    """Publish what this process has encoded in an epoch, and forget what was for it alone.
+
+    Args:
+        registry: The backends.
+        sources: Those of samples, made ready.
+        epoch: The epoch that has ended.
+        first: Whether this process does what is to be done once for all.
+
+    Raises:
+        StorageError: The cache cannot be written to.
+    """
+    for source in sources.values():
+        source.forget_epochs(epoch + 1, published=first)
+    registry.publish()
+
+
 def _scan(registry: Registry, backend: SampleBackend) -> Facts:
     shelf, journal = registry.cache.shelf(backend.name), registry.cache.journal(backend.name)
     with registry.telemetry.stage(f"scan {backend.name}") as stage:
@@ -136,9 +153,15 @@ def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[s
 
 
 def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int) -> Source:
-    images, texts = registry.image_store(backend), registry.text_store(backend)
-    vision = registry.vision_store(backend)
-    return Source(backend, backend.catalog(facts, seed), images, texts, vision)
+    return Source(
+        backend,
+        backend.catalog(facts, seed),
+        registry.image_store(backend),
+        registry.text_store(backend),
+        registry.vision_store(backend),
+        encode_mode=registry.encode_mode(backend),
+        encode_text_mode=registry.encode_text_mode(backend),
+    )
 
 
 def _paired(
@@ -171,6 +194,7 @@ def _paired(
         Catalog(facts, decided, backend.caption, cuts),
         registry.image_store(backend),
         vision=registry.vision_store(backend),
+        encode_mode=registry.encode_mode(backend),
     )
     source.conditioning[backend.name] = (partner, partners)
     _without_sourceless(source)
@@ -195,7 +219,8 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
     unreadable: dict[str, dict[int, str]] = {}
     wanted: dict[str, tuple[PictureEmbedBackend, list[Source]]] = {}
     for source in sources:
-        for used in (source.latents, source.vision):
+        latents = source.latents if source.encode_mode.ahead else None
+        for used in (latents, source.vision):
             if used is not None:
                 wanted.setdefault(used.name, (used, []))[1].append(source)
     for store, its_sources in wanted.values():
@@ -231,14 +256,18 @@ def _with_partners(source: Source) -> list[Source]:
 
 
 def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
-    wanted: dict[str, tuple[TextEmbedBackend, dict[str, None]]] = {}
+    wanted = {
+        name: dict.fromkeys(store.own_texts())
+        for name, store in registry.text_embeds.items()
+        if EncodeMode(store.encode_mode).keeps
+    }
     for source in sources:
         is_partner = isinstance(source.backend, ConditioningBackend)
-        if source.text is not None and not is_partner:
-            empty = dict.fromkeys([EMPTY_CAPTION])
-            _, captions = wanted.setdefault(source.text.name, (source.text, empty))
+        if source.text is not None and not is_partner and source.encode_text_mode.ahead:
+            captions = wanted.setdefault(source.text.name, dict.fromkeys(source.text.own_texts()))
             captions.update(dict.fromkeys(source.catalog.all_texts()))
-    for name, (store, captions) in wanted.items():
+    for name, captions in wanted.items():
+        store = registry.text_embeds[name]
         with registry.telemetry.stage(f"encode {name}") as stage:
             try:
                 filled = fill_captions(store, captions, registry.engine)

@@ -1,9 +1,11 @@
 """What was built, in which order, and at what cost: the backends of a run and their life."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from factory.backends.embeds import (
     EmbedBackend,
@@ -11,12 +13,14 @@ from factory.backends.embeds import (
     TextEmbedBackend,
     VisionEmbedBackend,
 )
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import (
     ConditioningBackend,
     EvalBackend,
     ImageBackend,
     SampleBackend,
 )
+from factory.backends.on_demand import read_captions
 from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
@@ -118,13 +122,14 @@ class Registry:
 
     def close(self) -> None:
         """Close engine, stores and storages; what fails to close does not keep the others open."""
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:  # the last one first
             stack.callback(self.cache.storage.close)
             stack.callback(self.engine.close)
             for backend in self.backends.values():
                 stack.callback(
                     backend.storage.close if isinstance(backend, SampleBackend) else backend.close
                 )
+            stack.callback(self.publish)
 
     def write_metrics(self, folder: Path) -> None:
         """Write what each stage took to `metrics.json` in a folder."""
@@ -153,8 +158,28 @@ class Registry:
         ]
         for stores in (self.text_embeds, self.image_embeds, self.vision_embeds):
             problems += _two_defaults(stores)
+        if not problems:  # modes follow from what backends refer to
+            problems += self._mode_problems()
         if problems:
             raise ConfigError(problems)
+
+    def _mode_problems(self) -> Iterable[str]:
+        for name, backend in self.samples.items():
+            mode = self.encode_mode(backend)
+            try:
+                if mode.redraws:
+                    backend.check_redraws()
+            except ValueError as error:
+                yield str(error)
+            if not isinstance(backend, ConditioningBackend):
+                continue
+            source = self.encode_mode(self.samples[backend.source])
+            if mode.redraws != source.redraws and mode is not EncodeMode.transient:
+                yield (
+                    f"data.backends.{name}.encode_mode={mode} does not fit {source} of "
+                    f"{backend.source!r}, whose cuts it has; set data.backends.{name}.encode_mode="
+                    f"{source}"
+                )
 
     def check_alignment(self) -> None:
         """Refuse targets and clips that an image encoder cannot divide into latent cells.
@@ -202,6 +227,53 @@ class Registry:
     def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
         """Return where a backend's encoded captions are kept; None for plain texts."""
         return _chosen(backend.text_embeds, self.text_embeds)
+
+    def read_texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the fields of texts, [B, ...], as the default store has them, or encodes them.
+
+        Raises:
+            ConfigError: There is no text encoder.
+        """
+        store = _chosen(None, self.text_embeds)
+        if store is None:
+            raise ConfigError(
+                "there is no text_embeds backend to encode texts with; choose encoder/text=hashed "
+                "or transformers, or add a TextEmbedBackend"
+            )
+        return read_captions(store, texts, EncodeMode(store.encode_mode), "a prompt")
+
+    def encode_mode(self, backend: SampleBackend) -> EncodeMode:
+        """Return when a backend's pictures are encoded.
+
+        One that says nothing follows its store. But cuts are drawn anew for training alone: a
+        conditioning backend follows its source in this, and validation is encoded beforehand.
+        """
+        if backend.encode_mode is not None:
+            return EncodeMode(backend.encode_mode)
+        store = self.image_store(backend)
+        mode = EncodeMode.precompute if store is None else EncodeMode(store.encode_mode)
+        if isinstance(backend, ConditioningBackend):
+            source = self.encode_mode(self.samples[backend.source])
+            return source if source.redraws or mode.redraws else mode
+        if isinstance(backend, EvalBackend) and mode.redraws:
+            return EncodeMode.precompute
+        return mode
+
+    def encode_text_mode(self, backend: SampleBackend) -> EncodeMode:
+        """Return when a backend's captions are encoded; one that says nothing follows its store."""
+        if backend.encode_text_mode is not None:
+            return EncodeMode(backend.encode_text_mode)
+        store = self.text_store(backend)
+        return EncodeMode.precompute if store is None else EncodeMode(store.encode_mode)
+
+    def publish(self) -> None:
+        """Publish what this process has encoded while it made batches.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        for store in (*self.image_embeds.values(), *self.text_embeds.values()):
+            store.open_rows.publish()
 
 
 def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:

@@ -6,17 +6,18 @@ where they are; they are opened again from what was published, which lists and s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 
 from factory.backends.image import SampleBackend
 from factory.backends.source import Source
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.errors import CacheError, ConfigError, FactoryError
-from factory.preparation import load
+from factory.preparation import end_epoch, load
 from factory.registry import Backend, Registry
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
-from factory.runtime.part import Part
+from factory.runtime.part import Part, Publish
 from factory.runtime.quarantine import QuarantineLimit
 from factory.sampling.fingerprint import hash_rows
 from factory.storage.memory import MemoryStorage
@@ -73,13 +74,23 @@ class Reopened:
     def __init__(self, registry: Registry, collate: Collate) -> None:
         """Store the parts."""
         self._registry, self._collate = registry, collate
+        self._epoch = 0
+        self._beginning = Lock()
 
-    def __call__(self, part: Part) -> Batch:
-        """Return the batch of a part of a planned step."""
+    def __call__(self, part: Part | Publish) -> Batch | None:
+        """Return the batch of a part of a planned step; None if there is only to publish."""
+        if isinstance(part, Publish):
+            self._registry.publish()
+            return None
+        with self._beginning:
+            if part.step.epoch > self._epoch:  # nobody else says here that the last one is over
+                sources = self._collate.sources
+                end_epoch(self._registry, sources, part.step.epoch - 1, first=False)
+                self._epoch = part.step.epoch
         return self._collate(part)
 
     def close(self) -> None:
-        """Close every store and storage."""
+        """Publish what is open, and close every store and storage."""
         self._registry.close()
 
 

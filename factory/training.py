@@ -94,7 +94,13 @@ class RunReport(Callback):
             show(self._data)
             stage = self._data.registry.telemetry.stage("train")
             counts = self._training.enter_context(stage).counts
-            self._training.callback(lambda: counts.update(steps=trainer.global_step))
+            self._training.callback(lambda: counts.update(self._counts(trainer)))
+
+    def _counts(self, trainer: Trainer) -> dict[str, int]:
+        """Return what is counted while training; what did not happen is left out."""
+        encoded = self._data.encoded.total
+        counts = {"encoded": encoded.encoded, "rebuilt": encoded.rebuilt}
+        return {"steps": trainer.global_step} | {name: n for name, n in counts.items() if n}
 
     def finish(self) -> None:
         """Write the metrics, print the stages and list the results."""
@@ -109,6 +115,8 @@ class RunReport(Callback):
         console.print(stages_table(self._data.registry.telemetry))
         for line in stream_lines(self._data.streams.values()):
             console.print(f"Stream {line}", highlight=False, markup=False)
+        for line in self._data.encoded.lines():
+            console.print(line, highlight=False, markup=False)
         console.print(f"Results are in [bold]{self._folder}[/bold]", highlight=False)
         for file in sorted(self._folder.rglob("*")):
             if file.is_file() and ".hydra" not in file.parts:

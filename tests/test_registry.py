@@ -11,6 +11,7 @@ import pytest
 from factory import (
     CachePlace,
     ConditioningBackend,
+    Crop,
     EvalBackend,
     ImageBackend,
     ImageEmbedBackend,
@@ -123,6 +124,67 @@ def test_the_named_store_then_the_default_then_the_first() -> None:
     assert only.image_store(b) is only.image_embeds["l1"]
 
 
+RANDOM = Crop(style="random")
+
+
+def test_a_backend_follows_its_store_s_mode_until_it_says_otherwise() -> None:
+    a, b = image("a"), image("b", encode_mode="transient", encode_text_mode="precompute")
+    edges = ConditioningBackend(name="edges", source="b", **SMALL)
+    made = registry(a, b, edges, latents(encode_mode="on_demand"), texts(encode_mode="transient"))
+    modes = {name: str(made.encode_mode(each)) for name, each in made.samples.items()}
+    assert modes == {"a": "on_demand", "b": "transient", "edges": "on_demand"}
+    assert made.encode_text_mode(a) == "transient"
+    assert made.encode_text_mode(b) == "precompute"
+    assert registry(a).encode_mode(a) == registry(a).encode_text_mode(a) == "precompute"
+
+
+def test_cuts_are_drawn_anew_for_training_and_its_partners_alone() -> None:
+    edges = ConditioningBackend(name="edges", source="a", **SMALL)
+    held = EvalBackend(name="held", crop=RANDOM, **SMALL)
+    made = registry(image("a", crop=RANDOM), edges, held, latents(encode_mode="each_epoch"))
+    modes = {name: str(made.encode_mode(each)) for name, each in made.samples.items()}
+    assert modes == {"a": "each_epoch", "edges": "each_epoch", "held": "precompute"}
+    own = image("a", crop=RANDOM, encode_mode="on_demand")
+    made = registry(own, edges, latents(encode_mode="each_epoch"))
+    assert made.encode_mode(edges) == "on_demand"
+
+
+def test_modes_that_make_no_sense_are_refused_with_the_mend() -> None:
+    each = latents(encode_mode="each_epoch")
+    (problem,) = problems(image("a"), each)
+    assert problem == (
+        "data.backends.a.encode_mode=each_epoch draws random cuts anew in each epoch, and with "
+        "data.backends.a.crop.style=center there are none; set data.backends.a.encode_mode="
+        "on_demand, or draw them: data/crop@data.backends.a=random"
+    )
+    edges = ConditioningBackend(name="edges", source="a", encode_mode="precompute", **SMALL)
+    (problem,) = problems(image("a", crop=RANDOM), edges, each)
+    assert problem == (
+        "data.backends.edges.encode_mode=precompute does not fit each_epoch of 'a', whose cuts it "
+        "has; set data.backends.edges.encode_mode=each_epoch"
+    )
+    registry(image("a", crop=RANDOM), replace(edges, encode_mode="transient"), each)
+    for build, said in (
+        (lambda: image("a", encode_mode="each_epoch"), "crop.style=center there are none"),
+        (lambda: image("a", encode_mode="never"), "must be one of precompute, on_demand, trans"),
+        (lambda: image("a", encode_text_mode="each_epoch"), "captions have none"),
+        (lambda: texts(encode_mode="each_epoch"), "encode_mode=each_epoch draws cuts of pictures"),
+        (
+            lambda: EvalBackend(name="h", crop=RANDOM, encode_mode="each_epoch", **SMALL),
+            "h.encode_mode=precompute",
+        ),
+        (lambda: latents(write_batch_size=0), "latents.write_batch_size must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            build()
+
+
+def test_stores_of_one_cache_have_folders_of_their_own() -> None:
+    made = registry(latents("l"), texts("t"))
+    assert made.backends["l"].store.prefix == "cache/tensors/l"
+    assert made.backends["t"].store.prefix == "cache/tensors/t"
+
+
 def test_an_alignment_that_cuts_through_latent_cells_is_refused() -> None:
     (problem,) = misaligned(image("a", alignment=12), image("b"), latents())
     assert problem == (
@@ -197,6 +259,7 @@ def test_metrics_tell_each_stage_with_time_memory_and_counts(
         "decide",
         "encode a",
         "encode text",
+        "locate rows",
     ]
     for stage in stages:
         assert set(stage) == {"name", "seconds", "rss_mb", "peak_rss_mb", "counts"}
@@ -205,8 +268,10 @@ def test_metrics_tell_each_stage_with_time_memory_and_counts(
     counts = {stage["name"]: stage["counts"] for stage in stages}
     assert counts["scan a"] == {"samples": 3, "changes": "3 added"}
     assert counts["decide"] == {"kept": 3}
+    assert counts["encode a"].pop("bytes") > 0
     assert counts["encode a"] == {"encoded": 3, "cached": 0}
     # Three file names, and the empty caption that a dropped one becomes.
+    assert counts["encode text"].pop("bytes") > 0
     assert counts["encode text"] == {"encoded": 4, "cached": 0}
 
 
@@ -219,7 +284,7 @@ def test_a_second_run_does_and_writes_nothing_anew(made: Registry, tmp_path: Pat
     assert before == after
     counts = {stage.name: stage.counts for stage in made.telemetry.stages}
     assert counts["scan a"]["changes"] == "3 unchanged"
-    assert counts["encode a"] == {"encoded": 0, "cached": 3}
+    assert counts["encode a"] == {"encoded": 0, "cached": 3, "bytes": 0}
 
 
 def test_load_opens_what_prepare_published_without_the_samples(

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -10,8 +10,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Picture, PictureColumns, Reader
+from factory.backends.prompts import read_prompts
 from factory.cache.gathering import Empty, new_memory
+from factory.cache.open_rows import OpenRows
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
@@ -45,24 +48,41 @@ class EmbedBackend:
         cache: Where the tensors are kept.
         default: Used by every backend that names no other.
         batch_size: Samples encoded at once.
+        write_batch_size: Rows a shard is published with, if `cache.shard_mb` are not reached
+            before; None for no such limit.
+        encode_mode: When the samples of backends that say nothing themselves are encoded, one of
+            `EncodeMode`.
+        pads: Whether its rows differ in length, and are filled up to the longest of a batch.
     """
+
+    pads: ClassVar[bool] = False
 
     name: str
     cache: CachePlace
     default: bool = False
     batch_size: int = 16
+    write_batch_size: int | None = None
+    encode_mode: str = EncodeMode.precompute
 
     def __post_init__(self) -> None:
-        """Refuse a batch of nothing."""
-        if self.batch_size < 1:
-            raise ValueError(
-                f"data.backends.{self.name}.batch_size must be at least 1, got {self.batch_size}"
-            )
+        """Refuse batches of nothing, and modes there are not."""
+        for field_name in ("batch_size", "write_batch_size"):
+            value = getattr(self, field_name)
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"data.backends.{self.name}.{field_name} must be at least 1, got {value}"
+                )
+        self.encode_mode = as_mode(self.encode_mode, f"data.backends.{self.name}.encode_mode")
 
     @cached_property
     def store(self) -> TensorStore:
         """The tensors encoded so far."""
-        return self.cache.store(self.name)
+        return self.cache.store(self.name, self.write_batch_size)
+
+    @cached_property
+    def open_rows(self) -> OpenRows:
+        """The tensors encoded by this process that are not in the store yet."""
+        return OpenRows(self.store)
 
     @contextmanager
     def encoding(self, labels: Sequence[str]) -> Iterator[None]:
@@ -87,9 +107,15 @@ class EmbedBackend:
             raise
 
     def close(self) -> None:
-        """Let go of memory maps, and close the cache's storage."""
-        self.store.close()
-        self.cache.storage.close()
+        """Publish what is open, let go of memory maps, and close the cache's storage.
+
+        Raises:
+            StorageError: What was open could not be published.
+        """
+        with ExitStack() as stack:  # the last one first
+            stack.callback(self.cache.storage.close)
+            stack.callback(self.store.close)
+            stack.callback(self.open_rows.publish)
 
 
 @dataclass(kw_only=True)
@@ -98,10 +124,34 @@ class TextEmbedBackend(EmbedBackend):
 
     Attributes:
         encoder: What makes the embeddings.
+        prompts: Texts that are encoded with the captions, such as those to validate with.
+        prompts_file: File of this machine with more of them, one a line.
     """
+
+    pads: ClassVar[bool] = True
 
     encoder: TextEncoder
     batch_size: int = 64
+    prompts: Sequence[str] = ()
+    prompts_file: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what captions cannot have."""
+        super().__post_init__()
+        check_caption_mode(self.encode_mode, f"data.backends.{self.name}.encode_mode")
+        self.prompts = tuple(self.prompts)
+
+    def own_texts(self) -> list[str]:
+        """Return what is in the store whatever the captions: "" and the prompts, each once.
+
+        A caption that is dropped becomes "".
+
+        Raises:
+            ObjectNotFoundError: There is no file `prompts_file`.
+            ConfigError: It cannot be read.
+        """
+        listed = () if self.prompts_file is None else read_prompts(self.prompts_file)
+        return list(dict.fromkeys(["", *self.prompts, *listed]))
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -145,7 +195,7 @@ class TextEmbedBackend(EmbedBackend):
         self, captions: Sequence[str], *, empty: Empty = new_memory
     ) -> dict[str, torch.Tensor]:
         """Return the fields of the captions, [B, ...] in their order; `empty` makes them."""
-        return self.store.gather(self.keys(captions), pad=True, empty=empty)
+        return self.store.gather(self.keys(captions), pad=self.pads, empty=empty)
 
 
 @dataclass(kw_only=True)
@@ -161,15 +211,23 @@ class PictureEmbedBackend(EmbedBackend):
 
     encoder: ImageEncoder | VisionEncoder
 
-    def recipe(self, reader: Reader) -> Mapping[str, object]:
-        """Return what shaped every row that a reader's pictures have in this store."""
-        return {"kind": self.kind, "encoder": self.encoder.fingerprint, **reader.recipe}
+    def recipe(self, reader: Reader, **marks: object) -> Mapping[str, object]:
+        """Return what shaped every row that a reader's pictures have in this store.
 
-    def keys(self, reader: Reader, pictures: PictureColumns | Sequence[Picture]) -> Keys:
+        Args:
+            reader: How the pictures become pixels.
+            marks: What else tells these rows from others.
+        """
+        shared = {"kind": self.kind, "encoder": self.encoder.fingerprint, **reader.recipe}
+        return {**shared, **marks}
+
+    def keys(
+        self, reader: Reader, pictures: PictureColumns | Sequence[Picture], **marks: object
+    ) -> Keys:
         """Return the recipe key of each picture, 16 bytes each."""
         if not isinstance(pictures, PictureColumns):
             pictures = PictureColumns.of(pictures)
-        return recipe_keys(self.recipe(reader), reader.parts(pictures))
+        return recipe_keys(self.recipe(reader, **marks), reader.parts(pictures))
 
     def encode(self, pixels: torch.Tensor, labels: Sequence[str]) -> dict[str, torch.Tensor]:
         """Encode samples of one bucket to the fields of their rows, [B, ...] on any device.
@@ -198,12 +256,13 @@ class PictureEmbedBackend(EmbedBackend):
         pictures: PictureColumns | Sequence[Picture],
         *,
         empty: Empty = new_memory,
+        **marks: object,
     ) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order.
 
-        `empty` makes the tensors.
+        `empty` makes the tensors; `marks` are those of `recipe`.
         """
-        return self.store.gather(self.keys(reader, pictures), empty=empty)
+        return self.store.gather(self.keys(reader, pictures, **marks), empty=empty)
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Reader, ReadPicture
 from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
@@ -79,6 +80,9 @@ class SampleBackend:
         conditioning_image_embeds: Name of the conditioning_image_embeds backend its pictures are
             also encoded by; None means the default one, if there is one and the backend is
             not a `ConditioningBackend`.
+        encode_mode: When its pictures are encoded, one of `EncodeMode`; None: as its
+            image_embeds backend says.
+        encode_text_mode: When its captions are encoded; None: as its text_embeds backend says.
         composite: Which part of each picture is the sample.
         filters: Conditions on columns of the samples' table; rows that fail one are dropped.
         what: What one sample is called in messages.
@@ -107,6 +111,8 @@ class SampleBackend:
     text_embeds: str | None = None
     image_embeds: str | None = None
     conditioning_image_embeds: str | None = None
+    encode_mode: str | None = None
+    encode_text_mode: str | None = None
     composite: Composite = field(default_factory=Composite)
     filters: Sequence[RowFilter] = ()
 
@@ -124,7 +130,33 @@ class SampleBackend:
             raise ValueError(
                 f"backend {self.name!r}: decode must be fast or exact, got {self.decode!r}"
             )
+        self._check_modes()
         self._check_faces()
+
+    def _check_modes(self) -> None:
+        where = f"data.backends.{self.name}"
+        for name in ("encode_mode", "encode_text_mode"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, as_mode(value, f"{where}.{name}"))
+        if self.encode_text_mode is not None:
+            check_caption_mode(self.encode_text_mode, f"{where}.encode_text_mode")
+        if self.encode_mode == EncodeMode.each_epoch:
+            self.check_redraws()
+
+    def check_redraws(self) -> None:
+        """Refuse to draw cuts anew in each epoch where none is drawn.
+
+        Raises:
+            ValueError: Names the change that mends it.
+        """
+        if self.geometry.crop_style not in ("random", "face"):
+            where = f"data.backends.{self.name}"
+            raise ValueError(
+                f"{where}.encode_mode=each_epoch draws random cuts anew in each epoch, and with "
+                f"{where}.crop.style={self.crop.style} there are none; set {where}.encode_mode="
+                f"on_demand, or draw them: data/crop@{where}=random"
+            )
 
     def _check_faces(self) -> None:
         if self.geometry.uses_focus and (self.composite or not self.medium.whole):
@@ -328,6 +360,14 @@ class EvalBackend(SampleBackend):
     Their captions are never dropped, also where the strategy shared with others drops some.
     """
 
+    def check_redraws(self) -> None:
+        """Refuse to draw cuts anew: validation looks at the same pixels each time."""
+        where = f"data.backends.{self.name}"
+        raise ValueError(
+            f"{where}.encode_mode=each_epoch draws cuts anew, and validation compares the same "
+            f"ones over time; set {where}.encode_mode=precompute"
+        )
+
     def __post_init__(self) -> None:
         """Keep every caption."""
         super().__post_init__()
@@ -349,6 +389,9 @@ class ConditioningBackend(SampleBackend):
     def medium(self) -> Medium:
         """Which files count; no face is looked for, since cuts are those of the source."""
         return Pictures()
+
+    def check_redraws(self) -> None:
+        """Do nothing: whether cuts are drawn is its source's affair."""
 
     def _check_faces(self) -> None:
         pass  # see `medium`

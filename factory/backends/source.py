@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
+from factory.backends.on_demand import Tally, forget_epochs, of_other_epoch, read_captions
 from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
@@ -36,6 +38,8 @@ class Source:
         places: Where the latents of the catalog's rows lie, once `locate` was called.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
+        encode_mode: When its pictures are encoded.
+        encode_text_mode: When its captions are encoded.
     """
 
     backend: SampleBackend
@@ -45,19 +49,32 @@ class Source:
     vision: VisionEmbedBackend | None = None
     places: Placement | None = None
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
+    encode_mode: EncodeMode = EncodeMode.precompute
+    encode_text_mode: EncodeMode = EncodeMode.precompute
 
     @property
     def name(self) -> str:
         """The backend's name."""
         return self.backend.name
 
+    def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
+        """Return how some rows are cut in an epoch, in their order."""
+        return self.catalog.cuts(rows, epoch if self.encode_mode.redraws else 0)
+
+    def marks(self, epoch: int) -> dict[str, object]:
+        """Return what tells this source's latents from others of the same pictures and cuts.
+
+        Those of an epoch alone carry its number, so that they can be found and forgotten.
+        """
+        return {"dataset": self.name, "epoch": epoch} if self.encode_mode.redraws else {}
+
     def picture(self, row: int) -> Picture:
         """Describe the picture of a row: which object, and how it is cut."""
         return self.pictures(np.array([row]))[0]
 
-    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
-        """Describe the pictures of some rows, in their order."""
-        return self.columns(rows).each()
+    def pictures(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> list[Picture]:
+        """Describe the pictures of some rows, in their order; see `columns`."""
+        return self.columns(rows, cuts).each()
 
     def columns(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> PictureColumns:
         """Describe the pictures of some rows column by column, in their order.
@@ -77,18 +94,40 @@ class Source:
             facts.take("frames", rows),
         )
 
+    def forget_epochs(self, but: int, *, published: bool) -> None:
+        """Forget latents of epochs, all but those of one, if this source has such.
+
+        Args:
+            but: The epoch whose latents stay.
+            published: Whether to remove shards, too: those are every process's.
+
+        Raises:
+            StorageError: The cache cannot be read or written to.
+        """
+        if self.latents is None or not self.encode_mode.redraws:
+            return
+        if published:
+            forget_epochs(self.latents, self.name, but)
+        else:
+            self.latents.open_rows.discard(lambda recipe: of_other_epoch(recipe, self.name, but))
+
     def samples(
-        self, rows: NDArray[np.int64], engine: Engine
+        self, rows: NDArray[np.int64], engine: Engine, epoch: int = 0
     ) -> "Iterator[NDArray[np.uint8] | Unusable]":
         """Yield the pixels of some rows in their order, [H, W, 3] or [F, H, W, 3] of clips.
 
         Objects of a remote storage are asked for side by side, and decoded as they arrive.
 
+        Args:
+            rows: Rows of the catalog, int64 [n].
+            engine: Decodes them.
+            epoch: The epoch they are cut for.
+
         Raises:
             StorageError: The storage failed, and not one object of it; the note names the
                 sample that was read.
         """
-        pictures = self.pictures(rows)
+        pictures = self.pictures(rows, self.cuts(rows, epoch))
         with closing(read_pixels(self.backend.reader, [pictures], engine)) as outcomes:
             for picture, outcome in zip(pictures, outcomes, strict=True):
                 yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
@@ -109,7 +148,7 @@ class Source:
             kept: Where that is kept on this machine; None keeps it in memory.
         """
         latents, catalog = self.latents, self.catalog
-        if latents is None:
+        if latents is None or not self.encode_mode.keeps or self.encode_mode.redraws:
             return
         reader, order = self.backend.reader, catalog.decisions.order
         identity = "/".join(
@@ -132,6 +171,7 @@ class Source:
         self,
         rows: NDArray[np.int64],
         cuts: CutArrays | None = None,
+        epoch: int = 0,
         *,
         empty: Empty = new_memory,
     ) -> dict[str, torch.Tensor]:
@@ -140,10 +180,11 @@ class Source:
         Args:
             rows: Rows of the catalog, int64 [B].
             cuts: How they are cut, where that is known already.
+            epoch: The epoch they are for.
             empty: Makes the tensors that are returned.
 
         Raises:
-            CacheError: A latent is missing or damaged.
+            UnusableRowsError: Latents are missing or damaged; see `reading.EncodedReading`.
             TypeError: The backend has no encoder.
         """
         if self.latents is None:
@@ -153,7 +194,9 @@ class Source:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
                 return self.latents.store.read(found, self.places.snapshot, empty=empty)
-        return self.latents.gather(self.backend.reader, self.columns(rows, cuts), empty=empty)
+        cuts = self.cuts(rows, epoch) if cuts is None else cuts
+        pictures = self.columns(rows, cuts)
+        return self.latents.gather(self.backend.reader, pictures, empty=empty, **self.marks(epoch))
 
     def read_image_embeds(
         self,
@@ -177,15 +220,20 @@ class Source:
         return self.vision.gather(self.backend.reader, self.columns(rows, cuts), empty=empty)
 
     def read_text(
-        self, captions: Sequence[str], *, empty: Empty = new_memory
+        self, captions: Sequence[str], tally: Tally | None = None, *, empty: Empty = new_memory
     ) -> dict[str, torch.Tensor]:
-        """Gather encoded captions in their order: fields [B, ...]; none without an encoder.
+        """Return encoded captions in their order: fields [B, ...]; none without an encoder.
 
         Args:
             captions: B captions.
+            tally: Counts those that had to be encoded.
             empty: Makes the tensors that are returned.
         """
-        return {} if self.text is None else self.text.gather(captions, empty=empty)
+        if self.text is None:
+            return {}
+        return read_captions(
+            self.text, captions, self.encode_text_mode, self.name, tally, empty=empty
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How do rows of opened shards become the tensors of a batch, with one copy?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -120,9 +120,7 @@ def _padded(
     groups: dict[Layout, list[int]] = {}
     for place, shard in enumerate(shards):
         groups.setdefault(shard.layout, []).append(place)
-    batch = _tensors(_widest(list(groups)), len(rows), out, empty)
-    for tensor in batch.values():
-        tensor.zero_()
+    batch = batch_of(list(groups), len(rows), out, empty, pad=True)
     for places in groups.values():
         try:
             part = gather_rows(
@@ -134,11 +132,51 @@ def _padded(
             )
         except BadRowsError as error:
             raise BadRowsError(str(error), [places[n] for n in error.places]) from None
-        for name, tensor in part.items():
-            longest = batch[name]
-            for place, row in zip(places, tensor, strict=True):
-                (longest[place, : len(row)] if row.ndim else longest[place]).copy_(row)
+        put_rows(batch, places, part)
     return batch
+
+
+def batch_of(
+    layouts: Sequence[Layout],
+    count: int,
+    out: dict[str, torch.Tensor] | None = None,
+    empty: Empty = new_memory,
+    *,
+    pad: bool,
+) -> dict[str, torch.Tensor]:
+    """Return a batch [count, ...] that rows of all these layouts fit into.
+
+    Args:
+        layouts: What the rows are made of; one or more.
+        count: Rows of the batch.
+        out: Tensors to fill, [count or more, ...]; those that are missing are put in.
+        empty: Makes tensors.
+        pad: Whether rows may differ in length; then the batch is zeros where they do.
+
+    Raises:
+        CacheError: Rows differ in shape, or a tensor of `out` does not fit.
+    """
+    first = layouts[0]
+    other = next((layout for layout in layouts if layout != first), None)
+    if other is not None and not pad:
+        raise _unequal(first, other)
+    batch = _tensors(_widest(layouts), count, out, empty)
+    if other is not None:
+        for tensor in batch.values():
+            tensor.zero_()
+    return batch
+
+
+def put_rows(
+    batch: Mapping[str, torch.Tensor], places: Sequence[int], rows: Mapping[str, torch.Tensor]
+) -> None:
+    """Copy rows, fields [n, ...], to their places in a batch, where longer ones may be."""
+    at = torch.tensor(places)
+    for name, tensor in rows.items():
+        if tensor.ndim > 1:
+            batch[name][:, : tensor.shape[1]][at] = tensor
+        else:
+            batch[name][at] = tensor
 
 
 def _widest(layouts: Sequence[Layout]) -> Layout:

@@ -23,6 +23,8 @@ class CachePlace:
         scratch_dir: Local folder that remote shards are mirrored to.
         shard_mb: Size a shard is closed at, MiB.
         compression: How new shards are kept in the storage: "none" or "zstd".
+        damaged: What becomes of rows that turn out damaged or gone: "rebuild" encodes them
+            anew, "stop" ends the run.
     """
 
     storage: Storage
@@ -30,6 +32,7 @@ class CachePlace:
     scratch_dir: str = ".scratch/shards"
     shard_mb: float = 256.0
     compression: str = "none"
+    damaged: str = "rebuild"
 
     def __post_init__(self) -> None:
         """Refuse a cache without a folder of its own."""
@@ -38,6 +41,8 @@ class CachePlace:
         if self.shard_mb <= 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
         check_compression(self.compression)
+        if self.damaged not in ("rebuild", "stop"):
+            raise ValueError(f"cache.damaged must be rebuild or stop, got {self.damaged!r}")
 
     def shelf(self, backend: str) -> Shelf:
         """Return where the facts of a backend are published, and mapped on this machine."""
@@ -64,8 +69,13 @@ class CachePlace:
         """Return where the facts of a backend are published."""
         return f"{self.prefix}/catalog/{backend}.parquet"
 
-    def store(self, backend: str) -> TensorStore:
-        """Return the tensors of an embeddings backend."""
+    def store(self, backend: str, shard_rows: int | None = None) -> TensorStore:
+        """Return the tensors of an embeddings backend.
+
+        Args:
+            backend: Its name.
+            shard_rows: Rows a shard is closed at, if it is not full before.
+        """
         folder = f"{self.prefix}/tensors/{backend}"
         return TensorStore(
             self.storage,
@@ -73,4 +83,5 @@ class CachePlace:
             local_dir=str(Path(self.scratch_dir) / backend),
             shard_mb=self.shard_mb,
             compression=str(self.compression),
+            shard_rows=shard_rows,
         )

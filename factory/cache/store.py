@@ -67,6 +67,7 @@ class TensorStore:
         shard_mb: Size a shard is closed at, MiB.
         compression: How new shards are kept in the storage: "none", or "zstd", of which
             plain copies are made in `local_dir` as they are used. Both kinds are read.
+        shard_rows: Rows a shard is closed at, if it is not full before; None for no such limit.
     """
 
     storage: Storage
@@ -74,6 +75,7 @@ class TensorStore:
     local_dir: str | None = None
     shard_mb: float = 256.0
     compression: str = "none"
+    shard_rows: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a shard without room; nothing is opened."""
@@ -93,7 +95,7 @@ class TensorStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
-        names = ("storage", "prefix", "local_dir", "shard_mb", "compression")
+        names = ("storage", "prefix", "local_dir", "shard_mb", "compression", "shard_rows")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -186,8 +188,10 @@ class TensorStore:
             if not isinstance(error.__cause__, ObjectNotFoundError):
                 raise
             # Shards that were compacted are collected in time; their rows lie in others now.
+            known = self.snapshot()
             self.refresh()
             if not self.contains(wanted).all():
+                self._snapshot = known  # gone all the same: whoever asks again is told so, too
                 raise
             return self._gather(wanted, how)
 
@@ -255,6 +259,7 @@ class TensorStore:
             shard_bytes=self.shard_bytes,
             next_stamp=self.next_stamp,
             compress=self.compression == "zstd",
+            shard_rows=self.shard_rows,
         )
 
     def snapshot(self) -> Snapshot:

@@ -124,8 +124,10 @@ class Writer:
         next_stamp: Callable[[], int],
         *,
         compress: bool = False,
+        shard_rows: int | None = None,
     ) -> None:
         """Hold where to publish; `recipe` is canonical JSON, `next_stamp` orders segments."""
+        self._shard_rows = min(shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
         self._shards, self._index = shards, index
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
         self._compress = compress
@@ -159,11 +161,8 @@ class Writer:
             StorageError: A full shard could not be published; the writer is closed.
         """
         names = as_keys(keys)
-        layout = layout_of(fields)
-        _check_counts(names, fields, labels, parts)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in fields.items()}
+        layout, tensors = checked_rows(names, fields, labels, parts)
         matrices = matrices_of(layout, tensors)
-        _check_finite(layout, matrices, names, labels)
         with self._lock:
             if self._closed:
                 raise CacheError(f"rows were added to a writer that {self._closed}")
@@ -229,7 +228,7 @@ class Writer:
 
     def _group(self, layout: Layout) -> _Group:
         if layout not in self._groups:
-            capacity = capacity_of(layout, self._shard_bytes)
+            capacity = min(capacity_of(layout, self._shard_bytes), self._shard_rows)
             memory, self._spare = self._spare, None
             self._groups[layout] = _Group(OpenShard(layout, capacity, memory))
         return self._groups[layout]
@@ -283,6 +282,30 @@ def _notes(
         note(labels[n] if labels is not None else "", None if parts is None else parts[n])
         for n in range(count)
     ]
+
+
+def checked_rows(
+    keys: Keys,
+    fields: Mapping[str, torch.Tensor],
+    labels: Sequence[str] | None = None,
+    parts: Sequence[Mapping[str, object]] | None = None,
+) -> tuple[Layout, dict[str, torch.Tensor]]:
+    """Return rows as they can be stored, and their layout: on the CPU, contiguous.
+
+    Args:
+        keys: Keys of the rows, V16 [n].
+        fields: The rows, each field [n, ...], on any device.
+        labels: What the rows are of, for messages.
+        parts: The rows' own part of their recipes.
+
+    Raises:
+        CacheError: Counts differ, a number is not finite, or a dtype cannot be stored.
+    """
+    layout = layout_of(fields)
+    _check_counts(keys, fields, labels, parts)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in fields.items()}
+    _check_finite(layout, matrices_of(layout, tensors), keys, labels)
+    return layout, tensors
 
 
 def _check_counts(

@@ -53,13 +53,18 @@ class Catalog:
         """Return the number of kept samples."""
         return self.decisions.kept
 
-    def cut(self, row: int) -> Cut:
-        """Return how a row is resized and cut."""
-        return self.cuts(np.array([row])).each()[0]
+    def cut(self, row: int, epoch: int = 0) -> Cut:
+        """Return how a row is resized and cut in an epoch."""
+        return self.cuts(np.array([row]), epoch).each()[0]
 
-    def cuts(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return how some rows are resized and cut, in their order."""
-        return self.shapes.of(np.asarray(rows, dtype=np.int64))
+    def cuts(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return how some rows are resized and cut in an epoch, in their order.
+
+        Args:
+            rows: Rows of the catalog, int64 [n].
+            epoch: Epoch that random cuts are drawn for; most backends keep those of epoch 0.
+        """
+        return self.shapes.of(np.asarray(rows, dtype=np.int64), epoch)
 
     def texts(self, row: int) -> tuple[str, ...]:
         """Return every caption of a row; never empty for a kept row."""

@@ -67,8 +67,8 @@ class Cuts(Protocol):
     def identity(self) -> str:
         """What the cuts follow from: where it is equal, equal rows are cut alike."""
 
-    def of(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return the cuts of some rows, in their order."""
+    def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return the cuts that some rows have in an epoch, in their order."""
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,23 @@ class OwnCuts:
                 state.update(np.ascontiguousarray(chunk.fill_null(-1).to_numpy()).data)
         return state.hexdigest()
 
-    def of(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return the cuts of some rows, in their order."""
+    def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return the cuts that some rows have in an epoch, in their order."""
         width, height = self.facts.take("width", rows), self.facts.take("height", rows)
         if len(rows) <= _FEW and not self.geometry.uses_random and not self.geometry.uses_focus:
             return _columns_of(self._memo.of(width, height, self._by_size))
-        shapes = self.geometry.decide(width, height, self._draws(rows), self._focus(rows))
+        shapes = self.geometry.decide(width, height, self._draws(rows, epoch), self._focus(rows))
         return CutArrays(shapes.intermediary, shapes.crop, shapes.target)
 
     def _by_size(self, width: NDArray[np.int32], height: NDArray[np.int32]) -> NDArray[np.int32]:
         shapes = self.geometry.decide(width, height)
         return np.concatenate([shapes.intermediary, shapes.crop, shapes.target], axis=1)
 
-    def _draws(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    def _draws(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.float64] | None:
         if not self.geometry.uses_random:
             return None  # no key need be read
         keys = pa.array(self.facts.texts("key", rows), pa.large_string())
-        return draws(self.geometry, keys, self.seed)
+        return draws(self.geometry, keys, self.seed, epoch)
 
     def _focus(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return what the cuts are centred on, float32 [n, 2]; NaN where nothing was found."""
@@ -148,17 +148,24 @@ class PartnerCuts:
         state.update(np.ascontiguousarray(self.rows).data)
         return state.hexdigest()
 
-    def of(self, rows: NDArray[np.int64]) -> CutArrays:
-        """Return the cuts of some rows, in their order."""
-        return self.source.of(self.rows[rows])
+    def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+        """Return the cuts that some rows have in an epoch, in their order."""
+        return self.source.of(self.rows[rows], epoch)
 
 
-def draws(geometry: Geometry, keys: Column, seed: int) -> NDArray[np.float64] | None:
+def draws(
+    geometry: Geometry, keys: Column, seed: int, epoch: int = 0
+) -> NDArray[np.float64] | None:
     """Return a sample's random numbers, float64 [n, 3]; None where nothing is random.
 
-    They follow from the seed and the sample's key alone, so a sample keeps its cut when others
-    come or go.
+    They follow from the seed, the epoch and the sample's key alone, so a sample keeps its cut
+    when others come or go. The first number, which chooses the aspect, is that of every epoch:
+    a sample's bucket is part of the plan.
     """
     if not geometry.uses_random:
         return None
-    return uniform(hash_texts(keys), DRAWS, seed=seed)
+    hashes = hash_texts(keys)
+    numbers = uniform(hashes, DRAWS, seed=seed)
+    if epoch:
+        numbers[:, 1:] = uniform(hashes, DRAWS, seed=seed, epoch=epoch)[:, 1:]
+    return numbers

@@ -103,23 +103,29 @@ def _names(source: Source, chosen: rows.Rows) -> tuple[str, ...]:
 
 
 def _costs(source: Source, kept: rows.Rows, plan: Plan | None, cache: CachePlace) -> Costs:
-    stored = source.latents is not None
-    encoded = stored + (source.vision is not None)
+    stored, mode = source.latents is not None, source.encode_mode
+    ahead, stays = stored and mode.ahead, stored and mode.keeps
+    # Latents and image embeddings, each of which reads every sample before the first step.
+    encoded = ahead + (source.vision is not None)
     once = rows.total(source.catalog.facts, kept)
     given = _given(source, plan)
+    # What is kept for an epoch, or from one to the next, is read once in it.
+    read = min(given, int(kept.size)) if stays else given
     per_sample = None if once is None else once / max(kept.size, 1)
-    latents, embeds = (_rows_bytes(source, store) for store in (source.latents, source.vision))
+    latents = _rows_bytes(source, source.latents) if stays else 0
+    embeds = _rows_bytes(source, source.vision)
     space = None if latents is None or embeds is None else latents + embeds
     return Costs(
         *_scan_costs(source),
         encode_requests=int(kept.size) * encoded,
         encode_bytes=0 if not encoded else None if once is None else once * encoded,
-        epoch_requests=0 if stored else given,
-        epoch_bytes=0 if stored else None if per_sample is None else round(per_sample * given),
+        epoch_requests=0 if ahead else read,
+        epoch_bytes=0 if ahead else None if per_sample is None else round(per_sample * read),
         epoch_cache_bytes=None if space is None else round(space / max(kept.size, 1) * given),
         latents_bytes=latents,
         image_embeds_bytes=embeds,
         catalog_bytes=_catalog_bytes(source, cache),
+        encode_mode=str(mode) if stored else None,
     )
 
 
@@ -169,9 +175,10 @@ def count_texts(sources: list[Source]) -> Texts:
     """Count the captions of backends, and the space of their embeddings."""
     told = [s for s in sources if not isinstance(s.backend, ConditioningBackend)]
     found, exact = rows.captions(source.catalog for source in told)
-    stores = {source.text.name: source.text for source in told if source.text is not None}
+    encoded = [source for source in told if source.text is not None]
+    stores = {s.text.name: s.text for s in encoded if s.text and s.encode_text_mode.keeps}
     if not stores:
-        return Texts(found, exact, 0, encoded=False)
+        return Texts(found, exact, 0, encoded=bool(encoded))
     each = [store.row_bytes() for store in stores.values()]
     # One more for the empty caption that a dropped one becomes. With several stores the
     # widest rows count for all captions: an upper bound.

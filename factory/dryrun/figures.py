@@ -93,16 +93,18 @@ class Costs:
     Attributes:
         scan_requests: Reads that a first scan makes; later ones read what is new.
         scan_bytes: Bytes of them at most.
-        encode_requests: Objects read to be encoded, once for each of latents and image
-            embeddings; 0 where pixels are read.
+        encode_requests: Objects read before the first step to be encoded, once for each of
+            latents and image embeddings; 0 where none is encoded so early.
         encode_bytes: Bytes of them.
-        epoch_requests: Objects read from the source in each epoch (or validation).
+        epoch_requests: Objects read from the source in each epoch (or validation); on demand in
+            the first one, until all are encoded.
         epoch_bytes: Bytes of them.
         epoch_cache_bytes: Bytes of latents and image embeddings gathered from the cache in each
             epoch.
         latents_bytes: Space the latents need in the cache.
         image_embeds_bytes: Space the image embeddings to condition on need in it.
         catalog_bytes: Space of the published facts.
+        encode_mode: When its pictures are encoded; None where pixels are read.
     """
 
     scan_requests: int
@@ -115,6 +117,7 @@ class Costs:
     latents_bytes: int | None
     image_embeds_bytes: int | None
     catalog_bytes: int | None
+    encode_mode: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from factory.dryrun.contact import dropped_part, samples_part
 from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share, Stretch
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.rehearsal import Rehearsal
-from factory.dryrun.wording import number, percent, plural, reads, size
+from factory.dryrun.wording import beforehand, number, percent, plural, reads, size
 
 # Points of each backend in the scatter: beyond them dots only cover each other.
 POINTS = 600
@@ -260,7 +260,9 @@ def _reading(figures: Figures) -> Iterator[Content]:
     body: list[tuple[Content, ...]] = [
         (
             each.name, reads(each.costs.scan_requests, each.costs.scan_bytes, "≤"),
-            reads(each.costs.encode_requests, each.costs.encode_bytes),
+            beforehand(
+                each.costs.encode_mode, each.costs.encode_requests, each.costs.encode_bytes
+            ),
             reads(each.costs.epoch_requests, each.costs.epoch_bytes),
             size(each.costs.epoch_cache_bytes), size(each.costs.latents_bytes),
             *[size(each.costs.image_embeds_bytes)] * figures.conditioned,

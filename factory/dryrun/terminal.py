@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.dryrun.figures import Epoch, Figures, Plan, Problem
-from factory.dryrun.wording import listed, number, percent, plural, reads, size
+from factory.dryrun.wording import beforehand, listed, number, percent, plural, reads, size
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 WIDTH = 100
@@ -197,7 +197,7 @@ def _costs(figures: Figures) -> RenderableType:
         costs = each.costs
         table.add_row(
             Text(each.name, style="bold"), reads(costs.scan_requests, costs.scan_bytes, "≤"),
-            reads(costs.encode_requests, costs.encode_bytes),
+            beforehand(costs.encode_mode, costs.encode_requests, costs.encode_bytes),
             reads(costs.epoch_requests, costs.epoch_bytes),
             _latents(costs.epoch_cache_bytes), _latents(costs.latents_bytes),
             *[_latents(costs.image_embeds_bytes)] * figures.conditioned,

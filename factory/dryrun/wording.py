@@ -67,6 +67,12 @@ def listed(names: list[str], most: int) -> str:
     return shown if rest <= 0 else f"{shown} and {number(rest)} more"
 
 
+def beforehand(mode: str | None, requests: int, count: int | None) -> str:
+    """Return "116, 2.1 MiB" read to be encoded before the first step, or when it is instead."""
+    late = mode is not None and not requests
+    return str(mode).replace("_", " ") if late else reads(requests, count)
+
+
 def reads(requests: int, count: int | None, bound: str = "") -> str:
     """Return "116 reads, 1.4 MiB"; "-" where nothing is read."""
     if not requests:

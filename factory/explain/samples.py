@@ -42,7 +42,7 @@ def _described(source: Source, row: int, seed: int, epoch: int) -> Sample:
     reason = int(decisions.reason[row])
     if reason:
         return replace(told, dropped=decisions.reasons[reason])
-    cut = catalog.cut(row)
+    (cut,) = source.cuts(np.array([row]), epoch).each()
     return replace(
         told,
         resized=cut.intermediary,

@@ -63,6 +63,8 @@ class Batch:
         conditioning: Latents of each conditioning backend by name, [B, C, h, w].
         replaced: Samples of the plan that others stand in for.
         slider_strength: Strength of the backend's slider; None where it has none.
+        encoded: Rows that were encoded for this batch, because they were not in the cache.
+        rebuilt: Those of them that should have been there, and were damaged or gone.
     """
 
     backend: str
@@ -84,6 +86,8 @@ class Batch:
     conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
     replaced: tuple[Replacement, ...] = ()
     slider_strength: float | None = None
+    encoded: int = 0
+    rebuilt: int = 0
 
     def __len__(self) -> int:
         """Return the number of samples."""

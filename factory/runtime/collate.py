@@ -1,12 +1,15 @@
 """From planned rows to the batch a training step receives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.backends.on_demand import Tally
+from factory.backends.reading import Piece, Reading, reading
 from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
@@ -20,8 +23,6 @@ from factory.runtime.quarantine import QuarantineLimit, none_left, too_many
 from factory.runtime.stream_batch import stream_batch
 from factory.sampling.substitutes import candidates
 
-Pixels = NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Collate:
@@ -29,7 +30,7 @@ class Collate:
 
     Attributes:
         sources: The backends made ready, by name.
-        engine: Reads pixels where no image encoder is set.
+        engine: Reads pixels that are not encoded yet, or are not to be.
         seed: Seed of the choice among a sample's captions.
         streams: The streams, by name.
         limit: How many samples may be unusable.
@@ -48,11 +49,13 @@ class Collate:
     def __call__(self, part: Part) -> Batch:
         """Return the batch of a part of a planned step, in the order of its places.
 
-        A picture that is damaged or gone is replaced by another one of its bucket, see
-        `Batch.replaced`; where padding is marked (validation) the substitute is, too.
+        What is not in the cache is encoded now. A picture that is damaged or gone is replaced
+        by another one of its bucket, see `Batch.replaced`; where padding is marked (validation)
+        the substitute is, too.
 
         Raises:
-            CacheError: A latent or embedding is missing or damaged.
+            CacheError: A latent or embedding that was encoded beforehand is missing or damaged,
+                and cannot be encoded again; or an encoder gave unusable rows.
             QuarantineError: Too many samples cannot be used.
             StorageError: A storage, or a stream, cannot be read.
         """
@@ -61,14 +64,11 @@ class Collate:
         if stream is not None:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
-        rows, pixels, stand_ins = self._read(source, part)
-        catalog = source.catalog
-        facts, cuts = catalog.facts, catalog.cuts(rows)
+        tally = Tally()
+        rows, cuts, fields, stand_ins = self._read(source, part, tally)
+        catalog, facts = source.catalog, source.catalog.facts
         captions = catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
-        empty = self.memory.tensor
-        latents = None
-        if source.latents is not None:
-            latents = source.read_latents(rows, cuts, empty=empty)["latents"]
+        own, empty = fields.pop(source.name), self.memory.tensor
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
             backend=step.backend,
@@ -83,38 +83,49 @@ class Collate:
             target_size=torch.from_numpy(cuts.target),
             crop_top_left=torch.from_numpy(cuts.crop),
             valid=torch.from_numpy(_valid(part, stand_ins)),
-            latents=latents,
-            pixels=pixels.get(source.name),
-            text=source.read_text(captions, empty=empty),
+            latents=own.get("latents"),
+            pixels=own.get("pixels"),
+            text=source.read_text(captions, tally, empty=empty),
             image_embeds=_image_embeds(source, rows, cuts, empty),
-            conditioning=_conditioning(source, rows, pixels, empty),
+            conditioning={name: _main(theirs) for name, theirs in fields.items()},
             slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
+            encoded=tally.encoded,
+            rebuilt=tally.rebuilt,
         )
 
     def _read(
-        self, source: Source, part: Part
-    ) -> tuple[NDArray[np.int64], dict[str, torch.Tensor], list[StandIn]]:
-        """Return the rows that are used, pixels by backend, and what stands in for what."""
-        rows = part.rows
-        wanted = _read_as_pixels(source)
-        if not wanted:
-            return rows, {}, []
-        tensors: dict[str, torch.Tensor] = {}
+        self, source: Source, part: Part, tally: Tally
+    ) -> tuple[NDArray[np.int64], CutArrays, dict[str, dict[str, torch.Tensor]], list[StandIn]]:
+        """Return the rows used, their cuts, fields by backend, and what stands in for what."""
+        rows, epoch = part.rows, part.step.epoch
+        everyone = _everyone(
+            source,
+            lambda each: reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor),
+        )
+        cuts = source.cuts(rows, epoch)
+        stored = _stored(everyone, rows, cuts)
+        if stored is not None:
+            return rows, cuts, stored, []
+        stand_ins = self._fill(source, part, everyone)
+        for each in stand_ins:
+            rows[each.index] = each.substitute
+        cuts = source.cuts(rows, epoch) if stand_ins else cuts
+        return rows, cuts, {one.name: one.reading.finish() for one in everyone}, stand_ins
 
-        def put(place: int, pixels: Sequence[Pixels]) -> None:
-            """Copy a sample to its place while others are still being decoded."""
-            for (each, _), image in zip(wanted, pixels, strict=True):
-                if each.name not in tensors:
-                    shape = (len(rows), *image.shape)
-                    tensors[each.name] = self.memory.tensor(shape, dtype=torch.uint8)
-                tensors[each.name][place] = torch.from_numpy(image)
+    def _fill(self, source: Source, part: Part, everyone: Sequence["_Giver"]) -> list[StandIn]:
+        """Have a sample for every place read by everyone; return what stands in for what."""
+
+        def put(place: int, pieces: Sequence[Piece]) -> None:
+            """Hand each its part of a sample while others are still being decoded."""
+            for one, piece in zip(everyone, pieces, strict=True):
+                one.reading.put(place, piece)
 
         try:
-            stand_ins = fill(
-                rows,
+            return fill(
+                part.rows,
                 lambda index: _draw(source, part, index),
-                lambda some: _read_together(wanted, some, self.engine),
+                lambda some: _read_together(everyone, some),
                 put,
                 self.known.setdefault(source.name, {}),
                 self.limit.allowed(len(source.catalog)),
@@ -128,31 +139,56 @@ class Collate:
             if len(found) > self.limit.allowed(kept):
                 raise too_many(source.name, found, kept, self.limit) from None
             raise none_left(source.name, found, part.step.bucket) from None
-        for each in stand_ins:
-            rows[each.index] = each.substitute
-        return rows, tensors, stand_ins
 
 
-def _read_as_pixels(source: Source) -> list[tuple[Source, NDArray[np.int64] | None]]:
-    """Return who is read as pixels, the source or a partner of it, with the partner's rows."""
-    everyone = [(source, None), *source.conditioning.values()]
-    return [(each, rows) for each, rows in everyone if each.latents is None]
+class _Giver(NamedTuple):
+    """A backend that gives to a batch: the one planned, or one it is conditioned on."""
+
+    name: str
+    reading: Reading
+    partners: NDArray[np.int64] | None
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return its own rows for those of the backend planned."""
+        return rows if self.partners is None else self.partners[rows]
+
+
+def _everyone(source: Source, begin: Callable[[Source], Reading]) -> list[_Giver]:
+    partners = source.conditioning.items()
+    return [
+        _Giver(source.name, begin(source), None),
+        *(_Giver(name, begin(partner), rows) for name, (partner, rows) in partners),
+    ]
+
+
+def _stored(
+    everyone: Sequence[_Giver], rows: NDArray[np.int64], cuts: CutArrays
+) -> dict[str, dict[str, torch.Tensor]] | None:
+    """Return the fields of all who give, if none of them has to read a sample."""
+    found = {}
+    for one in everyone:
+        # Partners are cut alike, but have their own way to say so.
+        fields = one.reading.stored(one.rows(rows), cuts if one.partners is None else None)
+        if fields is None:
+            return None
+        found[one.name] = fields
+    return found
+
+
+def _main(fields: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the latents among the fields of a conditioning backend, or the pixels."""
+    return fields["latents"] if "latents" in fields else fields["pixels"]
 
 
 def _read_together(
-    wanted: Sequence[tuple[Source, NDArray[np.int64] | None]],
-    rows: NDArray[np.int64],
-    engine: Engine,
-) -> Iterator[tuple[Pixels, ...] | Unusable]:
-    """Yield the pixels of each row from all who are read; what one lacks spoils the sample."""
-    streams = [
-        each.samples(rows if partners is None else partners[rows], engine)
-        for each, partners in wanted
-    ]
+    everyone: Sequence[_Giver], rows: NDArray[np.int64]
+) -> Iterator[tuple[Piece, ...] | Unusable]:
+    """Yield each row as all who give have it; what one lacks spoils the sample."""
+    streams = [one.reading.read(one.rows(rows)) for one in everyone]
     for outcomes in zip(*streams, strict=True):
         unusable = [outcome for outcome in outcomes if isinstance(outcome, Unusable)]
-        pixels = tuple(outcome for outcome in outcomes if not isinstance(outcome, Unusable))
-        yield unusable[0] if unusable else pixels
+        pieces = tuple(outcome for outcome in outcomes if not isinstance(outcome, Unusable))
+        yield unusable[0] if unusable else pieces
 
 
 def _draw(source: Source, part: Part, index: int) -> Iterator[int]:
@@ -189,18 +225,6 @@ def _valid(part: Part, stand_ins: Sequence[StandIn]) -> NDArray[np.bool_]:
     valid = part.valid.copy()
     valid[[each.index for each in stand_ins]] = False
     return valid
-
-
-def _conditioning(
-    source: Source, rows: NDArray[np.int64], pixels: Mapping[str, torch.Tensor], empty: Empty
-) -> dict[str, torch.Tensor]:
-    """Return the latents of each partner, or the pixels where those were read."""
-    return {
-        name: pixels[name]
-        if name in pixels
-        else partner.read_latents(partner_rows[rows], empty=empty)["latents"]
-        for name, (partner, partner_rows) in source.conditioning.items()
-    }
 
 
 def _image_embeds(

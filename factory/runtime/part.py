@@ -9,6 +9,15 @@ from factory.sampling.plan import PlanStep
 from factory.sampling.substitutes import substitute_key
 
 
+@dataclass(frozen=True)
+class Publish:
+    """Asks whoever makes batches to publish what it has encoded meanwhile; gives no batch."""
+
+    def __str__(self) -> str:
+        """Say what it is, for messages."""
+        return "what was encoded"
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """This rank's part of a planned step, for one micro-batch; a small picklable value.

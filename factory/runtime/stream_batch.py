@@ -7,11 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.backends.encode_mode import EncodeMode
+from factory.backends.on_demand import EncodedRows, Tally, Wanted, read_captions
 from factory.backends.picture import ReadPicture
 from factory.backends.source import Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.waiting import StreamSample
 from factory.bulk import Engine
+from factory.cache.recipe import recipe_keys
 from factory.catalog.caption_draws import choose, dropped
 from factory.errors import MediaError
 from factory.runtime.batch import Batch, Replacement
@@ -64,7 +67,8 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
     samples = [made.samples[place] for place in places.tolist()]
     captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
     keys = [sample.picture.key for sample in samples]
-    encoded = _encode(source, pixels, keys)
+    tally = Tally()
+    encoded = _encode(source, pixels, samples, tally)
     cuts = [sample.picture.cut for sample in samples]
     return Batch(
         backend=step.backend,
@@ -81,10 +85,11 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         valid=torch.ones(len(samples), dtype=torch.bool),
         latents=encoded,
         pixels=pixels if encoded is None else None,
-        text=_encode_text(source, captions),
+        text=_encode_text(source, captions, tally),
         image_embeds=_encode_to_condition(source, pixels, keys),
         replaced=tuple(_replacement(made.samples, step.rows, each) for each in stand_ins),
         slider_strength=step.slider_strength,
+        encoded=tally.encoded,
     )
 
 
@@ -145,12 +150,23 @@ def _replacement(
     )
 
 
-def _encode(source: StreamSource, pixels: torch.Tensor, keys: list[str]) -> torch.Tensor | None:
+def _encode(
+    source: StreamSource, pixels: torch.Tensor, samples: Sequence[StreamSample], tally: Tally
+) -> torch.Tensor | None:
     """Return latents [B, C, h, w] where an image encoder is set."""
     store = source.latents
     if store is None:
         return None
-    return store.encode(pixels, keys)["latents"].cpu()
+    labels = [sample.picture.key for sample in samples]
+    # A sample is told by its row in the dataset; names may come twice.
+    keys = recipe_keys({}, [{"row": sample.picture.row} for sample in samples])
+    rows, wanted = EncodedRows(store, EncodeMode.transient, source.name), Wanted(keys, labels, {})
+
+    def encode(places: Sequence[int]) -> Iterator[tuple[Sequence[int], dict[str, torch.Tensor]]]:
+        """Encode the samples at some places."""
+        yield places, store.encode(pixels[list(places)], [labels[place] for place in places])
+
+    return rows.complete(wanted, rows.find(wanted), encode, tally)["latents"]
 
 
 def _encode_to_condition(
@@ -162,8 +178,10 @@ def _encode_to_condition(
     return {name: field.cpu() for name, field in source.vision.encode(pixels, keys).items()}
 
 
-def _encode_text(source: StreamSource, captions: list[str]) -> dict[str, torch.Tensor]:
+def _encode_text(
+    source: StreamSource, captions: list[str], tally: Tally
+) -> dict[str, torch.Tensor]:
     """Return the fields of the captions, [B, ...], where a text encoder is set."""
     if source.text is None:
         return {}
-    return {name: field.cpu() for name, field in source.text.encode(captions).items()}
+    return read_captions(source.text, captions, EncodeMode.transient, source.name, tally)

@@ -10,8 +10,9 @@ from factory.runtime.fetch_report import FetchTotal
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess
 from factory.runtime.memory import BatchMemory
-from factory.runtime.part import Part
+from factory.runtime.part import Part, Publish
 from factory.runtime.staging import CudaStager, Stager, stager
+from factory.runtime.ticket import Ticket
 
 if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
     import torch
@@ -51,11 +52,12 @@ class Supply:
         memory: Where the large tensors of batches that are made here come from.
     """
 
-    maker: MakerProcess[Part, Batch] | None = None
+    maker: MakerProcess[Any, Any] | None = None
     here: Callable[[Part], bool] | None = None
     stager: Stager | None = None
     total: FetchTotal = field(default_factory=FetchTotal)
     memory: BatchMemory = field(default_factory=BatchMemory)
+    _publishing: Ticket[Publish, None] | None = None
     _staged: tuple[Any, ...] | None = field(default=None, init=False)
 
     def stage_for(self, device: "torch.device | None", prefetch: Prefetch) -> None:
@@ -81,6 +83,22 @@ class Supply:
             here=self.here,
             stager=None if self.stager is None else RowsStay(self.stager),
         )
+
+    def publish(self) -> None:
+        """Have the process publish what it has encoded, after the batches it is asked for by now.
+
+        It is not waited for.
+
+        Raises:
+            StorageError: It could not, the last time.
+        """
+        before = self._publishing
+        if before is not None and before.error is not None:
+            self._publishing = None
+            raise before.error
+        if self.maker is not None and self.maker.pid is not None:
+            self._publishing = Ticket(Publish())
+            self.maker.submit(self._publishing)
 
     def close(self) -> None:
         """End the process; the next fetcher starts another one."""

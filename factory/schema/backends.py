@@ -25,6 +25,15 @@ class ResolutionType(StrEnum):
     pixel_area = "pixel_area"
 
 
+class EncodeMode(StrEnum):
+    """When samples are encoded, and whether what comes of it is kept."""
+
+    precompute = "precompute"
+    on_demand = "on_demand"
+    transient = "transient"
+    each_epoch = "each_epoch"
+
+
 class DecodeMode(StrEnum):
     """How faithfully pictures are decoded and resized."""
 
@@ -46,6 +55,15 @@ class BackendConfig:
     def references(self) -> Iterator[tuple[str, str]]:
         """Yield (field, name) of every other backend this one needs built before it."""
         yield from ()
+
+
+def caption_mode_problems(name: str, mode: EncodeMode | None) -> Iterator[str]:
+    """Yield what is wrong with a mode for captions."""
+    if mode == EncodeMode.each_epoch:
+        yield (
+            f"{name}=each_epoch draws cuts of pictures anew, and captions have none; set "
+            f"{name}=precompute"
+        )
 
 
 @dataclass
@@ -131,6 +149,14 @@ class SampleBackendConfig(BackendConfig):
         "conditioning_image_embeds backend its pictures are also encoded by; null: the default "
         "one, if there is one and the backend is not of type conditioning",
     )
+    encode_mode: EncodeMode | None = opt(
+        None,
+        "when pictures are encoded: precompute | on_demand | transient | each_epoch; null: as the "
+        "image_embeds backend says",
+    )
+    encode_text_mode: EncodeMode | None = opt(
+        None, "when captions are encoded; null: as the text_embeds backend says"
+    )
     composite: CompositeConfig = opt(
         factory=CompositeConfig, meaning="which part of each picture is the sample"
     )
@@ -152,7 +178,19 @@ class SampleBackendConfig(BackendConfig):
         yield from size_problems(self)
         yield from self._misplaced_captions()
         yield from filter_problems(self)
+        yield from caption_mode_problems("encode_text_mode", self.encode_text_mode)
+        yield from self._mode_problems()
         yield from self._unseen_faces()
+
+    def _mode_problems(self) -> Iterator[str]:
+        """Refuse to draw cuts anew where none is drawn."""
+        style = getattr(self.crop, "style", None)
+        if self.encode_mode == EncodeMode.each_epoch and style not in ("random", "face"):
+            yield (
+                "encode_mode=each_epoch draws random cuts anew in each epoch, and with "
+                f"crop.style={style} there are none; set encode_mode=on_demand, or draw them: "
+                f"data/crop@data.backends.{self.name}=random"
+            )
 
     def _misplaced_captions(self) -> Iterator[str]:
         yield from misplaced(self.caption, self.storage, self.metadata)
@@ -264,6 +302,15 @@ class StreamBackendConfig(ImageBackendConfig):
         if self.max_samples is not None:
             yield "max_samples is for stored samples; set samples for the length of an epoch"
 
+    def _mode_problems(self) -> Iterator[str]:
+        for name in ("encode_mode", "encode_text_mode"):
+            value = getattr(self, name)
+            if value not in (None, EncodeMode.transient):
+                yield (
+                    f"{name}={value} is for stored samples; a stream is encoded as it is read: "
+                    f"set {name}=null"
+                )
+
     def _unseen_faces(self) -> Iterator[str]:
         yield from face_problems(self, still=False)
 
@@ -273,6 +320,13 @@ class EvalBackendConfig(SampleBackendConfig):
     """Pictures to validate on: every one once, in a fixed order, never trained on."""
 
     _target_: str = "factory.backends.image.EvalBackend"
+
+    def _mode_problems(self) -> Iterator[str]:
+        if self.encode_mode == EncodeMode.each_epoch:
+            yield (
+                "encode_mode=each_epoch draws cuts anew, and validation compares the same ones "
+                "over time; set encode_mode=precompute"
+            )
 
 
 @dataclass
@@ -284,6 +338,9 @@ class ConditioningBackendConfig(SampleBackendConfig):
 
     def _misplaced_captions(self) -> Iterator[str]:
         yield from ()  # its samples have the captions of their source
+
+    def _mode_problems(self) -> Iterator[str]:
+        yield from ()  # its samples have the cuts of their source
 
     def _unseen_faces(self) -> Iterator[str]:
         yield from ()  # its samples have the cuts of their source

@@ -23,6 +23,13 @@ class ShortBatch(StrEnum):
     drop = "drop"
 
 
+class DamagedRows(StrEnum):
+    """What becomes of cached rows that turn out damaged or gone."""
+
+    rebuild = "rebuild"
+    stop = "stop"
+
+
 class EpochRule(StrEnum):
     """When an epoch ends."""
 
@@ -150,6 +157,10 @@ class CacheConfig:
         Compression.none,
         "how new shards are kept in the storage: none | zstd, which takes a tenth off latents and "
         "more off padded texts; unpacked to scratch_dir when first used; both kinds are read",
+    )
+    damaged: DamagedRows = opt(
+        DamagedRows.rebuild,
+        "rows that turn out damaged or gone: rebuild: encode them anew, and say so | stop the run",
     )
 
     def problems(self) -> Iterator[str]:

@@ -174,6 +174,7 @@ class _Filling:
             given = key if dataset.entry.filled.get(key) is not None else name
             dataset.put(given, key, self.names.get(dataset.entry.get(key)))
         _mixture(dataset)
+        _mode(dataset, "vae_cache")
         if dataset.kind == "video":
             _frames(dataset, self.arguments)
 
@@ -250,6 +251,16 @@ def _mixture(dataset: Dataset) -> None:
             dataset.placed.setdefault(key, ["window"])
 
 
+def _mode(dataset: Dataset, prefix: str) -> None:
+    """Set when samples or captions are encoded; of two flags the first one counts."""
+    given = dataset.entry.filled
+    for key, mode in ((f"{prefix}_disable", "transient"), (f"{prefix}_ondemand", "on_demand")):
+        if given.get(key) is True and "encode_mode" not in dataset.body:
+            dataset.put(key, "encode_mode", mode)
+        elif key in given:
+            dataset.placed.setdefault(key, ["encode_mode"])
+
+
 def _frames(dataset: Dataset, arguments: Arguments) -> None:
     given = dataset.entry.block("video").get("num_frames")
     rate = as_number(arguments["framerate"]) or FRAMERATE
@@ -266,6 +277,9 @@ def _store(dataset: Dataset) -> None:
     if dataset.kind == "text_embeds":
         size = as_number(entry.get("text_encoder_batch_size"))
         dataset.put("text_encoder_batch_size", "batch_size", None if size is None else int(size))
+        size = as_number(entry.filled.get("write_batch_size"))
+        dataset.put("write_batch_size", "write_batch_size", None if size is None else int(size))
+        _mode(dataset, "text_cache")
     folder = dataset.text("cache_dir")
     if entry.storage == "local" and folder:
         dataset.pin("cache", "default")

@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends import encoding
 from factory.backends.picture import Picture, PictureColumns, ReadPicture
-from factory.backends.precompute import fill_captions, fill_pictures, missing_pictures
+from factory.backends.precompute import (
+    Filled,
+    fill_captions,
+    fill_pictures,
+    missing_pictures,
+)
 from factory.backends.source import Source
 from factory.backends.video import ReadClip
+from factory.bulk import Engine
 from factory.cache.recipe import recipe_key
 from factory.cache.writer import Writer
 from factory.catalog.cuts import Cut
@@ -75,6 +81,10 @@ def storage(tmp_path: Path) -> Watched:
     return Watched(str(tmp_path))
 
 
+def filled_of(source: Source, engine: Engine) -> Filled:
+    return fill_pictures(source, source.latents, engine)
+
+
 def source_of(storage: LocalStorage, encoder: Any, *, shard_mb: float = 256) -> Source:
     """Return the folder "p" scanned, all of one bucket, with a store of latents."""
     backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
@@ -108,7 +118,7 @@ def test_the_next_batch_is_read_and_the_last_one_written_while_one_is_encoded(
 
     monkeypatch.setattr(ReadPicture, "shaped", note_read)
     monkeypatch.setattr(Writer, "add", note_write)
-    assert fill_pictures(source_of(storage, Staged(before)), LocalEngine(workers=1)).encoded == 12
+    assert filled_of(source_of(storage, Staged(before)), LocalEngine(workers=1)).encoded == 12
 
 
 def test_no_more_is_read_than_has_room(storage: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +132,7 @@ def test_no_more_is_read_than_has_room(storage: Watched, monkeypatch: pytest.Mon
 
     source = source_of(storage, Staged(before))
     storage.taken()
-    assert fill_pictures(source, LocalEngine(workers=1)).encoded == 12
+    assert filled_of(source, LocalEngine(workers=1)).encoded == 12
     assert most <= (1 + 1 + 1) * BATCH + 4
 
 
@@ -130,10 +140,10 @@ def test_a_storage_that_fails_ends_all_and_keeps_its_kind(storage: Watched) -> N
     source = source_of(storage, Staged(), shard_mb=1e-3)
     storage.broken["p/0009.png"] = StorageUnavailableError("down")
     with pytest.raises(StorageUnavailableError, match="down") as caught:
-        fill_pictures(source, ENGINE)
+        filled_of(source, ENGINE)
     assert any("while reading 'p/0009.png'" in note for note in caught.value.__notes__)
     storage.broken.clear()
-    again = fill_pictures(source_of(storage, Staged()), ENGINE)
+    again = filled_of(source_of(storage, Staged()), ENGINE)
     assert 12 > again.encoded >= 4  # what was published is not done again
     assert again.encoded + again.cached == 12
 
@@ -144,7 +154,7 @@ def test_an_encoder_that_fails_ends_all_and_keeps_its_kind(storage: Watched) -> 
             raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room") as caught:
-        fill_pictures(source_of(storage, Staged(before)), ENGINE)
+        filled_of(source_of(storage, Staged(before)), ENGINE)
     assert any("lower data.backends.latents.batch_size=2" in n for n in caught.value.__notes__)
 
 
@@ -164,7 +174,7 @@ def test_a_disk_that_is_full_ends_all_while_the_encoder_goes_on(
     source.latents.store.open()  # type: ignore[union-attr]
     monkeypatch.setattr(LocalStorage, "write", full)
     with pytest.raises(StorageError, match="disk full"):
-        fill_pictures(source, ENGINE)
+        filled_of(source, ENGINE)
 
 
 def test_an_interrupt_while_encoding_ends_all(storage: Watched) -> None:
@@ -173,14 +183,14 @@ def test_an_interrupt_while_encoding_ends_all(storage: Watched) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill_pictures(source_of(storage, Staged(before)), ENGINE)
+        filled_of(source_of(storage, Staged(before)), ENGINE)
 
 
 def test_pictures_that_cannot_be_read_only_make_their_batch_smaller(storage: Watched) -> None:
     source = source_of(storage, Staged())
     for name in ("0002", "0004", "0005"):
         Path(storage.root, f"p/{name}.png").write_bytes(b"no picture at all")
-    filled = fill_pictures(source, ENGINE)
+    filled = filled_of(source, ENGINE)
     assert filled.encoded == 9
     assert sorted(filled.errors) == [2, 4, 5]
     assert source.latents is not None
@@ -199,7 +209,7 @@ def test_a_key_is_made_once_for_each_picture(
         return found
 
     monkeypatch.setattr(ImageEmbedBackend, "keys", note)
-    assert fill_pictures(source_of(storage, Staged()), ENGINE).encoded == 12
+    assert filled_of(source_of(storage, Staged()), ENGINE).encoded == 12
     assert sum(made) == 12
 
 
@@ -234,7 +244,7 @@ def test_an_encoder_that_gives_too_few_rows_is_told_with_the_last_batch(
     encoder = Staged()
     encoder.inner = Short()
     with pytest.raises(CacheError, match="2 samples were encoded"):
-        fill_pictures(source_of(storage, encoder), ENGINE)
+        filled_of(source_of(storage, encoder), ENGINE)
 
 
 @dataclass(frozen=True)
@@ -273,11 +283,11 @@ def test_keys_made_by_columns_are_those_of_single_rows(tmp_path: Path) -> None:
 
 def test_only_what_is_missing_is_named_with_its_key(storage: Watched) -> None:
     source = source_of(storage, Staged())
-    places, keys = missing_pictures(source)
+    places, keys = missing_pictures(source, source.latents)
     assert places.tolist() == list(range(12))
     wanted = source.latents.keys(  # type: ignore[union-attr]
         source.backend.reader, source.pictures(source.catalog.decisions.order)
     )
     assert keys.tolist() == wanted.tolist()
-    fill_pictures(source, ENGINE)
-    assert missing_pictures(source)[0].size == 0
+    filled_of(source, ENGINE)
+    assert missing_pictures(source, source.latents)[0].size == 0

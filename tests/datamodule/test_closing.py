@@ -83,7 +83,7 @@ class Elsewhere:
 def test_the_ledger_asks_no_device_for_the_rows(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.datamodule.stager", lambda *_, **__: Elsewhere())
+    monkeypatch.setattr("factory.runtime.supply.stager", lambda *_, **__: Elsewhere())
     data = ready(root, ledger=tmp_path)
     for batch in data.train_dataloader():
         assert batch.pixels.is_meta

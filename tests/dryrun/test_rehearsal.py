@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from factory import EvalBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import CachePlace, EvalBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.catalog import facts as facts_module
 from factory.catalog.captions import TextFileCaptions
 from factory.dryrun import rows
@@ -196,3 +196,28 @@ def test_rows_to_look_at_are_the_same_every_time_and_of_every_bucket(tmp_path: P
     assert len(chosen) == len(set(chosen)) == 10
     assert 60 in chosen  # the only one of its bucket
     assert rows.contact_rows(source.catalog, 100).size == 61
+
+
+@pytest.mark.parametrize(
+    ("mode", "once", "each", "rows", "kept"),
+    [
+        ("precompute", 9, 0, 12, 9),
+        ("on_demand", 0, 9, 12, 9),
+        ("transient", 0, 12, 0, 0),
+    ],
+)
+def test_only_what_is_encoded_before_the_first_step_counts_as_such(
+    tmp_path: Path, mode: str, once: int, each: int, rows: int, kept: int
+) -> None:
+    """Nine pictures of one bucket in batches of four: three of them come twice in an epoch."""
+    write(tmp_path, {"a": 9})
+    place = CachePlace(LocalStorage(str(tmp_path)))
+    store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT(), encode_mode=mode)
+    texts = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), encode_mode=mode)
+    figures = dry_run(tmp_path, one_backend(tmp_path), store, texts).figures
+    costs, row = figures.backends[0].costs, BlockDCT().row_bytes(64, 64)
+    assert costs.encode_mode == mode
+    assert (costs.encode_requests, costs.epoch_requests) == (once, each)
+    assert bool(costs.encode_bytes) == bool(once)
+    assert (costs.epoch_cache_bytes, costs.latents_bytes) == (rows * row, kept * row)
+    assert bool(figures.texts.bytes) == bool(kept)

@@ -103,6 +103,41 @@ def test_embeds_are_added_where_a_run_names_none() -> None:
     assert cfg.data.backends.image_embeds.encoder == cfg.encoder.image
 
 
+def test_the_stores_a_run_is_given_can_be_set_by_their_kind() -> None:
+    cfg = composed("data=picked", "+data.backends.image_embeds.encode_mode=on_demand")
+    assert kind_of(cfg.data.backends.image_embeds) == "image_embeds"
+    assert cfg.data.backends.image_embeds.encode_mode == "on_demand"
+    assert cfg.data.backends.image_embeds.encoder == cfg.encoder.image
+    text = problems("data=picked", "+data.backends.text_embeds={kind:image,prefix:photos}")
+    assert "data.backends.text_embeds is image, and a run that names no text_embeds backend" in text
+
+
+def test_modes_of_encoding_are_checked_before_anything_is_read() -> None:
+    assert "sometimes" in problems("data.backends.latents.encode_mode=sometimes")
+    text = problems(
+        "data.backends.captions.encode_mode=each_epoch",
+        "data.backends.captions.write_batch_size=0",
+        "data.backends.photos.encode_mode=each_epoch",
+        "data.backends.photos.encode_text_mode=each_epoch",
+        "data.backends.holdout.encode_mode=each_epoch",
+    )
+    for said in (
+        "data.backends.captions.encode_mode=each_epoch draws cuts of pictures anew, and captions",
+        "data.backends.captions.write_batch_size must be at least 1, got 0",
+        "with crop.style=center there are none; set data.backends.photos.encode_mode=on_demand",
+        "or draw them: data/crop@data.backends.photos=random",
+        "data.backends.photos.encode_text_mode=each_epoch draws cuts of pictures anew",
+        "validation compares the same ones over time; set data.backends.holdout.encode_mode=pre",
+    ):
+        assert said in text
+    stream = "+data/backend@data.backends.big=stream"
+    text = problems(
+        stream, "data.backends.big.storage.dataset=x", "data.backends.big.encode_mode=on_demand"
+    )
+    assert "a stream is encoded as it is read: set data.backends.big.encode_mode=null" in text
+    assert "damaged" in problems("cache.damaged=ignore")
+
+
 def test_unknown_keys_and_options_are_refused_all_at_once_with_suggestions() -> None:
     text = problems("data=multi", "storage=s4", "data.backends.photos.repeat=1", "sed=3")
     assert text.startswith("3 problems")

@@ -50,6 +50,9 @@ def test_a_folder_is_the_root_of_a_storage_of_its_own() -> None:
         ({"slider_strength": "abc"}, {}),
         ({"minimum_image_size": 512}, {"minimum_image_size": 512}),
         ({"minimum_aspect_ratio": 0, "maximum_aspect_ratio": 2}, {"maximum_aspect_ratio": 2}),
+        ({"vae_cache_ondemand": True}, {"encode_mode": "on_demand"}),
+        ({"vae_cache_disable": True, "vae_cache_ondemand": True}, {"encode_mode": "transient"}),
+        ({"vae_cache_disable": False}, {}),
     ],
 )
 def test_numbers_keep_their_meaning(keys: dict[str, Any], body: dict[str, Any]) -> None:
