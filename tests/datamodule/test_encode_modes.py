@@ -325,6 +325,31 @@ def test_pixels_may_be_cut_anew_in_each_epoch_too(ramps: Path, tmp_path: Path) -
     data.close()
 
 
+@pytest.mark.parametrize("mode", ["on_demand", "transient"])
+def test_an_unreadable_partner_is_replaced_with_its_sample(tmp_path: Path, mode: str) -> None:
+    for folder in ("src", "cond"):
+        write_pictures(tmp_path / folder, 6, sizes=((96, 64),))
+    shared: dict[str, Any] = {
+        "storage": LocalStorage(str(tmp_path)), "resolution": 64, "alignment": 16,
+        "encode_mode": mode,
+    }  # fmt: skip
+    backends = [
+        ImageBackend(name="src", prefix="src", **shared),
+        ConditioningBackend(name="cond", prefix="cond", source="src", **shared),
+        ImageEmbedBackend(name="latents", cache=place(tmp_path), encoder=BlockDCT()),
+    ]
+    data = ready(FactoryDataModule(backends, cache=place(tmp_path), batch_size=3, seed=7))
+    (tmp_path / "cond/0002.png").write_bytes(b"junk")
+    seen = []
+    for batch in data.train_dataloader():
+        assert batch.latents is not None
+        assert torch.equal(batch.latents, batch.conditioning["cond"])
+        assert "src/0002.png" not in batch.keys
+        seen += [(each.key, each.reason.partition(":")[0]) for each in batch.replaced]
+    assert seen == [("src/0002.png", "its partner cond/0002.png in cond")]
+    data.close()
+
+
 def test_a_random_aspect_keeps_its_bucket(ramps: Path, tmp_path: Path) -> None:
     crop = Crop(aspect="random", style="random", aspect_buckets=(0.75, 1.0, 1.5))
     backend = ImageBackend(
