@@ -25,6 +25,7 @@ from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ConfigError, StorageError
+from factory.explain.samples import samples_of
 from factory.runtime.fetcher import Prefetch
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Watching, trainer
@@ -248,6 +249,9 @@ def test_cuts_are_drawn_anew_in_each_epoch_and_told(ramps: Path, tmp_path: Path)
     assert len(epochs[0]) == 6
     for key in epochs[0]:
         assert len({cuts[key] for cuts in epochs}) > 1
+    for epoch, cuts in enumerate(epochs):  # and whoever asks later is told the same
+        told = samples_of(np.arange(6), data.sources["src"], seed=7, epoch=epoch)
+        assert {sample.key: sample.crop for sample in told} == cuts
     assert [batch.crop_top_left.tolist() for batch in data.val_dataloader()] == [
         batch.crop_top_left.tolist() for batch in data.val_dataloader()
     ]
