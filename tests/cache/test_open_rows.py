@@ -137,3 +137,11 @@ def test_a_shard_that_cannot_be_written_is_an_error_and_its_rows_are_lost(tmp_pa
         rows.publish()
     assert not len(rows)
     assert np.array_equal(rows.find(keys(1)), [None])
+
+
+def test_what_is_encoded_beforehand_is_published_in_as_many_rows(tmp_path: Path) -> None:
+    made = store(tmp_path, shard_rows=3)
+    with made.writer({}) as writer:
+        writer.add(keys(*range(7)), fields(*range(7)), labels(7))
+    made.refresh()
+    assert sorted(record.rows for record in made.snapshot().records.values()) == [1, 3, 3]

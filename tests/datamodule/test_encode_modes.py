@@ -25,6 +25,7 @@ from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ConfigError, StorageError
+from factory.explain.samples import samples_of
 from factory.runtime.fetcher import Prefetch
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Watching, trainer
@@ -248,6 +249,9 @@ def test_cuts_are_drawn_anew_in_each_epoch_and_told(ramps: Path, tmp_path: Path)
     assert len(epochs[0]) == 6
     for key in epochs[0]:
         assert len({cuts[key] for cuts in epochs}) > 1
+    for epoch, cuts in enumerate(epochs):  # and whoever asks later is told the same
+        told = samples_of(np.arange(6), data.sources["src"], seed=7, epoch=epoch)
+        assert {sample.key: sample.crop for sample in told} == cuts
     assert [batch.crop_top_left.tolist() for batch in data.val_dataloader()] == [
         batch.crop_top_left.tolist() for batch in data.val_dataloader()
     ]
@@ -322,6 +326,31 @@ def test_pixels_may_be_cut_anew_in_each_epoch_too(ramps: Path, tmp_path: Path) -
                 assert int(picture[0, 0, 0]) == corner[1] + int(Path(key).stem)
                 seen[-1][key] = corner[1]
     assert seen[0] != seen[1]
+    data.close()
+
+
+@pytest.mark.parametrize("mode", ["on_demand", "transient"])
+def test_an_unreadable_partner_is_replaced_with_its_sample(tmp_path: Path, mode: str) -> None:
+    for folder in ("src", "cond"):
+        write_pictures(tmp_path / folder, 6, sizes=((96, 64),))
+    shared: dict[str, Any] = {
+        "storage": LocalStorage(str(tmp_path)), "resolution": 64, "alignment": 16,
+        "encode_mode": mode,
+    }  # fmt: skip
+    backends = [
+        ImageBackend(name="src", prefix="src", **shared),
+        ConditioningBackend(name="cond", prefix="cond", source="src", **shared),
+        ImageEmbedBackend(name="latents", cache=place(tmp_path), encoder=BlockDCT()),
+    ]
+    data = ready(FactoryDataModule(backends, cache=place(tmp_path), batch_size=3, seed=7))
+    (tmp_path / "cond/0002.png").write_bytes(b"junk")
+    seen = []
+    for batch in data.train_dataloader():
+        assert batch.latents is not None
+        assert torch.equal(batch.latents, batch.conditioning["cond"])
+        assert "src/0002.png" not in batch.keys
+        seen += [(each.key, each.reason.partition(":")[0]) for each in batch.replaced]
+    assert seen == [("src/0002.png", "its partner cond/0002.png in cond")]
     data.close()
 
 
