@@ -137,7 +137,7 @@ class TensorStore:
     def close(self) -> None:
         """Let go of maps and index; the store may be used again."""
         with self._lock:
-            self._shards, self._snapshot = {}, None
+            self._shards, self._snapshot, self._tables = {}, None, None
 
     def contains(self, keys: Keys | NDArray[Any] | Sequence[bytes]) -> NDArray[np.bool_]:
         """Tell for each of n keys whether it has a row, bool [n].
