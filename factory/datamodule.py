@@ -38,7 +38,6 @@ from factory.runtime.position import Position
 from factory.runtime.progress import Progress
 from factory.runtime.quarantine import Quarantine, QuarantineLimit
 from factory.runtime.resume import STATE_FORMAT, check_cut, check_format, check_plan
-from factory.runtime.staging import stager
 from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded
@@ -317,7 +316,12 @@ class FactoryDataModule(LightningDataModule):
 
     def _collate(self) -> Collate:
         return Collate(
-            self.sources, self.registry.engine, self.seed, self.streams, self.quarantine_limit
+            self.sources,
+            self.registry.engine,
+            self.seed,
+            self.streams,
+            self.quarantine_limit,
+            memory=self._supplied().memory,
         )
 
     def _aside(self, *records: Record) -> dict[str, Any]:
@@ -346,9 +350,7 @@ class FactoryDataModule(LightningDataModule):
                     opener, workers=prefetch.workers, timeout_s=prefetch.timeout_s
                 )
         device = None if self.trainer is None else self.trainer.strategy.root_device
-        self._supply.stager = stager(
-            device, pin_memory=prefetch.pins, device_ahead=prefetch.device_ahead
-        )
+        self._supply.stage_for(device, prefetch)
         return self._supply
 
     def _about(self) -> About:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from factory.cache.container import Bytes, DamagedError
+from factory.cache.mapping import mapped_file
 from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
@@ -66,7 +66,7 @@ class Files:
         if path is None and self.mirror is not None:
             path = self._mirrored(name, size, LocalStorage(root=self.mirror))
         if path is not None:
-            found = _mapped(path)
+            found = mapped_file(path)
         else:
             found = np.frombuffer(self.storage.read(self.key(name)), np.uint8)
         self._check_size(name, found.size, size)
@@ -112,7 +112,7 @@ class Files:
             if mirror is None:
                 return whole
             mirror.write(copy, whole.data)
-        return _mapped(mirror.local_path(copy))
+        return mapped_file(mirror.local_path(copy))
 
     def _mirrored(self, name: str, size: int, mirror: LocalStorage) -> Path:
         """Return a file's local copy; fetch it if there is none of the right size."""
@@ -126,19 +126,3 @@ class Files:
     def _check_size(self, name: str, found: int, size: int) -> None:
         if size not in (UNKNOWN_SIZE, found):
             raise DamagedError(f"{self.where(name)} is {found} bytes, and {size} were published")
-
-
-def _mapped(path: Path) -> Bytes:
-    """Map a file; unlike numpy's, torch's map holds no file descriptor, so there is no limit."""
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return np.empty(0, np.uint8)
-        tensor = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    except FileNotFoundError as error:
-        raise ObjectNotFoundError(f"{path} does not exist") from error
-    except (OSError, RuntimeError) as error:
-        raise StorageError(f"cannot map {path}: {error}") from error
-    data: Bytes = tensor.numpy()
-    data.flags.writeable = False
-    return data

@@ -6,6 +6,7 @@ from pathlib import Path
 import xxhash
 
 from factory.cache.packing import check_compression
+from factory.cache.placement import Kept
 from factory.cache.store import TensorStore
 from factory.catalog.journal import Journal
 from factory.catalog.published import Shelf
@@ -43,10 +44,17 @@ class CachePlace:
         key = self.catalog_key(backend)
         here = self.storage.local_path(key)
         if here is None:
-            # A folder of its own for each cache: two runs may have backends of one name.
-            name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
-            here = Path(self.scratch_dir).parent / "catalogs" / name / f"{backend}.parquet"
+            here = self._own_folder("catalogs") / f"{backend}.parquet"
         return Shelf(self.storage, key, here.with_suffix(".arrow"))
+
+    def kept(self, backend: str) -> Kept:
+        """Return where it is kept, on this machine, where the rows of a backend lie."""
+        return Kept(self._own_folder("places"), backend)
+
+    def _own_folder(self, kind: str) -> Path:
+        """Return a folder of this machine for this cache: two may have backends of one name."""
+        name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
+        return Path(self.scratch_dir).parent / kind / name
 
     def journal(self, backend: str) -> Journal:
         """Return what an unfinished scan of a backend leaves."""

@@ -165,6 +165,8 @@ class Shard:
         source: What errors call it.
         layout: What its rows are made of.
         rows: How many there are.
+        fields: The bytes of all rows, uint8 [rows, stride] for each field of the layout.
+        verified: For each row whether it was found sound, one byte each.
     """
 
     def __init__(self, data: Bytes, source: str, layout: Layout, rows: int) -> None:
@@ -179,23 +181,8 @@ class Shard:
         found = [(name, tensor.code, tensor.shape) for name, tensor in tensors.items()]
         if sorted(found) != sorted((f.name, f.code, (rows, *f.shape)) for f in layout):
             raise DamagedError(f"{source} does not hold the {rows} rows that its index lists")
-        self._fields = [tensors[f.name].data.reshape(rows, f.stride) for f in layout]
-        self._verified = bytearray(rows)
-
-    def take(self, rows: Sequence[int], at: Sequence[int] | None, out: Sequence[Bytes]) -> None:
-        """Copy rows to the places `at` of each field's matrix uint8 [n, stride]; None: to all.
-
-        Raises:
-            DamagedError: A row is beyond the shard's end.
-        """
-        self._check(rows)
-        for matrix, place in zip(self._fields, out, strict=True):
-            if at is None:
-                # mode="clip" because "raise" would copy through a buffer; rows were checked.
-                matrix.take(rows, axis=0, out=place, mode="clip")
-            else:  # straight to its place: an indexed copy would go through a buffer too
-                for target, row in zip(at, rows, strict=True):
-                    place[target] = matrix[row]
+        self.fields = [tensors[f.name].data.reshape(rows, f.stride) for f in layout]
+        self.verified = bytearray(rows)
 
     def unsound(self, rows: Sequence[int], checksums: Sequence[int]) -> list[int]:
         """Return those of the rows whose bytes do not give their checksum.
@@ -205,58 +192,22 @@ class Shard:
         Raises:
             DamagedError: A row is beyond the shard's end.
         """
-        self._check(rows)
+        if max(rows) >= self.rows:
+            raise DamagedError(self.beyond)
         bad = []
         for row, checksum in zip(rows, checksums, strict=True):
-            if self._verified[row]:
+            if self.verified[row]:
                 continue
-            if digest(matrix[row].data for matrix in self._fields) == checksum:
-                self._verified[row] = True
+            if digest(matrix[row].data for matrix in self.fields) == checksum:
+                self.verified[row] = True
             else:
                 bad.append(row)
         return bad
 
-    def _check(self, rows: Sequence[int]) -> None:
-        if max(rows) >= self.rows:
-            raise DamagedError(f"the index of {self.source} lists a row beyond its {self.rows}")
-
-
-def batch_tensors(
-    layout: Layout, count: int, out: dict[str, torch.Tensor] | None
-) -> dict[str, torch.Tensor]:
-    """Return a tensor [count, ...] for each field: parts of `out`, or new ones put into it.
-
-    Raises:
-        CacheError: A tensor of `out` does not fit.
-    """
-    reused = {} if out is None else out
-    if extra := set(reused) - {field.name for field in layout}:
-        raise CacheError(f"out holds {sorted(extra)}, and the rows are {describe(layout)}")
-    batch = {}
-    for field in layout:
-        if field.name not in reused:
-            reused[field.name] = torch.empty((count, *field.shape), dtype=DTYPES[field.code])
-        tensor = reused[field.name]
-        _check_fits(tensor, field, count)
-        batch[field.name] = tensor if tensor.shape[0] == count else tensor[:count]
-    return batch
-
-
-def _check_fits(tensor: torch.Tensor, field: Field, count: int) -> None:
-    fits = (
-        tensor.dtype == DTYPES[field.code]
-        and tuple(tensor.shape[1:]) == field.shape
-        and tensor.shape[0] >= count
-        and tensor.is_contiguous()
-        and tensor.device.type == "cpu"
-        and not tensor.requires_grad
-    )
-    if not fits:
-        raise CacheError(
-            f"out[{field.name!r}] is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; "
-            f"{count} rows of {field} need a contiguous CPU tensor of that shape without "
-            "gradient; use a dict of its own for each bucket"
-        )
+    @property
+    def beyond(self) -> str:
+        """What is wrong where an index lists a row that is not there."""
+        return f"the index of {self.source} lists a row beyond its {self.rows}"
 
 
 def matrices_of(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[Bytes]:

@@ -4,6 +4,9 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import xxhash
 
 from factory.cache.container import DamagedError
 from factory.cache.files import Files
@@ -49,6 +52,15 @@ class Snapshot:
     def newest(self) -> int:
         """The highest stamp of a segment; 0 if there is none."""
         return _newest(self.segments)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what is published: equal for equal shards and rows, 32 hex digits."""
+        state = xxhash.xxh3_128()
+        # Numbers of shards follow from the order of the index, so that counts as well.
+        for name in (*sorted(self.segments), *(record.name for record in self.index.shards)):
+            state.update(name.encode())
+        return state.hexdigest()
 
     @property
     def records(self) -> dict[str, ShardRecord]:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
-from factory.cache.index import ShardRecord
+from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
+from factory.cache.index import Found, ShardRecord
 from factory.cache.local_tables import LocalTables
 from factory.cache.packing import check_compression
 from factory.cache.recipe import Keys, as_keys, canonical
-from factory.cache.shard import Shard, batch_tensors, matrices_of
+from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError
@@ -154,26 +155,32 @@ class TensorStore:
         out: dict[str, torch.Tensor] | None = None,
         *,
         verify: bool = True,
+        pad: bool = False,
+        empty: Empty = new_memory,
     ) -> dict[str, torch.Tensor]:
         """Return the rows of n keys in the order asked for, each field a tensor [n, ...].
 
         Args:
-            keys: n keys of rows of one shape; a key may come more than once.
+            keys: n keys of rows of one bucket; a key may come more than once.
             out: Tensors to fill, [n or more, ...], contiguous and on the CPU (pinned if you
                 like); fields that are not in it are made and put in. With more room than n
                 rows, views of the first n are returned.
             verify: Compare each row with its checksum when it is first read.
+            pad: Whether rows may differ in the length of their fields' first axis, such as
+                captions of more or fewer tokens; shorter ones are filled up with zeros.
+            empty: Makes the tensors that are not given, of a shape and dtype, with anything in
+                them; such as `BatchMemory.tensor`, which uses memory again.
 
         Raises:
             UnusableRowsError: Keys have no row, or rows are damaged or gone.
-            CacheError: Rows are of two shapes, or a tensor of `out` does not fit.
+            CacheError: Rows differ in shape, or a tensor of `out` does not fit.
             StorageError: A remote shard cannot be fetched.
         """
         wanted = as_keys(keys)
         if not wanted.size:
             return {}
         try:
-            return self._gather(wanted, out, verify)
+            return self._gather(wanted, out, verify=verify, pad=pad, empty=empty)
         except UnusableRowsError as error:
             if not isinstance(error.__cause__, ObjectNotFoundError):
                 raise
@@ -181,30 +188,65 @@ class TensorStore:
             self.refresh()
             if not self.contains(wanted).all():
                 raise
-            return self._gather(wanted, out, verify)
+            return self._gather(wanted, out, verify=verify, pad=pad, empty=empty)
 
     def _gather(
-        self, wanted: Keys, out: dict[str, torch.Tensor] | None, verify: bool
+        self,
+        wanted: Keys,
+        out: dict[str, torch.Tensor] | None,
+        *,
+        verify: bool,
+        pad: bool,
+        empty: Empty,
     ) -> dict[str, torch.Tensor]:
-        index = self.snapshot().index
-        found = index.find(wanted)
-        _require_all(found.shard, wanted)
-        groups = by_shard(found.shard)
-        layout = index.layout(groups)
-        batch = batch_tensors(layout, len(wanted), out)
-        matrices = matrices_of(layout, batch)
-        rows, checksums = found.row.tolist(), found.checksum.tolist()
-        for number, at in groups.items():
-            record = index.shards[number]
-            self._copy(
-                record,
-                [rows[n] for n in at],
-                np.array(at),
-                at if len(groups) > 1 else None,
-                matrices,
-                [checksums[n] for n in at] if verify else None,
-            )
-        return batch
+        """Return the rows of keys as the index last read tells of them."""
+        snapshot = self.snapshot()
+        found = snapshot.index.find(wanted)
+        if (missing := np.flatnonzero(found.shard < 0)).size:
+            first = f" (first key {wanted[missing[0]].tobytes().hex()})"
+            raise _missing(missing, len(wanted), first)
+        return self.read(found, snapshot, out=out, verify=verify, pad=pad, empty=empty)
+
+    def read(
+        self,
+        found: Found,
+        snapshot: Snapshot,
+        *,
+        out: dict[str, torch.Tensor] | None = None,
+        verify: bool = True,
+        pad: bool = False,
+        empty: Empty = new_memory,
+    ) -> dict[str, torch.Tensor]:
+        """Return rows whose places are known, as `gather` does.
+
+        Args:
+            found: Where n rows, at least one, lie.
+            snapshot: What numbers their shards.
+            out: Tensors to fill; see `gather`.
+            verify: Compare each row with its checksum when it is first read.
+            pad: Whether rows may differ in the length of their fields' first axis, such as
+                captions of more or fewer tokens; shorter ones are filled up with zeros.
+            empty: Makes the tensors that are not given; see `gather`.
+
+        Raises:
+            UnusableRowsError: A row is nowhere, damaged or gone.
+            CacheError: Rows differ in shape, or a tensor of `out` does not fit.
+            StorageError: A remote shard cannot be fetched.
+        """
+        numbers = found.shard.tolist()
+        distinct = set(numbers)
+        if min(distinct) < 0:
+            missing = np.flatnonzero(found.shard < 0)
+            raise _missing(missing, len(numbers))
+        shards = {number: self._shard(number, found, snapshot) for number in distinct}
+        rows = [shards[number] for number in numbers], found.row.tolist()
+        try:
+            checksums = found.checksum.tolist() if verify else None
+            return gather_rows(*rows, checksums, out, empty, pad=pad)
+        except BadRowsError as error:
+            record = snapshot.index.shards[numbers[error.places[0]]]
+            places = np.array(error.places)
+            raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
 
     def writer(self, recipe: Mapping[str, object]) -> Writer:
         """Return a writer of rows whose common recipe this is.
@@ -289,50 +331,25 @@ class TensorStore:
         name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
         return Path(self.local_dir) / "merged" / name
 
-    def _shard(self, record: ShardRecord) -> Shard:
+    def _shard(self, number: int, found: Found, snapshot: Snapshot) -> Shard:
+        """Return an opened shard; if it cannot be used, say which rows asked for lie in it."""
+        record = snapshot.index.shards[number]
         shard = self._shards.get(record.name)
-        if shard is None:
+        if shard is not None:
+            return shard
+        try:
             # One thread fetches and maps; the others of this shard wait, those of others do not.
             with self._opening.setdefault(record.name, threading.Lock()):
                 shard = self._shards.get(record.name) or self.opened(record)
                 self._shards[record.name] = shard
+        except (DamagedError, ObjectNotFoundError) as error:
+            places = np.flatnonzero(found.shard == number)
+            raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
         return shard
 
-    def _copy(
-        self,
-        record: ShardRecord,
-        rows: list[int],
-        places: NDArray[np.int64],
-        at: list[int] | None,
-        out: list[Bytes],
-        checksums: list[int] | None,
-    ) -> None:
-        """Copy rows of one shard to their places; compare them with checksums if given."""
-        try:
-            shard = self._shard(record)
-            shard.take(rows, at, out)
-        except (DamagedError, ObjectNotFoundError) as error:
-            raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
-        if checksums is not None and (bad := shard.unsound(rows, checksums)):
-            raise UnusableRowsError(
-                f"row {bad[0]} of {shard.source} does not match its checksum; {self.mend(record)}",
-                places[np.isin(rows, bad)],
-            )
 
-
-def _require_all(shards: NDArray[np.int64], keys: Keys) -> None:
-    if shards.min() < 0:
-        missing = np.flatnonzero(shards < 0)
-        raise UnusableRowsError(
-            f"{missing.size} of {len(keys)} rows asked for are not in the cache (first key "
-            f"{keys[missing[0]].tobytes().hex()}); {_PRECOMPUTE}",
-            missing,
-        )
-
-
-def by_shard(shards: NDArray[np.integer[Any]]) -> dict[int, list[int]]:
-    """Return, for each shard's number, which entries lie in it."""
-    groups: dict[int, list[int]] = {}
-    for entry, number in enumerate(shards.tolist()):
-        groups.setdefault(number, []).append(entry)
-    return groups
+def _missing(places: NDArray[np.int64], count: int, which: str = "") -> UnusableRowsError:
+    return UnusableRowsError(
+        f"{places.size} of {count} rows asked for are not in the cache{which}; {_PRECOMPUTE}",
+        places,
+    )

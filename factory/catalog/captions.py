@@ -116,6 +116,8 @@ class Captions(ABC):
                 `columns`, "" where a cell is empty; or nothing.
         """
         before = (self.prepend or "").strip()
+        if not before and self.shuffle is None:  # the usual case, and in the way of every batch
+            return tuple(self._spoken(key, raw))
         return tuple(
             f"{before} {text}" if before else text
             for spoken in self._spoken(key, raw)
@@ -172,8 +174,11 @@ class Captions(ABC):
 
     def _spoken(self, key: str, raw: Sequence[str]) -> Iterator[str]:
         """Yield the captions as filtered, blank ones left out."""
+        edits = self.edits
         for text in self._texts(key, [text or "" for text in raw]):
-            edited = reduce(lambda before, edit: edit(before), self.edits, text.strip()).strip()
+            edited = text.strip()
+            if edits:
+                edited = reduce(lambda before, edit: edit(before), edits, edited).strip()
             if edited:
                 yield edited
 
@@ -340,6 +345,8 @@ def listed(names: Sequence[str], cells: Sequence[str], fallback: Sequence[str]) 
         cells: The cells, each one text or several with `LIST_SEPARATOR` between.
         fallback: Names of the fallbacks.
     """
+    if len(cells) == 1:
+        return iter(cells[0].split(LIST_SEPARATOR))
     pairs = list(zip(names, cells, strict=False))
     first = [text for name, text in pairs if name not in fallback]
     # The separator is white space itself.

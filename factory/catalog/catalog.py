@@ -66,14 +66,27 @@ class Catalog:
         return self.captions.captions(self.facts.key(row), self.facts.text(row))
 
     def caption(self, row: int, *, seed: int, epoch: int) -> str:
-        """Return the caption a row has in an epoch: a function of (seed, epoch, key).
+        """Return the caption a row has in an epoch; see `captions_of`."""
+        return self.captions_of(np.array([row]), seed=seed, epoch=epoch)[0]
 
-        It is "" where the strategy's dropout strikes.
+    def captions_of(self, rows: NDArray[np.int64], *, seed: int, epoch: int) -> list[str]:
+        """Return the captions some rows have in an epoch: functions of (seed, epoch, key).
+
+        They are "" where the strategy's dropout strikes.
+
+        Args:
+            rows: Kept rows, int64 [n].
+            seed: Seed of the choice among a sample's captions.
+            epoch: The epoch, from 0.
         """
-        key = self.facts.key(row)
-        if dropped(self.captions.dropout, seed=seed, epoch=epoch, key=key):
-            return ""
-        return choose(self.texts(row), seed=seed, epoch=epoch, key=key)
+        keys, raws = self.facts.keys(rows), self.facts.texts("text", rows)
+        every, dropout = self.captions.captions, self.captions.dropout
+        return [
+            ""
+            if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key)
+            else choose(every(key, raw or ()), seed=seed, epoch=epoch, key=key)
+            for key, raw in zip(keys, raws, strict=True)
+        ]
 
     def all_texts(self) -> Iterator[str]:
         """Yield every caption of every kept row in the order of rows, repeats included."""

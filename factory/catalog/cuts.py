@@ -4,16 +4,24 @@ Cuts are not kept: those of 100 million samples would take gigabytes, those of a
 fraction of a millisecond.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from factory.catalog.columns import Column, hash_texts, uniform
 from factory.catalog.facts import FOCUS, Facts
+from factory.catalog.size_memo import SizeMemo
 from factory.media.geometry import DRAWS, Geometry
+
+# Sizes and offsets of a cut: three pairs.
+_NUMBERS = 6
+# As many rows as a batch has; more of them are decided together for less than looking each up.
+_FEW = 1024
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,10 @@ class CutArrays:
 class Cuts(Protocol):
     """Answers how rows of a catalog are cut."""
 
+    @property
+    def identity(self) -> str:
+        """What the cuts follow from: where it is equal, equal rows are cut alike."""
+
     def of(self, rows: NDArray[np.int64]) -> CutArrays:
         """Return the cuts of some rows, in their order."""
 
@@ -72,17 +84,37 @@ class OwnCuts:
     facts: Facts
     geometry: Geometry
     seed: int = 0
+    _memo: SizeMemo = field(
+        default_factory=lambda: SizeMemo(_NUMBERS), init=False, repr=False, compare=False
+    )
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the settings, the seed, and every size."""
+        state = xxhash.xxh3_128(f"{self.geometry}/{self.seed}".encode())
+        focus = [name for name in FOCUS if name in self.facts.extra]
+        for name in ("width", "height", *focus):
+            for chunk in self.facts.table[name].chunks:
+                state.update(np.ascontiguousarray(chunk.fill_null(-1).to_numpy()).data)
+        return state.hexdigest()
 
     def of(self, rows: NDArray[np.int64]) -> CutArrays:
         """Return the cuts of some rows, in their order."""
-        keys = pa.array(self.facts.texts("key", rows), pa.large_string())
-        shapes = self.geometry.decide(
-            self.facts.take("width", rows),
-            self.facts.take("height", rows),
-            draws(self.geometry, keys, self.seed),
-            self._focus(rows),
-        )
+        width, height = self.facts.take("width", rows), self.facts.take("height", rows)
+        if len(rows) <= _FEW and not self.geometry.uses_random and not self.geometry.uses_focus:
+            return _columns_of(self._memo.of(width, height, self._by_size))
+        shapes = self.geometry.decide(width, height, self._draws(rows), self._focus(rows))
         return CutArrays(shapes.intermediary, shapes.crop, shapes.target)
+
+    def _by_size(self, width: NDArray[np.int32], height: NDArray[np.int32]) -> NDArray[np.int32]:
+        shapes = self.geometry.decide(width, height)
+        return np.concatenate([shapes.intermediary, shapes.crop, shapes.target], axis=1)
+
+    def _draws(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        if not self.geometry.uses_random:
+            return None  # no key need be read
+        keys = pa.array(self.facts.texts("key", rows), pa.large_string())
+        return draws(self.geometry, keys, self.seed)
 
     def _focus(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return what the cuts are centred on, float32 [n, 2]; NaN where nothing was found."""
@@ -90,6 +122,11 @@ class OwnCuts:
             return None
         focus = np.stack([self.facts.take(name, rows) for name in FOCUS], axis=1)
         return np.where(focus >= 0, focus, np.float32(np.nan))
+
+
+def _columns_of(numbers: NDArray[np.int32]) -> CutArrays:
+    """Return cuts of their six numbers a row, int32 [n, 6]."""
+    return CutArrays(numbers[:, 0:2], numbers[:, 2:4], numbers[:, 4:6])
 
 
 @dataclass(frozen=True)
@@ -103,6 +140,13 @@ class PartnerCuts:
 
     source: Cuts
     rows: NDArray[np.int64]
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the source's, and of which row each belongs to."""
+        state = xxhash.xxh3_128(self.source.identity.encode())
+        state.update(np.ascontiguousarray(self.rows).data)
+        return state.hexdigest()
 
     def of(self, rows: NDArray[np.int64]) -> CutArrays:
         """Return the cuts of some rows, in their order."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.changes import Changes, compare
 from factory.catalog.columns import Column, joined, rank, text_lists
+from factory.catalog.reading import TextLists, Texts, reader_of
 from factory.media.jpeg_xl import NEEDS_EXTRA
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
@@ -47,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
 # chunk holds some tens of megabytes.
 CHUNK_ROWS = 2**20
 
-# Rows from which on cells are gathered chunk by chunk: below, the set-up costs more.
+# Rows from which on cells are gathered by Arrow: below, its set-up costs more.
 MANY_ROWS = 1024
 
 # Between a key and the number of a further row of it.
@@ -158,25 +159,41 @@ class Facts:
     def texts(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> list[Any]:
         """Return a column of texts (or of lists of them) at some rows, in their order."""
         wanted = np.asarray(rows, dtype=np.int64)
-        if len(wanted) < MANY_ROWS:
-            return [self._cell(name, row) for row in wanted.tolist()]
+        if len(self._starts) == 1 and len(wanted):
+            return self._read(name, 0, wanted)
         chunk = np.searchsorted(self._starts, wanted, side="right") - 1
         found: list[Any] = [None] * len(wanted)
         for number in np.unique(chunk).tolist():
             here = np.flatnonzero(chunk == number)
-            places = pa.array(wanted[here] - self._starts[number])
-            cells = self._cut[name][number].take(places).to_pylist()
+            cells = self._read(name, number, wanted[here] - self._starts[number])
             for place, cell in zip(here.tolist(), cells, strict=True):
                 found[place] = cell
         return found
 
+    def _read(self, name: str, number: int, rows: NDArray[np.int64]) -> list[Any]:
+        """Return cells of a chunk at some of its rows."""
+        reader = self._reader(name, number)
+        if reader is not None and len(rows) < MANY_ROWS:
+            return list(reader.at(rows))
+        cells: list[Any] = self._cut[name][number].take(pa.array(rows)).to_pylist()
+        return cells
+
+    def _reader(self, name: str, number: int) -> Texts | TextLists | None:
+        if name not in self._readers:
+            self._readers[name] = [reader_of(chunk) for chunk in self._cut[name]]
+        return self._readers[name][number]
+
     def key(self, row: int) -> str:
         """Return the storage key of a row, also of one that stands there more than once."""
-        return str(self._cell("key", row)).partition(TWIN)[0]
+        return self.keys([row])[0]
+
+    def keys(self, rows: NDArray[np.int64] | Sequence[int]) -> list[str]:
+        """Return the storage keys of some rows in their order, as `key` does."""
+        return [key.partition(TWIN)[0] for key in self.texts("key", rows)]
 
     def text(self, row: int) -> tuple[str, ...]:
         """Return the raw caption texts of a row."""
-        return tuple(self._cell("text", row) or ())
+        return tuple(self.texts("text", [row])[0] or ())
 
     def rows(self) -> list[Fact]:
         """Return every row as a `Fact`."""
@@ -198,10 +215,6 @@ class Facts:
     def _with(self, name: str, column: pa.Array) -> "Facts":
         return Facts(replaced(self.table, name, column), self.origin, self.changes)
 
-    def _cell(self, name: str, row: int) -> Any:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._cut[name][number][row - int(self._starts[number])].as_py()
-
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         """First row of each chunk; all columns are cut alike."""
@@ -213,6 +226,10 @@ class Facts:
         batches = self.table.to_batches()
         names = self.table.column_names
         return {name: [batch.column(n) for batch in batches] for n, name in enumerate(names)}
+
+    @cached_property
+    def _readers(self) -> dict[str, list[Texts | TextLists | None]]:
+        return {}
 
     @cached_property
     def _viewed(self) -> dict[str, list[NDArray[Any]]]:

@@ -21,7 +21,7 @@ from benches.images import make
 from factory.errors import StorageError
 from factory.storage.base import Span
 from factory.storage.local import LocalStorage
-from factory.storage.loop import Flights, start
+from factory.storage.loop import Flights, launch
 
 # A step that waits longer is noticed; less is the handing over itself.
 LATE_S = 0.001
@@ -62,7 +62,7 @@ class DistantStorage(LocalStorage):
             except StorageError as error:
                 return error
 
-        return Flights(lambda span: start(arrive(span)), spans, AHEAD)
+        return Flights(lambda span: launch(arrive(span)), spans, AHEAD)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,205 @@
+"""How do rows of opened shards become the tensors of a batch, with one copy?"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from factory.cache.container import DTYPES, Bytes, digest
+from factory.cache.shard import Field, Layout, Shard, describe, matrices_of
+from factory.errors import CacheError
+
+
+class Empty(Protocol):
+    """Makes tensors whose content does not matter, as `torch.empty` does."""
+
+    def __call__(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+        """Return a contiguous tensor on the CPU."""
+
+
+def new_memory(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of memory of its own."""
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+class BadRowsError(Exception):
+    """Rows that are not what was published.
+
+    Attributes:
+        places: Which of the rows asked for, ascending; all of one shard.
+    """
+
+    def __init__(self, message: str, places: list[int]) -> None:
+        """Keep the message and the places."""
+        super().__init__(message)
+        self.places = places
+
+
+def gather_rows(
+    shards: Sequence[Shard],
+    rows: Sequence[int],
+    checksums: Sequence[int] | None,
+    out: dict[str, torch.Tensor] | None,
+    empty: Empty,
+    *,
+    pad: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Return rows in the order asked for, each field a tensor [n, ...].
+
+    Args:
+        shards: The shard of each of n rows, at least one.
+        rows: Their numbers in it.
+        checksums: Their checksums, compared where a row was not found sound before; None
+            compares nothing.
+        out: Tensors to fill, [n or more, ...]; those that are missing are put in.
+        empty: Makes tensors.
+        pad: Whether rows may differ in the length of their fields' first axis; shorter ones
+            are filled up with zeros.
+
+    Raises:
+        BadRowsError: Rows are beyond a shard's end, or do not give their checksum.
+        CacheError: Rows differ in shape, or a tensor of `out` does not fit.
+    """
+    for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
+        if row >= shard.rows:
+            raise BadRowsError(shard.beyond, [place])
+    layout = shards[0].layout
+    other = [s.layout for s in shards if s.layout is not layout and s.layout != layout]
+    if other and not pad:
+        raise _unequal(layout, other[0])
+    if other:
+        return _padded(shards, rows, checksums, out, empty)
+    batch = _tensors(layout, len(rows), out, empty)
+    matrices = matrices_of(layout, batch)
+    _copy(shards, rows, matrices)
+    if checksums is not None:
+        _compare(shards, rows, checksums, matrices)
+    return batch
+
+
+def _copy(shards: Sequence[Shard], rows: Sequence[int], out: Sequence[Bytes]) -> None:
+    first = shards[0]
+    if all(shard is first for shard in shards):
+        for matrix, target in zip(first.fields, out, strict=True):
+            # mode="clip" because "raise" would copy through a buffer; rows were checked.
+            matrix.take(rows, axis=0, out=target, mode="clip")
+        return
+    for number, target in enumerate(out):
+        for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
+            target[place] = shard.fields[number][row]
+
+
+def _compare(
+    shards: Sequence[Shard], rows: Sequence[int], checksums: Sequence[int], copied: Sequence[Bytes]
+) -> None:
+    """Compare rows that were not before; as copied, since that lies in the processor's cache."""
+    bad = []
+    for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
+        if shard.verified[row]:
+            continue
+        if digest(matrix[place].data for matrix in copied) == checksums[place]:
+            shard.verified[row] = True
+        else:
+            bad.append(place)
+    if bad:
+        first = shards[bad[0]]
+        places = [place for place in bad if shards[place] is first]
+        raise BadRowsError(
+            f"row {rows[bad[0]]} of {first.source} does not match its checksum", places
+        )
+
+
+def _padded(
+    shards: Sequence[Shard],
+    rows: Sequence[int],
+    checksums: Sequence[int] | None,
+    out: dict[str, torch.Tensor] | None,
+    empty: Empty,
+) -> dict[str, torch.Tensor]:
+    """Gather rows of several lengths: each length for itself, then into zeros."""
+    groups: dict[Layout, list[int]] = {}
+    for place, shard in enumerate(shards):
+        groups.setdefault(shard.layout, []).append(place)
+    batch = _tensors(_widest(list(groups)), len(rows), out, empty)
+    for tensor in batch.values():
+        tensor.zero_()
+    for places in groups.values():
+        try:
+            part = gather_rows(
+                [shards[place] for place in places],
+                [rows[place] for place in places],
+                None if checksums is None else [checksums[place] for place in places],
+                None,
+                new_memory,
+            )
+        except BadRowsError as error:
+            raise BadRowsError(str(error), [places[n] for n in error.places]) from None
+        for name, tensor in part.items():
+            longest = batch[name]
+            for place, row in zip(places, tensor, strict=True):
+                (longest[place, : len(row)] if row.ndim else longest[place]).copy_(row)
+    return batch
+
+
+def _widest(layouts: Sequence[Layout]) -> Layout:
+    """Return the layout that rows of all these fit into.
+
+    Raises:
+        CacheError: They differ in more than the length of their fields' first axis.
+    """
+    first = layouts[0]
+    for other in layouts[1:]:
+        if [_rest(field) for field in other] != [_rest(field) for field in first]:
+            raise _unequal(first, other)
+    return tuple(
+        Field(field.name, field.code, (max(each[n].shape[0] for each in layouts), *field.shape[1:]))
+        if field.shape
+        else field
+        for n, field in enumerate(first)
+    )
+
+
+def _unequal(first: Layout, other: Layout) -> CacheError:
+    return CacheError(
+        f"rows of two shapes were asked for at once: ({describe(first)}) and "
+        f"({describe(other)}); a batch is of one bucket"
+    )
+
+
+def _rest(field: Field) -> tuple[str, str, int, tuple[int, ...]]:
+    """Return what fields of unequal length have in common."""
+    return field.name, field.code, len(field.shape), field.shape[1:]
+
+
+def _tensors(
+    layout: Layout, count: int, out: dict[str, torch.Tensor] | None, empty: Empty
+) -> dict[str, torch.Tensor]:
+    """Return a tensor [count, ...] for each field: parts of `out`, or new ones put into it."""
+    reused = {} if out is None else out
+    if extra := set(reused) - {field.name for field in layout}:
+        raise CacheError(f"out holds {sorted(extra)}, and the rows are {describe(layout)}")
+    batch = {}
+    for field in layout:
+        if field.name not in reused:
+            reused[field.name] = empty((count, *field.shape), dtype=DTYPES[field.code])
+        tensor = reused[field.name]
+        _check_fits(tensor, field, count)
+        batch[field.name] = tensor if tensor.shape[0] == count else tensor[:count]
+    return batch
+
+
+def _check_fits(tensor: torch.Tensor, field: Field, count: int) -> None:
+    fits = (
+        tensor.dtype == DTYPES[field.code]
+        and tuple(tensor.shape[1:]) == field.shape
+        and tensor.shape[0] >= count
+        and tensor.is_contiguous()
+        and tensor.device.type == "cpu"
+        and not tensor.requires_grad
+    )
+    if not fits:
+        raise CacheError(
+            f"out[{field.name!r}] is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; "
+            f"{count} rows of {field} need a contiguous CPU tensor of that shape without "
+            "gradient; use a dict of its own for each bucket"
+        )
