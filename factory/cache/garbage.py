@@ -1,6 +1,7 @@
 """What in a cache is of no use any more, since when, and how does it go away?"""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from factory.cache.table import Origin, Table, halves, merged
 # A row that is found was looked up in an index read at most this long ago, and a shard that
 # is being published has its index by then.
 MIN_AGE_S = 3600.0
+
+logger = logging.getLogger(__name__)
 
 Keep = Callable[[Mapping[str, Any]], bool]
 
@@ -67,6 +70,13 @@ def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
         elif keep is not None and not keep(json.loads(shard.recipe)):
             since, reason = _stamp(segment), "is of a recipe that is not kept"
             found.append(Garbage(segment, shard.name, shard.size, since, reason))
+    if unread := store.snapshot().unread:
+        # It may list the shards that seem to be in no index, or rows that a drop hides.
+        logger.warning(
+            "shards in no index, and drops, are left alone: %s could not be read",
+            store.index_files.where(min(unread)),
+        )
+        return found
     # Last, for they go only after the rows that they hide.
     return [*_orphans(store), *found, *_needless_drops(store, found)]
 

@@ -61,11 +61,12 @@ class Index:
         origins = [origin for table in self.tables for origin in table.origins]
         ranks = {rank: n for n, rank in enumerate(sorted({origin.rank for origin in origins}))}
         records = {o.shard.name: o.shard for o in origins if o.shard is not None and o.rows}
-        numbers = {name: n for n, name in enumerate(records)}
+        # In order of their names, so that all processes number them alike.
+        numbers = {name: n for n, name in enumerate(sorted(records))}
         known: dict[Layout, Layout] = {}
         self.shards = [
             replace(record, layout=known.setdefault(record.layout, record.layout))
-            for record in records.values()
+            for record in (records[name] for name in numbers)
         ]
         self._shards = [
             np.array(

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
 from factory.cache.container import DamagedError
+from factory.cache.mapping import mapped_file
 from factory.cache.table import Table, pack_table, read_table
-from factory.errors import CacheError, StorageError
+from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.local import LocalStorage
 
 logger = logging.getLogger(__name__)
@@ -128,14 +128,12 @@ class LocalTables:
     def _read(self, name: str) -> Table | None:
         path = Path(self.folder) / name
         try:
-            # The map holds a file open; there are a handful of tables, never thousands.
-            data = np.asarray(np.memmap(path, np.uint8, "r"))
-            return read_table(data, str(path))
-        except FileNotFoundError:
+            return read_table(mapped_file(path), str(path))
+        except ObjectNotFoundError:
             return None  # another process put a larger one in its place
         except DamagedError as error:
             logger.warning("%s; it is merged anew", error)
-        except (CacheError, OSError, ValueError) as error:
+        except (CacheError, StorageError) as error:
             logger.warning("%s cannot be used and is merged anew: %s", path, error)
         self._remove(name)
         return None

@@ -36,6 +36,7 @@ class Snapshot:
         tables: Tables that last, largest first; each covers segments of its own.
         fresh: The segments that are in none of them, by file name.
         origins: Where every row published comes from, those of lost shards among them.
+        unread: Names of segments that are there and are not what was published.
         problems: What had to be left out, a sentence each; its rows are missing.
     """
 
@@ -44,6 +45,7 @@ class Snapshot:
     tables: tuple[Table, ...] = ()
     fresh: Mapping[str, Segment] = field(default_factory=dict)
     origins: tuple[Origin, ...] = ()
+    unread: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
 
     @property
@@ -113,6 +115,7 @@ def take_snapshot(
         tuple(layers),
         fresh,
         origins,
+        frozenset(look.unsound),
         tuple(problems),
     )
 
@@ -161,7 +164,7 @@ class _Look:
         self._foreign = [name for name in found if not SEGMENT_NAME.fullmatch(name)]
         self.listed = {name: info for name, info in found.items() if SEGMENT_NAME.fullmatch(name)}
         self._read = dict(before.fresh) if before else {}
-        self._unsound: dict[str, str] = {}
+        self.unsound: dict[str, str] = {}
 
     def usable(self, tables: Iterable[Table]) -> list[Table]:
         """Return those that tell the truth now, largest first, no segment in two of them."""
@@ -178,7 +181,7 @@ class _Look:
         """Return the segments that no table covers."""
         covered: set[str] = set().union(*(table.segments for table in layers))
         wanted = [name for name in self.listed if name not in covered]
-        new = [self.listed[n] for n in wanted if n not in self._read and n not in self._unsound]
+        new = [self.listed[n] for n in wanted if n not in self._read and n not in self.unsound]
         self._read.update(self._segments(new))
         return {name: self._read[name] for name in wanted if name in self._read}
 
@@ -192,7 +195,7 @@ class _Look:
         problems = [
             f"{self._index.where(name)} is not of the cache; not read" for name in self._foreign
         ]
-        problems.extend(self._unsound.values())
+        problems.extend(self.unsound.values())
         lost = [
             origin
             for table in (*layers, top)
@@ -202,8 +205,8 @@ class _Look:
         if lost:
             # A shard that was collected since the index was listed has lost its segment first.
             still = self._index.listed()
-            records = {o.shard: None for o in lost if o.shard is not None and o.segment in still}
-            problems.extend(self._lost_sentence(record) for record in records)
+            named = {o.shard: o.segment for o in lost if o.shard is not None and o.segment in still}
+            problems.extend(self._lost_sentence(*pair) for pair in named.items())
         return problems
 
     def _holds(self, table: Table) -> bool:
@@ -231,12 +234,15 @@ class _Look:
             except ObjectNotFoundError:
                 continue  # another process removed it since it was listed
             except DamagedError as error:
-                self._unsound[name] = (
+                self.unsound[name] = (
                     f"{error}; its rows count as missing; delete it to be rid of this"
                 )
 
-    def _lost_sentence(self, record: ShardRecord) -> str:
+    def _lost_sentence(self, record: ShardRecord, segment: str) -> str:
         size = self._sizes.get(record.name)
         state = "is gone" if size is None else f"is {size} bytes, not the {record.size} published"
         where = self._shards.where(record.name)
-        return f"{where} {state}; its {record.rows} rows count as missing"
+        return (
+            f"{where} {state}; its {record.rows} rows count as missing; if it is not to come back, "
+            f"delete {self._index.where(segment)} to be rid of this"
+        )

@@ -140,7 +140,7 @@ class TensorStore:
     def close(self) -> None:
         """Let go of maps and index; the store may be used again."""
         with self._lock:
-            self._shards, self._snapshot = {}, None
+            self._shards, self._snapshot, self._tables = {}, None, None
 
     def contains(self, keys: Keys | NDArray[Any] | Sequence[bytes]) -> NDArray[np.bool_]:
         """Tell for each of n keys whether it has a row, bool [n].
@@ -350,11 +350,3 @@ def _missing(places: NDArray[np.int64], count: int, which: str = "") -> Unusable
         f"{places.size} of {count} rows asked for are not in the cache{which}; {_PRECOMPUTE}",
         places,
     )
-
-
-def by_shard(shards: NDArray[np.integer[Any]]) -> dict[int, list[int]]:
-    """Return, for each shard's number, which entries lie in it."""
-    groups: dict[int, list[int]] = {}
-    for entry, number in enumerate(shards.tolist()):
-        groups.setdefault(number, []).append(entry)
-    return groups

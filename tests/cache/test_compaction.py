@@ -270,6 +270,18 @@ def test_shards_in_no_index_are_garbage(filled: TensorStore, keys_of: MakeKeys) 
     assert "mine.safetensors" in filled.shard_files.listed()
 
 
+def test_shards_whose_index_is_damaged_are_no_garbage(
+    filled: TensorStore, keys_of: MakeKeys, tmp_path: Path
+) -> None:
+    path = min((tmp_path / "cache/images/index").iterdir())
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    again = TensorStore(filled.storage, filled.prefix)
+    assert all(one.segment is not None for one in collect(again, min_age_s=0))
+    path.write_bytes(data)
+    check(TensorStore(filled.storage, filled.prefix), keys_of)
+
+
 def test_old_recipes_go_only_when_asked(
     filled: TensorStore, keys_of: MakeKeys, rows_of: Make
 ) -> None:
