@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
@@ -144,20 +144,29 @@ def _add_default_embeds(cfg: DictConfig) -> Iterator[str]:
 def _complete_image_conditioning(cfg: DictConfig) -> list[str]:
     """Give stores of image embeddings a batch size, and refuse those without an encoder."""
     problems = []
-    of_kind: dict[str, list[Any]] = {}
+    of_kind: dict[str, list[tuple[str, DictConfig]]] = {}
     for name, node in cfg.data.backends.items():
-        of_kind.setdefault(kind_of(node), []).append((name, node))
-    sizes = [(not node.default, node.batch_size) for _, node in of_kind.get("image_embeds", ())]
+        of_kind.setdefault(kind_of(node), []).append((str(name), node))
+    latents = [node for _, node in of_kind.get("image_embeds", ())]
+    # The default one comes first, as where a backend names none.
+    latents.sort(key=lambda node: _read(node, "default") is not True)
     for name, node in of_kind.get("conditioning_image_embeds", ()):
-        if node.batch_size is None and sizes:
-            node.batch_size = min(sizes, key=lambda each: each[0])[1]
-        if OmegaConf.is_missing(node, "encoder") or node.encoder is None:
+        if _read(node, "batch_size") is None and latents:
+            node.batch_size = _read(latents[0], "batch_size")
+        if _read(node, "encoder") is None:
             problems.append(
                 f"data.backends.{name} has no encoder; choose one with encoder/vision=transformers "
                 "encoder.vision.model=MODEL"
             )
-            node.encoder = {}  # said once is enough
     return problems
+
+
+def _read(node: DictConfig, name: str) -> Any:
+    """Return a value, or what stands for a missing one where it cannot be read."""
+    try:
+        return node[name]
+    except OmegaConfBaseException:
+        return MISSING  # its own check reports it
 
 
 def kind_of(node: DictConfig) -> str:

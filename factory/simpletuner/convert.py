@@ -20,7 +20,7 @@ CLIP_S = 5
 _NO_KIND = {
     "audio": "there is no audio here",
     "caption": "sets of captions without pictures are not trained on",
-    "conditioning_image_embeds": "conditioning embeds of their own are not kept",
+    "conditioning_image_embeds": "add a store with data/backend=conditioning_image_embeds",
     "distillation_cache": "there are no distillation caches here",
     "grounding": "there are no grounding boxes here",
 }

@@ -59,7 +59,9 @@ _HEADER = needless("sizes are read from each picture's own header")
 _SHARDS = unsupported("shards on the Hub are not read; download them, or use huggingface")
 _MEMORY = needless("memory storage needs no mount; it starts empty and is gone at the end")
 _LINKS = "links out of it are followed only with storage.follow_links=true"
-_TABLE_LATENTS = "conditioning embeds of their own are not kept; conditioning sets are encoded"
+_IMAGE_EMBEDS = unsupported(
+    "add such a store with data/backend=conditioning_image_embeds, which names its encoder"
+)
 
 KEYS: dict[str, Key] = {
     # Every entry.
@@ -165,9 +167,9 @@ KEYS: dict[str, Key] = {
     "text_embeds": to("backend/image.text_embeds"),
     "text_embed_cache": to("backend/image.text_embeds"),
     "image_embeds": to("backend/image.image_embeds"),
-    "conditioning_image_embeds": unsupported(_TABLE_LATENTS),
-    "cache_dir_conditioning_image_embeds": unsupported(_TABLE_LATENTS),
-    "conditioning_image_embed_batch_size": unsupported(_TABLE_LATENTS),
+    "conditioning_image_embeds": _IMAGE_EMBEDS,
+    "cache_dir_conditioning_image_embeds": _IMAGE_EMBEDS,
+    "conditioning_image_embed_batch_size": _IMAGE_EMBEDS,
     "conditioning_data": to(
         "backend/conditioning.source", reason="pictures without a partner are dropped"
     ),

@@ -1,12 +1,17 @@
 """Encoders of real models in their stores: classes of length, whole clips, overflow, one by one."""
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from factory import (
     CachePlace,
@@ -56,6 +61,27 @@ def test_captions_of_one_length_are_encoded_and_kept_together(
     assert short["embeds"].shape == (2, 3, WIDTH)
     assert store.gather(["a dog", "a cat sat"])["embeds"].shape == (2, 5, WIDTH)
     torch.testing.assert_close(short["embeds"], store.encoder.encode(["cat", "a"])["embeds"])
+
+
+class Classed(HashedText):
+    """Rows as long as the captions have letters."""
+
+    def length_classes_of(self, captions: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([len(caption) for caption in captions], dtype=np.int64)
+
+
+@given(st.lists(st.text("ab", max_size=4), max_size=30), st.integers(1, 5))
+def test_batches_have_each_caption_once_and_one_length(captions: list[str], size: int) -> None:
+    store = TextEmbedBackend(
+        name="text", cache=CachePlace(LocalStorage(".")), encoder=Classed(), batch_size=size
+    )
+    batches = list(store.batches(captions))
+    assert sorted(place for batch in batches for place in batch) == list(range(len(captions)))
+    for batch in batches:
+        assert 1 <= len(batch) <= size
+        assert len({len(captions[place]) for place in batch}) == 1
+    fewest = Counter(map(len, captions)).values()
+    assert len(batches) == sum(-(-count // size) for count in fewest)
 
 
 def test_captions_without_classes_keep_their_order(tmp_path: Path) -> None:
