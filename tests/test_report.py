@@ -13,6 +13,7 @@ from factory.report import (
     buckets,
     dropped_lines,
     show,
+    show_encoded,
     stages_table,
     stream_lines,
     where,
@@ -135,6 +136,34 @@ def test_stages_with_time_memory_and_counts() -> None:
     record.stages.append(Stage("scan a", 1.234, 100, 200, {"samples": 3, "changes": "3 added"}))
     row = cells(printed(stages_table(record)), "scan a")
     assert row == ["scan a", "1.23 s", "100 MiB", "200 MiB", "samples 3, changes 3 added"]
+
+
+def encoded(*stages: Stage) -> str:
+    """Return what is shown of some stages."""
+    record, out = Telemetry(), io.StringIO()
+    record.stages.extend(stages)
+    show_encoded(record, Console(file=out, width=120))
+    return out.getvalue()
+
+
+def test_what_was_encoded_is_shown_once_for_each_backend() -> None:
+    first = {"encoded": 4000, "cached": 16, "bytes": 2**21, "unreadable": 2}
+    text = encoded(
+        Stage("scan a", 1.0, counts={"samples": 9}),
+        Stage("encode a", 3.5, counts=first),
+        Stage("encode a", 0.5, counts={"encoded": 0, "cached": 4016, "bytes": 0}),
+        Stage("encode text", 0.1, counts={"encoded": 0, "cached": 7, "bytes": 0}),
+    )
+    assert cells(text, "a") == ["a", "4,000", "16", "2", "2.0 MiB", "4.0 s", "1,000/s"]
+    assert cells(text, "text") == ["text", "0", "7", "0", "0.0 MiB", "0.1 s", ""]
+    assert "All is encoded" in text
+
+
+def test_that_nothing_was_left_to_encode_is_said() -> None:
+    counts = {"encoded": 0, "cached": 1200, "bytes": 0}
+    text = encoded(Stage("encode a", 0.1, counts=counts))
+    assert "Nothing was left to encode: all 1,200 are cached" in text
+    assert "no encoder is set" in encoded()
 
 
 def test_tables_in_a_file_are_not_squeezed() -> None:

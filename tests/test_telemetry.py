@@ -101,6 +101,34 @@ def test_nothing_is_drawn_away_from_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     assert stream.getvalue() == ""
 
 
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (10_000, "encode a: 1,200 of 10,000 pictures, 20.0 pictures/s, 0:07:20 left"),
+        (None, "encode a: 1,200 pictures, 20.0 pictures/s"),
+    ],
+)
+def test_away_from_a_terminal_a_line_tells_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    total: int | None,
+    said: str,
+) -> None:
+    seconds = iter([0.0, 1.0, 60.0, 61.0, 2000.0])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(telemetry.time, "monotonic", lambda: next(seconds))
+    with (
+        caplog.at_level(logging.INFO, logger="factory"),
+        progress("encode a", total, "pictures") as advance,
+    ):
+        for count in (1, 1199, 5):  # too soon, due, too soon
+            advance(count)
+        assert caplog.messages == [said]
+        if total is not None:
+            advance(total - 1205)  # the end: the stage's own line tells
+    assert caplog.messages == [said]
+
+
 @pytest.mark.parametrize("total", [0, 10, None])
 def test_a_bar_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch, total: int | None) -> None:
     stream = Terminal()

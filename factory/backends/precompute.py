@@ -51,9 +51,10 @@ class Filled:
         self.errors.update(report.errors)
 
     def counts(self) -> dict[str, int]:
-        """Return the numbers by name, for a stage of telemetry."""
-        counts = {"encoded": self.encoded, "cached": self.cached, "bytes": self.bytes}
-        return {**counts, "unreadable": len(self.errors)} if self.errors else counts
+        """Return the numbers by name, for a stage of telemetry; of the rarer ones what is not 0."""
+        rarer = {"bytes": self.bytes, "unreadable": len(self.errors)}
+        some = {name: count for name, count in rarer.items() if count}
+        return {"encoded": self.encoded, "cached": self.cached, **some}
 
 
 def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Engine) -> Filled:

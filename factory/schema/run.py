@@ -257,7 +257,7 @@ class RayEngineConfig(EngineConfig):
     )
     runtime_env: dict[str, Any] = opt(
         factory=dict,
-        meaning="what Ray installs or sets for the workers, such as {pip: [...]}; no secrets",
+        meaning="what Ray brings to the workers, such as +engine.runtime_env.pip=[...]; no secrets",
     )
 
     def problems(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from factory.encoder.hashed_text import HashedText
 from factory.engine.local import LocalEngine
 from factory.errors import CacheError, StorageError, StorageUnavailableError
 from factory.media.video import Clip
+from factory.preparation import prepare
+from factory.registry import Registry
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE, Watched
 from tests.pictures import write_pictures
@@ -291,3 +294,19 @@ def test_only_what_is_missing_is_named_with_its_key(storage: Watched) -> None:
     assert keys.tolist() == wanted.tolist()
     filled_of(source, ENGINE)
     assert missing_pictures(source, source.latents)[0].size == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_encoders_are_released_whether_or_not_they_fail(storage: Watched, fails: bool) -> None:
+    def before(number: int) -> None:
+        if fails:
+            raise ZeroDivisionError
+
+    encoder = Staged(before)
+    source = source_of(storage, encoder)
+    assert source.latents is not None
+    made = Registry([source.backend, source.latents], cache=source.latents.cache, engine=ENGINE)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        prepare(made, seed=0)
+    assert encoder.released == 1
+    made.close()

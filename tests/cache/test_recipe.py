@@ -70,8 +70,13 @@ def test_columns_give_the_keys_of_rows(name: str, pairs: list[tuple[str, object]
 
 
 def test_columns_may_be_arrays() -> None:
-    columns = {"n": np.arange(3), "x": np.array([0.5, 1.0, 2.0])}
-    rows = [{"n": 0, "x": 0.5}, {"n": 1, "x": 1}, {"n": 2, "x": 2}]
+    pairs = np.array([[1, -2], [3, 2**40], [0, 0]])
+    columns = {"n": np.arange(3), "x": np.array([0.5, 1.0, 2.0]), "pair": pairs}
+    rows = [
+        {"n": 0, "x": 0.5, "pair": [1, -2]},
+        {"n": 1, "x": 1, "pair": [3, 2**40]},
+        {"n": 2, "x": 2, "pair": (0, 0)},
+    ]
     assert (recipe_keys({}, columns) == recipe_keys({}, rows)).all()
 
 
