@@ -1,13 +1,17 @@
 """How do the bytes of a published file reach this process?"""
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from factory.cache.container import Bytes, DamagedError
+from factory.cache.copies import Copy, Passing, Range, Whole
+from factory.cache.mapping import mapped_file
+from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Storage
@@ -19,20 +23,23 @@ _CONNECTIONS = 16
 
 @dataclass(eq=False)
 class Files:
-    """The files of one folder: mapped where they are local, mirrored or held where not.
+    """The files of one folder: mapped where they are local, copied nearer where not.
 
-    Files are published once under names that never come again, so a mirrored one is never
-    out of date.
+    Files are published once under names that never come again, so a copy is never out of
+    date.
 
     Attributes:
         storage: Where they are published.
         folder: Folder in the storage, without a slash at its ends.
-        mirror: Local folder that remote files are copied to; None keeps them in memory.
+        mirror: Local folder that small remote files are copied to whole; None keeps them in
+            memory.
+        tiers: Where large files are copied to, the nearest first.
     """
 
     storage: Storage
     folder: str
-    mirror: str | None
+    mirror: str | None = None
+    tiers: Sequence[Tier] = field(default=())
 
     def key(self, name: str) -> str:
         """Return a file's key in the storage."""
@@ -46,8 +53,33 @@ class Files:
         except ObjectNotFoundError:
             return {}
 
+    def copies(self, name: str, size: int) -> Iterator[Copy]:
+        """Yield where a large file can be read from, the nearest first; the last has room.
+
+        Args:
+            name: The file's name.
+            size: Its bytes, as published.
+
+        Raises:
+            ObjectNotFoundError: There is no such file.
+            DamagedError: It is not of the size given.
+            StorageError: It cannot be read.
+        """
+        for number, tier in enumerate(self.tiers):
+            read = partial(self._read_below, number + 1, name, size)
+            copy = tier.open(name, size, read, self.where(name))
+            if copy is not None:
+                yield copy
+        path = self.storage.local_path(self.key(name))
+        if path is not None:
+            yield Whole(self._mapped(path, name, size))
+        else:
+            # Where there is no tier at all, what was used is held in memory.
+            read = partial(self._read_published, name)
+            yield Passing(size, read, self.where(name), kept=not self.tiers)
+
     def data(self, name: str, size: int = UNKNOWN_SIZE) -> Bytes:
-        """Return a file's bytes, uint8 [bytes], mapped if possible; not to be written to.
+        """Return a small file's bytes, uint8 [bytes], mapped if possible; not to be written to.
 
         Raises:
             ObjectNotFoundError: There is no such file.
@@ -58,9 +90,8 @@ class Files:
         if path is None and self.mirror is not None:
             path = self._mirrored(name, size, LocalStorage(root=self.mirror))
         if path is not None:
-            found = _mapped(path)
-        else:
-            found = np.frombuffer(self.storage.read(self.key(name)), np.uint8)
+            return self._mapped(path, name, size)
+        found = np.frombuffer(self.storage.read(self.key(name)), np.uint8)
         self._check_size(name, found.size, size)
         return found
 
@@ -73,18 +104,37 @@ class Files:
         """Return what to call a file so that it can be found."""
         return f"{self.storage.identity.rstrip('/')}/{self.key(name)}"
 
-    def copy_of(self, name: str) -> Path | None:
-        """Return where a remote file's local copy lies, if it has one."""
-        if self.mirror is None or self.storage.local_path(self.key(name)) is not None:
-            return None
-        path = LocalStorage(root=self.mirror).local_path(name)
-        return path if path.exists() else None
+    @property
+    def copied(self) -> bool:
+        """Whether what is read is a copy of what is published, and may be fetched again."""
+        return bool(self.tiers) or self.storage.local_path(self.folder) is None
 
     def delete(self, name: str) -> None:
-        """Remove a file and its local copy."""
+        """Remove a file and its local copies."""
         self.storage.delete(self.key(name))
-        if self.mirror is not None and self.copy_of(name) is not None:
+        self.forget(name)
+        if self.mirror is not None and self.storage.local_path(self.key(name)) is None:
             LocalStorage(root=self.mirror).delete(name)
+
+    def forget(self, name: str) -> None:
+        """Remove the copies of a large file."""
+        for tier in self.tiers:
+            tier.drop(name)
+
+    def on_need(self, let_go: Callable[[str], None]) -> None:
+        """Say who can let go of a copy when its room is needed."""
+        for tier in self.tiers:
+            tier.let_go = let_go
+
+    def expect(self, plan: int, now: int) -> None:
+        """Say which plan is followed, and the step it has come to."""
+        for tier in self.tiers:
+            tier.expect(plan, now)
+
+    def close(self) -> None:
+        """End the use of the tiers."""
+        for tier in self.tiers:
+            tier.close()
 
     def _attempt(self, info: ObjectInfo) -> Bytes | StorageError | DamagedError:
         try:
@@ -101,22 +151,28 @@ class Files:
             mirror.write(name, fetched)
         return mirror.local_path(name)
 
+    def _mapped(self, path: Path, name: str, size: int) -> Bytes:
+        data = mapped_file(path)
+        self._check_size(name, data.size, size)
+        return data
+
+    def _read_published(
+        self, name: str, ranges: Sequence[Range]
+    ) -> Iterator[bytes | Bytes | StorageError]:
+        key = self.key(name)
+        return self.storage.read_many([(key, start, length) for start, length in ranges])
+
+    def _read_below(
+        self, number: int, name: str, size: int, ranges: Sequence[Range]
+    ) -> Iterator[bytes | Bytes | StorageError]:
+        """Read ranges from the tiers from `number` on, or from the storage if none has room."""
+        for below, tier in enumerate(self.tiers[number:], start=number):
+            read = partial(self._read_below, below + 1, name, size)
+            copy = tier.open(name, size, read, self.where(name))
+            if copy is not None and copy.fetch(np.array(ranges, np.int64)):
+                return (copy.data[start : start + length] for start, length in ranges)
+        return self._read_published(name, ranges)
+
     def _check_size(self, name: str, found: int, size: int) -> None:
         if size not in (UNKNOWN_SIZE, found):
             raise DamagedError(f"{self.where(name)} is {found} bytes, and {size} were published")
-
-
-def _mapped(path: Path) -> Bytes:
-    """Map a file; unlike numpy's, torch's map holds no file descriptor, so there is no limit."""
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return np.empty(0, np.uint8)
-        tensor = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    except FileNotFoundError as error:
-        raise ObjectNotFoundError(f"{path} does not exist") from error
-    except (OSError, RuntimeError) as error:
-        raise StorageError(f"cannot map {path}: {error}") from error
-    data: Bytes = tensor.numpy()
-    data.flags.writeable = False
-    return data

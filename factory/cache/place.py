@@ -1,5 +1,6 @@
 """Where a run keeps its facts and encoded tensors."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,24 @@ class CachePlace:
     Attributes:
         storage: Storage of the cache.
         prefix: Folder of the cache in its storage.
-        scratch_dir: Local folder that remote shards are mirrored to.
+        scratch_dir: Local folder that remote shards are copied to.
         shard_mb: Size a shard is closed at, MiB.
+        disk_gb: What copies in `scratch_dir` may take up, GiB; None for no limit, 0 for none.
+        ram_gb: What copies in memory, shared by the processes of a machine, may take up, GiB.
+        ram_dir: Folder of a memory file system.
+        ahead_mb: How far ahead of the trainer rows are fetched, MiB; 0 fetches none ahead.
+        preload: Whether everything is copied to memory, up to `ram_gb`, before training.
     """
 
     storage: Storage
     prefix: str = "cache"
     scratch_dir: str = ".scratch/shards"
     shard_mb: float = 256.0
+    disk_gb: float | None = None
+    ram_gb: float = 0.0
+    ram_dir: str = "/dev/shm"  # noqa: S108 - a memory file system that every user may write to
+    ahead_mb: float = 1024.0
+    preload: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a cache without a folder of its own."""
@@ -33,15 +44,19 @@ class CachePlace:
             raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
         if self.shard_mb <= 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
+        for name in ("disk_gb", "ram_gb", "ahead_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"cache.{name} must be at least 0, got {value:g}")
+        if self.preload and not self.ram_gb:
+            raise ValueError("cache.preload=true needs memory; set cache.ram_gb")
 
     def shelf(self, backend: str) -> Shelf:
         """Return where the facts of a backend are published, and mapped on this machine."""
         key = self.catalog_key(backend)
         here = self.storage.local_path(key)
         if here is None:
-            # A folder of its own for each cache: two runs may have backends of one name.
-            name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
-            here = Path(self.scratch_dir).parent / "catalogs" / name / f"{backend}.parquet"
+            here = Path(self.scratch_dir).parent / "catalogs" / self._name / f"{backend}.parquet"
         return Shelf(self.storage, key, here.with_suffix(".arrow"))
 
     def journal(self, backend: str) -> Journal:
@@ -58,6 +73,14 @@ class CachePlace:
         return TensorStore(
             self.storage,
             folder,
-            local_dir=str(Path(self.scratch_dir) / backend),
+            local_dir=self.scratch_dir,
             shard_mb=self.shard_mb,
+            disk_gb=self.disk_gb,
+            ram_dir=str(Path(self.ram_dir) / f"tensor-cache-{os.getuid()}" / self._name),
+            ram_gb=self.ram_gb,
         )
+
+    @property
+    def _name(self) -> str:
+        """A name of this cache alone: two runs may have backends of one name."""
+        return xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
