@@ -25,6 +25,7 @@ from factory.preparation import load, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
 from factory.runtime.agreement import agree_on_plan
+from factory.runtime.ahead import FetchAhead, Needs
 from factory.runtime.alignment import cut_of
 from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
@@ -38,7 +39,6 @@ from factory.runtime.position import Position
 from factory.runtime.progress import Progress
 from factory.runtime.quarantine import Quarantine, QuarantineLimit
 from factory.runtime.resume import STATE_FORMAT, check_cut, check_format, check_plan
-from factory.runtime.staging import stager
 from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded
@@ -165,6 +165,13 @@ class FactoryDataModule(LightningDataModule):
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
         self._open_streams()
+        if self.registry.cache.preload:
+            for embeds in (
+                *self.registry.text_embeds.values(),
+                *self.registry.image_embeds.values(),
+            ):
+                with self.registry.telemetry.stage(f"copy {embeds.name} to memory") as record:
+                    record.counts["all"] = str(embeds.store.preload())
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
                 self._excluded = resolve(self.exclude, self.sources, self.streams)
@@ -195,7 +202,7 @@ class FactoryDataModule(LightningDataModule):
             self.ledger.begin(self._about())
         loader = TrainLoader(
             self.plan, self._collate(), self.prefetch, self._layout, self._position,
-            **self._aside(self.ledger),
+            self._fetch_ahead(), **self._aside(self.ledger),
         )  # fmt: skip
         self._loaders.add(loader)
         return loader
@@ -317,7 +324,12 @@ class FactoryDataModule(LightningDataModule):
 
     def _collate(self) -> Collate:
         return Collate(
-            self.sources, self.registry.engine, self.seed, self.streams, self.quarantine_limit
+            self.sources,
+            self.registry.engine,
+            self.seed,
+            self.streams,
+            self.quarantine_limit,
+            memory=self._supplied().memory,
         )
 
     def _aside(self, *records: Record) -> dict[str, Any]:
@@ -327,6 +339,16 @@ class FactoryDataModule(LightningDataModule):
             "supply": self._supplied(),
             "progress": self._progress,
         }
+
+    def _fetch_ahead(self) -> FetchAhead | None:
+        """Return what fetches encoded rows; None where they lie on this machine already."""
+        needs = Needs(self.sources, self.seed)
+        stores = [store for store in needs.stores if store.shard_files.tiers]
+        limit = self.registry.cache.ahead_mb
+        if not stores or not limit:
+            return None
+        number = int(self.plan.fingerprint[:15], 16)  # fits the field that copies have for it
+        return FetchAhead(needs, stores, limit, number)
 
     @property
     def fetch_report(self) -> FetchReport:
@@ -346,9 +368,7 @@ class FactoryDataModule(LightningDataModule):
                     opener, workers=prefetch.workers, timeout_s=prefetch.timeout_s
                 )
         device = None if self.trainer is None else self.trainer.strategy.root_device
-        self._supply.stager = stager(
-            device, pin_memory=prefetch.pins, device_ahead=prefetch.device_ahead
-        )
+        self._supply.stage_for(device, prefetch)
         return self._supply
 
     def _about(self) -> About:

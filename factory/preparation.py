@@ -52,6 +52,7 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
         sources = _decide(registry, facts, seed)
         touched = [source for name in unreadable for source in _with_partners(sources[name])]
     _encode_captions(registry, sources.values())
+    _locate(registry, sources)
     return sources
 
 
@@ -94,7 +95,23 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
                 "prepare_data() must have run on one rank before setup()"
             )
         facts[name] = found
-    return _decide(registry, facts, seed)
+    sources = _decide(registry, facts, seed)
+    _locate(registry, sources)
+    return sources
+
+
+def preload(registry: Registry) -> None:
+    """Copy the stores of embeddings to memory, as far as `cache.ram_gb` reaches.
+
+    Run by every process; those of one machine share the copies, and the work.
+
+    Raises:
+        StorageError: The storage of the cache cannot be read.
+        CacheError: A shard is damaged, or the memory file system is too small.
+    """
+    for name, backend in {**registry.image_embeds, **registry.text_embeds}.items():
+        with registry.telemetry.stage(f"copy {name} to memory") as stage:
+            stage.counts["whole"] = "yes" if backend.store.preload() else "as far as there is room"
 
 
 def _scan(registry: Registry, backend: SampleBackend) -> Facts:
@@ -195,6 +212,13 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
     for store in registry.image_embeds.values():
         store.encoder.release()
     return unreadable
+
+
+def _locate(registry: Registry, sources: Mapping[str, Source]) -> None:
+    """Look up where encoded rows lie, as far as that is not known on this machine."""
+    with registry.telemetry.stage("locate rows"):
+        for name, source in sources.items():
+            source.locate(registry.cache.kept(name))
 
 
 def _with_partners(source: Source) -> list[Source]:

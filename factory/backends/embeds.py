@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from factory.backends.picture import Picture, Reader
+from factory.cache.gathering import Empty, new_memory
 from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
@@ -93,7 +94,7 @@ class TextEmbedBackend(EmbedBackend):
 
     def keys(self, captions: Sequence[str]) -> Keys:
         """Return the recipe key of each caption, 16 bytes each."""
-        return recipe_keys(self.recipe, [{"caption": caption} for caption in captions])
+        return recipe_keys(self.recipe, {"caption": captions})
 
     def batches(self, captions: Sequence[str]) -> Iterator[list[int]]:
         """Yield the places of captions that are encoded together, each place once."""
@@ -109,9 +110,11 @@ class TextEmbedBackend(EmbedBackend):
         with _ENCODING, torch.no_grad(), self.encoding(captions):
             return self.encoder.encode(captions)
 
-    def gather(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the fields of the captions, [B, ...] in their order."""
-        return self.store.gather(self.keys(captions))
+    def gather(
+        self, captions: Sequence[str], *, empty: Empty = new_memory
+    ) -> dict[str, torch.Tensor]:
+        """Return the fields of the captions, [B, ...] in their order; `empty` makes them."""
+        return self.store.gather(self.keys(captions), pad=True, empty=empty)
 
 
 @dataclass(kw_only=True)
@@ -163,9 +166,14 @@ class ImageEmbedBackend(EmbedBackend):
             return fields  # the writer refuses what has too few rows, or too many
         return {name: field.reshape(*rows, *field.shape[1:]) for name, field in fields.items()}
 
-    def gather(self, reader: Reader, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
-        """Return the fields of pictures of one bucket, [B, ...] in their order."""
-        return self.store.gather(self.keys(reader, pictures))
+    def gather(
+        self, reader: Reader, pictures: Sequence[Picture], *, empty: Empty = new_memory
+    ) -> dict[str, torch.Tensor]:
+        """Return the fields of pictures of one bucket, [B, ...] in their order.
+
+        `empty` makes the tensors.
+        """
+        return self.store.gather(self.keys(reader, pictures), empty=empty)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """A backend made ready: its catalog, and the embeddings its batches are gathered from."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -12,10 +13,15 @@ from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import SampleBackend
 from factory.backends.picture import Picture, ReadPicture, ShapePicture
 from factory.bulk import Engine
+from factory.cache.gathering import Empty, new_memory
+from factory.cache.placement import Kept, Placement, place
+from factory.cache.recipe import canonical
+from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import CutArrays
 from factory.catalog.misfortune import is_own
 from factory.errors import MediaError
+from factory.sampling.fingerprint import hash_rows
 
 
 @dataclass
@@ -27,6 +33,7 @@ class Source:
         catalog: Its samples.
         latents: Where encoded pictures are kept, or None to read pixels.
         text: Where encoded captions are kept, or None to give texts only.
+        places: Where the latents of the catalog's rows lie, once `locate` was called.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
     """
@@ -35,6 +42,7 @@ class Source:
     catalog: Catalog
     latents: ImageEmbedBackend | None = None
     text: TextEmbedBackend | None = None
+    places: Placement | None = None
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
 
     @property
@@ -101,14 +109,45 @@ class Source:
         error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
         raise error
 
+    def locate(self, kept: Kept | None = None) -> None:
+        """Look up where the latents of all kept rows lie, so that batches need not.
+
+        Args:
+            kept: Where that is kept on this machine; None keeps it in memory.
+        """
+        latents, catalog = self.latents, self.catalog
+        if latents is None:
+            return
+        reader, order = self.backend.reader, catalog.decisions.order
+        identity = "/".join(
+            (
+                catalog.identity,
+                hash_rows(order),
+                catalog.shapes.identity,
+                canonical(latents.recipe(reader)),
+            )
+        )
+        self.places = place(
+            latents.store.snapshot(),
+            lambda rows: latents.keys(reader, self.pictures(rows)),
+            (len(catalog.facts), order),
+            identity,
+            kept,
+        )
+
     def read_latents(
-        self, rows: NDArray[np.int64], cuts: CutArrays | None = None
+        self,
+        rows: NDArray[np.int64],
+        cuts: CutArrays | None = None,
+        *,
+        empty: Empty = new_memory,
     ) -> dict[str, torch.Tensor]:
         """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...].
 
         Args:
             rows: Rows of the catalog, int64 [B].
             cuts: How they are cut, where that is known already.
+            empty: Makes the tensors that are returned.
 
         Raises:
             CacheError: A latent is missing or damaged.
@@ -116,11 +155,23 @@ class Source:
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.latents.gather(self.backend.reader, self.pictures(rows, cuts))
+        if self.places is not None:
+            found = self.places.at(rows)
+            # Rows that lie elsewhere by now are found by their keys.
+            with suppress(UnusableRowsError):
+                return self.latents.store.read(found, self.places.snapshot, empty=empty)
+        return self.latents.gather(self.backend.reader, self.pictures(rows, cuts), empty=empty)
 
-    def read_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Gather encoded captions in their order: fields [B, ...]; empty without an encoder."""
-        return {} if self.text is None else self.text.gather(captions)
+    def read_text(
+        self, captions: Sequence[str], *, empty: Empty = new_memory
+    ) -> dict[str, torch.Tensor]:
+        """Gather encoded captions in their order: fields [B, ...]; none without an encoder.
+
+        Args:
+            captions: B captions.
+            empty: Makes the tensors that are returned.
+        """
+        return {} if self.text is None else self.text.gather(captions, empty=empty)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ Range = tuple[int, int]
 # Yields the bytes of ranges in their order, or what went wrong with one.
 Read = Callable[[Sequence[Range]], Iterator[bytes | Bytes | StorageError]]
 
-# Before the blocks: when it was used, for which plan, and the step that needs it next.
+# Before the blocks: when it was used, a plan, and the last step in sight that needs it.
 _HEAD = np.dtype([("used", "<i8"), ("plan", "<u8"), ("step", "<i8")])
 
 
@@ -46,10 +46,12 @@ class Copy(Protocol):
     Attributes:
         data: All bytes, uint8 [size], not to be written to; those not fetched are zeros.
         kept: Whether it outlives a batch.
+        complete: Whether nothing of it is missing.
     """
 
     data: Bytes
     kept: bool
+    complete: bool
 
     def has(self, ranges: NDArray[np.int64]) -> bool:
         """Tell whether nothing is missing of some ranges, int64 [n, 2]."""
@@ -66,7 +68,7 @@ class Copy(Protocol):
 class Whole:
     """A file that is all there: on a mounted disk, as it was published."""
 
-    kept = True
+    kept = complete = True
 
     def __init__(self, data: Bytes) -> None:
         """Hold its bytes."""
@@ -89,7 +91,7 @@ class _Partial:
     def __init__(self, data: Bytes, present: Bytes, read: Read, where: str) -> None:
         self.data, self._present = data, present
         self._read, self._where = read, where
-        self._complete = False
+        self.complete = False
 
     def has(self, ranges: NDArray[np.int64]) -> bool:
         """Tell whether nothing is missing of some ranges."""
@@ -97,7 +99,7 @@ class _Partial:
 
     def _missing(self, ranges: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which blocks of some ranges are not there, ascending."""
-        if self._complete:
+        if self.complete:
             return np.empty(0, np.int64)
         blocks = blocks_of(ranges)
         missing: NDArray[np.int64] = blocks[self._present[blocks] == 0]
@@ -136,7 +138,7 @@ class _Partial:
                     )
                 self._write(start, found)
                 self._present[start // BLOCK : -(-(start + length) // BLOCK)] = 1
-        self._complete = bool(self._present.all())
+        self.complete = bool(self._present.all())
 
     def _write(self, start: int, found: bytes | Bytes) -> None:
         raise NotImplementedError
@@ -196,7 +198,7 @@ class Stored(_Partial):
         data = self.memory.view()
         data.flags.writeable = False
         super().__init__(data, record[_HEAD.itemsize :], read, where)
-        self._complete = bool(self._present.all())
+        self.complete = bool(self._present.all())
         self._head["used"] = time.time_ns()
 
     def fetch(self, ranges: NDArray[np.int64]) -> bool:
@@ -226,7 +228,7 @@ class Stored(_Partial):
         return super().has(ranges)
 
     def needed(self, plan: int, step: int) -> None:
-        """Note the next step of a plan that needs this copy."""
+        """Note a step of a plan that needs this copy; of several the last one counts."""
         self._head["plan"], self._head["step"] = plan, step
 
     def discard(self) -> None:
@@ -268,7 +270,7 @@ def record_size(size: int) -> int:
 
 
 def head_of(path: Path) -> tuple[int, int, int]:
-    """Return when a copy was last used, for which plan, and which step needs it next.
+    """Return when a copy was last used, a plan, and its last step in sight that needs it.
 
     Raises:
         OSError, ValueError: The file beside it cannot be read, or is cut short.

@@ -1,6 +1,7 @@
 """Which shards are open, and are the rows asked for on this machine?"""
 
 import threading
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -82,6 +83,10 @@ class OpenShards:
                         self._held(record, copy)
                     return True
         return False
+
+    def complete(self, names: Iterable[str]) -> bool:
+        """Tell whether shards are open and whole."""
+        return all(name in self._shards and self._shards[name][1].complete for name in names)
 
     def discard(self, record: ShardRecord) -> bool:
         """Remove the copies of a shard that is damaged; False if it has none."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xxhash
 
+from factory.cache.placement import Kept
 from factory.cache.store import TensorStore
 from factory.catalog.journal import Journal
 from factory.catalog.published import Shelf
@@ -56,8 +57,16 @@ class CachePlace:
         key = self.catalog_key(backend)
         here = self.storage.local_path(key)
         if here is None:
-            here = Path(self.scratch_dir).parent / "catalogs" / self._name / f"{backend}.parquet"
+            here = self._own_folder("catalogs") / f"{backend}.parquet"
         return Shelf(self.storage, key, here.with_suffix(".arrow"))
+
+    def kept(self, backend: str) -> Kept:
+        """Return where it is kept, on this machine, where the rows of a backend lie."""
+        return Kept(self._own_folder("places"), backend)
+
+    def _own_folder(self, kind: str) -> Path:
+        """Return a folder of this machine for this cache: two may have backends of one name."""
+        return Path(self.scratch_dir).parent / kind / self._name
 
     def journal(self, backend: str) -> Journal:
         """Return what an unfinished scan of a backend leaves."""

@@ -3,6 +3,9 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import xxhash
 
 from factory.cache.container import DamagedError
 from factory.cache.files import Files
@@ -31,6 +34,15 @@ class Snapshot:
     def newest(self) -> int:
         """The highest stamp of a segment."""
         return max((segment.stamp for segment in self.segments.values()), default=0)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what is published: equal for equal shards and rows, 32 hex digits."""
+        state = xxhash.xxh3_128()
+        # Numbers of shards follow from the order of the index, so that counts as well.
+        for name in (*sorted(self.segments), *(record.name for record in self.index.shards)):
+            state.update(name.encode())
+        return state.hexdigest()
 
     @property
     def records(self) -> dict[str, ShardRecord]:

@@ -252,6 +252,11 @@ class TensorStore:
 
         return all(_side_by_side(one, np.unique(found.shard[found.shard >= 0]).tolist()))
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether nothing is left to be fetched: all rows are on this machine."""
+        return self._open.complete([each.name for each in self.snapshot().index.shards])
+
     def preload(self) -> bool:
         """Copy all rows to the nearest tier; False if it has no room for them all.
 

@@ -33,7 +33,7 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class _Found:
-    """A copy that may be evicted: its next step (never if unknown), last use and bytes."""
+    """A copy that may be removed: the step that needs it, or never; last use; and bytes."""
 
     path: Path
     step: int
@@ -307,7 +307,7 @@ class Tier:
         return sorted(found, key=lambda each: (-each.step, each.used))
 
     def _next_step(self, plan: int, step: int) -> int:
-        """Return the step that needs a copy next, as far as this process's plan knows."""
+        """Return the step that needs a copy, as far as this process's plan is known ahead."""
         return step if plan == self._plan != 0 and step >= self._now else _NEVER
 
     def _warn(self, error: Exception) -> None:

@@ -29,6 +29,8 @@ def choose(captions: Sequence[str], *, seed: int, epoch: int, key: str) -> str:
     """
     if not captions:
         raise ValueError(f"{key!r} has no caption to choose from; drop it as 'no caption'")
+    if len(captions) == 1:
+        return captions[0]
     return captions[_draw(_CHOICE, seed, epoch, key) * len(captions) >> 64]
 
 

@@ -345,6 +345,8 @@ def listed(names: Sequence[str], cells: Sequence[str], fallback: Sequence[str]) 
         cells: The cells, each one text or several with `LIST_SEPARATOR` between.
         fallback: Names of the fallbacks.
     """
+    if len(cells) == 1:
+        return iter(cells[0].split(LIST_SEPARATOR))
     pairs = list(zip(names, cells, strict=False))
     first = [text for name, text in pairs if name not in fallback]
     # The separator is white space itself.

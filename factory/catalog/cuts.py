@@ -5,10 +5,12 @@ fraction of a millisecond.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from factory.catalog.columns import Column, hash_texts, uniform
@@ -61,6 +63,10 @@ class CutArrays:
 class Cuts(Protocol):
     """Answers how rows of a catalog are cut."""
 
+    @property
+    def identity(self) -> str:
+        """What the cuts follow from: where it is equal, equal rows are cut alike."""
+
     def of(self, rows: NDArray[np.int64]) -> CutArrays:
         """Return the cuts of some rows, in their order."""
 
@@ -81,6 +87,16 @@ class OwnCuts:
     _memo: SizeMemo = field(
         default_factory=lambda: SizeMemo(_NUMBERS), init=False, repr=False, compare=False
     )
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the settings, the seed, and every size."""
+        state = xxhash.xxh3_128(f"{self.geometry}/{self.seed}".encode())
+        focus = [name for name in FOCUS if name in self.facts.extra]
+        for name in ("width", "height", *focus):
+            for chunk in self.facts.table[name].chunks:
+                state.update(np.ascontiguousarray(chunk.fill_null(-1).to_numpy()).data)
+        return state.hexdigest()
 
     def of(self, rows: NDArray[np.int64]) -> CutArrays:
         """Return the cuts of some rows, in their order."""
@@ -124,6 +140,13 @@ class PartnerCuts:
 
     source: Cuts
     rows: NDArray[np.int64]
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the source's, and of which row each belongs to."""
+        state = xxhash.xxh3_128(self.source.identity.encode())
+        state.update(np.ascontiguousarray(self.rows).data)
+        return state.hexdigest()
 
     def of(self, rows: NDArray[np.int64]) -> CutArrays:
         """Return the cuts of some rows, in their order."""

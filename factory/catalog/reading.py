@@ -40,14 +40,18 @@ class TextLists:
 
     def at(self, rows: NDArray[np.int64]) -> list[list[str] | None]:
         """Return the lists of some rows, int64 [n], in their order; None where there is none."""
-        starts, stops = self._ends[rows], self._ends[rows + 1]
-        counts = stops - starts
-        total = int(counts.sum())
-        # Every list's texts, one after the other: each starts where those before it end.
-        before = np.cumsum(counts) - counts
-        flat = self._texts.at(np.arange(total) + np.repeat(starts - before, counts))
-        cuts = zip(before.tolist(), (before + counts).tolist(), strict=True)
-        lists: list[list[str] | None] = [flat[a:b] for a, b in cuts]
+        starts = self._ends[rows]
+        counts = self._ends[rows + 1] - starts
+        lists: list[list[str] | None]
+        if (counts == 1).all():  # one caption each is the rule
+            lists = [[text] for text in self._texts.at(starts)]
+        else:
+            # Every list's texts, one after the other: each starts where those before it end.
+            before = np.cumsum(counts) - counts
+            every = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
+            flat = self._texts.at(every)
+            cuts = zip(before.tolist(), (before + counts).tolist(), strict=True)
+            lists = [flat[a:b] for a, b in cuts]
         if self._null is not None:
             for place in np.flatnonzero(self._null[rows]).tolist():
                 lists[place] = None

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
+from factory.cache.gathering import Empty
 from factory.runtime.batch import Batch, Replacement
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
+from factory.runtime.memory import BatchMemory
 from factory.runtime.part import Part
 from factory.runtime.quarantine import QuarantineLimit, none_left, too_many
 from factory.runtime.stream_batch import stream_batch
@@ -31,6 +33,7 @@ class Collate:
         streams: The streams, by name.
         limit: How many samples may be unusable.
         known: Unusable samples met so far, by backend and row; not read again.
+        memory: Where the large tensors of batches come from.
     """
 
     sources: Mapping[str, Source]
@@ -39,6 +42,7 @@ class Collate:
     streams: Mapping[str, StreamSource] = field(default_factory=dict)
     limit: QuarantineLimit = field(default_factory=QuarantineLimit)
     known: dict[str, dict[int, Unusable]] = field(default_factory=dict)
+    memory: BatchMemory = field(default_factory=BatchMemory)
 
     def __call__(self, part: Part) -> Batch:
         """Return the batch of a part of a planned step, in the order of its places.
@@ -60,7 +64,10 @@ class Collate:
         catalog = source.catalog
         facts, cuts = catalog.facts, catalog.cuts(rows)
         captions = catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
-        latents = None if source.latents is None else source.read_latents(rows, cuts)["latents"]
+        empty = self.memory.tensor
+        latents = None
+        if source.latents is not None:
+            latents = source.read_latents(rows, cuts, empty=empty)["latents"]
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
             backend=step.backend,
@@ -77,8 +84,8 @@ class Collate:
             valid=torch.from_numpy(_valid(part, stand_ins)),
             latents=latents,
             pixels=pixels.get(source.name),
-            text=source.read_text(captions),
-            conditioning=_conditioning(source, rows, pixels),
+            text=source.read_text(captions, empty=empty),
+            conditioning=_conditioning(source, rows, pixels, empty),
             slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
         )
@@ -98,7 +105,7 @@ class Collate:
             for (each, _), image in zip(wanted, pixels, strict=True):
                 if each.name not in tensors:
                     shape = (len(rows), *image.shape)
-                    tensors[each.name] = torch.empty(shape, dtype=torch.uint8)
+                    tensors[each.name] = self.memory.tensor(shape, dtype=torch.uint8)
                 tensors[each.name][place] = torch.from_numpy(image)
 
         try:
@@ -183,13 +190,13 @@ def _valid(part: Part, stand_ins: Sequence[StandIn]) -> NDArray[np.bool_]:
 
 
 def _conditioning(
-    source: Source, rows: NDArray[np.int64], pixels: Mapping[str, torch.Tensor]
+    source: Source, rows: NDArray[np.int64], pixels: Mapping[str, torch.Tensor], empty: Empty
 ) -> dict[str, torch.Tensor]:
     """Return the latents of each partner, or the pixels where those were read."""
     return {
         name: pixels[name]
         if name in pixels
-        else partner.read_latents(partner_rows[rows])["latents"]
+        else partner.read_latents(partner_rows[rows], empty=empty)["latents"]
         for name, (partner, partner_rows) in source.conditioning.items()
     }
 

@@ -1,6 +1,7 @@
 """Is the next batch on the device before the trainer asks for it?"""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from queue import Empty, SimpleQueue
@@ -25,7 +26,11 @@ class Stager(Protocol):
 
 
 class CudaStager:
-    """Copies through pinned memory on a stream of its own, beside what the trainer computes."""
+    """Copies through pinned memory on a stream of its own, beside what the trainer computes.
+
+    Attributes:
+        pin: Whether it goes through pinned memory.
+    """
 
     def __init__(self, device: "torch.device", *, pin: bool) -> None:
         """Store where to; the stream is made with the first batch.
@@ -34,8 +39,10 @@ class CudaStager:
             device: The CUDA device the trainer works on.
             pin: Whether to copy to pinned memory first; else the copy blocks its thread.
         """
-        self._device, self._pin = device, pin
+        self._device, self.pin = device, pin
         self._stream: Any = None
+        # Sources whose copies may be under way: their memory must not be used again before.
+        self._copying: deque[tuple[Any, Any]] = deque()
 
     def begin(self, batch: Any) -> Any:
         """Begin to copy a batch."""
@@ -43,19 +50,21 @@ class CudaStager:
 
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        source = each_tensor(batch, torch.Tensor.pin_memory) if self._pin else batch
+        source = each_tensor(batch, torch.Tensor.pin_memory) if self.pin else batch
         with torch.cuda.stream(self._stream):
-            moved = each_tensor(source, lambda t: t.to(self._device, non_blocking=self._pin))
+            moved = each_tensor(source, lambda t: t.to(self._device, non_blocking=self.pin))
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(self._stream)
-        # The source is kept until the copy is over.
-        return moved, source, copied
+        while self._copying and self._copying[0][0].query():
+            self._copying.popleft()
+        self._copying.append((copied, source))
+        return moved, copied
 
     def finish(self, staged: Any) -> Any:
         """Let the consumer's stream wait for the copy, and return the batch on the device."""
         import torch
 
-        moved, _, copied = staged
+        moved, copied = staged
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.runtime.batch import Batch
 from factory.runtime.collate import batch_bytes
 from factory.runtime.fetch_report import FetchTotal
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess
+from factory.runtime.memory import BatchMemory
 from factory.runtime.part import Part
-from factory.runtime.staging import Stager
+from factory.runtime.staging import CudaStager, Stager, stager
+
+if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
+    import torch
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,25 @@ class Supply:
         here: Which parts are made in this process all the same.
         stager: How batches get onto the device.
         total: What the training's fetchers have done.
+        memory: Where the large tensors of batches that are made here come from.
     """
 
     maker: MakerProcess[Part, Batch] | None = None
     here: Callable[[Part], bool] | None = None
     stager: Stager | None = None
     total: FetchTotal = field(default_factory=FetchTotal)
+    memory: BatchMemory = field(default_factory=BatchMemory)
+    _staged: tuple[Any, ...] | None = field(default=None, init=False)
+
+    def stage_for(self, device: "torch.device | None", prefetch: Prefetch) -> None:
+        """Say where the trainer works; what is under way to the same device goes on."""
+        wanted = (device, prefetch.pins, prefetch.device_ahead)
+        if wanted == self._staged:
+            return
+        self._staged = wanted
+        self.stager = stager(device, pin_memory=prefetch.pins, device_ahead=prefetch.device_ahead)
+        # Batches are gathered where the device copies from, if they are held until it has.
+        self.memory.pin = isinstance(self.stager, CudaStager) and self.stager.pin
 
     def fetcher(
         self, make: Callable[[Part], Batch], parts: Iterable[Part], prefetch: Prefetch

@@ -1,6 +1,7 @@
 """One batch ahead on the device: what is staged when, by whom, and what becomes of errors."""
 
 import threading
+from contextlib import nullcontext
 from queue import SimpleQueue
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from factory.errors import FetchError
 from factory.runtime.fetcher import BatchFetcher, Prefetch
-from factory.runtime.staging import each_tensor, stager
+from factory.runtime.memory import BatchMemory
+from factory.runtime.staging import CudaStager, each_tensor, stager
 from tests.runtime.traces import left, traces
 from tests.runtime.work import batch
 
@@ -168,3 +170,50 @@ def test_every_tensor_of_a_batch_is_changed_and_nothing_else() -> None:
         assert torch.equal(one.text["embeds"], made.text["embeds"] + 1)
         assert torch.equal(one.conditioning["depth"], made.conditioning["depth"] + 1)
     assert int(made.crop_top_left[0, 0]) == 3
+
+
+class FakeCopies:
+    """Stands in for CUDA's streams and events: copies end when they are told to."""
+
+    def __init__(self) -> None:
+        """Begin with no copy under way."""
+        self.done: list[bool] = []
+
+    def event(self) -> Any:
+        """Return the event of the next copy."""
+        number = len(self.done)
+        self.done.append(False)
+        fake = self
+
+        class Event:
+            def record(self, stream: Any) -> None: ...
+
+            def query(self) -> bool:
+                return fake.done[number]
+
+        return Event()
+
+
+def test_memory_is_not_used_again_while_the_device_copies_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies, memory = FakeCopies(), BatchMemory()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", copies.event)
+    # Not copied at once, as by a device: the staged tensor is another one.
+    device = CudaStager(torch.device("cpu"), pin=False)
+
+    def made(number: int) -> torch.Tensor:
+        return memory.tensor((1 << 17,), dtype=torch.uint8).fill_(number)
+
+    first = made(1)
+    place = first.data_ptr()
+    staged = device.begin({"latents": first})
+    del first
+    moved, _ = staged
+    del staged, moved
+    assert made(2).data_ptr() != place  # still being copied from
+    copies.done[0] = True
+    device.begin({"latents": torch.zeros(1)})
+    assert place in {tensor.data_ptr() for tensor in [made(3), made(4)]}
