@@ -26,7 +26,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def far_module(root: Path, scratch: Path, mode: str, **limits: Any) -> FactoryDataModule:
     """Return the module with its cache on a server, and other limits."""
-    place = CachePlace(FarStorage(str(root)), scratch_dir=str(scratch / "shards"), **limits)
+    storage = FarStorage(str(root), log=str(scratch / "log"))
+    place = CachePlace(storage, scratch_dir=str(scratch / "shards"), **limits)
     data = data_module(root, prefetch=Prefetch(mode))
     for backend in data.registry.backends.values():
         if hasattr(backend, "cache"):
@@ -85,6 +86,10 @@ def test_what_comes_ahead_is_what_batches_are_made_of(root: Path, tmp_path: Path
     next(first)
     if ahead._thread is not None:
         ahead._thread.join()
-    assert all(store.at_hand for store in ahead._stores)
+    log = tmp_path / "log"
+    before = log.read_text()
+    assert "tensors/latents/shards" in before
+    assert len(list(first)) > 1
+    assert log.read_text() == before
     assert not ahead.problems
     far.close()
