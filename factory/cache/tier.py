@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.cache.copies import Range, Read, Stored, beside, head_of, record_size
-from factory.cache.lease import Lease, living
+from factory.cache.in_use import InUse, living
 from factory.errors import CacheError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Tier:
         self.let_go: Callable[[str], None] = _ignore
         self._threads = threading.RLock()
         self._fd = -1
-        self._lease: Lease | None = None
+        self._uses: InUse | None = None
         self._heeded = 0
         self._warned = False
         self._plan, self._now = 0, 0
@@ -94,13 +94,13 @@ class Tier:
             CacheError: The folder is not usable as a tier at all.
         """
         try:
-            with self._locked() as lease:
+            with self._locked() as uses:
                 path = self.folder / name
-                if not self._is_made(path, size) and not self._make(path, size, lease):
+                if not self._is_made(path, size) and not self._make(path, size, uses):
                     return None
                 copy = Stored(self, path, read, where)
-                lease.take(name)
-                weakref.finalize(copy.memory, lease.released.append, name).atexit = False
+                uses.take(name)
+                weakref.finalize(copy.memory, uses.released.append, name).atexit = False
                 return copy
         except (OSError, StorageError) as error:
             self._warn(error)
@@ -113,10 +113,10 @@ class Tier:
         presses = self._state()[1]
         if presses != self._heeded:
             self._heeded = presses
-            with self._locked() as lease:
-                for name in lease.names:
+            with self._locked() as uses:
+                for name in uses.names:
                     self.let_go(name)
-                lease.flush()
+                uses.flush()
 
     def has_room(self, size: int) -> bool:
         """Tell whether so many bytes fit without removing anything."""
@@ -125,9 +125,9 @@ class Tier:
     def reserve(self, copy: Stored, runs: list[Range]) -> bool:
         """Allocate room for ranges of a copy; False if there is none."""
         need = sum(_rounded(length) for _, length in runs)
-        with self._locked() as lease:
+        with self._locked() as uses:
             mine = self._next_step(*head_of(copy.path)[1:])
-            if not self._make_room(need, copy.name, mine, lease):
+            if not self._make_room(need, copy.name, mine, uses):
                 return False
             used, presses = self._state()
             # Written first: who is killed in between leaves a number too high, never too low.
@@ -142,12 +142,12 @@ class Tier:
 
     def drop(self, name: str, inode: int | None = None) -> None:
         """Remove a copy, if it is still the file of that number (any if None)."""
-        with self._locked() as lease:
+        with self._locked() as uses:
             path = self.folder / name
             with suppress(FileNotFoundError):
                 if inode is None or path.stat().st_ino == inode:
                     _remove(path)
-                    lease.flush()
+                    uses.flush()
                     self._write_state(self._recount(), self._state()[1])
 
     def expect(self, plan: int, now: int) -> None:
@@ -161,28 +161,28 @@ class Tier:
     def close(self) -> None:
         """End the use of this tier by this process; it may be used again."""
         with self._threads:
-            if self._lease is None:
+            if self._uses is None:
                 return
             finalize, self._end = self._end, None
             if finalize is not None:
                 finalize()
-            self._lease, self._fd = None, -1
+            self._uses, self._fd = None, -1
 
     @contextmanager
-    def _locked(self) -> Iterator[Lease]:
+    def _locked(self) -> Iterator[InUse]:
         """Be the only one who changes what is in the folder."""
         with self._threads:
-            lease = self._lease or self._enter()
+            uses = self._uses or self._enter()
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
-                lease.flush()
-                yield lease
+                uses.flush()
+                yield uses
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    _end: "weakref.finalize[[Lease, int, Path | None], Tier] | None" = None
+    _end: "weakref.finalize[[InUse, int, Path | None], Tier] | None" = None
 
-    def _enter(self) -> Lease:
+    def _enter(self) -> InUse:
         """Begin to use the folder."""
         if self.volatile:
             clear_stale(self.folder.parent)
@@ -190,14 +190,14 @@ class Tier:
         with entrance(self.folder.parent if self.volatile else self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            self._lease = Lease(self.folder / "leases")
+            self._uses = InUse(self.folder / "users")
         folder = self.folder if self.volatile else None
-        self._end = weakref.finalize(self, _leave, self._lease, self._fd, folder)
+        self._end = weakref.finalize(self, _leave, self._uses, self._fd, folder)
         with self._locked():
             if os.fstat(self._fd).st_size < _STATE.size:
                 self._write_state(self._recount(), 0)
         self._heeded = self._state()[1]
-        return self._lease
+        return self._uses
 
     def _check_memory(self) -> None:
         """Refuse a limit that the memory file system can never hold."""
@@ -234,11 +234,11 @@ class Tier:
             return False
         return sizes == (size, record_size(size))
 
-    def _make(self, path: Path, size: int, lease: Lease) -> bool:
+    def _make(self, path: Path, size: int, uses: InUse) -> bool:
         """Make the empty copy of a file; False if there is no room for its record."""
         _remove(path)
         record = record_size(size)
-        if not self._make_room(_rounded(record), path.name, _NEVER, lease):
+        if not self._make_room(_rounded(record), path.name, _NEVER, uses):
             return False
         with path.open("wb") as file:
             file.truncate(size)
@@ -258,14 +258,14 @@ class Tier:
         finally:
             os.close(fd)
 
-    def _make_room(self, need: int, name: str, mine: int, lease: Lease) -> bool:
+    def _make_room(self, need: int, name: str, mine: int, uses: InUse) -> bool:
         """Remove copies until `need` bytes fit for the one named; tell whether they do.
 
         Args:
             need: Bytes.
             name: The copy that grows; it is not removed for its own sake.
             mine: The step that needs it next: nothing needed before is removed.
-            lease: What is in use here.
+            uses: What is in use here.
         """
         limit, (used, presses) = self.limit, self._state()
         if limit is None or used + need <= limit:
@@ -274,24 +274,24 @@ class Tier:
             return False
         used = self._recount()
         goal = limit - max(need, limit // _SPARE)
-        others = lease.used_by_others() if used > goal else set()
+        others = uses.used_by_others() if used > goal else set()
         for each in self._candidates() if used > goal else []:
             if used <= goal or each.step <= mine < _NEVER:
                 break
             spared = each.path.name == name or each.path.name in others
-            if not spared and self._is_free(each.path.name, lease):
+            if not spared and self._is_free(each.path.name, uses):
                 _remove(each.path)
                 used -= each.size
         self._heeded = presses + 1
         self._write_state(used, self._heeded)
         return used + need <= limit
 
-    def _is_free(self, name: str, lease: Lease) -> bool:
+    def _is_free(self, name: str, uses: InUse) -> bool:
         """Tell whether nobody here uses a copy, after asking to let go of it."""
-        if lease.holds(name):
+        if uses.holds(name):
             self.let_go(name)
-            lease.flush()
-        return not lease.holds(name)
+            uses.flush()
+        return not uses.holds(name)
 
     def _candidates(self) -> list[_Found]:
         """Return the copies, those to be removed first before the others."""
@@ -331,14 +331,14 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _leave(lease: Lease, fd: int, volatile: Path | None) -> None:
-    """End a lease; with the last one remove a folder in memory."""
+def _leave(uses: InUse, fd: int, volatile: Path | None) -> None:
+    """End a use; with the last one remove a folder in memory."""
     if volatile is None:
-        lease.end()
+        uses.end()
     elif volatile.parent.is_dir():
         with entrance(volatile.parent):
-            lease.end()
-            if not living(volatile / "leases"):
+            uses.end()
+            if not living(volatile / "users"):
                 shutil.rmtree(volatile, ignore_errors=True)
     os.close(fd)
 
@@ -357,7 +357,7 @@ def clear_stale(base: Path) -> None:
         )
     with entrance(base):
         for folder in [each for each in base.iterdir() if each.is_dir()]:
-            if not living(folder / "leases"):
+            if not living(folder / "users"):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

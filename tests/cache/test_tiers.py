@@ -243,8 +243,8 @@ def test_memory_of_killed_processes_is_cleared_at_the_next_start(
     far: FarStorage, tmp_path: Path
 ) -> None:
     stale = tmp_path / "memory" / "stale"
-    (stale / "leases").mkdir(parents=True)
-    (stale / "leases" / "1-of-the-dead").write_text("+a.safetensors\n")
+    (stale / "users").mkdir(parents=True)
+    (stale / "users" / "1-of-the-dead").write_text("+a.safetensors\n")
     (stale / "a.safetensors").write_bytes(b"1")
     store = store_of(far, str(tmp_path), ram_dir=str(tmp_path / "memory" / "new"), ram_gb=1)
     values(store, range(2))

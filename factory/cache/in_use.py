@@ -6,19 +6,19 @@ import uuid
 from collections import Counter, deque
 from pathlib import Path
 
-# Lines after which a lease is written anew: some 100 KiB, which others read in a millisecond.
+# Lines after which a list is written anew: some 100 KiB, which others read in a millisecond.
 _LINES = 2000
 
 
-class Lease:
+class InUse:
     """A file that lists what one user of a folder has in use, locked as long as it lives.
 
-    The lock ends with the process, however it ends, so that a lease without its lock is
-    void. Not thread-safe; read and written under the lock of the folder.
+    The lock ends with the process, however it ends, so that a list without its lock is void.
+    Not thread-safe; read and written under the lock of the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Begin a lease in a folder, which is made if need be.
+        """Begin a list in a folder, which is made if need be.
 
         Raises:
             OSError: The file cannot be made.
@@ -57,7 +57,7 @@ class Lease:
                 self._write(f"-{name}\n")
 
     def used_by_others(self) -> set[str]:
-        """Return what other living users of the folder have in use; remove leases of the dead."""
+        """Return what other living users of the folder have in use; remove lists of the dead."""
         used: set[str] = set()
         for path in living(self._path.parent):
             if path != self._path:
@@ -65,7 +65,7 @@ class Lease:
         return used
 
     def end(self) -> None:
-        """Remove the lease."""
+        """Remove the list."""
         self._path.unlink(missing_ok=True)
         os.close(self._fd)
 
@@ -80,7 +80,7 @@ class Lease:
 
 
 def living(folder: Path) -> list[Path]:
-    """Return the leases in a folder whose users live; remove the others."""
+    """Return the lists in a folder whose users live; remove the others."""
     if not folder.is_dir():
         return []
     found = []
