@@ -343,7 +343,7 @@ class FactoryDataModule(LightningDataModule):
     def _fetch_ahead(self) -> FetchAhead | None:
         """Return what fetches encoded rows; None where they lie on this machine already."""
         needs = Needs(self.sources, self.seed)
-        stores = [store for store in needs.stores if store.shard_files.tiers]
+        stores = [store for store in needs.stores if store.shard_files.copied]
         limit = self.registry.cache.ahead_mb
         if not stores or not limit:
             return None

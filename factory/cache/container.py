@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from factory.errors import CacheError
 
 # Raised when a reader of today could misread the files of tomorrow.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What a header may take: a segment over 100,000 shards needs a third of it.
 HEADER_LIMIT = 100 * 2**20
 # Tensors start on a memory page, so that rows of whole pages can be read past the page cache.
@@ -143,9 +143,11 @@ def _check_version(found: object, source: str) -> None:
     if not isinstance(found, str) or not found.isdecimal() or not found.isascii():
         raise DamagedError(f"{source} was not written as a cache: it names no format")
     if found != str(FORMAT_VERSION):
+        newer = len(found) > len(str(FORMAT_VERSION)) or found > str(FORMAT_VERSION)
+        mend = "upgrade data-backend-factory" if newer else "delete the cache to encode it anew"
         raise CacheError(
             f"{source} was written in cache format {found[:8]}, and this version reads format "
-            f"{FORMAT_VERSION}; upgrade data-backend-factory, or choose another cache.prefix"
+            f"{FORMAT_VERSION}; {mend}, or choose another cache.prefix"
         )
 
 

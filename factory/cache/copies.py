@@ -88,9 +88,9 @@ class Whole:
 class _Partial:
     """A copy that is filled block by block."""
 
-    def __init__(self, data: Bytes, present: Bytes, read: Read, where: str) -> None:
+    def __init__(self, data: Bytes, present: Bytes, read: Read, where: str, *, whole: bool) -> None:
         self.data, self._present = data, present
-        self._read, self._where = read, where
+        self._read, self._where, self._whole = read, where, whole
         self.complete = False
 
     def has(self, ranges: NDArray[np.int64]) -> bool:
@@ -114,6 +114,10 @@ class _Partial:
         missing: NDArray[np.int64] = wide[self._present[wide] == 0]
         return missing
 
+    def _everything(self) -> NDArray[np.int64]:
+        """Return all missing blocks."""
+        return np.flatnonzero(self._present == 0)
+
     def _runs(self, blocks: NDArray[np.int64]) -> list[Range]:
         """Return the ranges that blocks cover, none longer than a part."""
         width = PART // BLOCK
@@ -127,7 +131,7 @@ class _Partial:
 
     def _fill(self, runs: list[Range]) -> None:
         """Read some ranges, write them to their places and note that they are there."""
-        for some in _together(runs):
+        for some in [runs] if self._whole else _together(runs):
             for (start, length), found in zip(some, self._read(some), strict=True):
                 if isinstance(found, StorageError):
                     raise found
@@ -147,7 +151,9 @@ class _Partial:
 class Passing(_Partial):
     """A copy in the memory of this process alone."""
 
-    def __init__(self, size: int, read: Read, where: str, *, kept: bool) -> None:
+    def __init__(
+        self, size: int, read: Read, where: str, *, kept: bool, whole: bool = False
+    ) -> None:
         """Reserve addresses; memory is taken as parts come.
 
         Args:
@@ -155,20 +161,22 @@ class Passing(_Partial):
             read: Reads ranges of it.
             where: What errors call it.
             kept: Whether it may be used for more than a batch; then it is fetched in parts.
+            whole: Whether all of it must be fetched at once.
         """
         self._memory = np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
         self.kept = kept
         self._lock = threading.Lock()
         data = self._memory.view()
         data.flags.writeable = False
-        super().__init__(data, np.zeros(-(-size // BLOCK), np.uint8), read, where)
+        super().__init__(data, np.zeros(-(-size // BLOCK), np.uint8), read, where, whole=whole)
 
     def fetch(self, ranges: NDArray[np.int64]) -> bool:
         """Bring what is missing of some ranges; see `Copy`."""
         with self._lock:
             blocks = self._missing(ranges)
             if blocks.size:
-                self._fill(self._runs(self._widened(blocks) if self.kept else blocks))
+                wide = self._everything() if self._whole else self._widened(blocks)
+                self._fill(self._runs(wide if self.kept or self._whole else blocks))
         return True
 
     def _write(self, start: int, found: bytes | Bytes) -> None:
@@ -186,7 +194,9 @@ class Stored(_Partial):
 
     kept = True
 
-    def __init__(self, tier: "Tier", path: Path, read: Read, where: str) -> None:
+    def __init__(
+        self, tier: "Tier", path: Path, read: Read, where: str, *, whole: bool = False
+    ) -> None:
         """Map the files, which the tier has made."""
         self._tier, self.path = tier, path
         self.name = path.name
@@ -197,7 +207,7 @@ class Stored(_Partial):
         self.memory = mapped_file(path, shared=True)
         data = self.memory.view()
         data.flags.writeable = False
-        super().__init__(data, record[_HEAD.itemsize :], read, where)
+        super().__init__(data, record[_HEAD.itemsize :], read, where, whole=whole)
         self.complete = bool(self._present.all())
         self._head["used"] = time.time_ns()
 
@@ -213,7 +223,9 @@ class Stored(_Partial):
             blocks = self._missing(ranges)
             if not blocks.size:
                 return True
-            if self._tier.has_room(self.data.size):
+            if self._whole:
+                blocks = self._everything()
+            elif self._tier.has_room(self.data.size):
                 blocks = self._widened(blocks)
             runs = self._runs(blocks)
             if not self._tier.reserve(self, runs):

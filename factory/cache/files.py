@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from factory.cache.container import Bytes, DamagedError
-from factory.cache.copies import Copy, Passing, Range, Whole
+from factory.cache.copies import Copy, Passing, Range, Read, Whole
 from factory.cache.mapping import mapped_file
+from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
@@ -53,46 +54,71 @@ class Files:
         except ObjectNotFoundError:
             return {}
 
-    def copies(self, name: str, size: int) -> Iterator[Copy]:
+    def copies(self, name: str, size: int, plain_size: int) -> Iterator[Copy]:
         """Yield where a large file can be read from, the nearest first; the last has room.
 
         Args:
-            name: The file's name.
+            name: The file's name; of one that says it is packed, copies are plain.
             size: Its bytes, as published.
+            plain_size: Its bytes unpacked; the same if it is not packed.
 
         Raises:
             ObjectNotFoundError: There is no such file.
             DamagedError: It is not of the size given.
             StorageError: It cannot be read.
         """
-        for number, tier in enumerate(self.tiers):
-            read = partial(self._read_below, number + 1, name, size)
-            copy = tier.open(name, size, read, self.where(name))
+        path = self.storage.local_path(self.key(name))
+        packed = name.endswith(SUFFIX)
+        mappable = path is not None and not packed
+        # Of what can be mapped where it lies, no copy on another disk is of use.
+        tiers = [tier for tier in self.tiers if tier.volatile or not mappable]
+        published = partial(self._read_packed if packed else self._read_published, name, size)
+        if packed:
+            published = partial(published, plain_size)
+        for number, tier in enumerate(tiers):
+            read = partial(self._read_below, tiers[number + 1 :], name, plain_size, published)
+            copy = tier.open(plain_name(name), plain_size, read, self.where(name), whole=packed)
             if copy is not None:
                 yield copy
-        path = self.storage.local_path(self.key(name))
-        if path is not None:
+        if path is not None and mappable:
             yield Whole(self._mapped(path, name, size))
         else:
             # Where there is no tier at all, what was used is held in memory.
-            read = partial(self._read_published, name)
-            yield Passing(size, read, self.where(name), kept=not self.tiers)
+            kept = not tiers
+            yield Passing(plain_size, published, self.where(name), kept=kept, whole=packed)
 
-    def data(self, name: str, size: int = UNKNOWN_SIZE) -> Bytes:
-        """Return a small file's bytes, uint8 [bytes], mapped if possible; not to be written to.
+    def data(self, name: str, size: int = UNKNOWN_SIZE, plain_size: int = UNKNOWN_SIZE) -> Bytes:
+        """Return a file's bytes, uint8 [bytes], mapped if possible; not to be written to.
+
+        Args:
+            name: The file's name; one that says it is packed is unpacked.
+            size: Bytes that were published.
+            plain_size: Bytes of a packed file unpacked, which must then be given.
 
         Raises:
             ObjectNotFoundError: There is no such file.
             DamagedError: It is not of the size given.
             StorageError: It cannot be read.
         """
+        if name.endswith(SUFFIX):
+            return unpacked(self.published(name, size), plain_size, self.where(name))
         path = self.storage.local_path(self.key(name))
         if path is None and self.mirror is not None:
             path = self._mirrored(name, size, LocalStorage(root=self.mirror))
         if path is not None:
             return self._mapped(path, name, size)
-        found = np.frombuffer(self.storage.read(self.key(name)), np.uint8)
-        self._check_size(name, found.size, size)
+        return np.frombuffer(self.published(name, size), np.uint8)
+
+    def published(self, name: str, size: int = UNKNOWN_SIZE) -> bytes:
+        """Return a file's bytes as they were published, packed or not, read where they lie.
+
+        Raises:
+            ObjectNotFoundError: There is no such file.
+            DamagedError: It is not of the size given.
+            StorageError: It cannot be read.
+        """
+        found = self.storage.read(self.key(name))
+        self._check_size(name, len(found), size)
         return found
 
     def all_data(self, infos: list[ObjectInfo]) -> list[Bytes | StorageError | DamagedError]:
@@ -106,8 +132,9 @@ class Files:
 
     @property
     def copied(self) -> bool:
-        """Whether what is read is a copy of what is published, and may be fetched again."""
-        return bool(self.tiers) or self.storage.local_path(self.folder) is None
+        """Whether what is read are copies of what is published: it is far, or comes to memory."""
+        memory = any(tier.volatile for tier in self.tiers)
+        return memory or self.storage.local_path(self.folder) is None
 
     def delete(self, name: str) -> None:
         """Remove a file and its local copies."""
@@ -119,7 +146,7 @@ class Files:
     def forget(self, name: str) -> None:
         """Remove the copies of a large file."""
         for tier in self.tiers:
-            tier.drop(name)
+            tier.drop(plain_name(name))
 
     def on_need(self, let_go: Callable[[str], None]) -> None:
         """Say who can let go of a copy when its room is needed."""
@@ -157,21 +184,35 @@ class Files:
         return data
 
     def _read_published(
-        self, name: str, ranges: Sequence[Range]
+        self, name: str, size: int, ranges: Sequence[Range]
     ) -> Iterator[bytes | Bytes | StorageError]:
+        del size
         key = self.key(name)
         return self.storage.read_many([(key, start, length) for start, length in ranges])
 
-    def _read_below(
-        self, number: int, name: str, size: int, ranges: Sequence[Range]
+    def _read_packed(
+        self, name: str, size: int, plain_size: int, ranges: Sequence[Range]
     ) -> Iterator[bytes | Bytes | StorageError]:
-        """Read ranges from the tiers from `number` on, or from the storage if none has room."""
-        for below, tier in enumerate(self.tiers[number:], start=number):
-            read = partial(self._read_below, below + 1, name, size)
-            copy = tier.open(name, size, read, self.where(name))
+        """Read a packed file whole, unpack it and cut ranges from it."""
+        data = unpacked(self.published(name, size), plain_size, self.where(name))
+        return (data[start : start + length] for start, length in ranges)
+
+    def _read_below(
+        self,
+        tiers: Sequence[Tier],
+        name: str,
+        plain_size: int,
+        published: Read,
+        ranges: Sequence[Range],
+    ) -> Iterator[bytes | Bytes | StorageError]:
+        """Read ranges from the first of some tiers that has room, or from the storage."""
+        packed = name.endswith(SUFFIX)
+        for number, tier in enumerate(tiers):
+            read = partial(self._read_below, tiers[number + 1 :], name, plain_size, published)
+            copy = tier.open(plain_name(name), plain_size, read, self.where(name), whole=packed)
             if copy is not None and copy.fetch(np.array(ranges, np.int64)):
                 return (copy.data[start : start + length] for start, length in ranges)
-        return self._read_published(name, ranges)
+        return published(ranges)
 
     def _check_size(self, name: str, found: int, size: int) -> None:
         if size not in (UNKNOWN_SIZE, found):

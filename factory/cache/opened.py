@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from factory.cache.copies import Copy, Stored, Whole
 from factory.cache.files import Files
 from factory.cache.index import ShardRecord
+from factory.cache.packing import plain_name
 from factory.cache.shard import Shard
 from factory.errors import CacheError
 
@@ -32,7 +33,7 @@ class OpenShards:
 
     def ready(self, record: ShardRecord, rows: Rows) -> Shard | None:
         """Return a shard if it is open and rows of it are there to be read, integers [n]."""
-        found = self._shards.get(record.name)
+        found = self._shards.get(plain_name(record.name))
         if found is None:
             return None
         shard, copy = found
@@ -50,10 +51,10 @@ class OpenShards:
         ranges = row_ranges(record, rows)
         # One thread opens; the others of this shard wait, those of others do not.
         with self._opening.setdefault(record.name, threading.Lock()):
-            found = self._shards.get(record.name)
+            found = self._shards.get(plain_name(record.name))
             if found is not None and found[1].fetch(ranges):
                 return found[0]
-            for copy in self._files.copies(record.name, record.size):
+            for copy in self._files.copies(record.name, record.size, record.plain_size):
                 if copy.fetch(ranges):
                     return self._held(record, copy)
         raise CacheError(f"no copy of {self._files.where(record.name)} has room")
@@ -72,8 +73,8 @@ class OpenShards:
         """
         ranges = row_ranges(record, rows)
         with self._opening.setdefault(record.name, threading.Lock()):
-            found = self._shards.get(record.name)
-            copies = self._files.copies(record.name, record.size)
+            found = self._shards.get(plain_name(record.name))
+            copies = self._files.copies(record.name, record.size, record.plain_size)
             for copy in copies if found is None else [found[1], *copies]:
                 if not isinstance(copy, Stored):
                     return False  # of what is read where it lies nothing need come nearer
@@ -86,23 +87,22 @@ class OpenShards:
 
     def complete(self, names: Iterable[str]) -> bool:
         """Tell whether shards are open and whole."""
-        return all(name in self._shards and self._shards[name][1].complete for name in names)
+        found = [self._shards.get(plain_name(name)) for name in names]
+        return all(pair is not None and pair[1].complete for pair in found)
 
     def discard(self, record: ShardRecord) -> bool:
         """Remove the copies of a shard that is damaged; False if it has none."""
-        found = self._shards.pop(record.name, None)
-        if not self._files.copied or (found is not None and isinstance(found[1], Whole)):
-            return False
-        if found is not None and isinstance(found[1], Stored):
+        found = self._shards.pop(plain_name(record.name), None)
+        if found is None:
+            return self._files.copied  # it was held for a batch alone, and is read anew
+        if isinstance(found[1], Stored):
             # What another process has fetched anew since is left alone.
             found[1].discard()
-        else:
-            self._files.forget(record.name)
-        return True
+        return not isinstance(found[1], Whole)
 
     def keep_only(self, names: set[str]) -> None:
         """Let go of all shards but those named."""
-        for name in set(self._shards) - names:
+        for name in set(self._shards) - {plain_name(name) for name in names}:
             self.let_go(name)
 
     def let_go(self, name: str) -> None:
@@ -117,13 +117,13 @@ class OpenShards:
     def _held(self, record: ShardRecord, copy: Copy) -> Shard:
         shard = Shard(copy.data, self._files.where(record.name), record.layout, record.rows)
         if copy.kept:
-            self._shards[record.name] = shard, copy
+            self._shards[plain_name(record.name)] = shard, copy
         return shard
 
 
 def row_ranges(record: ShardRecord, rows: Rows) -> NDArray[np.int64]:
     """Return what must be there to read rows, int64 [ranges, 2]: the header, and each field."""
-    start = record.size - record.rows * sum(field.stride for field in record.layout)
+    start = record.plain_size - record.rows * sum(field.stride for field in record.layout)
     ranges = [np.array([[0, start]], np.int64)]
     numbers = np.asarray(rows, np.int64)
     for field in record.layout:
@@ -132,5 +132,5 @@ def row_ranges(record: ShardRecord, rows: Rows) -> NDArray[np.int64]:
         start += record.rows * field.stride
     found: NDArray[np.int64] = np.concatenate(ranges)
     # An index may lie about its rows; what is beyond the end is met when it is read.
-    inside: NDArray[np.int64] = found[found.sum(axis=1) <= record.size]
+    inside: NDArray[np.int64] = found[found.sum(axis=1) <= record.plain_size]
     return inside

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xxhash
 
+from factory.cache.packing import check_compression
 from factory.cache.placement import Kept
 from factory.cache.store import TensorStore
 from factory.catalog.journal import Journal
@@ -27,6 +28,7 @@ class CachePlace:
         ram_dir: Folder of a memory file system.
         ahead_mb: How far ahead of the trainer rows are fetched, MiB; 0 fetches none ahead.
         preload: Whether everything is copied to memory, up to `ram_gb`, before training.
+        compression: How new shards are kept in the storage: "none" or "zstd".
     """
 
     storage: Storage
@@ -38,6 +40,7 @@ class CachePlace:
     ram_dir: str = "/dev/shm"  # noqa: S108 - a memory file system that every user may write to
     ahead_mb: float = 1024.0
     preload: bool = False
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse a cache without a folder of its own."""
@@ -51,6 +54,7 @@ class CachePlace:
                 raise ValueError(f"cache.{name} must be at least 0, got {value:g}")
         if self.preload and not self.ram_gb:
             raise ValueError("cache.preload=true needs memory; set cache.ram_gb")
+        check_compression(self.compression)
 
     def shelf(self, backend: str) -> Shelf:
         """Return where the facts of a backend are published, and mapped on this machine."""
@@ -87,6 +91,7 @@ class CachePlace:
             disk_gb=self.disk_gb,
             ram_dir=str(Path(self.ram_dir) / f"tensor-cache-{os.getuid()}" / self._name),
             ram_gb=self.ram_gb,
+            compression=str(self.compression),
         )
 
     @property

@@ -98,11 +98,22 @@ def byte_matrix(tensor: torch.Tensor) -> Bytes:
 class OpenShard:
     """Rows collected in memory in the form of the file they become."""
 
-    def __init__(self, layout: Layout, capacity: int) -> None:
-        """Reserve room for `capacity` rows; memory is taken as rows come."""
+    def __init__(self, layout: Layout, capacity: int, memory: Bytes | None = None) -> None:
+        """Reserve room for `capacity` rows; memory is taken as rows come.
+
+        Args:
+            layout: What rows are made of.
+            capacity: How many may come.
+            memory: What another open shard used, uint8 [bytes]; taken if it is large enough,
+                for memory fresh from the system costs twice what the copy does.
+        """
         self.layout, self.capacity, self.rows = layout, capacity, 0
         self._head = len(header(self._tensors(capacity), {}))
-        self._data = np.empty(self._head + capacity * self.row_bytes, np.uint8)
+        size = self._head + capacity * self.row_bytes
+        if memory is None or memory.size < size:
+            memory = np.empty(size, np.uint8)
+        self.memory = memory
+        self._data = self.memory[:size]
         self._fields = _fields(self._data[self._head :], layout, capacity)
         self.checksums = np.empty(capacity, np.uint64)
 

@@ -11,16 +11,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
 from factory.cache.index import Found, ShardRecord
+from factory.cache.local_tables import LocalTables
 from factory.cache.opened import OpenShards
+from factory.cache.packing import check_compression
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.shard import Shard
-from factory.cache.snapshot import Snapshot, take_snapshot
+from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError
@@ -76,6 +79,8 @@ class TensorStore:
             have it; None for no limit, 0 for no copies there.
         ram_dir: Folder of a memory file system for copies, nearer than those.
         ram_gb: What copies there may take up, GiB; 0 for none.
+        compression: How new shards are kept in the storage: "none", or "zstd", of which
+            plain copies are made in `local_dir` as they are used. Both kinds are read.
     """
 
     storage: Storage
@@ -85,20 +90,23 @@ class TensorStore:
     disk_gb: float | None = None
     ram_dir: str | None = None
     ram_gb: float = 0.0
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse a shard without room; nothing is opened."""
         if not self.shard_mb > 0:
             raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb!r}")
-        folder = safe_prefix(self.prefix)
-        if not folder:
+        if not self.folder:
             raise ValueError("cache.prefix must name a folder, such as cache")
+        check_compression(self.compression)
         mirror = None if self.local_dir is None else f"{self.local_dir}/index"
-        self.shard_files = Files(self.storage, f"{folder}/shards", tiers=self._tiers(folder))
-        self.index_files = Files(self.storage, f"{folder}/index", mirror)
+        shards = f"{self.folder}/shards"
+        self.shard_files = Files(self.storage, shards, tiers=self._tiers())
+        self.index_files = Files(self.storage, f"{self.folder}/index", mirror)
         self._lock = threading.Lock()
         self._open = OpenShards(self.shard_files)
         self._snapshot: Snapshot | None = None
+        self._tables: LocalTables | None = None
         self._newest = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,6 +117,16 @@ class TensorStore:
         """Start anew with the settings."""
         self.__dict__.update(state)
         self.__post_init__()
+
+    @property
+    def folder(self) -> str:
+        """Folder of the cache in its storage, without a slash at its ends."""
+        return safe_prefix(self.prefix)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Size a shard is closed at, bytes."""
+        return int(self.shard_mb * _MIB)
 
     @property
     def problems(self) -> list[str]:
@@ -179,12 +197,25 @@ class TensorStore:
         wanted = as_keys(keys)
         if not wanted.size:
             return {}
+        options: dict[str, Any] = {"out": out, "verify": verify, "pad": pad, "empty": empty}
+        try:
+            return self._gather(wanted, options)
+        except UnusableRowsError as error:
+            if not isinstance(error.__cause__, ObjectNotFoundError):
+                raise
+            # Shards that were compacted are collected in time; their rows lie in others now.
+            self.refresh()
+            if not self.contains(wanted).all():
+                raise
+            return self._gather(wanted, options)
+
+    def _gather(self, wanted: Keys, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         snapshot = self.snapshot()
         found = snapshot.index.find(wanted)
         if (missing := np.flatnonzero(found.shard < 0)).size:
             first = f" (first key {wanted[missing[0]].tobytes().hex()})"
             raise _missing(missing, len(wanted), first)
-        return self.read(found, snapshot, out=out, verify=verify, pad=pad, empty=empty)
+        return self.read(found, snapshot, **options)
 
     def read(
         self,
@@ -292,8 +323,9 @@ class TensorStore:
             self.shard_files,
             self.index_files,
             recipe=canonical(recipe),
-            shard_bytes=int(self.shard_mb * _MIB),
+            shard_bytes=self.shard_bytes,
             next_stamp=self.next_stamp,
+            compress=self.compression == "zstd",
         )
 
     def snapshot(self) -> Snapshot:
@@ -317,7 +349,7 @@ class TensorStore:
             DamagedError: It is not what its index says.
             StorageError: It cannot be fetched or read.
         """
-        data: Bytes = self.shard_files.data(record.name, record.size)
+        data: Bytes = self.shard_files.data(record.name, record.size, record.plain_size)
         return Shard(data, self.shard_files.where(record.name), record.layout, record.rows)
 
     def mend(self, record: ShardRecord) -> str:
@@ -328,29 +360,47 @@ class TensorStore:
         )
 
     def next_stamp(self) -> int:
-        """Return a number above all seen: the time in microseconds, if no clock runs ahead."""
+        """Return a number above all published: the time in microseconds, if no clock runs ahead.
+
+        Raises:
+            StorageError: The storage cannot be listed, which is done once if it was not yet.
+        """
         with self._lock:
+            if not self._newest:
+                # A clock that runs behind must not put new rows below old ones.
+                self._newest = newest_stamp(self.index_files)
             self._newest = max(time.time_ns() // 1000, self._newest + 1)
             return self._newest
 
     def _refresh(self) -> Snapshot:
-        known = {} if self._snapshot is None else self._snapshot.segments
-        self._snapshot = taken = take_snapshot(self.shard_files, self.index_files, known)
+        if self._tables is None and (folder := self._tables_folder()) is not None:
+            self._tables = LocalTables(str(folder))
+        before = self._snapshot
+        self._snapshot = taken = take_snapshot(
+            self.shard_files, self.index_files, self._tables, before
+        )
         self._newest = max(self._newest, taken.newest)
         self._open.keep_only({record.name for record in taken.index.shards})
         return taken
 
-    def _tiers(self, folder: str) -> list[Tier]:
+    def _tiers(self) -> list[Tier]:
         """Return where shards are copied to, the nearest first."""
         tiers = []
         if self.ram_dir is not None and self.ram_gb > 0:
             memory = int(self.ram_gb * _GIB)
             tiers.append(Tier(Path(self.ram_dir), memory, "cache.ram_gb", volatile=True))
-        far = self.storage.local_path(folder) is None
-        if far and self.local_dir is not None and self.disk_gb != 0:
+        if self.local_dir is not None and self.disk_gb != 0:
             limit = None if self.disk_gb is None else int(self.disk_gb * _GIB)
             tiers.append(Tier(Path(self.local_dir) / "shards", limit, "cache.disk_gb"))
         return tiers
+
+    def _tables_folder(self) -> Path | None:
+        """Return where this machine keeps the merged index; None if it has no folder for it."""
+        if self.local_dir is None:
+            return self.storage.local_path(f"{self.folder}/merged")
+        # A folder of its own for each cache: two storages may hold stores of one name.
+        name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
+        return Path(self.local_dir) / "merged" / name
 
     def _shards(self, numbers: set[int], found: Found, snapshot: Snapshot) -> dict[int, Shard]:
         """Return opened shards with the rows asked for; what is missing comes side by side."""

@@ -78,7 +78,9 @@ class Tier:
         self._warned = False
         self._plan, self._now = 0, 0
 
-    def open(self, name: str, size: int, read: Read, where: str) -> Stored | None:
+    def open(
+        self, name: str, size: int, read: Read, where: str, *, whole: bool = False
+    ) -> Stored | None:
         """Return a file's copy, which may hold nothing yet; it stays as long as it is held.
 
         Args:
@@ -86,6 +88,7 @@ class Tier:
             size: Its bytes, above 0.
             read: Reads ranges of it, to fill the copy.
             where: What errors call it.
+            whole: Whether all of it must be fetched at once.
 
         Returns:
             The copy, or None if there is no room, or the folder cannot be written to.
@@ -98,7 +101,7 @@ class Tier:
                 path = self.folder / name
                 if not self._is_made(path, size) and not self._make(path, size, uses):
                     return None
-                copy = Stored(self, path, read, where)
+                copy = Stored(self, path, read, where, whole=whole)
                 uses.take(name)
                 weakref.finalize(copy.memory, uses.released.append, name).atexit = False
                 return copy

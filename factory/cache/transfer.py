@@ -1,6 +1,5 @@
 """How do encoded rows get from one cache to another?"""
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -71,12 +70,12 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
         def one(record: ShardRecord) -> ShardRecord | None:
             """Copy a shard; return it unless it is not what its index says."""
             try:
-                data = source.shard_files.data(record.name, record.size)
+                data = source.shard_files.published(record.name, record.size)
             except (DamagedError, ObjectNotFoundError) as error:
                 transfer.problems.append(f"{error}; not copied")
                 return None
             files = target.shard_files
-            files.storage.write(files.key(record.name), data.data)
+            files.storage.write(files.key(record.name), data)
             advance(1)
             return record
 
@@ -92,12 +91,16 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
                     _publish(source, target, name)
 
 
-def pieces(store: TensorStore) -> Iterable[tuple[str, list[ShardRecord]]]:
+def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
     """Return the pieces of a store's index in their order, each with the shards it lists."""
-    segments = store.snapshot().segments
-    return [(name, list(segments[name].shards)) for name in sorted(segments)]
+    found: dict[str, list[ShardRecord]] = {}
+    for origin in store.snapshot().origins:
+        listed = found.setdefault(origin.segment, [])
+        if origin.shard is not None:
+            listed.append(origin.shard)
+    return sorted(found.items())
 
 
 def _publish(source: TensorStore, target: TensorStore, name: str) -> None:
     files = target.index_files
-    files.storage.write(files.key(name), source.index_files.data(name).data)
+    files.storage.write(files.key(name), source.index_files.published(name))

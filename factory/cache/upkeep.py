@@ -1,6 +1,5 @@
-"""Is what a cache holds sound, where did a row come from, and how is one forgotten?"""
+"""Is what a cache holds sound, and how is a row forgotten?"""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,9 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.cache.container import DamagedError
-from factory.cache.index import SHARD_NAME, Segment, ShardRecord, read_segment
 from factory.cache.recipe import Keys, as_keys
-from factory.cache.store import TensorStore, by_shard
+from factory.cache.segment import (
+    SHARD_NAME,
+    Place,
+    Segment,
+    ShardRecord,
+    new_segment,
+    read_segment,
+)
+from factory.cache.store import TensorStore
 from factory.cache.writer import publish_segment
 from factory.errors import CacheError, ObjectNotFoundError
 from factory.telemetry import progress
@@ -24,8 +30,9 @@ def drop(store: TensorStore, keys: Keys | NDArray[Any] | Sequence[bytes]) -> Non
     """
     store.refresh()  # so that this comes after every row that is there
     names = np.unique(as_keys(keys))
-    zeros = np.zeros(len(names), np.uint64)
-    publish_segment(store.index_files, store.next_stamp(), None, names, zeros)
+    zeros, stamp = np.zeros(len(names), np.uint64), store.next_stamp()
+    segment = new_segment(stamp, [Place(stamp, None)], names, zeros, zeros, zeros)
+    publish_segment(store.index_files, segment)
     store.refresh()
 
 
@@ -39,22 +46,15 @@ def drop_shard(store: TensorStore, name: str) -> None:
     if not SHARD_NAME.fullmatch(name):
         raise CacheError(f"{name!r} is not the name of a shard; verify() shows those at fault")
     store.refresh()
-    for segment_name, segment in store.snapshot().segments.items():
-        if [record.name for record in segment.shards] == [name]:
-            store.index_files.delete(segment_name)
+    listing: dict[str, set[str | None]] = {}
+    for origin in store.snapshot().origins:
+        shard = None if origin.shard is None else origin.shard.name
+        listing.setdefault(origin.segment, set()).add(shard)
+    for segment, shards in listing.items():
+        if shards == {name}:
+            store.index_files.delete(segment)
     store.shard_files.delete(name)
     store.refresh()
-
-
-def recorded(store: TensorStore, label: str) -> list[tuple[bytes, dict[str, Any]]]:
-    """Return (key, common recipe) of every row that was stored under a label.
-
-    Dropped rows and rows of old recipes are among them: they tell what a key that is
-    missing now differs in.
-    """
-    text = label.encode(errors="surrogateescape")
-    segments = store.snapshot().segments.values()
-    return [pair for segment in segments for pair in _labelled(segment, text)]
 
 
 def verify(store: TensorStore) -> list[str]:
@@ -73,48 +73,43 @@ def verify(store: TensorStore) -> list[str]:
             f"{store.shard_files.where(name)} is in no index: a run was killed while it "
             "wrote it, or writes it now; it is not read, and may be deleted if no run is on"
         )
-    problems.extend(_unsound_segments(store))
     with progress("verify cache", len(records), "shards") as advance:
-        for segment in store.snapshot().segments.values():
-            for number, at in by_shard(segment.shard).items():
-                if number == len(segment.shards):
-                    continue  # dropped keys
-                record = segment.shards[number]
+        for name in sorted(store.snapshot().segments):
+            try:
+                segment = read_segment(store.index_files.data(name), name)
+            except (DamagedError, ObjectNotFoundError) as error:
+                problems.append(str(error))
+                continue
+            for record, rows, checksums in by_record(segment):
                 if record.name in listed:
-                    problems.extend(_unsound_rows(store, record, segment, at))
+                    problems.extend(_unsound_rows(store, record, rows, checksums))
                 advance(1)
     return problems
 
 
-def _unsound_segments(store: TensorStore) -> list[str]:
-    problems = []
-    for name in store.snapshot().segments:
-        try:
-            read_segment(store.index_files.data(name), name, thorough=True)
-        except (DamagedError, ObjectNotFoundError) as error:
-            problems.append(str(error))
-    return problems
+def by_record(
+    segment: Segment,
+) -> Iterator[tuple[ShardRecord, NDArray[np.uint32], NDArray[np.uint64]]]:
+    """Yield each shard of a segment, with the rows in it and their checksums."""
+    shards = segment.shards
+    numbers = [-1 if place.shard is None else shards.index(place.shard) for place in segment.places]
+    shard = np.array(numbers)[segment.place]
+    for number, record in enumerate(shards):
+        at = np.flatnonzero(shard == number)
+        yield record, segment.row[at], segment.checksum[at]
 
 
 def _unsound_rows(
-    store: TensorStore, record: ShardRecord, segment: Segment, at: list[int]
+    store: TensorStore,
+    record: ShardRecord,
+    rows: NDArray[np.uint32],
+    checksums: NDArray[np.uint64],
 ) -> list[str]:
     try:
-        rows, checksums = segment.row[at].tolist(), segment.checksum[at].tolist()
-        bad = store.opened(record).unsound(rows, checksums)
+        bad = store.opened(record).unsound(rows.tolist(), checksums.tolist())
     except (DamagedError, ObjectNotFoundError) as error:
         return [f"{error}; {store.mend(record)}"]
     if not bad:
         return []
     where = store.shard_files.where(record.name)
     return [f"{len(bad)} rows of {where} are damaged, first row {bad[0]}; {store.mend(record)}"]
-
-
-def _labelled(segment: Segment, text: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield (key, recipe) of the rows with a label."""
-    lengths = np.diff(segment.label_ends, prepend=np.uint64(0))
-    for n in np.flatnonzero(lengths == len(text)).tolist():
-        end = int(segment.label_ends[n])
-        if segment.labels[end - len(text) : end].tobytes() == text:
-            recipe = segment.shards[int(segment.shard[n])].recipe
-            yield segment.keys[n].tobytes(), json.loads(recipe)

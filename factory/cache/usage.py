@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from factory.cache.shard import describe
 from factory.cache.store import TensorStore
+from factory.cache.table import merged
 
 
 @dataclass
@@ -77,24 +76,16 @@ def usage(store: TensorStore) -> Usage:
 
 def live_rows(store: TensorStore) -> Counter[str]:
     """Return how many rows of each shard count, by its name."""
-    snapshot = store.snapshot()
-    index, live = snapshot.index, Counter[str]()
-    for segment in snapshot.segments.values():
-        found = index.find(segment.keys)
-        for number, record in enumerate(segment.shards):
-            mine = segment.shard == number
-            numbers, counts = np.unique(found.shard[mine], return_counts=True)
-            for one, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                if one >= 0 and index.shards[one].name == record.name:
-                    live[record.name] += count
+    live = Counter[str]()
+    for origin in merged(store.snapshot().index.tables).origins:
+        if origin.shard is not None:
+            live[origin.shard.name] += origin.rows
     return live
 
 
 def recipe_name(recipe: str) -> str:
     """Return a recipe in a few words: its kind, and the encoder."""
     parts: dict[str, Any] = json.loads(recipe)
-    encoder = parts.get("encoder", "")
-    if isinstance(encoder, dict):
-        names = [encoder.get(name) for name in ("model", "name", "kind", "encoder")]
-        encoder = next((str(name) for name in names if name), "")
-    return " ".join(text for text in (str(parts.get("kind", "")), str(encoder)) if text) or "?"
+    # An encoder's fingerprint is its name and version, and its settings in brackets.
+    encoder = str(parts.get("encoder", "")).partition("(")[0]
+    return " ".join(text for text in (str(parts.get("kind", "")), encoder) if text) or "?"

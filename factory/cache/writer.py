@@ -1,7 +1,7 @@
 """How do encoded rows become published shards?"""
 
+import secrets
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 
 from factory.cache.container import Bytes
 from factory.cache.files import Files
-from factory.cache.index import ShardRecord, new_segment, pack_segment
+from factory.cache.packing import SUFFIX, packed
 from factory.cache.recipe import Keys, as_keys
+from factory.cache.segment import (
+    NO_NOTE,
+    Place,
+    Segment,
+    ShardRecord,
+    new_segment,
+    note,
+    pack_segment,
+)
 from factory.cache.shard import Layout, OpenShard, layout_of, matrices_of, unfinite_rows
 from factory.errors import CacheError, StorageError
 
@@ -28,22 +37,37 @@ _OPEN_SHARDS = 4
 _SHOWN = 3
 
 
-def new_name() -> str:
-    """Return a file name that no other writer uses."""
-    return f"{uuid.uuid4().hex}.safetensors"
+def new_name(stamp: int) -> str:
+    """Return a file name that no other writer uses, and that tells when it was made.
+
+    Args:
+        stamp: The time in microseconds, as `TensorStore.next_stamp` gives it.
+    """
+    return f"{stamp:016x}{secrets.token_hex(8)}.safetensors"
 
 
-def publish_segment(
-    index: Files,
-    stamp: int,
-    record: ShardRecord | None,
-    keys: Keys,
-    checksums: NDArray[np.uint64],
-    labels: Sequence[str] | None = None,
-) -> None:
-    """Write the index segment of a shard, or of dropped keys if there is no shard."""
-    segment = new_segment(stamp, record, keys, checksums, labels)
-    index.storage.write(index.key(f"{stamp:016x}-{new_name()}"), pack_segment(segment))
+def capacity_of(layout: Layout, shard_bytes: int) -> int:
+    """Return how many rows a shard takes before it is closed."""
+    row_bytes = max(1, sum(part.stride for part in layout))
+    return min(max(1, shard_bytes // row_bytes), _ROWS_LIMIT)
+
+
+def publish_segment(index: Files, segment: Segment) -> None:
+    """Write an index segment under a name of its own."""
+    name = f"{segment.stamp:016x}-{new_name(segment.stamp)}"
+    index.storage.write(index.key(name), pack_segment(segment))
+
+
+def publish_shard(
+    shards: Files, stamp: int, shard: OpenShard, recipe: str, *, compress: bool
+) -> ShardRecord:
+    """Write a shard under a name of its own; nothing points to it yet."""
+    plain = shard.finish()
+    name, size, data = new_name(stamp), len(plain), packed(plain) if compress else plain
+    if compress:
+        name += SUFFIX
+    shards.storage.write(shards.key(name), data)
+    return ShardRecord(name, len(data), shard.rows, shard.layout, recipe, size)
 
 
 class _KeySet:
@@ -73,11 +97,11 @@ class _KeySet:
 
 @dataclass(eq=False)
 class _Group:
-    """An open shard with the keys and labels of its rows."""
+    """An open shard with the keys and notes of its rows."""
 
     shard: OpenShard
     keys: list[Keys] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def used(self) -> int:
         return self.shard.rows * self.shard.row_bytes
@@ -98,11 +122,15 @@ class Writer:
         recipe: str,
         shard_bytes: int,
         next_stamp: Callable[[], int],
+        *,
+        compress: bool = False,
     ) -> None:
         """Hold where to publish; `recipe` is canonical JSON, `next_stamp` orders segments."""
         self._shards, self._index = shards, index
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
+        self._compress = compress
         self._groups: dict[Layout, _Group] = {}
+        self._spare: Bytes | None = None  # memory of a shard that was published
         self._seen = _KeySet()
         self._lock = threading.Lock()
         self._closed = ""
@@ -112,6 +140,7 @@ class Writer:
         keys: Keys | NDArray[Any] | Sequence[bytes],
         fields: Mapping[str, torch.Tensor],
         labels: Sequence[str] | None = None,
+        parts: Sequence[Mapping[str, object]] | None = None,
     ) -> None:
         """Add rows: keys of 16 bytes, and of each field a tensor [n, ...].
 
@@ -122,6 +151,7 @@ class Writer:
             keys: n keys, as `recipe_keys` gives them.
             fields: The rows, any dtype of `container.DTYPES`, on any device.
             labels: What the rows are of (sample keys, captions), for messages and for `why`.
+            parts: The rows' own part of their recipes, as `recipe_keys` got them, for `why`.
 
         Raises:
             CacheError: Counts differ, a number is not finite, a dtype cannot be stored, or
@@ -130,14 +160,14 @@ class Writer:
         """
         names = as_keys(keys)
         layout = layout_of(fields)
-        _check_counts(names, fields, labels)
+        _check_counts(names, fields, labels, parts)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in fields.items()}
         matrices = matrices_of(layout, tensors)
         _check_finite(layout, matrices, names, labels)
         with self._lock:
             if self._closed:
                 raise CacheError(f"rows were added to a writer that {self._closed}")
-            ready = self._collect(layout, matrices, names, labels or [""] * len(names))
+            ready = self._collect(layout, matrices, names, _notes(len(names), labels, parts))
         self._publish(ready)
 
     def close(self) -> None:
@@ -171,12 +201,12 @@ class Writer:
     def _take_open(self, why: str) -> list[_Group]:
         with self._lock:
             groups = list(self._groups.values())
-            self._groups = {}
+            self._groups, self._spare = {}, None
             self._closed = self._closed or why
         return groups
 
     def _collect(
-        self, layout: Layout, matrices: list[Bytes], keys: Keys, labels: Sequence[str]
+        self, layout: Layout, matrices: list[Bytes], keys: Keys, notes: Sequence[str]
     ) -> list[_Group]:
         """Copy new rows into open shards; return those to be published."""
         new = self._seen.unseen(keys)
@@ -189,7 +219,7 @@ class Writer:
             whole = len(part) == len(keys)  # then nothing is left out, and a copy is saved
             group.shard.append(matrices if whole else [matrix[part] for matrix in matrices])
             group.keys.append(keys[part])
-            group.labels.extend(labels[n] for n in part.tolist())
+            group.notes.extend(notes[n] for n in part.tolist())
             if group.shard.rows == group.shard.capacity:
                 ready.append(self._groups.pop(layout))
         if sum(group.used() for group in self._groups.values()) > _OPEN_SHARDS * self._shard_bytes:
@@ -199,42 +229,73 @@ class Writer:
 
     def _group(self, layout: Layout) -> _Group:
         if layout not in self._groups:
-            row_bytes = max(1, sum(part.stride for part in layout))
-            capacity = min(max(1, self._shard_bytes // row_bytes), _ROWS_LIMIT)
-            self._groups[layout] = _Group(OpenShard(layout, capacity))
+            capacity = capacity_of(layout, self._shard_bytes)
+            memory, self._spare = self._spare, None
+            self._groups[layout] = _Group(OpenShard(layout, capacity, memory))
         return self._groups[layout]
 
     def _publish(self, groups: list[_Group]) -> None:
         try:
             for group in groups:
                 self._publish_one(group)
-        except BaseException:
+                self._spare = group.shard.memory
+        except BaseException as error:
             self._take_open("failed to publish a shard")
+            error.add_note(
+                f"while a shard was published to {self._shards.where('')}: rows published before "
+                "stay, those of open shards are encoded again by the next run; to go on "
+                "elsewhere, give cache.storage a place that can be written to"
+            )
             raise
 
     def _publish_one(self, group: _Group) -> None:
         keys = np.concatenate(group.keys)
-        data = group.shard.finish()
-        name = new_name()
-        record = ShardRecord(name, len(data), len(keys), group.shard.layout, self._recipe)
-        checksums = group.shard.checksums[: len(keys)]
-        self._shards.storage.write(self._shards.key(name), data)
+        stamp = self._next_stamp()
+        record = publish_shard(
+            self._shards, stamp, group.shard, self._recipe, compress=self._compress
+        )
         try:
             stamp = self._next_stamp()
-            labels = group.labels if any(group.labels) else None
-            publish_segment(self._index, stamp, record, keys, checksums, labels)
+            segment = new_segment(
+                stamp,
+                [Place(stamp, record)],
+                keys,
+                np.zeros(len(keys), np.uint32),
+                np.arange(len(keys)),
+                group.shard.checksums[: len(keys)],
+                group.notes,
+            )
+            publish_segment(self._index, segment)
         except BaseException:
             with suppress(StorageError):  # it takes room and nothing points to it
-                self._shards.delete(name)
+                self._shards.delete(record.name)
             raise
 
 
+def _notes(
+    count: int,
+    labels: Sequence[str] | None,
+    parts: Sequence[Mapping[str, object]] | None,
+) -> list[str]:
+    if labels is None and parts is None:
+        return [NO_NOTE] * count
+    return [
+        note(labels[n] if labels is not None else "", None if parts is None else parts[n])
+        for n in range(count)
+    ]
+
+
 def _check_counts(
-    keys: Keys, fields: Mapping[str, torch.Tensor], labels: Sequence[str] | None
+    keys: Keys,
+    fields: Mapping[str, torch.Tensor],
+    labels: Sequence[str] | None,
+    parts: Sequence[Mapping[str, object]] | None,
 ) -> None:
     counts = {f"field {name!r}": tensor.shape[0] for name, tensor in fields.items()}
     if labels is not None:
         counts["labels"] = len(labels)
+    if parts is not None:
+        counts["parts"] = len(parts)
     wrong = [f"{name}: {count}" for name, count in counts.items() if count != len(keys)]
     if wrong:
         shown = _shown(range(len(keys)), keys, labels)

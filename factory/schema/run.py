@@ -28,6 +28,13 @@ class EpochRule(StrEnum):
     cycle = "cycle"
 
 
+class Compression(StrEnum):
+    """How shards are kept in the storage."""
+
+    none = "none"
+    zstd = "zstd"
+
+
 class PrefetchMode(StrEnum):
     """Where batches are put together."""
 
@@ -141,6 +148,11 @@ class CacheConfig:
     ram_dir: str = opt("/dev/shm", "memory file system they lie in")  # noqa: S108 - no temporary
     ahead_mb: float = opt(1024.0, "how far ahead of the trainer rows are fetched, MiB; 0: not")
     preload: bool = opt(False, "copy all to memory, up to ram_gb, before training")
+    compression: Compression = opt(
+        Compression.none,
+        "how new shards are kept in the storage: none | zstd, a tenth smaller, unpacked to "
+        "scratch_dir when first used; both kinds are read",
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""

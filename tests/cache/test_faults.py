@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.cache import container as container_module
-from factory.cache import index as index_module
+from factory.cache import snapshot as snapshot_module
 from factory.cache.container import DamagedError, header, parse
-from factory.cache.index import pack_segment, read_segment
 from factory.cache.recipe import Keys, recipe_keys
+from factory.cache.segment import Place, pack_segment, read_segment
 from factory.cache.store import TensorStore
 from factory.cache.upkeep import drop, drop_shard, verify
 from factory.errors import CacheError
@@ -168,16 +168,16 @@ def test_an_index_without_its_shard_counts_as_missing(
     assert filled.contains(keys_of(ROWS)).all()
 
 
-@pytest.mark.parametrize("large", [1, 1000])
+@pytest.mark.parametrize("small", [0, 1000])
 def test_an_older_row_counts_again_when_the_newer_is_lost(
     filled: TensorStore,
     shard: Path,
     keys_of: MakeKeys,
     rows_of: Make,
     monkeypatch: pytest.MonkeyPatch,
-    large: int,
+    small: int,
 ) -> None:
-    monkeypatch.setattr(index_module, "LARGE_SEGMENT", large)
+    monkeypatch.setattr(snapshot_module, "SMALL", small)
     write(filled, keys_of(2), rows_of(2, start=50))
     newer = next(path for path in shard.parent.iterdir() if path != shard)
     newer.unlink()
@@ -206,24 +206,16 @@ def test_a_damaged_segment_counts_as_missing(
     assert filled.gather(keys_of(ROWS))["field"][:, 0].tolist() == list(range(ROWS))
 
 
-def test_damage_of_a_large_segment_is_found_by_verify(
-    filled: TensorStore, segment: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_module, "LARGE_SEGMENT", 1)
-    flip(segment, -1)
-    filled.open()
-    assert filled.problems == []
-    assert any("does not match its checksum" in problem for problem in verify(filled))
-
-
 @pytest.mark.parametrize("kind", ["shard", "segment"])
-def test_a_newer_format_is_not_guessed_at(
-    filled: TensorStore, shard: Path, segment: Path, keys_of: MakeKeys, kind: str
-) -> None:
+@pytest.mark.parametrize(("found", "mend"), [("3", "upgrade data-back"), ("1", "delete the cache")])
+def test_another_format_is_not_guessed_at(
+    filled: TensorStore, shard: Path, segment: Path, keys_of: MakeKeys, kind: str,
+    found: str, mend: str,
+) -> None:  # fmt: skip
     path = {"shard": shard, "segment": segment}[kind]
-    old = b'"cache_format":"1"'
-    path.write_bytes(path.read_bytes().replace(old, old.replace(b"1", b"2")))
-    with pytest.raises(CacheError, match=r"in cache format 2.*upgrade data-backend-factory"):
+    old = b'"cache_format":"2"'
+    path.write_bytes(path.read_bytes().replace(old, old.replace(b"2", found.encode())))
+    with pytest.raises(CacheError, match=rf"in cache format {found}.*{mend}"):
         filled.gather(keys_of(1))
 
 
@@ -261,9 +253,9 @@ def test_foreign_files_are_left_alone(
 def test_a_segment_that_points_out_of_the_cache_is_refused(
     filled: TensorStore, shard: Path, segment: Path, keys_of: MakeKeys
 ) -> None:
-    name = shard.name.encode()
-    evil = b"../../../secrets.safetensors".rjust(len(name), b"a")
-    segment.write_bytes(segment.read_bytes().replace(name, evil))
+    sound = read_segment(np.fromfile(segment, np.uint8), segment.name)
+    away = replace(sound.shards[0], name="../../../secrets.safetensors")
+    segment.write_bytes(pack_segment(replace(sound, places=(Place(sound.stamp, away),))))
     assert not filled.contains(keys_of(ROWS)).any()
     assert "no shard" in filled.problems[0]
 
@@ -341,7 +333,7 @@ def test_no_bytes_whatever_raise_anything_but_cache_errors(data: bytes) -> None:
 
 
 FIELD = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
-NOTE = {"__metadata__": {"cache_format": "1"}}
+NOTE = {"__metadata__": {"cache_format": "2"}}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from factory.cache.compaction import compact
+from factory.cache.garbage import collect
 from factory.cache.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.cache.upkeep import verify
 from factory.storage import LocalStorage
 
-from .writing_process import RECIPE, SHARD_ROWS, write_missing
+from .writing_process import RECIPE, SHARD_ROWS, compact_forever, write_missing
 
 ROWS = 400
 KEYS = recipe_keys(RECIPE, {"row": range(ROWS)})
@@ -105,3 +107,73 @@ def test_two_hundred_killed_writers_lose_at_most_their_open_shards(
     tmp_path: Path, start: Start
 ) -> None:
     kill_and_look(tmp_path, start, kills=200, seed=2)
+
+
+def kill_all_and_look(root: Path, start: Start, kills: int, seed: int) -> None:
+    """Kill two writers and a compaction at a time, again and again; look at what is left."""
+    chance = random.Random(seed)
+    folder, before = root / "0", np.zeros(ROWS, np.bool_)
+    for kill in range(kills):
+        added = kill_three(folder, start, chance)
+        assert added <= int((~before).sum())  # a run goes on, and encodes nothing twice
+        store = opened(folder)
+        after = store.contains(KEYS)
+        assert store.problems == []
+        assert (after >= before).all()
+        check_rows(store, np.flatnonzero(after))
+        assert added - (int(after.sum()) - int(before.sum())) <= 2 * SHARD_ROWS
+        assert all("is in no index" in problem for problem in verify(store))
+        before = after
+        if after.all():
+            tidy(store)
+            folder, before = root / str(kill + 1), np.zeros(ROWS, np.bool_)
+    tidy(store)
+
+
+def kill_three(folder: Path, start: Start, chance: random.Random) -> int:
+    """Start two writers and a compaction, kill them at random moments; return rows added."""
+    half = ROWS // 2
+    writers = [start(folder, first, half) for first in (0, half)]
+    context = multiprocessing.get_context("forkserver")
+    compaction = context.Process(target=compact_forever, args=(str(folder),))
+    compaction.start()
+    rows = chance.randrange(-1, ROWS // 2)
+    while sum(added.value for _, added in writers) <= rows and any(
+        process.is_alive() for process, _ in writers
+    ):
+        pass
+    processes = [compaction, *(process for process, _ in writers)]
+    chance.shuffle(processes)
+    for process in processes:
+        process.join(chance.random() * 0.01)
+        process.kill()
+    for process in processes:
+        process.join()
+        process.close()
+    return sum(added.value for _, added in writers)
+
+
+def tidy(store: TensorStore) -> None:
+    """Compact, collect, and see that every row is there once and nothing else is."""
+    there = store.contains(KEYS)
+    compact(store)
+    collect(store, min_age_s=0)
+    assert (store.contains(KEYS) == there).all()
+    check_rows(store, np.flatnonzero(there))
+    assert verify(store) == []
+    assert sum(shard.rows for shard in store.snapshot().index.shards) == there.sum()
+    assert store.shard_files.listed().keys() == store.snapshot().records.keys()
+
+
+def test_killed_writers_and_compactions_lose_and_double_nothing(
+    tmp_path: Path, start: Start
+) -> None:
+    kill_all_and_look(tmp_path, start, kills=6, seed=3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)  # seconds; 600 starts on a busy machine
+def test_two_hundred_kills_of_writers_and_compactions_lose_and_double_nothing(
+    tmp_path: Path, start: Start
+) -> None:
+    kill_all_and_look(tmp_path, start, kills=200, seed=4)

@@ -13,11 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.cache import index as index_module
 from factory.cache.container import DTYPES
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import drop, recorded, verify
+from factory.cache.upkeep import drop, verify
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 
@@ -68,7 +67,20 @@ def test_shards_open_with_the_safetensors_library_alone(
         assert torch.equal(file.get_tensor("latents"), latents)
         assert torch.equal(file.get_tensor("mask"), mask)
         assert torch.equal(file.get_tensor("scale"), scale)
-        assert file.metadata() == {"format": "pt", "cache_format": "1"}
+        assert file.metadata() == {"format": "pt", "cache_format": "2"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_narrow_floats_open_with_the_safetensors_library_alone(
+    store: TensorStore, keys_of: MakeKeys, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    latents = torch.randn(9, 4, 8, 8).to(dtype)
+    fill(store, keys_of(9), latents=latents)
+    (path,) = (tmp_path / "cache/images/shards").iterdir()
+    with safetensors.safe_open(str(path), framework="pt") as file:
+        got = file.get_tensor("latents")
+    assert got.dtype == dtype
+    assert bits(got) == bits(latents)
 
 
 def test_index_segments_open_with_the_safetensors_library_alone(
@@ -79,7 +91,7 @@ def test_index_segments_open_with_the_safetensors_library_alone(
     with safetensors.safe_open(str(path), framework="np") as file:
         assert file.get_tensor("keys").shape == (5, 16)
         assert sorted(file.get_tensor("row")) == [0, 1, 2, 3, 4]
-        assert '\\"encoder\\":\\"test\\"' in file.metadata()["shards"]
+        assert '\\"encoder\\":\\"test\\"' in file.metadata()["content"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -225,34 +237,6 @@ def test_the_newest_row_of_a_key_counts_even_if_a_clock_runs_backwards(
     assert not store.contains(keys_of(1)).any()
 
 
-@pytest.mark.parametrize("large", [1, 4, 100])
-def test_large_segments_are_searched_where_they_lie(
-    store: TensorStore,
-    keys_of: MakeKeys,
-    rows_of: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    large: int,
-) -> None:
-    monkeypatch.setattr(index_module, "LARGE_SEGMENT", large)
-    fill(store, keys_of(6), field=rows_of(6))
-    fill(store, keys_of(2, start=6), field=rows_of(2, start=6))
-    drop(store, keys_of(2, start=5))
-    fill(store, keys_of(1, start=5), field=rows_of(1, start=50))
-    fill(store, keys_of(2), field=rows_of(2, start=30))
-    assert store.contains(keys_of(9)).tolist() == [True] * 6 + [False, True, False]
-    got = store.gather(keys_of(6))["field"][:, 0]
-    assert got.tolist() == [30, 31, 2, 3, 4, 50]
-
-
-def test_a_large_segment_counts_over_older_small_ones(
-    store: TensorStore, keys_of: MakeKeys, rows_of: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_module, "LARGE_SEGMENT", 5)
-    fill(store, keys_of(4), field=rows_of(4))
-    fill(store, keys_of(6), field=rows_of(6, start=10))
-    assert store.gather(keys_of(6))["field"][:, 0].tolist() == list(range(10, 16))
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=1), unique=True, min_size=1, max_size=9))
 def test_keys_that_share_their_first_half_are_told_apart(ends: list[bytes]) -> None:
@@ -266,24 +250,6 @@ def test_keys_that_share_their_first_half_are_told_apart(ends: list[bytes]) -> N
     last = store.gather(names)["field"].tolist()
     kept = [n if end != b"\0" else -1 for n, end in enumerate(ends)]
     assert last == kept
-
-
-def test_recipes_and_labels_are_recorded(
-    store: TensorStore, keys_of: MakeKeys, rows_of: Make
-) -> None:
-    with store.writer(recipe={"encoder": "old", "size": 1.0}) as writer:
-        writer.add(keys_of(2), {"field": rows_of(2)}, labels=["a.png", "\udcff.png"])
-    with store.writer(recipe={"encoder": "new"}) as writer:
-        writer.add(keys_of(1, start=2), {"field": rows_of(1)}, labels=["a.png"])
-        writer.add(keys_of(1, start=3), {"field": rows_of(1)})
-    store.refresh()
-    first, _, last = (keys_of(4)[n].tobytes() for n in range(3))
-    assert sorted(recorded(store, "a.png"), key=lambda pair: len(pair[1])) == [
-        (last, {"encoder": "new"}),
-        (first, {"encoder": "old", "size": 1}),
-    ]
-    assert len(recorded(store, "\udcff.png")) == 1
-    assert recorded(store, "b.png") == []
 
 
 def test_a_store_is_a_value(store: TensorStore, keys_of: MakeKeys, rows_of: Make) -> None:

@@ -4,6 +4,7 @@ from multiprocessing.sharedctypes import Synchronized
 
 import torch
 
+from factory.cache.compaction import compact
 from factory.cache.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage
@@ -25,3 +26,10 @@ def write_missing(root: str, first: int, rows: int, added: "Synchronized[int]") 
             numbers = torch.from_numpy(part).to(torch.int32)[:, None] + first
             writer.add(keys[part], {"field": numbers.repeat(1, WIDTH)})
             added.value += len(part)
+
+
+def compact_forever(root: str) -> None:
+    """Compact again and again, until killed."""
+    store = TensorStore(LocalStorage(root=root), "cache", shard_mb=4 * SHARD_MB)
+    while True:
+        compact(store)

@@ -1,0 +1,157 @@
+"""What in a cache is of no use any more, since when, and how does it go away?"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from factory.cache.lease import alone
+from factory.cache.recipe import Keys
+from factory.cache.segment import SHARD_NAME, ShardRecord, read_segment
+from factory.cache.store import TensorStore
+from factory.cache.table import Origin, Table, halves, merged
+
+# A row that is found was looked up in an index read at most this long ago, and a shard that
+# is being published has its index by then.
+MIN_AGE_S = 3600.0
+
+Keep = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A shard, or a piece of the index, that nothing needs.
+
+    Attributes:
+        segment: Name of the piece of the index that goes; None if the shard is in none.
+        shard: Name of the shard that goes; None if the piece only dropped keys.
+        size: Bytes of the shard's file.
+        since: When it became of no use, microseconds since 1970.
+        reason: Why it is of no use.
+    """
+
+    segment: str | None
+    shard: str | None
+    size: int
+    since: int
+    reason: str
+
+
+def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
+    """Return what nothing needs.
+
+    That is: shards in no index, shards whose rows all were dropped or lie in a later shard,
+    and drops of keys that no older row is left of. Rows of old recipes stay: an old run may
+    want them, unless `keep` says otherwise.
+
+    Args:
+        store: The store; it is refreshed.
+        keep: Given the common recipe of a shard, tells whether its rows are kept.
+
+    Raises:
+        StorageError: The storage cannot be listed or read.
+    """
+    store.refresh()
+    table = merged(store.snapshot().index.tables)
+    live = {origin.segment for origin in table.origins if origin.rows}
+    found = []
+    for segment, origins in _by_segment(store).items():
+        # The pieces of an index list one shard each, and drops list none.
+        if (shard := origins[0].shard) is None:
+            continue
+        if segment not in live and shard.name not in table.dead:
+            found.append(_superseded(store, table, segment, shard))
+        elif keep is not None and not keep(json.loads(shard.recipe)):
+            since, reason = _stamp(segment), "is of a recipe that is not kept"
+            found.append(Garbage(segment, shard.name, shard.size, since, reason))
+    # Last, for they go only after the rows that they hide.
+    return [*_orphans(store), *found, *_needless_drops(store, found)]
+
+
+def collect(
+    store: TensorStore, min_age_s: float = MIN_AGE_S, keep: Keep | None = None
+) -> list[Garbage]:
+    """Remove what has been garbage for a while; return what was removed.
+
+    A shard's piece of the index goes first, so that a kill in between leaves a shard in no
+    index, which the next call removes.
+
+    Args:
+        store: The store; it is refreshed.
+        min_age_s: Seconds. Should be longer than runs take to look at the index again, and
+            than a shard takes to be written; 0 if nothing else uses the cache.
+        keep: See `garbage`.
+
+    Raises:
+        TakenError: Another process compacts this store, or removes its garbage.
+        StorageError: The storage cannot be listed, read or written to.
+    """
+    with alone(store.storage, f"{store.folder}/upkeep", "removal of garbage") as lease:
+        latest = time.time_ns() // 1000 - round(min_age_s * 1e6)
+        # A clock that ran ahead gives times to come; who asks for no age means these, too.
+        old = [one for one in garbage(store, keep) if one.since <= latest or min_age_s == 0]
+        for one in old:
+            if one.segment is not None:
+                store.index_files.delete(one.segment)
+            if one.shard is not None:
+                store.shard_files.delete(one.shard)
+            lease.renew()
+    store.refresh()
+    return old
+
+
+def _by_segment(store: TensorStore) -> dict[str, list[Origin]]:
+    segments: dict[str, list[Origin]] = {}
+    for origin in store.snapshot().origins:
+        segments.setdefault(origin.segment, []).append(origin)
+    return segments
+
+
+def _orphans(store: TensorStore) -> Iterator[Garbage]:
+    listed, records = store.shard_files.listed(), store.snapshot().records
+    for name, info in listed.items():
+        if name not in records and SHARD_NAME.fullmatch(name):
+            yield Garbage(None, name, info.size, int(name[:16], 16), "is in no index")
+
+
+def _superseded(store: TensorStore, table: Table, segment: str, shard: ShardRecord) -> Garbage:
+    """Return a shard every row of which has a newer one, or was dropped."""
+    hit, entry = table.search(halves(_keys(store, segment)))
+    newer = np.unique(table.origin[entry[hit]]).tolist()
+    since = max((_stamp(table.origins[number].segment) for number in newer), default=0)
+    reason = "holds no row that counts: all were dropped, or lie in a later shard"
+    return Garbage(segment, shard.name, shard.size, since, reason)
+
+
+def _needless_drops(store: TensorStore, useless: list[Garbage]) -> Iterator[Garbage]:
+    """Yield drops whose keys have no row left that they hide."""
+    segments = _by_segment(store)
+    drops = {name for name, origins in segments.items() if origins[0].shard is None}
+    if not drops:
+        return
+    going = {one.segment: one.since for one in useless}
+    rows = {name: _keys(store, name) for name in segments if name not in drops}
+    for name in drops:
+        dropped = _keys(store, name)
+        hidden = {one for one, keys in rows.items() if _meet(dropped, keys)}
+        if hidden <= going.keys():
+            # Without the drop its rows would count again, so they must not go later than it.
+            since = max([_stamp(name), *(going[one] for one in hidden)])
+            yield Garbage(name, None, 0, since, "drops keys that have no row left")
+
+
+def _meet(some: Keys, others: Keys) -> bool:
+    """Tell whether two lists of keys, each sorted, have one in common."""
+    at = np.minimum(others.searchsorted(some), len(others) - 1)
+    return bool(len(others)) and bool((others[at] == some).any())
+
+
+def _stamp(segment: str) -> int:
+    return int(segment[:16], 16)
+
+
+def _keys(store: TensorStore, segment: str) -> Keys:
+    return read_segment(store.index_files.data(segment), segment).keys
