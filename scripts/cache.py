@@ -145,7 +145,7 @@ def _compact(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     problems = {}
     for name, store in _stores(data, options).items():
         done = compact(store)
-        print(f"{name}: {done}")
+        print(f"{name}: {done}" if done.rows else f"{name}: nothing to merge")
         problems[name] = done.problems
     if any(problems.values()):
         show_problems(problems)
