@@ -26,6 +26,7 @@ from factory.preparation import end_epoch, load, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
 from factory.runtime.agreement import agree_on_plan
+from factory.runtime.ahead import FetchAhead, Needs
 from factory.runtime.alignment import cut_of
 from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
@@ -171,6 +172,13 @@ class FactoryDataModule(LightningDataModule):
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
         self._open_streams()
+        if self.registry.cache.preload:
+            for embeds in (
+                *self.registry.text_embeds.values(),
+                *self.registry.image_embeds.values(),
+            ):
+                with self.registry.telemetry.stage(f"copy {embeds.name} to memory") as record:
+                    record.counts["all"] = str(embeds.store.preload())
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
                 self._excluded = resolve(self.exclude, self.sources, self.streams)
@@ -201,7 +209,7 @@ class FactoryDataModule(LightningDataModule):
             self.ledger.begin(self._about())
         loader = TrainLoader(
             self.plan, self._collate(), self.prefetch, self._layout, self._position,
-            **self._aside(self.ledger),
+            self._fetch_ahead(), **self._aside(self.ledger),
         )  # fmt: skip
         self._loaders.add(loader)
         return loader
@@ -353,6 +361,16 @@ class FactoryDataModule(LightningDataModule):
             "supply": self._supplied(),
             "progress": self._progress,
         }
+
+    def _fetch_ahead(self) -> FetchAhead | None:
+        """Return what fetches encoded rows; None where they lie on this machine already."""
+        needs = Needs(self.sources, self.seed)
+        stores = [store for store in needs.stores if store.shard_files.copied]
+        limit = self.registry.cache.ahead_mb
+        if not stores or not limit:
+            return None
+        number = int(self.plan.fingerprint[:15], 16)  # fits the field that copies have for it
+        return FetchAhead(needs, stores, limit, number)
 
     @property
     def fetch_report(self) -> FetchReport:

@@ -120,6 +120,21 @@ def end_epoch(
     registry.publish()
 
 
+def preload(registry: Registry) -> None:
+    """Copy the stores of embeddings to memory, as far as `cache.ram_gb` reaches.
+
+    Run by every process; those of one machine share the copies, and the work.
+
+    Raises:
+        StorageError: The storage of the cache cannot be read.
+        CacheError: A shard is damaged, or the memory file system is too small.
+    """
+    embeds = {**registry.image_embeds, **registry.text_embeds, **registry.vision_embeds}
+    for name, backend in embeds.items():
+        with registry.telemetry.stage(f"copy {name} to memory") as stage:
+            stage.counts["whole"] = "yes" if backend.store.preload() else "as far as there is room"
+
+
 def _scan(registry: Registry, backend: SampleBackend) -> Facts:
     shelf, journal = registry.cache.shelf(backend.name), registry.cache.journal(backend.name)
     with registry.telemetry.stage(f"scan {backend.name}") as stage:

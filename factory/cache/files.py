@@ -1,14 +1,18 @@
 """How do the bytes of a published file reach this process?"""
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from factory.cache.container import Bytes, DamagedError
+from factory.cache.copies import Copy, Passing, Range, Read, Whole
 from factory.cache.mapping import mapped_file
 from factory.cache.packing import SUFFIX, plain_name, unpacked
+from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Storage
@@ -20,20 +24,23 @@ _CONNECTIONS = 16
 
 @dataclass(eq=False)
 class Files:
-    """The files of one folder: mapped where they are local, mirrored or held where not.
+    """The files of one folder: mapped where they are local, copied nearer where not.
 
-    Files are published once under names that never come again, so a mirrored one is never
-    out of date.
+    Files are published once under names that never come again, so a copy is never out of
+    date.
 
     Attributes:
         storage: Where they are published.
         folder: Folder in the storage, without a slash at its ends.
-        mirror: Local folder that remote files are copied to; None keeps them in memory.
+        mirror: Local folder that small remote files are copied to whole; None keeps them in
+            memory.
+        tiers: Where large files are copied to, the nearest first.
     """
 
     storage: Storage
     folder: str
-    mirror: str | None
+    mirror: str | None = None
+    tiers: Sequence[Tier] = field(default=())
 
     def key(self, name: str) -> str:
         """Return a file's key in the storage."""
@@ -46,6 +53,39 @@ class Files:
             return {info.key[start:]: info for info in self.storage.objects(self.folder)}
         except ObjectNotFoundError:
             return {}
+
+    def copies(self, name: str, size: int, plain_size: int) -> Iterator[Copy]:
+        """Yield where a large file can be read from, the nearest first; the last has room.
+
+        Args:
+            name: The file's name; of one that says it is packed, copies are plain.
+            size: Its bytes, as published.
+            plain_size: Its bytes unpacked; the same if it is not packed.
+
+        Raises:
+            ObjectNotFoundError: There is no such file.
+            DamagedError: It is not of the size given.
+            StorageError: It cannot be read.
+        """
+        path = self.storage.local_path(self.key(name))
+        packed = name.endswith(SUFFIX)
+        mappable = path is not None and not packed
+        # Of what can be mapped where it lies, no copy on another disk is of use.
+        tiers = [tier for tier in self.tiers if tier.volatile or not mappable]
+        published = partial(self._read_packed if packed else self._read_published, name, size)
+        if packed:
+            published = partial(published, plain_size)
+        for number, tier in enumerate(tiers):
+            read = partial(self._read_below, tiers[number + 1 :], name, plain_size, published)
+            copy = tier.open(plain_name(name), plain_size, read, self.where(name), whole=packed)
+            if copy is not None:
+                yield copy
+        if path is not None and mappable:
+            yield Whole(self._mapped(path, name, size))
+        else:
+            # Where there is no tier at all, what was used is held in memory.
+            kept = not tiers
+            yield Passing(plain_size, published, self.where(name), kept=kept, whole=packed)
 
     def data(self, name: str, size: int = UNKNOWN_SIZE, plain_size: int = UNKNOWN_SIZE) -> Bytes:
         """Return a file's bytes, uint8 [bytes], mapped if possible; not to be written to.
@@ -61,15 +101,24 @@ class Files:
             StorageError: It cannot be read.
         """
         if name.endswith(SUFFIX):
-            return self._plain(name, size, plain_size)
+            return unpacked(self.published(name, size), plain_size, self.where(name))
         path = self.storage.local_path(self.key(name))
         if path is None and self.mirror is not None:
             path = self._mirrored(name, size, LocalStorage(root=self.mirror))
         if path is not None:
-            found = mapped_file(path)
-        else:
-            found = np.frombuffer(self.storage.read(self.key(name)), np.uint8)
-        self._check_size(name, found.size, size)
+            return self._mapped(path, name, size)
+        return np.frombuffer(self.published(name, size), np.uint8)
+
+    def published(self, name: str, size: int = UNKNOWN_SIZE) -> bytes:
+        """Return a file's bytes as they were published, packed or not, read where they lie.
+
+        Raises:
+            ObjectNotFoundError: There is no such file.
+            DamagedError: It is not of the size given.
+            StorageError: It cannot be read.
+        """
+        found = self.storage.read(self.key(name))
+        self._check_size(name, len(found), size)
         return found
 
     def all_data(self, infos: list[ObjectInfo]) -> list[Bytes | StorageError | DamagedError]:
@@ -81,38 +130,44 @@ class Files:
         """Return what to call a file so that it can be found."""
         return f"{self.storage.identity.rstrip('/')}/{self.key(name)}"
 
-    def copy_of(self, name: str) -> Path | None:
-        """Return where a remote file's local copy lies, if it has one."""
-        lies_plain = self.storage.local_path(self.key(name)) is not None
-        if self.mirror is None or (lies_plain and not name.endswith(SUFFIX)):
-            return None
-        path = LocalStorage(root=self.mirror).local_path(plain_name(name))
-        return path if path.exists() else None
+    @property
+    def copied(self) -> bool:
+        """Whether what is read are copies of what is published: it is far, or comes to memory."""
+        memory = any(tier.volatile for tier in self.tiers)
+        return memory or self.storage.local_path(self.folder) is None
 
     def delete(self, name: str) -> None:
-        """Remove a file and its local copy."""
+        """Remove a file and its local copies."""
         self.storage.delete(self.key(name))
-        if self.mirror is not None and self.copy_of(name) is not None:
-            LocalStorage(root=self.mirror).delete(plain_name(name))
+        self.forget(name)
+        if self.mirror is not None and self.storage.local_path(self.key(name)) is None:
+            LocalStorage(root=self.mirror).delete(name)
+
+    def forget(self, name: str) -> None:
+        """Remove the copies of a large file."""
+        for tier in self.tiers:
+            tier.drop(plain_name(name))
+
+    def on_need(self, let_go: Callable[[str], None]) -> None:
+        """Say who can let go of a copy when its room is needed."""
+        for tier in self.tiers:
+            tier.let_go = let_go
+
+    def expect(self, plan: int, now: int) -> None:
+        """Say which plan is followed, and the step it has come to."""
+        for tier in self.tiers:
+            tier.expect(plan, now)
+
+    def close(self) -> None:
+        """End the use of the tiers."""
+        for tier in self.tiers:
+            tier.close()
 
     def _attempt(self, info: ObjectInfo) -> Bytes | StorageError | DamagedError:
         try:
             return self.data(info.key[len(self.folder) + 1 :], info.size)
         except (StorageError, DamagedError) as error:
             return error
-
-    def _plain(self, name: str, size: int, plain_size: int) -> Bytes:
-        """Return a packed file unpacked, mapped from its local copy if there may be one."""
-        mirror = None if self.mirror is None else LocalStorage(root=self.mirror)
-        copy = plain_name(name)
-        if mirror is None or not mirror.exists(copy) or mirror.head(copy).size != plain_size:
-            data = self.storage.read(self.key(name))
-            self._check_size(name, len(data), size)
-            whole = unpacked(data, plain_size, self.where(name))
-            if mirror is None:
-                return whole
-            mirror.write(copy, whole.data)
-        return mapped_file(mirror.local_path(copy))
 
     def _mirrored(self, name: str, size: int, mirror: LocalStorage) -> Path:
         """Return a file's local copy; fetch it if there is none of the right size."""
@@ -122,6 +177,42 @@ class Files:
             # Another process may do the same: both write equal bytes, and the move is whole.
             mirror.write(name, fetched)
         return mirror.local_path(name)
+
+    def _mapped(self, path: Path, name: str, size: int) -> Bytes:
+        data = mapped_file(path)
+        self._check_size(name, data.size, size)
+        return data
+
+    def _read_published(
+        self, name: str, size: int, ranges: Sequence[Range]
+    ) -> Iterator[bytes | Bytes | StorageError]:
+        del size
+        key = self.key(name)
+        return self.storage.read_many([(key, start, length) for start, length in ranges])
+
+    def _read_packed(
+        self, name: str, size: int, plain_size: int, ranges: Sequence[Range]
+    ) -> Iterator[bytes | Bytes | StorageError]:
+        """Read a packed file whole, unpack it and cut ranges from it."""
+        data = unpacked(self.published(name, size), plain_size, self.where(name))
+        return (data[start : start + length] for start, length in ranges)
+
+    def _read_below(
+        self,
+        tiers: Sequence[Tier],
+        name: str,
+        plain_size: int,
+        published: Read,
+        ranges: Sequence[Range],
+    ) -> Iterator[bytes | Bytes | StorageError]:
+        """Read ranges from the first of some tiers that has room, or from the storage."""
+        packed = name.endswith(SUFFIX)
+        for number, tier in enumerate(tiers):
+            read = partial(self._read_below, tiers[number + 1 :], name, plain_size, published)
+            copy = tier.open(plain_name(name), plain_size, read, self.where(name), whole=packed)
+            if copy is not None and copy.fetch(np.array(ranges, np.int64)):
+                return (copy.data[start : start + length] for start, length in ranges)
+        return published(ranges)
 
     def _check_size(self, name: str, found: int, size: int) -> None:
         if size not in (UNKNOWN_SIZE, found):

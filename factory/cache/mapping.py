@@ -9,10 +9,14 @@ from factory.cache.container import Bytes
 from factory.errors import ObjectNotFoundError, StorageError
 
 
-def mapped_file(path: Path) -> Bytes:
+def mapped_file(path: Path, *, shared: bool = False) -> Bytes:
     """Return a file's bytes, uint8 [bytes], read as they are touched; not to be written to.
 
     Unlike numpy's, torch's map holds no file descriptor, so that there is no limit to them.
+
+    Args:
+        path: The file.
+        shared: Whether it may be written to after all, and all processes see what is written.
 
     Raises:
         ObjectNotFoundError: There is no such file.
@@ -22,11 +26,12 @@ def mapped_file(path: Path) -> Bytes:
         size = path.stat().st_size
         if size == 0:
             return np.empty(0, np.uint8)
-        tensor = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        tensor = torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
     except FileNotFoundError as error:
         raise ObjectNotFoundError(f"{path} does not exist") from error
     except (OSError, RuntimeError) as error:
         raise StorageError(f"cannot map {path}: {error}") from error
     data: Bytes = tensor.numpy()
-    data.flags.writeable = False
+    if not shared:
+        data.flags.writeable = False
     return data

@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,20 +19,29 @@ from factory.cache.files import Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
 from factory.cache.index import Found, ShardRecord
 from factory.cache.local_tables import LocalTables
+from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
+from factory.cache.tier import Tier
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError
 from factory.storage.base import Storage
 from factory.storage.rules import safe_prefix
+from factory.telemetry import progress
 
 __all__ = ["TensorStore", "Writer"]
 
 logger = logging.getLogger(__name__)
 
-_MIB = 2**20
+_MIB, _GIB = 2**20, 2**30
+# Shards fetched side by side. Each asks for several parts at once, so this few keep a network
+# busy; what is under way lies in memory, 32 MiB for each.
+_SIDE_BY_SIDE = 8
+# Of no plan's fingerprint.
+_PRELOADING = 1
+T = TypeVar("T")
 _PRECOMPUTE = (
     "they are encoded by the precompute stage: run train.py with the same settings, or call "
     "prepare_data() of the data module"
@@ -65,6 +75,10 @@ class TensorStore:
         local_dir: Local folder for copies of a remote storage's files; None holds in memory
             those that were used.
         shard_mb: Size a shard is closed at, MiB.
+        disk_gb: What copies in `local_dir` may take up, GiB, with those of all stores that
+            have it; None for no limit, 0 for no copies there.
+        ram_dir: Folder of a memory file system for copies, nearer than those.
+        ram_gb: What copies there may take up, GiB; 0 for none.
         compression: How new shards are kept in the storage: "none", or "zstd", of which
             plain copies are made in `local_dir` as they are used. Both kinds are read.
         shard_rows: Rows a shard is closed at, if it is not full before; None for no such limit.
@@ -74,6 +88,9 @@ class TensorStore:
     prefix: str
     local_dir: str | None = None
     shard_mb: float = 256.0
+    disk_gb: float | None = None
+    ram_dir: str | None = None
+    ram_gb: float = 0.0
     compression: str = "none"
     shard_rows: int | None = None
 
@@ -84,19 +101,19 @@ class TensorStore:
         if not self.folder:
             raise ValueError("cache.prefix must name a folder, such as cache")
         check_compression(self.compression)
-        self.shard_files = Files(self.storage, f"{self.folder}/shards", self.local_dir)
-        self.index_files = Files(self.storage, f"{self.folder}/index", self.local_dir)
+        mirror = None if self.local_dir is None else f"{self.local_dir}/index"
+        shards = f"{self.folder}/shards"
+        self.shard_files = Files(self.storage, shards, tiers=self._tiers())
+        self.index_files = Files(self.storage, f"{self.folder}/index", mirror)
         self._lock = threading.Lock()
-        self._shards: dict[str, Shard] = {}
-        self._opening: dict[str, threading.Lock] = {}
+        self._open = OpenShards(self.shard_files)
         self._snapshot: Snapshot | None = None
         self._tables: LocalTables | None = None
         self._newest = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
-        names = ("storage", "prefix", "local_dir", "shard_mb", "compression", "shard_rows")
-        return {name: getattr(self, name) for name in names}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start anew with the settings."""
@@ -140,7 +157,8 @@ class TensorStore:
     def close(self) -> None:
         """Let go of maps and index; the store may be used again."""
         with self._lock:
-            self._shards, self._snapshot, self._tables = {}, None, None
+            self._snapshot, self._tables = None, None
+            self._open.close()
 
     def contains(self, keys: Keys | NDArray[Any] | Sequence[bytes]) -> NDArray[np.bool_]:
         """Tell for each of n keys whether it has a row, bool [n].
@@ -234,15 +252,68 @@ class TensorStore:
         if min(distinct) < 0:
             missing = np.flatnonzero(found.shard < 0)
             raise _missing(missing, len(numbers))
-        shards = {number: self._shard(number, found, snapshot) for number in distinct}
-        rows = [shards[number] for number in numbers], found.row.tolist()
-        try:
-            checksums = found.checksum.tolist() if verify else None
-            return gather_rows(*rows, checksums, out, empty, pad=pad)
-        except BadRowsError as error:
-            record = snapshot.index.shards[numbers[error.places[0]]]
-            places = np.array(error.places)
-            raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
+        checksums = found.checksum.tolist() if verify else None
+        fetched_again: set[str] = set()
+        while True:
+            shards = self._shards(distinct, found, snapshot)
+            rows = [shards[number] for number in numbers], found.row.tolist()
+            try:
+                return gather_rows(*rows, checksums, out, empty, pad=pad)
+            except BadRowsError as error:
+                record = snapshot.index.shards[numbers[error.places[0]]]
+                # A copy that was damaged here is fetched once more.
+                if record.name in fetched_again or not self._open.discard(record):
+                    places = np.array(error.places)
+                    raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
+                fetched_again.add(record.name)
+                del shards, rows
+
+    def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
+        """Fetch rows ahead of their use; False if no tier has room for them all.
+
+        Args:
+            found: Where n rows lie; those that are nowhere are left out.
+            snapshot: What numbers their shards.
+            plan: Which plan will use them.
+            step: The step that will.
+
+        Raises:
+            ObjectNotFoundError, DamagedError, StorageError: What a shard has met.
+        """
+
+        def one(number: int) -> bool:
+            rows = found.row[found.shard == number]
+            return self._open.bring(snapshot.index.shards[number], rows, plan, step)
+
+        return all(_side_by_side(one, np.unique(found.shard[found.shard >= 0]).tolist()))
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether nothing is left to be fetched: all rows are on this machine."""
+        return self._open.complete([each.name for each in self.snapshot().index.shards])
+
+    def preload(self) -> bool:
+        """Copy all rows to the nearest tier; False if it has no room for them all.
+
+        Raises:
+            StorageError: The storage cannot be read.
+            DamagedError: A shard is not what its index says.
+        """
+        shards = self.snapshot().index.shards
+        # As if a plan needed everything at once: then nothing makes room for anything else.
+        self.shard_files.expect(_PRELOADING, now=0)
+
+        def one(number: int) -> bool:
+            record = shards[number]
+            return self._open.bring(record, np.arange(record.rows), _PRELOADING, step=0)
+
+        with progress("copy to memory", len(shards), "shards") as advance:
+            for start in range(0, len(shards), _SIDE_BY_SIDE):
+                some = range(start, min(start + _SIDE_BY_SIDE, len(shards)))
+                if not all(_side_by_side(one, list(some))):
+                    return False
+                advance(len(some))
+        return True
 
     def writer(self, recipe: Mapping[str, object]) -> Writer:
         """Return a writer of rows whose common recipe this is.
@@ -288,10 +359,8 @@ class TensorStore:
 
     def mend(self, record: ShardRecord) -> str:
         """Say what to do about a shard that is damaged or gone."""
-        copy = self.shard_files.copy_of(record.name)
-        first = f"delete its local copy {copy} to fetch it again; failing that, " if copy else ""
         return (
-            f"{first}delete {self.shard_files.where(record.name)} and start again: its "
+            f"delete {self.shard_files.where(record.name)} and start again: its "
             f"{record.rows} rows are then encoded anew"
         )
 
@@ -316,9 +385,19 @@ class TensorStore:
             self.shard_files, self.index_files, self._tables, before
         )
         self._newest = max(self._newest, taken.newest)
-        alive = {record.name for record in taken.index.shards}
-        self._shards = {name: shard for name, shard in self._shards.items() if name in alive}
+        self._open.keep_only({record.name for record in taken.index.shards})
         return taken
+
+    def _tiers(self) -> list[Tier]:
+        """Return where shards are copied to, the nearest first."""
+        tiers = []
+        if self.ram_dir is not None and self.ram_gb > 0:
+            memory = int(self.ram_gb * _GIB)
+            tiers.append(Tier(Path(self.ram_dir), memory, "cache.ram_gb", volatile=True))
+        if self.local_dir is not None and self.disk_gb != 0:
+            limit = None if self.disk_gb is None else int(self.disk_gb * _GIB)
+            tiers.append(Tier(Path(self.local_dir) / "shards", limit, "cache.disk_gb"))
+        return tiers
 
     def _tables_folder(self) -> Path | None:
         """Return where this machine keeps the merged index; None if it has no folder for it."""
@@ -328,21 +407,39 @@ class TensorStore:
         name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
         return Path(self.local_dir) / "merged" / name
 
+    def _shards(self, numbers: set[int], found: Found, snapshot: Snapshot) -> dict[int, Shard]:
+        """Return opened shards with the rows asked for; what is missing comes side by side."""
+        shards, late = {}, []
+        for number in numbers:
+            record = snapshot.index.shards[number]
+            shard = self._open.whole(record.name)  # the usual case, and in the way of every batch
+            if shard is None:
+                shard = self._open.ready(record, found.row[found.shard == number])
+            if shard is None:
+                late.append(number)
+            else:
+                shards[number] = shard
+        if late:
+            opened = _side_by_side(lambda number: self._shard(number, found, snapshot), late)
+            shards.update(zip(late, opened, strict=True))
+        return shards
+
     def _shard(self, number: int, found: Found, snapshot: Snapshot) -> Shard:
-        """Return an opened shard; if it cannot be used, say which rows asked for lie in it."""
+        """Open a shard; if it cannot be used, say which rows asked for lie in it."""
         record = snapshot.index.shards[number]
-        shard = self._shards.get(record.name)
-        if shard is not None:
-            return shard
+        places = np.flatnonzero(found.shard == number)
         try:
-            # One thread fetches and maps; the others of this shard wait, those of others do not.
-            with self._opening.setdefault(record.name, threading.Lock()):
-                shard = self._shards.get(record.name) or self.opened(record)
-                self._shards[record.name] = shard
+            return self._open.open(record, found.row[places])
         except (DamagedError, ObjectNotFoundError) as error:
-            places = np.flatnonzero(found.shard == number)
             raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
-        return shard
+
+
+def _side_by_side(work: Callable[[int], T], numbers: list[int]) -> list[T]:
+    """Return what is made of each number, in their order, several at a time."""
+    if len(numbers) <= 1:
+        return [work(number) for number in numbers]
+    with ThreadPoolExecutor(min(_SIDE_BY_SIDE, len(numbers))) as pool:
+        return list(pool.map(work, numbers))
 
 
 def _missing(places: NDArray[np.int64], count: int, which: str = "") -> UnusableRowsError:

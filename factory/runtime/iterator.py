@@ -1,11 +1,13 @@
 """The loaders Lightning iterates over: micro-batches of this rank, in plan order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from factory.errors import PlanError
+from factory.runtime.ahead import FetchAhead
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
 from factory.runtime.fetch_report import FetchReport
@@ -99,6 +101,7 @@ class TrainLoader(Loader):
         prefetch: Prefetch,
         layout: Layout,
         position: Position,
+        ahead: FetchAhead | None = None,
         **aside: Any,
     ) -> None:
         """Store the parts.
@@ -109,13 +112,14 @@ class TrainLoader(Loader):
             prefetch: How far ahead.
             layout: How a global batch is divided.
             position: Where the run stands.
+            ahead: Fetches encoded rows of coming steps, where they are not on this machine.
             aside: The other arguments of `Loader`.
 
         Raises:
             PlanError: The layout does not divide the batch; names those that do.
         """
         super().__init__(collate, prefetch, layout, **aside)
-        self._plan, self._position = plan, position
+        self._plan, self._position, self._ahead = plan, position, ahead
         self._closed = False
         _check_layout(plan, layout)
 
@@ -143,7 +147,10 @@ class TrainLoader(Loader):
         def name(number: int) -> str:
             return f"epoch {epoch}, step {step + number // micros}"
 
-        for batch in self._fetched(self._parts(epoch, step), "training", name):
+        parts: Iterable[Part] = self._parts(epoch, step)
+        if self._ahead is not None:
+            parts = self._ahead.along(partial(self._parts, epoch, step))
+        for batch in self._fetched(parts, "training", name):
             left -= 1  # counted here: `enumerate` holds a batch until it has the next one
             if not left:
                 # Said before it is given out: nobody asks for a batch after the last one.
@@ -179,6 +186,8 @@ class TrainLoader(Loader):
         """Stop prefetching; leaves no thread behind."""
         self._closed = True
         super().close()
+        if self._ahead is not None:
+            self._ahead.close()
 
 
 def _check_layout(plan: Plan, layout: Layout) -> None:

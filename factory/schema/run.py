@@ -151,8 +151,13 @@ class CacheConfig:
     _target_: str = "factory.cache.place.CachePlace"
     storage: StorageConfig = opt(MISSING, "slot: storage of the cache")
     prefix: str = opt("cache", "folder of the cache in its storage")
-    scratch_dir: str = opt(MISSING, "local folder that remote shards are mirrored to")
+    scratch_dir: str = opt(MISSING, "local folder that remote shards are copied to")
     shard_mb: float = opt(256.0, "size a shard is closed at, MiB")
+    disk_gb: float | None = opt(None, "limit of the copies there, GiB; null: none, 0: no copies")
+    ram_gb: float = opt(0.0, "limit of copies in memory, shared by a machine's processes, GiB")
+    ram_dir: str = opt("/dev/shm", "memory file system they lie in")  # noqa: S108 - no temporary
+    ahead_mb: float = opt(1024.0, "how far ahead of the trainer rows are fetched, MiB; 0: not")
+    preload: bool = opt(False, "copy all to memory, up to ram_gb, before training")
     compression: Compression = opt(
         Compression.none,
         "how new shards are kept in the storage: none | zstd, which takes a tenth off latents and "
@@ -166,6 +171,12 @@ class CacheConfig:
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from above("shard_mb", self.shard_mb, 0)
+        for name in ("disk_gb", "ram_gb", "ahead_mb"):
+            yield from at_least(name, getattr(self, name), 0)
+        if self.preload and not self.ram_gb:
+            yield "preload=true needs memory; set ram_gb to what it may take up, or cache=memory"
+        if not self.ram_dir.strip():
+            yield "ram_dir must name a folder; set ram_dir=/dev/shm"
         if not self.prefix.strip("/"):
             yield "prefix must not be empty: the cache needs a folder of its own; set prefix=cache"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from factory.cache.copies import beside
 from factory.cache.recipe import Keys
 from factory.cache.store import TensorStore
 from factory.cache.upkeep import drop_shard, verify
@@ -33,6 +34,20 @@ class Remote(MemoryStorage):
             raise StorageUnavailableError("the server is down")
         self.reads.append(key)
         return super().read(key, start, length)
+
+
+def flip(path: Path) -> None:
+    """Turn a bit of a file's last byte, in place."""
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 4]))
+
+
+def head_is_there(path: Path) -> bool:
+    """Tell whether a copy counts its first block as fetched."""
+    return beside(path).read_bytes()[24] == 1
 
 
 @pytest.fixture
@@ -98,22 +113,35 @@ def test_a_copy_of_the_wrong_size_is_fetched_again(
     store = filled(remote, keys_of, rows_of, tmp_path)
     store.gather(keys_of(768))
     store.close()
-    for path in (tmp_path / "copies").iterdir():
+    for path in (tmp_path / "copies").glob("*/*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     assert store.gather(keys_of(768))["field"][:, 0].tolist() == list(range(768))
 
 
-def test_a_damaged_copy_is_named_before_its_original(
-    remote: Remote, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
+@pytest.mark.parametrize("held", [True, False])
+def test_a_damaged_copy_is_fetched_again(
+    remote: Remote, keys_of: MakeKeys, rows_of: Make, tmp_path: Path, held: bool
 ) -> None:
     store = filled(remote, keys_of, rows_of, tmp_path)
     store.gather(keys_of(768), verify=False)
-    store.close()
-    for path in (tmp_path / "copies").iterdir():
-        if len(path.stem) == 32:
-            path.write_bytes(path.read_bytes()[:-1] + b"\7")
-    with pytest.raises(CacheError, match=r"delete its local copy .*copies.* to fetch it again"):
+    if not held:
+        store.close()
+    for path in (tmp_path / "copies/shards").glob("*.safetensors"):
+        flip(path)
+    assert store.gather(keys_of(768))["field"][:, 0].tolist() == list(range(768))
+    assert len(remote.reads) == 9  # 3 segments, and 3 shards twice
+
+
+def test_a_shard_that_is_damaged_where_it_was_published_is_fetched_again_once(
+    remote: Remote, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
+) -> None:
+    store = filled(remote, keys_of, rows_of, tmp_path)
+    key = next(iter(remote.objects("cache/shards"))).key
+    remote.write(key, remote.read(key)[:-1] + b"\7")
+    remote.reads.clear()
+    with pytest.raises(CacheError, match=r"row 255 of memory:.*does not match its checksum"):
         store.gather(keys_of(768))
+    assert remote.reads.count(key) == 2
 
 
 def test_dropping_a_shard_drops_its_copy(
@@ -123,7 +151,7 @@ def test_dropping_a_shard_drops_its_copy(
     store.gather(keys_of(768))
     for record in list(store.snapshot().index.shards):
         drop_shard(store, record.name)
-    assert list((tmp_path / "copies").iterdir()) == []
+    assert list((tmp_path / "copies").glob("*/*.safetensors*")) == []
     assert not store.contains(keys_of(768)).any()
 
 
@@ -136,7 +164,8 @@ def test_a_shard_that_arrives_short_is_not_kept(
         remote.write(info.key, remote.read(info.key)[:5000])
     with pytest.raises(CacheError, match="is 5000 bytes"):
         store.gather(keys_of(1))
-    assert not [path for path in (tmp_path / "copies").iterdir() if len(path.stem) == 32]
+    (path,) = (tmp_path / "copies/shards").glob("*.safetensors")
+    assert not head_is_there(path)
 
 
 def test_a_server_that_goes_down_says_so(

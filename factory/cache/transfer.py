@@ -1,0 +1,106 @@
+"""How do encoded rows get from one cache to another?"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from factory.cache.container import DamagedError
+from factory.cache.index import ShardRecord
+from factory.cache.store import TensorStore
+from factory.errors import ObjectNotFoundError
+from factory.telemetry import progress
+
+# Shards under way at once: each lies in memory whole, 256 MiB by default.
+_SIDE_BY_SIDE = 2
+
+
+@dataclass
+class Transfer:
+    """What is copied, or was.
+
+    Attributes:
+        pieces: Pieces of the index, each with the shards that are not there yet.
+        shards: Shards copied so far.
+        nbytes: Their bytes.
+        problems: What was left out, a sentence each.
+    """
+
+    pieces: list[tuple[str, list[ShardRecord]]] = field(default_factory=list)
+    shards: int = 0
+    nbytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[ShardRecord]:
+        """The shards that are to be copied, each once."""
+        return list({each.name: each for _, records in self.pieces for each in records}.values())
+
+
+def compare(source: TensorStore, target: TensorStore) -> Transfer:
+    """Return what one store holds that another one lacks.
+
+    Both are shards and pieces of an index under names that never come again, so that names
+    and sizes tell.
+
+    Raises:
+        CacheError: A store was written in a newer format.
+        StorageError: A store cannot be listed or read.
+    """
+    source.refresh()
+    there = target.index_files.listed()
+    sizes = {name: info.size for name, info in target.shard_files.listed().items()}
+    transfer = Transfer()
+    for name, records in pieces(source):
+        lacking = [each for each in records if sizes.get(each.name) != each.size]
+        if lacking or name not in there:
+            transfer.pieces.append((name, lacking))
+    return transfer
+
+
+def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
+    """Copy what `compare` found; a copy that was stopped goes on where it was.
+
+    A shard is copied before the piece of the index that lists it, so that whoever reads the
+    target meanwhile, or after a kill, finds every row that it lists.
+
+    Raises:
+        StorageError: The target cannot be written to, or the source does not answer.
+    """
+    with progress("copy shards", len(transfer.missing), "shards") as advance:
+
+        def one(record: ShardRecord) -> ShardRecord | None:
+            """Copy a shard; return it unless it is not what its index says."""
+            try:
+                data = source.shard_files.published(record.name, record.size)
+            except (DamagedError, ObjectNotFoundError) as error:
+                transfer.problems.append(f"{error}; not copied")
+                return None
+            files = target.shard_files
+            files.storage.write(files.key(record.name), data)
+            advance(1)
+            return record
+
+        done: set[str] = set()
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            for name, lacking in transfer.pieces:
+                wanted = [each for each in lacking if each.name not in done]
+                copied = [each for each in pool.map(one, wanted) if each is not None]
+                done.update(each.name for each in copied)
+                transfer.shards += len(copied)
+                transfer.nbytes += sum(each.size for each in copied)
+                if all(each.name in done for each in lacking):
+                    _publish(source, target, name)
+
+
+def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
+    """Return the pieces of a store's index in their order, each with the shards it lists."""
+    found: dict[str, list[ShardRecord]] = {}
+    for origin in store.snapshot().origins:
+        listed = found.setdefault(origin.segment, [])
+        if origin.shard is not None:
+            listed.append(origin.shard)
+    return sorted(found.items())
+
+
+def _publish(source: TensorStore, target: TensorStore, name: str) -> None:
+    files = target.index_files
+    files.storage.write(files.key(name), source.index_files.published(name))

@@ -1,0 +1,91 @@
+"""What does a cache hold, what of it is of use, and where does it take up room?"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from factory.cache.shard import describe
+from factory.cache.store import TensorStore
+from factory.cache.table import merged
+
+
+@dataclass
+class Group:
+    """Shards of one recipe and one layout, which is a bucket's.
+
+    Attributes:
+        recipe: What made the rows, as JSON.
+        layout: What a row is made of, in words.
+        shards: How many there are.
+        rows: Rows in them.
+        live: Rows that count: neither dropped, nor written again later.
+        nbytes: Bytes of the shards' files.
+    """
+
+    recipe: str
+    layout: str
+    shards: int = 0
+    rows: int = 0
+    live: int = 0
+    nbytes: int = 0
+
+    @property
+    def dead(self) -> int:
+        """Rows that take up room for nothing."""
+        return self.rows - self.live
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store holds.
+
+    Attributes:
+        groups: Its shards by recipe and layout.
+        index_bytes: Bytes of its index.
+        tiers: Bytes of the copies of all stores that share a tier, by its folder.
+    """
+
+    groups: list[Group]
+    index_bytes: int
+    tiers: Mapping[str, tuple[int, int | None]]
+
+
+def usage(store: TensorStore) -> Usage:
+    """Look at what is published, and at the copies on this machine.
+
+    Raises:
+        CacheError: The store was written in a newer format.
+        StorageError: It cannot be listed or read.
+    """
+    store.refresh()
+    live = live_rows(store)
+    groups: dict[tuple[str, str], Group] = {}
+    for record in store.snapshot().index.shards:
+        pair = record.recipe, describe(record.layout)
+        group = groups.setdefault(pair, Group(*pair))
+        group.shards += 1
+        group.rows += record.rows
+        group.live += live[record.name]
+        group.nbytes += record.size
+    tiers = {str(tier.folder): (tier.used(), tier.limit) for tier in store.shard_files.tiers}
+    index_bytes = sum(max(info.size, 0) for info in store.index_files.listed().values())
+    return Usage(sorted(groups.values(), key=lambda group: -group.nbytes), index_bytes, tiers)
+
+
+def live_rows(store: TensorStore) -> Counter[str]:
+    """Return how many rows of each shard count, by its name."""
+    live = Counter[str]()
+    for origin in merged(store.snapshot().index.tables).origins:
+        if origin.shard is not None:
+            live[origin.shard.name] += origin.rows
+    return live
+
+
+def recipe_name(recipe: str) -> str:
+    """Return a recipe in a few words: its kind, and the encoder."""
+    parts: dict[str, Any] = json.loads(recipe)
+    # An encoder's fingerprint is its name and version, and its settings in brackets.
+    encoder = str(parts.get("encoder", "")).partition("(")[0]
+    return " ".join(text for text in (str(parts.get("kind", "")), encoder) if text) or "?"

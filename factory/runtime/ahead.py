@@ -1,0 +1,249 @@
+"""Which encoded rows will the coming steps need, and are they on their way to this machine?"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from factory.backends.source import Source
+from factory.cache.index import Found
+from factory.cache.snapshot import Snapshot
+from factory.cache.store import TensorStore
+from factory.errors import FactoryError
+from factory.runtime.part import Part
+
+logger = logging.getLogger(__name__)
+
+_MIB = 2**20
+# Rows asked for together: enough to keep a network busy from one group to the next, and little
+# enough that the first steps' rows are not waited for long.
+_GROUP_BYTES = 64 * _MIB
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one store that a step needs.
+
+    Attributes:
+        store: The store.
+        snapshot: What numbers its shards.
+        found: Where they lie.
+    """
+
+    store: TensorStore
+    snapshot: Snapshot
+    found: Found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        numbers, counts = np.unique(self.found.shard, return_counts=True)
+        pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
+        return sum(self._row_bytes(number) * count for number, count in pairs if number >= 0)
+
+    def _row_bytes(self, number: int) -> int:
+        return sum(field.stride for field in self.snapshot.index.shards[number].layout)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Says which encoded rows a part of a step is made of.
+
+    Attributes:
+        sources: The backends made ready, by name.
+        seed: Seed of the choice among a sample's captions.
+    """
+
+    sources: Mapping[str, Source]
+    seed: int
+
+    def __call__(self, part: Part) -> Iterator[Rows]:
+        """Yield the rows of latents, of captions and of what they are conditioned on."""
+        source = self.sources.get(part.step.backend)
+        if source is None:
+            return  # a stream, which is read in its own order
+        rows = part.rows
+        yield from _latents(source, rows)
+        if source.text is not None:
+            captions = source.catalog.captions_of(rows, seed=self.seed, epoch=part.step.epoch)
+            snapshot = source.text.store.snapshot()
+            found = snapshot.index.find(source.text.keys(captions))
+            yield Rows(source.text.store, snapshot, found)
+        for partner, partners in source.conditioning.values():
+            yield from _latents(partner, partners[rows])
+
+    @property
+    def stores(self) -> list[TensorStore]:
+        """The stores that rows come from, each once."""
+        everyone = [*self.sources.values()]
+        everyone += [
+            pair[0] for each in self.sources.values() for pair in each.conditioning.values()
+        ]
+        embeds = [part for each in everyone for part in (each.latents, each.text)]
+        return list({id(each.store): each.store for each in embeds if each is not None}.values())
+
+
+class FetchAhead:
+    """Fetches the rows of coming steps in a thread of its own, while batches are made.
+
+    It stays ahead of the batches that are begun by a limit in bytes, ends once everything is on
+    this machine, and tells the tiers which step needs a copy next. What fails is noted and left
+    alone: whoever needs the rows meets it again, and reports it.
+
+    Attributes:
+        problems: What failed, the last few.
+    """
+
+    def __init__(
+        self, needs: Callable[[Part], Iterable[Rows]], stores: Sequence[TensorStore],
+        megabytes: float, plan: int,
+    ) -> None:  # fmt: skip
+        """Store the parts; no thread starts.
+
+        Args:
+            needs: Says which rows a part needs.
+            stores: All stores that they may be of.
+            megabytes: How far ahead, MiB of rows.
+            plan: Number of the plan, the same in every process that follows it; not 0.
+        """
+        self._needs, self._stores, self._plan = needs, stores, plan
+        self._limit = int(megabytes * _MIB)
+        self._moved = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._reached = -1
+        self._ahead: deque[tuple[int, int]] = deque()  # steps, and the bytes of their rows
+        self.problems: deque[str] = deque(maxlen=16)
+
+    def along(self, parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
+        """Yield the parts of an epoch, and meanwhile fetch the rows of those that follow.
+
+        Args:
+            parts: Yields them, as often as it is called.
+        """
+        self.close()
+        self._closing, self._reached = False, -1
+        self._ahead.clear()
+        self._tell(0)
+        self._thread = threading.Thread(
+            target=self._run, args=(parts(),), name="fetch-ahead", daemon=True
+        )
+        self._thread.start()
+        try:
+            for part in parts():
+                self._reach(part.step.global_step)
+                yield part
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the thread; what is under way is waited for, which takes a bounded time."""
+        with self._moved:
+            self._closing = True
+            self._moved.notify_all()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _reach(self, step: int) -> None:
+        """Note that the batch of a step is begun."""
+        with self._moved:
+            if step == self._reached:
+                return
+            self._reached = step
+            while self._ahead and self._ahead[0][0] <= step:
+                self._ahead.popleft()
+            self._moved.notify_all()
+        self._tell(step)
+
+    def _tell(self, step: int) -> None:
+        """Tell the tiers where the plan is."""
+        for store in self._stores:
+            store.shard_files.expect(self._plan, step)
+
+    def _run(self, parts: Iterable[Part]) -> None:
+        group: list[tuple[int, Rows]] = []
+        size = 0
+        for part in parts:
+            step = part.step.global_step
+            if self._closing:
+                return
+            if step <= self._reached and not group:
+                continue  # whoever makes its batch fetches its rows
+            try:
+                rows = list(self._needs(part))
+            except FactoryError as error:
+                self._note(error)
+                continue
+            nbytes = sum(each.nbytes for each in rows)
+            group += [(step, each) for each in rows]
+            size += nbytes
+            with self._moved:
+                self._ahead.append((step, nbytes))
+            if size >= min(_GROUP_BYTES, self._limit):
+                if not self._fetch(group):
+                    return
+                group, size = [], 0
+        self._fetch(group)
+
+    def _fetch(self, group: list[tuple[int, Rows]]) -> bool:
+        """Fetch the rows of some steps, and wait for the trainer; False to end."""
+        missing = False
+        for store in self._stores:
+            of_store = [(step, rows) for step, rows in group if rows.store is store]
+            if not of_store or self._closing:
+                continue
+            try:
+                missing |= not store.bring(*_joined(of_store), self._plan, of_store[0][0])
+            except FactoryError as error:
+                self._note(error)
+                missing = True
+        with self._moved:
+            before = self._reached
+            # Without room, or a server that fails, the next try follows the trainer's next step.
+            self._moved.wait_for(
+                lambda: (
+                    self._closing
+                    or (self._left() < self._limit and not (missing and self._reached == before))
+                )
+            )
+            if self._closing:
+                return False
+        return not all(store.at_hand for store in self._stores)
+
+    def _left(self) -> int:
+        return sum(nbytes for _, nbytes in self._ahead)
+
+    def _note(self, error: FactoryError) -> None:
+        if not self.problems:
+            logger.warning("fetching ahead failed, which batches will notice: %s", error)
+        self.problems.append(f"{type(error).__name__}: {error}")
+
+
+def _latents(source: Source, rows: np.ndarray) -> Iterator[Rows]:
+    latents = source.latents
+    if latents is None:
+        return
+    if source.places is not None:
+        yield Rows(latents.store, source.places.snapshot, source.places.at(rows))
+    else:
+        snapshot = latents.store.snapshot()
+        keys = latents.keys(source.backend.reader, source.pictures(rows))
+        yield Rows(latents.store, snapshot, snapshot.index.find(keys))
+
+
+def _joined(rows: list[tuple[int, Rows]]) -> tuple[Found, Snapshot]:
+    """Return all rows of one store as one; those that another snapshot numbers are left out."""
+    snapshot = rows[0][1].snapshot
+    found = [each.found for _, each in rows if each.snapshot is snapshot]
+    return (
+        Found(
+            np.concatenate([each.shard for each in found]),
+            np.concatenate([each.row for each in found]),
+            np.concatenate([each.checksum for each in found]),
+        ),
+        snapshot,
+    )

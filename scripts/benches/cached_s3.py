@@ -1,0 +1,160 @@
+"""How fast is an epoch of encoded rows from S3: the first, and the second from its copies?
+
+A server on loopback holds a cache; rows are gathered in random order, as a plan would, while
+coming ones are fetched ahead. What the S3 client reaches on the same bytes, in whole shards and
+in parts, is measured in turns with it, and the better of the two is the floor. Client and server
+share this machine's cores, so what the one gains the other loses.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benches import Line
+
+_MIB = 2**20
+_PART = 8 * _MIB
+RUNS = 3
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how much there is."""
+    parser.add_argument("--mb", type=int, default=512, help="size of the cache, MiB")
+    parser.add_argument("--row-kb", type=int, default=128, help="size of a row, KiB")
+    parser.add_argument("--shard-mb", type=float, default=64.0, help="size of a shard, MiB")
+    parser.add_argument("--batch-size", type=int, default=64, help="rows of a batch")
+    parser.add_argument("--ahead-mb", type=float, default=1024.0, help="fetched ahead, MiB")
+    parser.add_argument("--disk-gb", type=float, help="limit of the copies; none if not given")
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each; medians are given")
+
+
+def run(options: argparse.Namespace) -> Iterator[Line]:
+    """Measure the client, a first epoch and a second one, in turns."""
+    from factory.demo.s3server import S3Server
+
+    with tempfile.TemporaryDirectory(prefix="cached-s3-") as folder:
+        root = Path(folder)
+        with S3Server(root / "server") as server, patch.dict(os.environ, server.environment()):
+            yield from _measure(root, options)
+
+
+def _measure(root: Path, options: argparse.Namespace) -> Iterator[Line]:
+    from factory.cache.store import TensorStore
+    from factory.storage.local import LocalStorage
+    from factory.storage.s3 import S3Storage
+
+    far = S3Storage("training-data", endpoint_url=os.environ.get("S3_ENDPOINT_URL"))
+    here = LocalStorage(str(root / "local"))
+    keys = write(TensorStore(far, "cache", shard_mb=options.shard_mb), options)
+    write(TensorStore(here, "cache", shard_mb=options.shard_mb), options)
+    rates: dict[str, list[float]] = {
+        "whole": [],
+        "parts": [],
+        "first": [],
+        "second": [],
+        "here": [],
+    }
+    size = len(keys) * options.row_kb / 1024
+    for number in range(options.runs):
+        for name, part in (("whole", None), ("parts", _PART)):
+            rates[name].append(size / timed(client, far, part))
+        copies = str(root / f"copies{number}")
+        store = TensorStore(
+            far, "cache", local_dir=copies, shard_mb=options.shard_mb, disk_gb=options.disk_gb
+        )
+        for name, each in (
+            ("first", store),
+            ("second", store),
+            ("here", TensorStore(here, "cache")),
+        ):
+            rates[name].append(size / timed(epoch, each, keys, options, seed=number))
+        store.close()
+    far.close()
+    conditions: dict[str, Any] = {
+        **vars(options),
+        "each": {n: _rounded(r) for n, r in rates.items()},
+    }
+    for name in ("bench", "run"):
+        conditions.pop(name, None)
+    yield "client, whole shards", statistics.median(rates["whole"]), "MiB/s", {}
+    yield "client, parts of 8 MiB", statistics.median(rates["parts"]), "MiB/s", {}
+    yield "first epoch", statistics.median(rates["first"]), "MiB/s", conditions
+    floors = [max(pair) for pair in zip(rates["whole"], rates["parts"], strict=True)]
+    first = [a / b for a, b in zip(rates["first"], floors, strict=True)]
+    yield "first epoch / client's best", statistics.median(first), "", {"target": ">= 0.7"}
+    second = [a / b for a, b in zip(rates["second"], rates["here"], strict=True)]
+    yield "second epoch", statistics.median(rates["second"]), "MiB/s", {}
+    yield "second epoch / gathered from a local cache", statistics.median(second), "", {}
+
+
+def write(store: Any, options: argparse.Namespace) -> Any:
+    """Fill a store with rows of random bytes; return their keys."""
+    import torch
+
+    from factory.cache.recipe import recipe_keys
+
+    count = options.mb * 1024 // options.row_kb
+    keys = recipe_keys({"bench": "cached_s3"}, {"row": range(count)})
+    with store.writer(recipe={"bench": "cached_s3"}) as writer:
+        for start in range(0, count, 256):
+            some = keys[start : start + 256]
+            rows = torch.randint(0, 256, (len(some), options.row_kb * 1024), dtype=torch.uint8)
+            writer.add(some, {"latents": rows})
+    return keys
+
+
+def client(storage: Any, part: int | None) -> None:
+    """Read all shards, whole or in parts, as fast as the client can."""
+    spans: list[tuple[str, int, int | None]] = []
+    for info in storage.objects("cache/shards"):
+        if part is None:
+            spans.append((info.key, 0, None))
+        else:
+            starts = range(0, info.size, part)
+            spans += [(info.key, start, min(part, info.size - start)) for start in starts]
+    for data in storage.read_many(spans):
+        if isinstance(data, Exception):
+            raise data
+
+
+def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
+    """Gather all rows in random order, with those to come fetched ahead."""
+    from factory.runtime.ahead import FetchAhead, Rows
+
+    order = np.random.default_rng(seed).permutation(len(keys))
+    steps = [order[n : n + options.batch_size] for n in range(0, len(order), options.batch_size)]
+
+    def parts() -> Iterator[Any]:
+        for number in range(len(steps)):
+            yield SimpleNamespace(step=SimpleNamespace(global_step=number))
+
+    def needs(part: Any) -> Iterator[Any]:
+        snapshot = store.snapshot()
+        found = snapshot.index.find(keys[steps[part.step.global_step]])
+        yield Rows(store, snapshot, found)
+
+    out: dict[str, Any] = {}
+    copied = store.shard_files.copied
+    ahead = FetchAhead(needs, [store], options.ahead_mb, plan=7)
+    for part in ahead.along(parts) if copied else parts():
+        store.gather(keys[steps[part.step.global_step]], out)
+
+
+def timed(work: Any, *given: Any, **named: Any) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    work(*given, **named)
+    return time.perf_counter() - start
+
+
+def _rounded(rates: list[float]) -> list[float]:
+    return [round(rate, 1) for rate in rates]
