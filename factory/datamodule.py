@@ -26,7 +26,7 @@ from factory.preparation import end_epoch, load, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
 from factory.runtime.agreement import agree_on_plan
-from factory.runtime.ahead import FetchAhead, Needs
+from factory.runtime.ahead import fetch_ahead
 from factory.runtime.alignment import cut_of
 from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
@@ -207,11 +207,9 @@ class FactoryDataModule(LightningDataModule):
         """Return this rank's micro-batches, epoch after epoch."""
         if self.ledger.folder is not None:
             self.ledger.begin(self._about())
-        loader = TrainLoader(
-            self.plan, self._collate(), self.prefetch, self._layout, self._position,
-            self._fetch_ahead(), **self._aside(self.ledger),
-        )  # fmt: skip
-        self._loaders.add(loader)
+        ahead = fetch_ahead(self.sources, self.plan, self.registry.cache.ahead_mb)
+        parts = self.plan, self._collate(), self.prefetch, self._layout, self._position, ahead
+        self._loaders.add(loader := TrainLoader(*parts, **self._aside(self.ledger)))
         return loader
 
     def val_dataloader(self) -> EvalLoader:
@@ -361,16 +359,6 @@ class FactoryDataModule(LightningDataModule):
             "supply": self._supplied(),
             "progress": self._progress,
         }
-
-    def _fetch_ahead(self) -> FetchAhead | None:
-        """Return what fetches encoded rows; None where they lie on this machine already."""
-        needs = Needs(self.sources, self.seed)
-        stores = [store for store in needs.stores if store.shard_files.copied]
-        limit = self.registry.cache.ahead_mb
-        if not stores or not limit:
-            return None
-        number = int(self.plan.fingerprint[:15], 16)  # fits the field that copies have for it
-        return FetchAhead(needs, stores, limit, number)
 
     @property
     def fetch_report(self) -> FetchReport:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from factory.backends.source import Source
 from factory.cache.garbage import Garbage
 from factory.cache.lineage import why
 from factory.cache.place import CachePlace
+from factory.cache.recipe import rows_of
 from factory.cache.transfer import Transfer
 from factory.cache.usage import Usage, recipe_name
 from factory.catalog.lookup import row_of
@@ -132,8 +134,9 @@ def reasons(
         latents, catalog = source.latents, source.catalog
         row = row_of(catalog.facts, key)
         if latents is not None and row is not None:
-            reader, picture = source.backend.reader, source.picture(row)
-            lines = why(latents.store, key, latents.recipe(reader), reader.parts(picture))
+            reader = source.backend.reader
+            (parts,) = rows_of(reader.parts(source.columns(np.array([row]))))
+            lines = why(latents.store, key, latents.recipe(reader), parts)
             found.append((f"{name}: {latents.name}", lines))
     if not found:
         for name, text in texts.items():

@@ -34,7 +34,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folders(folder)
     data = data_module(folder)
     for old, new in (("latents", "latents"), ("text", "captions")):
-        data.registry.backends[old].name = new
+        backend = data.registry.backends.pop(old)
+        backend.name = new
+        data.registry.backends[new] = backend
     data.prepare_data()
     data.close()
     return folder

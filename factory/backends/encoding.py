@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
-from factory.backends.picture import Picture, Reader, read_pixels
+from factory.backends.picture import Picture, PictureColumns, Reader, read_pixels
 from factory.bulk import Engine
-from factory.cache.recipe import Keys
+from factory.cache.recipe import Keys, rows_of
 from factory.cache.writer import Writer
 from factory.catalog.facts import NOT_READABLE
 from factory.catalog.misfortune import is_own
@@ -79,6 +79,7 @@ class _Rows:
 
     keys: Keys
     labels: Sequence[str]
+    parts: Sequence[Mapping[str, object]]
     fields: Mapping[str, torch.Tensor]
     errors: Mapping[int, str] = field(default_factory=dict)
 
@@ -106,7 +107,12 @@ class CaptionWorker:
         """
         del engine
         made = (
-            _Rows(portion.keys, portion.samples, self.embeds.encode(portion.samples))
+            _Rows(
+                portion.keys,
+                portion.samples,
+                [{"caption": caption} for caption in portion.samples],
+                self.embeds.encode(portion.samples),
+            )
             for portion in chain.from_iterable(units)
         )
         return _stored(lambda: self.embeds.store.writer(recipe=self.embeds.recipe), made)
@@ -146,7 +152,12 @@ class PictureWorker:
                 fields: Mapping[str, torch.Tensor] = {}
                 if batch.pixels is not None:
                     fields = self.embeds.encode(batch.pixels, batch.labels)
-                yield _Rows(batch.keys, batch.labels, fields, batch.errors)
+                labels = batch.labels
+                yield _Rows(batch.keys, labels, self._parts(batch), fields, batch.errors)
+
+    def _parts(self, batch: "_Batch") -> list[dict[str, object]]:
+        """Return what shaped each row, for `why`."""
+        return rows_of(self.reader.parts(PictureColumns.of(batch.pictures)))
 
     def _batches(
         self, units: Iterable[Unit[Picture]], engine: Engine
@@ -169,9 +180,13 @@ class _Batch:
     """Pictures that were read; `pixels` is uint8 [n, ...], or None where none could be."""
 
     keys: Keys
-    labels: list[str]
+    pictures: list[Picture]
     pixels: torch.Tensor | None
     errors: dict[int, str]
+
+    @property
+    def labels(self) -> list[str]:
+        return [picture.key for picture in self.pictures]
 
     def size(self) -> int:
         return 0 if self.pixels is None else self.pixels.nbytes
@@ -184,14 +199,14 @@ def _batch(
 ) -> _Batch:
     places = [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
     images = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-    labels = [portion.samples[n].key for n in places]
+    pictures = [portion.samples[n] for n in places]
     pixels = None
     if images:
         # Pinned, a GPU fetches them without a copy in between.
         pinned = torch.cuda.is_available()
         pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=pinned)
         np.stack(images, out=pixels.numpy())
-    return _Batch(portion.keys[places], labels, pixels, errors)
+    return _Batch(portion.keys[places], pictures, pixels, errors)
 
 
 def _reason(reader: Reader, picture: Picture, error: Exception) -> str:
@@ -208,7 +223,7 @@ def _stored(open_writer: Callable[[], Writer], made: Generator[_Rows, None, None
     """Write rows behind, and tell of them; all are published when the iterator has ended."""
 
     def write(rows: _Rows) -> None:
-        writer.add(rows.keys, rows.fields, labels=rows.labels)
+        writer.add(rows.keys, rows.fields, labels=rows.labels, parts=rows.parts)
 
     with ExitStack() as stack:  # the last one first
         writer = stack.enter_context(open_writer())

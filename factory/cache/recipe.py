@@ -57,6 +57,12 @@ def recipe_keys(common: Mapping[str, object], rows: Rows) -> Keys:
     return np.frombuffer(b"".join(digests), dtype=KEY_DTYPE)
 
 
+def rows_of(columns: Mapping[str, Sequence[object] | NDArray[Any]]) -> list[dict[str, object]]:
+    """Return the rows of columns as `recipe_keys` takes them, as mappings."""
+    plain = [c.tolist() if isinstance(c, np.ndarray) else c for c in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
+
+
 def as_keys(keys: Keys | NDArray[Any] | Sequence[bytes]) -> Keys:
     """Return keys as V16 [n], from V16, S16, uint8 [n, 16] or a sequence of 16 bytes each.
 

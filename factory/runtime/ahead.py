@@ -14,6 +14,7 @@ from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.errors import FactoryError
 from factory.runtime.part import Part
+from factory.sampling.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -66,14 +67,14 @@ class Needs:
         if source is None:
             return  # a stream, which is read in its own order
         rows = part.rows
-        yield from _latents(source, rows)
+        yield from _pictures(source, rows)
         if source.text is not None:
             captions = source.catalog.captions_of(rows, seed=self.seed, epoch=part.step.epoch)
             snapshot = source.text.store.snapshot()
             found = snapshot.index.find(source.text.keys(captions))
             yield Rows(source.text.store, snapshot, found)
         for partner, partners in source.conditioning.values():
-            yield from _latents(partner, partners[rows])
+            yield from _pictures(partner, partners[rows])
 
     @property
     def stores(self) -> list[TensorStore]:
@@ -82,7 +83,7 @@ class Needs:
         everyone += [
             pair[0] for each in self.sources.values() for pair in each.conditioning.values()
         ]
-        embeds = [part for each in everyone for part in (each.latents, each.text)]
+        embeds = [part for e in everyone for part in (e.latents, e.text, e.vision)]
         return list({id(each.store): each.store for each in embeds if each is not None}.values())
 
 
@@ -223,16 +224,32 @@ class FetchAhead:
         self.problems.append(f"{type(error).__name__}: {error}")
 
 
-def _latents(source: Source, rows: np.ndarray) -> Iterator[Rows]:
-    latents = source.latents
-    if latents is None:
-        return
-    if source.places is not None:
-        yield Rows(latents.store, source.places.snapshot, source.places.at(rows))
-    else:
-        snapshot = latents.store.snapshot()
-        keys = latents.keys(source.backend.reader, source.pictures(rows))
-        yield Rows(latents.store, snapshot, snapshot.index.find(keys))
+def fetch_ahead(sources: Mapping[str, Source], plan: Plan, megabytes: float) -> FetchAhead | None:
+    """Return what fetches the rows of a plan's steps; None where all lie on this machine.
+
+    Args:
+        sources: The backends made ready, by name.
+        plan: The plan.
+        megabytes: How far it may be ahead; see `cache.ahead_mb`.
+    """
+    needs = Needs(sources, plan.seed)
+    stores = [store for store in needs.stores if store.shard_files.copied]
+    if not stores or not megabytes:
+        return None
+    # As many of its digits as the field that copies have for it holds.
+    return FetchAhead(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
+
+
+def _pictures(source: Source, rows: np.ndarray) -> Iterator[Rows]:
+    """Yield the rows that a source's samples have in its stores of pictures."""
+    if source.places is not None and source.latents is not None:
+        yield Rows(source.latents.store, source.places.snapshot, source.places.at(rows))
+    without_places = source.latents if source.places is None else None
+    for embeds in (without_places, source.vision):
+        if embeds is not None:
+            snapshot = embeds.store.snapshot()
+            keys = embeds.keys(source.backend.reader, source.columns(rows))
+            yield Rows(embeds.store, snapshot, snapshot.index.find(keys))
 
 
 def _joined(rows: list[tuple[int, Rows]]) -> tuple[Found, Snapshot]:

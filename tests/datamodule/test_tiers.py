@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from factory import CachePlace, FactoryDataModule
+from factory.runtime.ahead import fetch_ahead
 from factory.runtime.fetcher import Prefetch
 from tests.cache.fetching_process import FarStorage
 from tests.datamodule.building import data_module, write_folders
@@ -71,7 +72,7 @@ def test_nothing_is_fetched_ahead_where_all_is_local(root: Path) -> None:
     data = data_module(root)
     data.prepare_data()
     data.setup()
-    assert data._fetch_ahead() is None
+    assert fetch_ahead(data.sources, data.plan, 1024) is None
     data.close()
 
 
