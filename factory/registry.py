@@ -5,17 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
 from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
-from factory.backends.image import (
-    ConditioningBackend,
-    EvalBackend,
-    ImageBackend,
-    SampleBackend,
-)
+from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
 from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
+from factory.encoder.pixels import RawPixels
 from factory.errors import ConfigError
 from factory.telemetry import Telemetry
 
@@ -63,6 +60,8 @@ class Registry:
         needs = {name: dict(self._references(by_name[name])) for name in names}
         self.backends: dict[str, Backend] = {n: by_name[n] for n in build_order(needs)}
         self._check_kinds(needs)
+        self._check_conditioning()
+        self._pixels: dict[str, ImageEmbedBackend] = {}
 
     @property
     def data(self) -> dict[str, ImageBackend]:
@@ -74,6 +73,11 @@ class Registry:
         """Backends of stored samples: trained on, validated on, or conditioned on."""
         found = self._of(SampleBackend)
         return {name: b for name, b in found.items() if not isinstance(b, StreamBackend)}
+
+    @property
+    def stored(self) -> dict[str, SampleBackend]:
+        """Those of `samples` that have objects of their own, and so facts."""
+        return {name: b for name, b in self.samples.items() if not _is_generated(b)}
 
     @property
     def streams(self) -> dict[str, StreamBackend]:
@@ -102,6 +106,8 @@ class Registry:
         """Close every store and storage; what fails to close does not keep the others open."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.cache.storage.close)
+            for pixels in self._pixels.values():
+                stack.callback(pixels.close)
             for backend in self.backends.values():
                 stack.callback(
                     backend.storage.close if isinstance(backend, SampleBackend) else backend.close
@@ -142,6 +148,35 @@ class Registry:
         if problems:
             raise ConfigError(problems)
 
+    def _check_conditioning(self) -> None:
+        """Refuse deliveries and sets that cannot be.
+
+        Raises:
+            ConfigError: All problems at once.
+        """
+        problems = []
+        for name, backend in self._of(ConditioningBackend).items():
+            source = self.samples[backend.source]
+            where = f"data.backends.{name}"
+            if backend.deliver == "latents" and self.image_store(backend) is None:
+                problems.append(
+                    f"{where}.deliver=latents needs an image encoder, and there is none; choose "
+                    f"encoder/image=dct or another one, or set {where}.deliver=pixels"
+                )
+            if backend.deliver == "cells" and self.image_store(source) is None:
+                problems.append(
+                    f"{where}.deliver=cells has one value for each latent cell of "
+                    f"{source.name!r}, which has no image encoder; set {where}.deliver=pixels"
+                )
+            if backend.missing_partner != "drop" and sampling_of(source) == RANDOM:
+                problems.append(
+                    f"{where}.missing_partner={backend.missing_partner} is for sources whose "
+                    "samples have all sets at once; where one is drawn, it is drawn among those a "
+                    f"sample has: set {where}.missing_partner=drop"
+                )
+        if problems:
+            raise ConfigError(problems)
+
     def check_alignment(self) -> None:
         """Refuse targets that an image encoder cannot divide into latent cells.
 
@@ -153,9 +188,9 @@ class Registry:
         problems = []
         for name, backend in {**self.samples, **self.streams}.items():
             store = self.image_store(backend)
-            # Conditioning pictures are cut as their sources are.
+            # Conditioning pictures are cut as their sources are, but for some loose ones.
             cut = backend
-            if isinstance(backend, ConditioningBackend):
+            if isinstance(backend, ConditioningBackend) and backend.alignment is None:
                 cut = self.samples[backend.source]
             if store is not None and cut.alignment % store.encoder.downscale:
                 problems.append(
@@ -168,11 +203,26 @@ class Registry:
 
     def image_store(self, backend: SampleBackend) -> ImageEmbedBackend | None:
         """Return where a backend's latents are kept; None where pixels are read."""
+        if isinstance(backend, ConditioningBackend) and not backend.wants_latents:
+            return None
         return _chosen(backend.image_embeds, self.image_embeds)
+
+    def pixel_store(self, backend: ConditioningBackend) -> ImageEmbedBackend:
+        """Return where a backend's pictures are kept as pixels: a store of its own name."""
+        if backend.name not in self._pixels:
+            encoder = RawPixels(backend.kind.channels)
+            self._pixels[backend.name] = ImageEmbedBackend(
+                name=backend.name, cache=self.cache, encoder=encoder
+            )
+        return self._pixels[backend.name]
 
     def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
         """Return where a backend's encoded captions are kept; None for plain texts."""
         return _chosen(backend.text_embeds, self.text_embeds)
+
+
+def _is_generated(backend: SampleBackend) -> bool:
+    return isinstance(backend, ConditioningBackend) and backend.generate is not None
 
 
 def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:

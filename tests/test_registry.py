@@ -54,7 +54,7 @@ def problems(*backends: Any) -> list[str]:
 
 
 def test_backends_are_held_by_name_and_kind_in_order_of_need() -> None:
-    edges = ConditioningBackend(name="edges", source="a", image_embeds="latents", **SMALL)
+    edges = ConditioningBackend(name="edges", source="a", image_embeds="latents", storage=HERE)
     held = EvalBackend(name="held", **SMALL)
     made = registry(edges, image("a"), held, latents(), texts())
     assert list(made.backends) == ["latents", "a", "edges", "held", "text"]
@@ -81,14 +81,14 @@ def test_an_unknown_reference_is_refused_with_a_suggestion() -> None:
 
 
 def test_circles_are_refused() -> None:
-    one = ConditioningBackend(name="x", source="y", **SMALL)
-    other = ConditioningBackend(name="y", source="x", **SMALL)
+    one = ConditioningBackend(name="x", source="y", storage=HERE)
+    other = ConditioningBackend(name="y", source="x", storage=HERE)
     (problem,) = problems(one, other)
     assert "circle: x -> y -> x; change data.backends.x.source or data.backends.y.so" in problem
 
 
 def test_a_reference_to_the_wrong_kind_names_those_of_the_right_one() -> None:
-    edges = ConditioningBackend(name="edges", source="text", **SMALL)
+    edges = ConditioningBackend(name="edges", source="text", storage=HERE)
     found = problems(edges, image("a", text_embeds="latents"), image("b"), latents(), texts())
     assert sorted(found) == [
         "data.backends.a.text_embeds names 'latents' of type ImageEmbedBackend; name one of text",
@@ -143,9 +143,7 @@ class Coarse(BlockDCT):
 
 
 def test_the_source_decides_the_alignment_of_its_partners() -> None:
-    edges = ConditioningBackend(
-        name="edges", source="a", image_embeds="coarse", **{**SMALL, "alignment": 32}
-    )
+    edges = ConditioningBackend(name="edges", source="a", image_embeds="coarse", storage=HERE)
     coarse = latents("coarse", encoder=Coarse())
     (problem,) = misaligned(image("a", image_embeds="latents"), edges, latents(), coarse)
     assert problem.startswith("data.backends.a.alignment=16 is no multiple of the downscale 32")

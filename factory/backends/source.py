@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.picture import Picture, ReadPicture, ShapePicture
+from factory.backends.picture import ByteReader, Picture, ShapePicture
 from factory.bulk import Engine
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import CutArrays
@@ -83,10 +83,10 @@ class Source:
         """
         reader, pictures = self.backend.reader, self.pictures(rows)
         outcomes: Iterator[tuple[Any, NDArray[np.uint8] | Exception]]
-        if reader.storage.remote and isinstance(reader, ReadPicture):
+        if reader.storage.remote and reader.takes_bytes:
             spans = [(picture.key, 0, None) for picture in pictures]
             arriving = zip(pictures, reader.storage.read_many(spans), strict=True)
-            outcomes = engine.map(ShapePicture(reader), arriving)
+            outcomes = engine.map(ShapePicture(cast("ByteReader", reader)), arriving)
         else:
             outcomes = engine.map(reader, pictures)
         for picture, (_, outcome) in zip(pictures, outcomes, strict=True):

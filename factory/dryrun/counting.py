@@ -1,7 +1,8 @@
 """What does each backend hold, and what does it cost to read?"""
 
+from factory.backends.conditioning import ConditioningBackend
 from factory.backends.embeds import ImageEmbedBackend
-from factory.backends.image import ConditioningBackend, EvalBackend, ImageBackend
+from factory.backends.image import EvalBackend, ImageBackend
 from factory.backends.source import Source
 from factory.cache.place import CachePlace
 from factory.catalog.discovery import Discovery

@@ -11,6 +11,7 @@ from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.runtime.batch import Batch, Replacement
+from factory.runtime.conditioning import Partners, Pile
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 from factory.runtime.part import Part
 from factory.runtime.quarantine import QuarantineLimit, none_left, too_many
@@ -56,11 +57,13 @@ class Collate:
         if stream is not None:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
-        rows, pixels, stand_ins = self._read(source, part)
+        partners = Partners(source, self.seed, step.epoch)
+        rows, pixels, stand_ins = self._read(source, part, partners)
         catalog = source.catalog
         facts, cuts = catalog.facts, catalog.cuts(rows)
         captions = [catalog.caption(row, seed=self.seed, epoch=step.epoch) for row in rows.tolist()]
         latents = None if source.latents is None else source.read_latents(rows, cuts)["latents"]
+        beside = partners.gather(rows, pixels, latents, cuts.target)
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return Batch(
             backend=step.backend,
@@ -76,36 +79,36 @@ class Collate:
             crop_top_left=torch.from_numpy(cuts.crop),
             valid=torch.from_numpy(_valid(part, stand_ins)),
             latents=latents,
-            pixels=pixels.get(source.name),
+            pixels=None if latents is not None else pixels[source.name].tensor,
             text=source.read_text(captions),
-            conditioning=_conditioning(source, rows, pixels),
+            conditioning=beside.tensors,
+            conditioning_valid=beside.valid,
+            conditioning_set=beside.drawn,
             slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
         )
 
     def _read(
-        self, source: Source, part: Part
-    ) -> tuple[NDArray[np.int64], dict[str, torch.Tensor], list[StandIn]]:
+        self, source: Source, part: Part, partners: Partners
+    ) -> tuple[NDArray[np.int64], dict[str, Pile], list[StandIn]]:
         """Return the rows that are used, pixels by backend, and what stands in for what."""
         rows = part.rows
-        wanted = _read_as_pixels(source)
+        wanted = partners.read_as_pixels()
+        piles = {each.name: Pile(len(rows)) for each in wanted}
         if not wanted:
-            return rows, {}, []
-        tensors: dict[str, torch.Tensor] = {}
+            return rows, piles, []
 
-        def put(place: int, pixels: Sequence[Pixels]) -> None:
+        def put(place: int, pixels: Sequence[Pixels | None]) -> None:
             """Copy a sample to its place while others are still being decoded."""
-            for (each, _), image in zip(wanted, pixels, strict=True):
-                if each.name not in tensors:
-                    shape = (len(rows), *image.shape)
-                    tensors[each.name] = torch.empty(shape, dtype=torch.uint8)
-                tensors[each.name][place] = torch.from_numpy(image)
+            for pile, image in zip(piles.values(), pixels, strict=True):
+                if image is not None:
+                    pile.put(place, image)
 
         try:
             stand_ins = fill(
                 rows,
                 lambda index: _draw(source, part, index),
-                lambda some: _read_together(wanted, some, self.engine),
+                lambda some: _read_together(wanted, some, partners.rows(some), self.engine),
                 put,
                 self.known.setdefault(source.name, {}),
                 self.limit.allowed(len(source.catalog)),
@@ -121,29 +124,31 @@ class Collate:
             raise none_left(source.name, found, part.step.bucket) from None
         for each in stand_ins:
             rows[each.index] = each.substitute
-        return rows, tensors, stand_ins
-
-
-def _read_as_pixels(source: Source) -> list[tuple[Source, NDArray[np.int64] | None]]:
-    """Return who is read as pixels, the source or a partner of it, with the partner's rows."""
-    everyone = [(source, None), *source.conditioning.values()]
-    return [(each, rows) for each, rows in everyone if each.latents is None]
+        return rows, piles, stand_ins
 
 
 def _read_together(
-    wanted: Sequence[tuple[Source, NDArray[np.int64] | None]],
+    wanted: Sequence[Source],
     rows: NDArray[np.int64],
+    partners: Mapping[str, NDArray[np.int64]],
     engine: Engine,
-) -> Iterator[tuple[Pixels, ...] | Unusable]:
-    """Yield the pixels of each row from all who are read; what one lacks spoils the sample."""
-    streams = [
-        each.samples(rows if partners is None else partners[rows], engine)
-        for each, partners in wanted
-    ]
+) -> Iterator[tuple[Pixels | None, ...] | Unusable]:
+    """Yield the pixels of each row from all who are read; what one lacks spoils the sample.
+
+    Nothing is read, and None given, of a partner that a row has not.
+    """
+    streams = [_read_those(each, partners.get(each.name, rows), engine) for each in wanted]
     for outcomes in zip(*streams, strict=True):
         unusable = [outcome for outcome in outcomes if isinstance(outcome, Unusable)]
         pixels = tuple(outcome for outcome in outcomes if not isinstance(outcome, Unusable))
         yield unusable[0] if unusable else pixels
+
+
+def _read_those(
+    source: Source, rows: NDArray[np.int64], engine: Engine
+) -> Iterator[Pixels | Unusable | None]:
+    read = source.samples(rows[rows >= 0], engine)
+    return (next(read) if row >= 0 else None for row in rows.tolist())
 
 
 def _draw(source: Source, part: Part, index: int) -> Iterator[int]:
@@ -182,24 +187,13 @@ def _valid(part: Part, stand_ins: Sequence[StandIn]) -> NDArray[np.bool_]:
     return valid
 
 
-def _conditioning(
-    source: Source, rows: NDArray[np.int64], pixels: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Return the latents of each partner, or the pixels where those were read."""
-    return {
-        name: pixels[name]
-        if name in pixels
-        else partner.read_latents(partner_rows[rows])["latents"]
-        for name, (partner, partner_rows) in source.conditioning.items()
-    }
-
-
 def batch_bytes(batch: Batch) -> int:
     """Return how many bytes the tensors of a batch hold."""
+    beside = batch.conditioning.values()
     tensors: Sequence[torch.Tensor | None] = [
         batch.latents,
         batch.pixels,
         *batch.text.values(),
-        *batch.conditioning.values(),
+        *(tensor for one in beside for tensor in (one if isinstance(one, list) else [one])),
     ]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)

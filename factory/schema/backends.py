@@ -32,6 +32,13 @@ class DecodeMode(StrEnum):
     exact = "exact"
 
 
+class ConditioningSampling(StrEnum):
+    """Which of several conditioning backends a sample has in an epoch."""
+
+    combined = "combined"
+    random = "random"
+
+
 @dataclass
 class BackendConfig:
     """One named source, of samples or of embeddings."""
@@ -179,6 +186,11 @@ class ImageBackendConfig(SampleBackendConfig):
         "above, below or at 0: backends of equal sign form a group, and groups take turns as "
         "soon as one is not at 0; null: at 0, and batches say nothing",
     )
+    conditioning_sampling: ConditioningSampling = opt(
+        II("data.conditioning_sampling"),
+        "of several conditioning backends, combined: all in every batch | random: one for each "
+        "sample and epoch",
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -268,22 +280,6 @@ class EvalBackendConfig(SampleBackendConfig):
     """Pictures to validate on: every one once, in a fixed order, never trained on."""
 
     _target_: str = "factory.backends.image.EvalBackend"
-
-
-@dataclass
-class ConditioningBackendConfig(SampleBackendConfig):
-    """Pictures paired by name with those of a source backend, cut exactly as their partner."""
-
-    _target_: str = "factory.backends.image.ConditioningBackend"
-    source: str = opt(MISSING, "backend whose samples these belong to, matched by path stem")
-
-    def _misplaced_captions(self) -> Iterator[str]:
-        yield from ()  # its samples have the captions of their source
-
-    def _unseen_faces(self) -> Iterator[str]:
-        yield from ()  # its samples have the cuts of their source
-
-    def references(self) -> Iterator[tuple[str, str]]:
-        """Yield (field, name) of every other backend this one needs built before it."""
-        yield from super().references()
-        yield "source", self.source
+    conditioning_sampling: ConditioningSampling = opt(
+        II("data.conditioning_sampling"), "as of pictures to train on"
+    )

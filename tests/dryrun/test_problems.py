@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from factory import EvalBackend
-from factory.backends.image import ConditioningBackend, Crop
+from factory.backends.conditioning import ConditioningBackend
+from factory.backends.image import Crop
 from factory.catalog.captions import TextFileCaptions
 from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Run
