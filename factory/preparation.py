@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 
-from factory.backends.conditioning import ConditioningBackend
+from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.generated import GeneratedEmbeds
 from factory.backends.image import SampleBackend
@@ -168,8 +168,9 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
 def _owner(source: Source) -> str:
     """Return whose facts say what can be read: of generated pictures those of their source."""
     backend = source.backend
-    generated = isinstance(backend, ConditioningBackend) and backend.generate is not None
-    return backend.source if generated else source.name  # type: ignore[attr-defined]
+    if isinstance(backend, ConditioningBackend) and is_generated(backend):
+        return backend.source
+    return source.name
 
 
 def _with_partners(source: Source) -> list[Source]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
+from factory.backends.conditioning import RANDOM, ConditioningBackend, is_generated, sampling_of
 from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
 from factory.backends.order import build_order
@@ -77,7 +77,7 @@ class Registry:
     @property
     def stored(self) -> dict[str, SampleBackend]:
         """Those of `samples` that have objects of their own, and so facts."""
-        return {name: b for name, b in self.samples.items() if not _is_generated(b)}
+        return {name: b for name, b in self.samples.items() if not is_generated(b)}
 
     @property
     def streams(self) -> dict[str, StreamBackend]:
@@ -219,10 +219,6 @@ class Registry:
     def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
         """Return where a backend's encoded captions are kept; None for plain texts."""
         return _chosen(backend.text_embeds, self.text_embeds)
-
-
-def _is_generated(backend: SampleBackend) -> bool:
-    return isinstance(backend, ConditioningBackend) and backend.generate is not None
 
 
 def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:

@@ -247,6 +247,11 @@ class ConditioningBackend(SampleBackend):
         return blocks.float().mean((-2, -1)).round().to(torch.uint8)
 
 
+def is_generated(backend: SampleBackend) -> bool:
+    """Tell whether a backend's pictures are made from those of its source."""
+    return isinstance(backend, ConditioningBackend) and backend.generate is not None
+
+
 def sampling_of(backend: SampleBackend) -> str:
     """Return whether the samples of a source have all their conditioning at once, or one."""
     if isinstance(backend, ImageBackend | EvalBackend):

@@ -14,9 +14,9 @@ SHAPES = ("rectangle", "ellipse", "stroke")
 _WHITE = 255
 # A mask this near to the share that was drawn is done.
 _NEAR = 0.01
-# Shapes overlap what is there already, so the share is come near to, not hit. Masks of 0.5 take 7
-# shapes on average; those of 400 draws took 20 at most.
-_MOST_SHAPES = 40
+# Shapes overlap what is there already, so the share is come near to, not hit. Masks of 0.5 take 8
+# shapes on average and 18 at most, those of 0.8 take 22.
+_MOST_SHAPES = 64
 # A shape covers so much of what is still missing, at least and at most.
 _LEAST_PART, _MOST_PART = 0.35, 1.0
 # Width to height of rectangles and ellipses, at most, either way.

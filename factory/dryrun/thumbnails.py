@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from factory.backends.conditioning import is_generated
 from factory.backends.source import Source
 from factory.bulk import Engine
 from factory.catalog.cuts import Cut
@@ -72,7 +73,9 @@ def data_uri(image: Image.Image) -> str:
 def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
     """Return what rows look like, in their order."""
     names = _buckets(source, chosen)
-    images = _clips(source, chosen) if source.backend.clip else _stills(source, chosen, engine)
+    made = is_generated(source.backend)
+    as_cut = made or source.backend.clip
+    images = _cut(source, chosen) if as_cut else _stills(source, chosen, engine)
     found = []
     for row, image in zip(chosen.tolist(), images, strict=True):
         catalog = source.catalog
@@ -85,7 +88,8 @@ def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
                 why=_why(image),
                 width=int(width[0]),
                 height=int(height[0]),
-                cut=catalog.cut(row) if kept else None,
+                # What is generated was never larger than its cut.
+                cut=catalog.cut(row) if kept and not made else None,
                 bucket=names.get(row, ""),
                 captions=catalog.texts(row),
             )
@@ -100,13 +104,14 @@ def _stills(source: Source, chosen: rows.Rows, engine: Engine) -> list[str | Exc
     return [outcome for _, outcome in engine.map(_Draw(source.backend.storage), items)]
 
 
-def _clips(source: Source, chosen: rows.Rows) -> list[str | Exception]:
-    """Show the first frame of each clip, as it is cut: a whole video is not decoded for it."""
+def _cut(source: Source, chosen: rows.Rows) -> list[str | Exception]:
+    """Show samples as they are read: of clips the first frame, else a video is decoded whole."""
     found: list[str | Exception] = []
     for row in chosen.tolist():
         try:
-            frames = source.backend.reader(source.picture(row))
-            found.append(data_uri(Image.fromarray(frames[0])))
+            pixels = source.backend.reader(source.picture(row))
+            first = pixels.reshape(-1, *pixels.shape[-3:])[0]
+            found.append(data_uri(Image.fromarray(first)))
         except (FactoryError, ValueError) as error:
             found.append(error)
     return found
