@@ -69,9 +69,7 @@ def test_edges_are_where_the_square_ends() -> None:
 
 
 def test_jpeg_artifacts_grow_as_quality_falls() -> None:
-    errors = [
-        np.abs(made(JpegArtifacts(q, q)).astype(int) - PICTURE).mean() for q in (5, 30, 95)
-    ]
+    errors = [np.abs(made(JpegArtifacts(q, q)).astype(int) - PICTURE).mean() for q in (5, 30, 95)]
     assert errors[0] > errors[1] > errors[2]
     assert abs(made(JpegArtifacts(95, 95))[30, 45].astype(int) - PICTURE[30, 45]).max() < 6
 
@@ -104,13 +102,9 @@ def test_noise_is_added_while_it_is_small() -> None:
 
 @pytest.mark.parametrize(("least", "most"), [(0.1, 0.5), (0.3, 0.3), (0.02, 0.05)])
 @pytest.mark.parametrize("shapes", [("rectangle", "ellipse", "stroke"), ("stroke",)])
-def test_masks_cover_a_share_of_the_range(
-    least: float, most: float, shapes: Sequence[str]
-) -> None:
+def test_masks_cover_a_share_of_the_range(least: float, most: float, shapes: Sequence[str]) -> None:
     large = np.zeros((192, 256, 3), dtype=np.uint8)
-    masks = [
-        RandomMasks(least, most, shapes)(large, drawing(0, f"{n}.png")) for n in range(50)
-    ]
+    masks = [RandomMasks(least, most, shapes)(large, drawing(0, f"{n}.png")) for n in range(50)]
     shares = [(mask == 255).mean() for mask in masks]
     assert all(set(np.unique(mask)) == {0, 255} for mask in masks)
     assert least - 0.011 < min(shares)
