@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from factory.backends.conditioning import is_generated
@@ -81,6 +82,8 @@ def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
         catalog = source.catalog
         kept = row in names
         width, height = rows.sides(catalog, rows.one(row))
+        if made and kept:
+            width, height = np.split(np.array(catalog.cut(row).target), 2)
         found.append(
             Look(
                 key=catalog.facts.key(row),
