@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from factory.backends.conditioning import RANDOM, ConditioningBackend, is_generated, sampling_of
+from factory.backends.conditioning import ConditioningBackend, delivery_problems, is_generated
 from factory.backends.embeds import EmbedBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
 from factory.backends.order import build_order
@@ -154,26 +154,11 @@ class Registry:
         Raises:
             ConfigError: All problems at once.
         """
-        problems = []
-        for name, backend in self._of(ConditioningBackend).items():
+        problems: list[str] = []
+        for backend in self._of(ConditioningBackend).values():
             source = self.samples[backend.source]
-            where = f"data.backends.{name}"
-            if backend.deliver == "latents" and self.image_store(backend) is None:
-                problems.append(
-                    f"{where}.deliver=latents needs an image encoder, and there is none; choose "
-                    f"encoder/image=dct or another one, or set {where}.deliver=pixels"
-                )
-            if backend.deliver == "cells" and self.image_store(source) is None:
-                problems.append(
-                    f"{where}.deliver=cells has one value for each latent cell of "
-                    f"{source.name!r}, which has no image encoder; set {where}.deliver=pixels"
-                )
-            if backend.missing_partner != "drop" and sampling_of(source) == RANDOM:
-                problems.append(
-                    f"{where}.missing_partner={backend.missing_partner} is for sources whose "
-                    "samples have all sets at once; where one is drawn, it is drawn among those a "
-                    f"sample has: set {where}.missing_partner=drop"
-                )
+            encoded, its = (self.image_store(each) is not None for each in (backend, source))
+            problems += delivery_problems(backend, source, encoded=encoded, source_encoded=its)
         if problems:
             raise ConfigError(problems)
 

@@ -1,7 +1,7 @@
 """Backends of conditioning pictures: what belongs to each sample of a source, and how it comes."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,6 +123,11 @@ class ConditioningBackend(SampleBackend):
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"backend {self.name!r}: {_unknown(name, self, allowed)}")
+        if self.generate is not None and not isinstance(self.generate, Generator):
+            raise ValueError(
+                f"backend {self.name!r}: generate must be a factory.conditioning.Generator, got "
+                f"{self.generate!r}"
+            )
         if self.bond is None:
             self._check_own_sizes()
 
@@ -257,6 +262,43 @@ def sampling_of(backend: SampleBackend) -> str:
     if isinstance(backend, ImageBackend | EvalBackend):
         return str(backend.conditioning_sampling)
     return COMBINED
+
+
+def delivery_problems(
+    backend: ConditioningBackend, source: SampleBackend, *, encoded: bool, source_encoded: bool
+) -> Iterator[str]:
+    """Yield what is wrong with how a backend is delivered beside its source.
+
+    Args:
+        backend: The backend.
+        source: Its source.
+        encoded: Whether its pictures go through an image encoder.
+        source_encoded: Whether those of the source do.
+    """
+    where = f"data.backends.{backend.name}"
+    if backend.deliver == "latents" and not encoded:
+        yield (
+            f"{where}.deliver=latents needs an image encoder, and there is none; choose "
+            f"encoder/image=dct or another one, or set {where}.deliver=pixels"
+        )
+    if backend.deliver == "cells" and not source_encoded:
+        yield (
+            f"{where}.deliver=cells has one value for each latent cell of {source.name!r}, which "
+            f"has no image encoder; set {where}.deliver=pixels"
+        )
+    own = [f"values={backend.values!s}"] if backend.values != "uint8" else []
+    own += [f"stored={str(backend.stored).lower()}"] if backend.stored is not None else []
+    if encoded and own:
+        yield (
+            f"{where}: {' and '.join(own)} is for pixels, and latents are delivered; set "
+            f"{where}.deliver=pixels, or leave it out"
+        )
+    if backend.missing_partner != "drop" and sampling_of(source) == RANDOM:
+        yield (
+            f"{where}.missing_partner={backend.missing_partner!s} is for sources whose samples "
+            "have all sets at once; where one is drawn, it is drawn among those a sample has: set "
+            f"{where}.missing_partner=drop"
+        )
 
 
 def _unknown(name: str, backend: object, allowed: tuple[str | None, ...]) -> str:

@@ -1,6 +1,6 @@
 """Schemas of conditioning: backends of it, and what makes it from the source's pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -140,7 +140,9 @@ class ConditioningBackendConfig(SampleBackendConfig):
                 f"generate makes a picture from each one that data.backends.{self.source} keeps, "
                 f"so {', '.join(unused)} cannot be set here; set it there"
             )
-        if not isinstance(self.generate, GeneratorConfig) and "_target_" not in self.generate:
+        given = self.generate
+        values = given if isinstance(given, Mapping) else getattr(given, "__dict__", {})
+        if "_target_" not in values:
             yield (
                 "generate must name a class: choose "
                 f"data/generator@data.backends.{self.name}=canny, or set generate._target_"

@@ -5,6 +5,7 @@ import pytest
 from factory import ConfigError, build, compose
 from factory.builder import verify
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
+from tests.conditioning.building import Negative
 
 ADDED = ("+data/backend@data.backends.edges=conditioning", "data.backends.edges.source=photos")
 GENERATOR = "data/generator@data.backends.edges"
@@ -37,13 +38,19 @@ def test_a_generator_is_an_option_of_the_backend_s_slot(
 
 
 def test_a_generator_of_one_s_own_needs_no_schema() -> None:
-    own = "{_target_: factory.conditioning.Canny, low: 1, high: 2}"
+    own = "{_target_: tests.conditioning.building.Negative, strength: 200}"
     for given in (
         [*ADDED, f"{EDGES}.generate={own}"],
         [f"+{EDGES}={{kind: conditioning, source: photos, generate: {own}}}"],
     ):
         made = build(compose(given)).registry.samples["edges"]
-        assert made.generate == Canny(1, 2)  # type: ignore[attr-defined]
+        assert made.generate == Negative(200)  # type: ignore[attr-defined]
+
+
+def test_what_is_no_generator_is_refused() -> None:
+    cfg = compose([*ADDED, f"{EDGES}.generate={{_target_: factory.Crop}}"])
+    with pytest.raises(ConfigError, match=r"must be a factory\.conditioning\.Generator, got Crop"):
+        build(cfg)
 
 
 def test_sizes_of_loose_references_are_pinned_and_else_the_source_s() -> None:
@@ -63,6 +70,7 @@ def test_sizes_of_loose_references_are_pinned_and_else_the_source_s() -> None:
         ([f"{EDGES}.resolution=64"], "cut exactly as its partner, so resolution cannot be set"),
         (["data/crop@data.backends.edges=square"], "so crop cannot be set here; set it for data."),
         ([f"{EDGES}.generate={{low: 3}}"], "generate must name a class: choose data/generator@"),
+        ([f"{EDGES}.generate=canny"], "generate must name a class: choose data/generator@"),
         ([f"{GENERATOR}=canny", f"{EDGES}.generate.high=3"], "generate.high must be at least 100"),
         ([f"{GENERATOR}=random_masks", f"{EDGES}.generate.most=2"], "must be shares between 0"),
         ([f"{GENERATOR}=canny", f"{EDGES}.type=reference_loose"], "set data.backends.edges.type="),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from factory import Batch, ConditioningBackend, FactoryDataModule, VideoBackend
+from factory.backends.naming import find_sample, near_names
 from factory.backends.source import Source
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
 from factory.conditioning.generator import as_rgb, drawing
@@ -66,6 +67,16 @@ def test_pixels_are_made_of_the_picture_as_it_is_trained_on(tmp_path: Path, gene
         ]
         assert torch.equal(batch.conditioning["made"], torch.from_numpy(np.stack(wanted)))
     assert not (tmp_path / "cache/catalog/made.parquet").exists()
+
+
+def test_the_key_of_what_is_generated_stands_for_its_source(tmp_path: Path) -> None:
+    write_noise(tmp_path)
+    data = ready(tmp_path, made(Canny()))
+    for name in ("src/0003.png", "made:src/0003.png", "pics:src/0003.png"):
+        assert find_sample(name, data.sources) == [("pics", 3)]
+    assert near_names("src/0003.jpg", data.sources)[0].startswith("pics:src/000")
+    assert not any(name.startswith("made:") for name in near_names("src/0003.jpg", data.sources))
+    data.close()
 
 
 def test_latents_are_those_of_what_is_made(tmp_path: Path) -> None:

@@ -256,6 +256,15 @@ def test_no_partner_at_all_is_an_error_whatever_is_done_about_missing_ones(
         ({"deliver": "cells"}, r"cond\.deliver=cells .* has no image encoder"),
     ],
 )
-def test_deliveries_that_cannot_be_are_refused(setting: dict[str, str], said: str) -> None:
+def test_deliveries_that_no_encoder_makes_are_refused(setting: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ready(Path(), beside(Path(), **setting))
+
+
+@pytest.mark.parametrize("setting", [{"values": "bool"}, {"stored": False}])
+def test_settings_of_pixels_are_refused_where_latents_are_delivered(
+    setting: dict[str, object],
+) -> None:
+    (name,) = setting
+    with pytest.raises(ConfigError, match=rf"{name}=.* is for pixels.*deliver=pixels"):
+        ready(Path(), beside(Path(), **setting), encoded=True)
