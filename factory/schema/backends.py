@@ -146,11 +146,7 @@ class SampleBackendConfig(BackendConfig):
         yield from above("resolution", self.resolution, 0)
         yield from at_least("alignment", self.alignment, 1)
         yield from at_least("max_samples", self.max_samples, 1)
-        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
-        yield from above("minimum_aspect_ratio", low, 0)
-        yield from above("maximum_aspect_ratio", high, 0)
-        if low is not None and high is not None and low > high:
-            yield f"minimum_aspect_ratio {low:g} is above maximum_aspect_ratio {high:g}"
+        yield from aspect_problems(self.minimum_aspect_ratio, self.maximum_aspect_ratio)
         yield from size_problems(self)
         yield from self._misplaced_captions()
         yield from filter_problems(self)
@@ -168,6 +164,14 @@ class SampleBackendConfig(BackendConfig):
             name = getattr(self, key)
             if name is not None:
                 yield key, name
+
+
+def aspect_problems(least: float | None, greatest: float | None) -> Iterator[str]:
+    """Yield what is wrong with the limits of a bucket's shape."""
+    yield from above("minimum_aspect_ratio", least, 0)
+    yield from above("maximum_aspect_ratio", greatest, 0)
+    if least is not None and greatest is not None and least > greatest:
+        yield f"minimum_aspect_ratio {least:g} is above maximum_aspect_ratio {greatest:g}"
 
 
 @dataclass

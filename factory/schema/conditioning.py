@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from omegaconf import MISSING
 
-from factory.schema.backends import ResolutionType, SampleBackendConfig
+from factory.schema.backends import ResolutionType, SampleBackendConfig, aspect_problems
 from factory.schema.crop import CropConfig, CropStyle
+from factory.schema.looks import filter_problems
 from factory.schema.options import above, at_least, opt
 from factory.schema.sizes import SizeOptions, size_problems
 
@@ -49,11 +50,12 @@ class MissingPartner(StrEnum):
     keep = "keep"
 
 
+# In the unit of `resolution_type`.
+LIMITS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
 # Sizes, cuts and limits: only loose references have their own.
 OWN = (
     "resolution", "resolution_type", "alignment", "crop", "maximum_canvas", "aspect_sizes",
-    "minimum_image_size", "maximum_image_size", "target_downsample_size",
-    "minimum_aspect_ratio", "maximum_aspect_ratio", "max_samples",
+    *LIMITS, "minimum_aspect_ratio", "maximum_aspect_ratio", "max_samples",
 )  # fmt: skip
 
 
@@ -91,7 +93,9 @@ class ConditioningBackendConfig(SampleBackendConfig):
         None, "slot: makes the pictures from the source's own, data/generator; null reads files"
     )
     resolution: float | None = opt(  # type: ignore[assignment] # null is the source's
-        None, "of reference_loose, as the six below; null: the source's"
+        None,
+        "target size of reference_loose; null: the source's. So are its resolution_type, "
+        "alignment, crop, maximum_canvas and aspect_sizes",
     )
     resolution_type: ResolutionType | None = opt(None, "")  # type: ignore[assignment] # likewise
     alignment: int | None = opt(None, "")  # type: ignore[assignment] # likewise
@@ -110,6 +114,7 @@ class ConditioningBackendConfig(SampleBackendConfig):
                 f"{', '.join(own)} cannot be set here; set it for data.backends.{self.source}, or "
                 "set type=reference_loose for pictures of a size of their own"
             )
+        yield from filter_problems(self)
         if self.generate is not None:
             yield from self._generated_problems()
 
@@ -118,9 +123,15 @@ class ConditioningBackendConfig(SampleBackendConfig):
         yield from above("resolution", self.resolution, 0)
         yield from at_least("alignment", self.alignment, 1)
         yield from at_least("max_samples", self.max_samples, 1)
-        sized = (self.resolution, self.resolution_type, self.alignment)
-        if None not in sized:
+        yield from aspect_problems(self.minimum_aspect_ratio, self.maximum_aspect_ratio)
+        limits = [name for name in LIMITS if getattr(self, name) is not None]
+        if None not in (self.resolution, self.resolution_type, self.alignment):
             yield from size_problems(cast("SizeOptions", self))
+        elif limits:
+            yield (
+                f"{' and '.join(limits)} cannot be checked against a size of the source; set "
+                "resolution, resolution_type and alignment here, too"
+            )
         if self.crop is not None and self.crop.style is CropStyle.face:
             yield (
                 "crop.style=face is for pictures to train on; choose another "

@@ -83,6 +83,25 @@ def test_sizes_of_loose_references_are_pinned_and_else_the_source_s() -> None:
             "crop.style=face is for pictures to train on",
         ),
         (["data.conditioning_sampling=rondom"], "did you mean 'random'?"),
+        ([f"{EDGES}.filters=[{{column: x, minimum: 1}}]"], "filters look at the columns x of a"),
+        (
+            [
+                f"{EDGES}.type=reference_loose",
+                f"{EDGES}.maximum_image_size=2000",
+                f"{EDGES}.minimum_aspect_ratio=2",
+                f"{EDGES}.maximum_aspect_ratio=1",
+            ],
+            "maximum_image_size cannot be checked against a size of the source",
+        ),
+        (
+            [
+                f"{EDGES}.type=reference_loose",
+                f"{EDGES}.resolution=64.5",
+                f"{EDGES}.resolution_type=pixel_area",
+                f"{EDGES}.alignment=16",
+            ],
+            "must be a whole edge in px",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_way_out(overrides: list[str], said: str) -> None:
