@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factory.backends.conditioning import ConditioningBackend
     from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
-    from factory.backends.image import ConditioningBackend, Crop, EvalBackend, ImageBackend
+    from factory.backends.image import Crop, EvalBackend, ImageBackend
     from factory.backends.stream import StreamBackend
     from factory.backends.video import VideoBackend
     from factory.builder import build
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Batch": "factory.runtime.batch",
     "CachePlace": "factory.cache.place",
-    "ConditioningBackend": "factory.backends.image",
+    "ConditioningBackend": "factory.backends.conditioning",
     "ConfigError": "factory.errors",
     "Crop": "factory.backends.image",
     "EvalBackend": "factory.backends.image",

@@ -115,7 +115,12 @@ def _adopted(key: str, node: DictConfig) -> Any:
         )
     schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node
     declared = {option.name for option in fields(_kinds()[kind])}
-    slots = {slot: wired for slot, wired in INHERIT.items() if slot in declared}
+    # A slot with a value of its own, such as none, follows nothing.
+    slots = {
+        slot: wired
+        for slot, wired in INHERIT.items()
+        if slot in declared and OmegaConf.is_missing(schema, slot)
+    }
     if kind in EMBEDS:
         slots["encoder"] = f"${{encoder.{EMBEDS[kind]}}}"
     try:

@@ -163,6 +163,10 @@ def tidy(error: Exception) -> str:
         known = [option for cls in _schemas(kind) for option in _options(cls)]
         if known:
             return f"there is no option {name!r}; {suggest(name, known)}"
+    choice = re.search(r"Invalid value '(.*?)', expected one of \[(.*?)\]", message)
+    near = choice and difflib.get_close_matches(choice[1], choice[2].split(", "), n=1)
+    if near:
+        return f"{message}; did you mean {near[0]!r}?"
     return _shape(message) or message
 
 

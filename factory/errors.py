@@ -14,6 +14,7 @@
     ├─ MediaError             bytes that are not the picture or video they claim to be
     ├─ TableError             a table without the columns it was said to have
     ├─ EmptyBackendError      no sample is left to train on
+    ├─ PairingError           samples without the conditioning they must have
     ├─ PlanError              a mixture that cannot be planned
     ├─ ResumeError            a checkpoint that belongs to another plan
     ├─ EngineError            bulk work that other machines cannot do
@@ -111,6 +112,10 @@ class TableError(FactoryError):
 
 class EmptyBackendError(FactoryError):
     """No sample is left to train on."""
+
+
+class PairingError(FactoryError):
+    """Samples without the conditioning they must have."""
 
 
 class PlanError(FactoryError, ValueError):

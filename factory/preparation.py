@@ -2,20 +2,16 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-import numpy as np
-
+from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.image import ConditioningBackend, SampleBackend
+from factory.backends.image import SampleBackend
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
-from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import PartnerCuts
 from factory.catalog.facts import Facts
-from factory.catalog.pairing import NO_SOURCE, pair
 from factory.errors import EmptyBackendError, FactoryError
+from factory.pairing import join, sets_of, unpaired
 from factory.registry import Registry
 
 logger = logging.getLogger("factory")
@@ -38,11 +34,12 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
         EmptyBackendError: A backend has no sample left.
         ConfigError: Targets do not divide into the latent cells of their encoder.
         CacheError: The cache is damaged, or an encoder gave unusable rows.
+        PairingError: A sample has no partner where each must have one.
     """
     with registry.telemetry.stage("check storage"):
         registry.check_alignment()
         registry.cache.storage.check(write=True)
-    facts = {name: _scan(registry, backend) for name, backend in registry.samples.items()}
+    facts = {name: _scan(registry, backend) for name, backend in registry.stored.items()}
     sources = _decide(registry, facts, seed)
     touched = list(sources.values())
     # Repeated, for max_samples may put others in the place of what could not be read.
@@ -52,6 +49,9 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
             facts[name] = registry.cache.shelf(name).save(marked)
         sources = _decide(registry, facts, seed)
         touched = [source for name in unreadable for source in _with_partners(sources[name])]
+    for source in sources.values():
+        for line in unpaired(source):
+            logger.warning(line)
     _encode_captions(registry, sources.values())
     _locate(registry, sources)
     return sources
@@ -69,15 +69,21 @@ def survey(registry: Registry, *, seed: int) -> tuple[dict[str, Source], dict[st
     """
     errors: dict[str, FactoryError] = {}
     sources: dict[str, Source] = {}
-    for name, backend in registry.samples.items():
+    facts: dict[str, Facts] = {}
+    for name, backend in registry.stored.items():
         try:
-            facts = _scan(registry, backend)
+            facts[name] = _scan(registry, backend)
             if not isinstance(backend, ConditioningBackend):
-                sources[name] = _source(registry, backend, facts, seed)
-            elif backend.source in sources:
-                sources[name] = _paired(registry, backend, facts, sources)
+                sources[name] = _source(registry, backend, facts[name], seed)
         except FactoryError as error:
             errors[name] = error
+    for source in list(sources.values()):
+        for sets in sets_of(registry, source):
+            ready = [each for each in sets if each.name not in errors]
+            try:
+                sources |= join(registry, source, ready, facts, seed)
+            except FactoryError as error:
+                errors[ready[0].name] = error
     return sources, errors
 
 
@@ -88,7 +94,7 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
         EmptyBackendError: Nothing was published for a backend.
     """
     facts = {}
-    for name in registry.samples:
+    for name in registry.stored:
         found = registry.cache.shelf(name).load()
         if found is None:
             raise EmptyBackendError(
@@ -154,15 +160,14 @@ def _scan(registry: Registry, backend: SampleBackend) -> Facts:
 
 def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[str, Source]:
     with registry.telemetry.stage("decide") as stage:
-        backends = registry.samples
         sources = {
             name: _source(registry, backend, facts[name], seed)
-            for name, backend in backends.items()
+            for name, backend in registry.stored.items()
             if not isinstance(backend, ConditioningBackend)
         }
-        for backend in backends.values():
-            if isinstance(backend, ConditioningBackend):
-                sources[backend.name] = _paired(registry, backend, facts[backend.name], sources)
+        for source in list(sources.values()):
+            for sets in sets_of(registry, source):
+                sources |= join(registry, source, sets, facts, seed)
         stage.counts["kept"] = sum(len(source.catalog) for source in sources.values())
     return sources
 
@@ -179,73 +184,26 @@ def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int)
     )
 
 
-def _paired(
-    registry: Registry,
-    backend: ConditioningBackend,
-    facts: Facts,
-    sources: Mapping[str, Source],
-) -> Source:
-    """Pair a conditioning backend with its source, which loses what has no partner."""
-    source = sources[backend.source]
-    catalog = source.catalog
-    facts = backend.of_parts(facts)
-    partners, of_partner, decided = pair(
-        catalog.facts, catalog.decisions, source.backend.prefix,
-        facts, backend.prefix, backend.filters,
-    )  # fmt: skip
-    left = catalog.decisions.without(partners < 0, f"no partner in {backend.name}")
-    if not left.kept:
-        raise EmptyBackendError(
-            f"backend {source.name!r}: no sample has a partner in {backend.name!r} "
-            f"({', '.join(f'{n} {why}' for why, n in decided.dropped().items())}); partners "
-            "share their path below the prefix, without suffix: compare "
-            f"data.backends.{source.name}.prefix={source.backend.prefix!r} with "
-            f"data.backends.{backend.name}.prefix={backend.prefix!r}"
-        )
-    source.catalog = replace(catalog, decisions=left)
-    cuts = PartnerCuts(catalog.shapes, of_partner)
-    partner = Source(
-        backend,
-        Catalog(facts, decided, backend.caption, cuts),
-        registry.image_store(backend),
-        vision=registry.vision_store(backend),
-        encode_mode=registry.encode_mode(backend),
-    )
-    source.conditioning[backend.name] = (partner, partners)
-    _without_sourceless(source)
-    return partner
-
-
-def _without_sourceless(source: Source) -> None:
-    """Drop partners whose sample was dropped later, for want of another backend's partner."""
-    code = source.catalog.decisions.reason
-    for partner, partners in source.conditioning.values():
-        alone = np.zeros(len(partner.catalog.facts), dtype=bool)
-        alone[partners[(partners >= 0) & (code != 0)]] = True
-        decided = partner.catalog.decisions.without(alone, NO_SOURCE)
-        partner.catalog = replace(partner.catalog, decisions=decided)
-
-
 def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:
-    """Fill the stores of pictures; return what could not be read, by backend and row.
+    """Fill the stores of pictures; return what could not be read, by owner of the facts and row.
 
     One store after the other, so that no two encoders are loaded at once.
     """
     unreadable: dict[str, dict[int, str]] = {}
-    wanted: dict[str, tuple[PictureEmbedBackend, list[Source]]] = {}
+    wanted: dict[int, tuple[PictureEmbedBackend, list[Source]]] = {}
     for source in sources:
         latents = source.latents if source.encode_mode.ahead else None
         for used in (latents, source.vision):
             if used is not None:
-                wanted.setdefault(used.name, (used, []))[1].append(source)
+                wanted.setdefault(id(used), (used, []))[1].append(source)
     for store, its_sources in wanted.values():
         try:
             for source in its_sources:
                 errors = _encode_into(registry, store, source)
                 if errors:
-                    unreadable.setdefault(source.name, {}).update(errors)
+                    unreadable.setdefault(_owner(source), {}).update(errors)
         finally:
-            store.encoder.release()
+            store.release()
     return unreadable
 
 
@@ -264,6 +222,14 @@ def _locate(registry: Registry, sources: Mapping[str, Source]) -> None:
     with registry.telemetry.stage("locate rows"):
         for name, source in sources.items():
             source.locate(registry.cache.kept(name))
+
+
+def _owner(source: Source) -> str:
+    """Return whose facts say what can be read: of generated pictures those of their source."""
+    backend = source.backend
+    if isinstance(backend, ConditioningBackend) and is_generated(backend):
+        return backend.source
+    return source.name
 
 
 def _with_partners(source: Source) -> list[Source]:

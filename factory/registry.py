@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from factory.backends.conditioning import ConditioningBackend, delivery_problems, is_generated
 from factory.backends.embeds import (
     EmbedBackend,
     ImageEmbedBackend,
@@ -14,18 +15,14 @@ from factory.backends.embeds import (
     VisionEmbedBackend,
 )
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.image import (
-    ConditioningBackend,
-    EvalBackend,
-    ImageBackend,
-    SampleBackend,
-)
+from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
 from factory.backends.on_demand import read_captions
 from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.encoder.base import ClipEncoder
+from factory.encoder.pixels import RawPixels
 from factory.errors import ConfigError
 from factory.telemetry import Telemetry
 
@@ -80,6 +77,8 @@ class Registry:
         needs = {name: dict(self._references(by_name[name])) for name in names}
         self.backends: dict[str, Backend] = {n: by_name[n] for n in build_order(needs)}
         self._check_kinds(needs)
+        self._check_conditioning()
+        self._pixels: dict[str, ImageEmbedBackend] = {}
 
     @property
     def data(self) -> dict[str, ImageBackend]:
@@ -91,6 +90,11 @@ class Registry:
         """Backends of stored samples: trained on, validated on, or conditioned on."""
         found = self._of(SampleBackend)
         return {name: b for name, b in found.items() if not isinstance(b, StreamBackend)}
+
+    @property
+    def stored(self) -> dict[str, SampleBackend]:
+        """Those of `samples` that have objects of their own, and so facts."""
+        return {name: b for name, b in self.samples.items() if not is_generated(b)}
 
     @property
     def streams(self) -> dict[str, StreamBackend]:
@@ -125,6 +129,8 @@ class Registry:
         with contextlib.ExitStack() as stack:  # the last one first
             stack.callback(self.cache.storage.close)
             stack.callback(self.engine.close)
+            for pixels in self._pixels.values():
+                stack.callback(pixels.close)
             for backend in self.backends.values():
                 stack.callback(
                     backend.storage.close if isinstance(backend, SampleBackend) else backend.close
@@ -181,6 +187,20 @@ class Registry:
                     f"{source}"
                 )
 
+    def _check_conditioning(self) -> None:
+        """Refuse deliveries and sets that cannot be.
+
+        Raises:
+            ConfigError: All problems at once.
+        """
+        problems: list[str] = []
+        for backend in self._of(ConditioningBackend).values():
+            source = self.samples[backend.source]
+            encoded, its = (self.image_store(each) is not None for each in (backend, source))
+            problems += delivery_problems(backend, source, encoded=encoded, source_encoded=its)
+        if problems:
+            raise ConfigError(problems)
+
     def check_alignment(self) -> None:
         """Refuse targets and clips that an image encoder cannot divide into latent cells.
 
@@ -193,9 +213,9 @@ class Registry:
         problems = []
         for name, backend in {**self.samples, **self.streams}.items():
             store = self.image_store(backend)
-            # Conditioning pictures are cut as their sources are.
+            # Conditioning pictures are cut as their sources are, but for some loose ones.
             cut = backend
-            if isinstance(backend, ConditioningBackend):
+            if isinstance(backend, ConditioningBackend) and backend.alignment is None:
                 cut = self.samples[backend.source]
             if store is not None and cut.alignment % store.encoder.downscale:
                 problems.append(
@@ -209,6 +229,8 @@ class Registry:
 
     def image_store(self, backend: SampleBackend) -> ImageEmbedBackend | None:
         """Return where a backend's latents are kept; None where pixels are read."""
+        if isinstance(backend, ConditioningBackend) and not backend.wants_latents:
+            return None
         return _chosen(backend.image_embeds, self.image_embeds)
 
     def vision_store(self, backend: SampleBackend) -> VisionEmbedBackend | None:
@@ -223,6 +245,15 @@ class Registry:
         if isinstance(backend, ConditioningBackend):
             return None
         return next((store for store in self.vision_embeds.values() if store.default), None)
+
+    def pixel_store(self, backend: ConditioningBackend) -> ImageEmbedBackend:
+        """Return where a backend's pictures are kept as pixels: a store of its own name."""
+        if backend.name not in self._pixels:
+            encoder = RawPixels(backend.kind.channels)
+            self._pixels[backend.name] = ImageEmbedBackend(
+                name=backend.name, cache=self.cache, encoder=encoder
+            )
+        return self._pixels[backend.name]
 
     def text_store(self, backend: SampleBackend) -> TextEmbedBackend | None:
         """Return where a backend's encoded captions are kept; None for plain texts."""
@@ -272,7 +303,8 @@ class Registry:
         Raises:
             StorageError: It cannot be written.
         """
-        for store in (*self.image_embeds.values(), *self.text_embeds.values()):
+        pictures = (*self.image_embeds.values(), *self._pixels.values())
+        for store in (*pictures, *self.text_embeds.values()):
             store.open_rows.publish()
 
 

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from factory.backends.assembly import summary
+from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.image import SampleBackend
 from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
@@ -58,7 +59,8 @@ def backends_table(data: FactoryDataModule) -> Table:
         table.add_column(name, justify=align, overflow="fold")  # type: ignore[arg-type]
     for source in data.sources.values():
         catalog = source.catalog
-        found = len(catalog.facts)
+        # What is generated is lost with its source's samples alone.
+        found = len(catalog) if is_generated(source.backend) else len(catalog.facts)
         table.add_row(
             escape(source.name),
             type(source.backend).__name__.removesuffix("Backend").lower(),
@@ -76,7 +78,9 @@ def backends_table(data: FactoryDataModule) -> Table:
 
 
 def where(backend: SampleBackend) -> str:
-    """Return the kind of a backend's storage and the folder in it."""
+    """Return the kind of a backend's storage and the folder in it, or what makes its pictures."""
+    if isinstance(backend, ConditioningBackend) and is_generated(backend):
+        return f"made from {escape(backend.source)} by {type(backend.generate).__name__}"
     kind = type(backend.storage).__name__.removesuffix("Storage")
     # A dataset has no folders: its name says where.
     place = backend.prefix or getattr(backend.storage, "dataset", "")
@@ -96,6 +100,8 @@ def buckets(source: Source) -> str:
 def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
     """Yield "photos: 2 truncated (a.jpg, b.jpg)" for each backend and reason."""
     for source in sources:
+        if is_generated(source.backend):
+            continue
         facts, made = source.catalog.facts, source.catalog.decisions
         for reason, count in made.dropped().items():
             rows = (made.reason == made.reasons.index(reason)).nonzero()[0]

@@ -55,7 +55,7 @@ def problems(*backends: Any) -> list[str]:
 
 
 def test_backends_are_held_by_name_and_kind_in_order_of_need() -> None:
-    edges = ConditioningBackend(name="edges", source="a", image_embeds="latents", **SMALL)
+    edges = ConditioningBackend(name="edges", source="a", image_embeds="latents", storage=HERE)
     held = EvalBackend(name="held", **SMALL)
     made = registry(edges, image("a"), held, latents(), texts())
     assert list(made.backends) == ["latents", "a", "edges", "held", "text"]
@@ -82,14 +82,14 @@ def test_an_unknown_reference_is_refused_with_a_suggestion() -> None:
 
 
 def test_circles_are_refused() -> None:
-    one = ConditioningBackend(name="x", source="y", **SMALL)
-    other = ConditioningBackend(name="y", source="x", **SMALL)
+    one = ConditioningBackend(name="x", source="y", storage=HERE)
+    other = ConditioningBackend(name="y", source="x", storage=HERE)
     (problem,) = problems(one, other)
     assert "circle: x -> y -> x; change data.backends.x.source or data.backends.y.so" in problem
 
 
 def test_a_reference_to_the_wrong_kind_names_those_of_the_right_one() -> None:
-    edges = ConditioningBackend(name="edges", source="text", **SMALL)
+    edges = ConditioningBackend(name="edges", source="text", storage=HERE)
     found = problems(edges, image("a", text_embeds="latents"), image("b"), latents(), texts())
     assert sorted(found) == [
         "data.backends.a.text_embeds names 'latents' of type ImageEmbedBackend; name one of text",
@@ -129,7 +129,7 @@ RANDOM = Crop(style="random")
 
 def test_a_backend_follows_its_store_s_mode_until_it_says_otherwise() -> None:
     a, b = image("a"), image("b", encode_mode="transient", encode_text_mode="precompute")
-    edges = ConditioningBackend(name="edges", source="b", **SMALL)
+    edges = ConditioningBackend(name="edges", source="b", storage=HERE)
     made = registry(a, b, edges, latents(encode_mode="on_demand"), texts(encode_mode="transient"))
     modes = {name: str(made.encode_mode(each)) for name, each in made.samples.items()}
     assert modes == {"a": "on_demand", "b": "transient", "edges": "on_demand"}
@@ -139,7 +139,7 @@ def test_a_backend_follows_its_store_s_mode_until_it_says_otherwise() -> None:
 
 
 def test_cuts_are_drawn_anew_for_training_and_its_partners_alone() -> None:
-    edges = ConditioningBackend(name="edges", source="a", **SMALL)
+    edges = ConditioningBackend(name="edges", source="a", storage=HERE)
     held = EvalBackend(name="held", crop=RANDOM, **SMALL)
     made = registry(image("a", crop=RANDOM), edges, held, latents(encode_mode="each_epoch"))
     modes = {name: str(made.encode_mode(each)) for name, each in made.samples.items()}
@@ -157,7 +157,7 @@ def test_modes_that_make_no_sense_are_refused_with_the_mend() -> None:
         "data.backends.a.crop.style=center there are none; set data.backends.a.encode_mode="
         "on_demand, or draw them: data/crop@data.backends.a=random"
     )
-    edges = ConditioningBackend(name="edges", source="a", encode_mode="precompute", **SMALL)
+    edges = ConditioningBackend(name="edges", source="a", encode_mode="precompute", storage=HERE)
     (problem,) = problems(image("a", crop=RANDOM), edges, each)
     assert problem == (
         "data.backends.edges.encode_mode=precompute does not fit each_epoch of 'a', whose cuts it "
@@ -205,9 +205,7 @@ class Coarse(BlockDCT):
 
 
 def test_the_source_decides_the_alignment_of_its_partners() -> None:
-    edges = ConditioningBackend(
-        name="edges", source="a", image_embeds="coarse", **{**SMALL, "alignment": 32}
-    )
+    edges = ConditioningBackend(name="edges", source="a", image_embeds="coarse", storage=HERE)
     coarse = latents("coarse", encoder=Coarse())
     (problem,) = misaligned(image("a", image_embeds="latents"), edges, latents(), coarse)
     assert problem.startswith("data.backends.a.alignment=16 is no multiple of the downscale 32")

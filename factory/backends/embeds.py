@@ -246,6 +246,10 @@ class PictureEmbedBackend(EmbedBackend):
     def _encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Free the memory of what encodes; it is loaded again when it is needed."""
+        self.encoder.release()
+
     def row_bytes(self, width: int, height: int, frames: int = 1) -> int | None:
         """Return the bytes of a sample's row, edges in px; None where the encoder cannot tell."""
         raise NotImplementedError

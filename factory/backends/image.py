@@ -19,7 +19,6 @@ from factory.catalog.metadata import Metadata, Scan
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite
-from factory.media.decode import DECODE_VERSIONS
 from factory.media.faces import face_finder
 from factory.media.geometry import Geometry
 from factory.media.video import Clip
@@ -121,12 +120,12 @@ class SampleBackend:
         # As listings spell it: "./photos//raw/" is "photos/raw".
         object.__setattr__(self, "prefix", strip_prefix(self.prefix))
         object.__setattr__(self, "filters", tuple(self.filters))
-        _ = self.geometry
+        self._check_sizes()
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(
                 f"backend {self.name!r}: max_samples must be at least 1, got {self.max_samples}"
             )
-        if self.decode not in DECODE_VERSIONS:
+        if self.decode not in ("fast", "exact"):
             raise ValueError(
                 f"backend {self.name!r}: decode must be fast or exact, got {self.decode!r}"
             )
@@ -157,6 +156,9 @@ class SampleBackend:
                 f"{where}.crop.style={self.crop.style} there are none; set {where}.encode_mode="
                 f"on_demand, or draw them: data/crop@{where}=random"
             )
+
+    def _check_sizes(self) -> None:
+        _ = self.geometry
 
     def _check_faces(self) -> None:
         if self.geometry.uses_focus and (self.composite or not self.medium.whole):
@@ -331,6 +333,8 @@ class ImageBackend(SampleBackend):
             the run's.
         slider_strength: Above, below or at 0: backends of equal sign form a group, and groups
             take turns as soon as one is not at 0. None is at 0, and says nothing in batches.
+        conditioning_sampling: Where several conditioning backends belong to it: "combined"
+            gives each sample all of them, "random" one, drawn anew in each epoch.
     """
 
     probability: float = 1.0
@@ -338,6 +342,7 @@ class ImageBackend(SampleBackend):
     window: Window = field(default_factory=Window)
     batch_size: int | None = None
     slider_strength: float | None = None
+    conditioning_sampling: str = "combined"
 
     def __post_init__(self) -> None:
         """Check numbers and geometry."""
@@ -358,6 +363,9 @@ class EvalBackend(SampleBackend):
     """Pictures to validate on: every one once, in a fixed order, never trained on.
 
     Their captions are never dropped, also where the strategy shared with others drops some.
+
+    Attributes:
+        conditioning_sampling: As of backends that are trained on.
     """
 
     def check_redraws(self) -> None:
@@ -368,30 +376,10 @@ class EvalBackend(SampleBackend):
             f"ones over time; set {where}.encode_mode=precompute"
         )
 
+    conditioning_sampling: str = "combined"
+
     def __post_init__(self) -> None:
         """Keep every caption."""
         super().__post_init__()
         if self.caption.dropout:
             object.__setattr__(self, "caption", replace(self.caption, dropout=0.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConditioningBackend(SampleBackend):
-    """Pictures paired by path stem with those of a source, cut exactly as their partners.
-
-    Attributes:
-        source: Name of the backend whose samples these belong to.
-    """
-
-    source: str
-
-    @property
-    def medium(self) -> Medium:
-        """Which files count; no face is looked for, since cuts are those of the source."""
-        return Pictures()
-
-    def check_redraws(self) -> None:
-        """Do nothing: whether cuts are drawn is its source's affair."""
-
-    def _check_faces(self) -> None:
-        pass  # see `medium`

@@ -5,6 +5,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
+from factory.backends.conditioning import is_generated
 from factory.backends.source import Source
 from factory.catalog.lookup import SHOWN, near, row_of
 from factory.errors import ConfigError
@@ -29,13 +30,15 @@ def find_sample(name: str, sources: Mapping[str, Source]) -> list[tuple[str, int
         found = list(_rows(backend, key, sources))
         if found:
             return found
-    return [pair for each in sources for pair in _rows(each, name, sources)]
+    # What is generated has the keys of its source.
+    return list(dict.fromkeys(pair for each in sources for pair in _rows(each, name, sources)))
 
 
 def near_names(name: str, sources: Mapping[str, Source]) -> list[str]:
     """Return samples whose names are near one that is unknown, as BACKEND:KEY, nearest first."""
     backend, mark, key = name.partition(MARK)
-    asked = [backend] if mark and backend in sources else list(sources)
+    named = [each for each, source in sources.items() if not is_generated(source.backend)]
+    asked = [backend] if mark and backend in sources else named
     key = key if mark and backend in sources else name
     alike = [(found, each) for each in asked for found in near(sources[each].catalog.facts, key)]
     likeness = SequenceMatcher(b=key)

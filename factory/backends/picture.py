@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,10 @@ class Reader(Protocol):
     """How samples of a backend become pixels; a picklable value."""
 
     @property
+    def takes_bytes(self) -> bool:
+        """Whether it is a `ByteReader`: bytes may be asked for by others, many at once."""
+
+    @property
     def storage(self) -> Storage:
         """Where the objects are."""
 
@@ -104,6 +108,13 @@ class Reader(Protocol):
 
     def __call__(self, picture: Picture) -> NDArray[np.uint8]:
         """Return RGB pixels of the target size: [H, W, 3], or [F, H, W, 3] of a clip."""
+
+
+class ByteReader(Reader, Protocol):
+    """A reader that goes from the whole bytes of an object to pixels."""
+
+    def shaped(self, data: bytes, picture: Picture) -> NDArray[np.uint8]:
+        """Return RGB pixels of the target size from a sample's bytes."""
 
 
 def cut_parts(pictures: PictureColumns) -> dict[str, Sequence[Any] | NDArray[Any]]:
@@ -124,7 +135,8 @@ class ReadPicture:
 
     Attributes:
         storage: Where the objects are.
-        decode: "fast" decodes JPEGs at a reduced scale, "exact" whole and resizes by Lanczos.
+        decode: "fast" decodes JPEGs at a reduced scale, "exact" whole and resizes by Lanczos,
+            "nearest" whole and takes nearest pixels.
         composite: Which part of each picture is the sample.
     """
 
@@ -135,7 +147,14 @@ class ReadPicture:
     def __post_init__(self) -> None:
         """Refuse a mode there is not."""
         if self.decode not in DECODE_VERSIONS:
-            raise ValueError(f"decode must be fast or exact, got {self.decode!r}")
+            raise ValueError(
+                f"decode must be one of {', '.join(DECODE_VERSIONS)}, got {self.decode!r}"
+            )
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Bytes are all it takes."""
+        return True
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -162,13 +181,16 @@ class ReadPicture:
         Raises:
             MediaError: They are not the picture they claim to be.
         """
-        cut, exact = picture.cut, self.decode == "exact"
+        cut, fast = picture.cut, self.decode == "fast"
         # What the scan let in by a limit of its own is no bomb here.
         most = max(MAX_PIXELS, picture.pixels * self.composite.image_count)
         # At a reduced size the border between two strips may lie inside a pixel.
-        enough = None if exact or self.composite else cut.intermediary
+        enough = cut.intermediary if fast and not self.composite else None
         pixels = self.composite.of(decode(data, at_least=enough, max_pixels=most))
-        return fit(pixels, cut.intermediary, cut.crop, cut.target, exact=exact)
+        return fit(
+            pixels, cut.intermediary, cut.crop, cut.target,
+            exact=self.decode == "exact", nearest=self.decode == "nearest",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,7 +201,7 @@ class ShapePicture:
         reader: How the pictures are decoded and cut.
     """
 
-    reader: ReadPicture
+    reader: ByteReader
 
     def __call__(self, read: tuple[Picture, bytes | StorageError]) -> NDArray[np.uint8]:
         """Return RGB pixels [H, W, 3] of the target size.
@@ -209,8 +231,10 @@ def read_pixels(
         engine: Where they are decoded.
     """
     outcomes: Generator[tuple[Any, NDArray[np.uint8] | Exception], None, None]
-    if reader.storage.remote and isinstance(reader, ReadPicture):
-        outcomes = engine.map(ShapePicture(reader), _arriving(reader.storage, runs))
+    if reader.storage.remote and reader.takes_bytes:
+        outcomes = engine.map(
+            ShapePicture(cast("ByteReader", reader)), _arriving(reader.storage, runs)
+        )
     else:
         outcomes = engine.map(reader, chain.from_iterable(runs))
     with closing(outcomes):

@@ -20,6 +20,9 @@ from factory.cache.store import UnusableRowsError
 from factory.catalog.cuts import CutArrays
 
 Pixels: TypeAlias = NDArray[np.uint8]
+Rows: TypeAlias = NDArray[np.int64]
+# One tensor for all samples, or one each where shapes differ.
+Tensors: TypeAlias = torch.Tensor | list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Piece:
         pixels: uint8 [H, W, 3], or [F, H, W, 3] of a clip; None where there is a row.
         row: Its encoded row; None where it has none yet, or none is wanted.
         key: The row's key, V16 [1].
+        size: Size it is cut to, (width, height), px.
         label: Storage key of the sample.
         lost: Why the row that should be there cannot be used.
     """
@@ -37,6 +41,7 @@ class Piece:
     pixels: Pixels | None
     row: Row | None = None
     key: Keys | None = None
+    size: tuple[int, int] = (0, 0)
     label: str = ""
     lost: UnusableRowsError | None = None
 
@@ -48,19 +53,17 @@ class Reading(Protocol):
     by one, and what cannot be used is replaced by others, until there is one for each place.
     """
 
-    def stored(
-        self, rows: NDArray[np.int64], cuts: CutArrays | None = None
-    ) -> dict[str, torch.Tensor] | None:
-        """Return the fields of B rows, [B, ...]; None where samples have to be read."""
+    def stored(self, rows: Rows, cuts: CutArrays | None = None) -> torch.Tensor | None:
+        """Return what is there of B rows of one shape, [B, ...]; None if samples must be read."""
 
-    def read(self, rows: NDArray[np.int64]) -> Iterator[Piece | Unusable]:
+    def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
         """Yield what becomes of some rows, in their order."""
 
     def put(self, place: int, piece: Piece) -> None:
         """Take the sample of a place, from 0 to B - 1."""
 
-    def finish(self) -> dict[str, torch.Tensor]:
-        """Return the fields of the samples put, [B, ...]: at least "latents", or "pixels"."""
+    def finish(self) -> Tensors:
+        """Return the latents or pixels of the samples put, in the order of their places."""
 
 
 def reading(
@@ -83,11 +86,14 @@ def reading(
     """
     if source.latents is None:
         return PixelReading(source, engine, epoch, count, empty)
-    return EncodedReading(source, source.latents, engine, epoch, count, tally, empty)
+    return EncodedReading(source, source.latents, engine, epoch, tally, empty)
 
 
 class PixelReading:
-    """Pixels, for a backend without an image encoder."""
+    """Pixels, for a backend without an image encoder.
+
+    They lie in one tensor as long as all have one shape.
+    """
 
     def __init__(
         self, source: Source, engine: Engine, epoch: int, count: int, empty: Empty
@@ -96,12 +102,14 @@ class PixelReading:
         self._source, self._engine, self._epoch, self._count = source, engine, epoch, count
         self._empty = empty
         self._pixels: torch.Tensor | None = None
+        self._places: set[int] = set()
+        self._apart: dict[int, torch.Tensor] = {}
 
-    def stored(self, *_: object) -> dict[str, torch.Tensor] | None:
+    def stored(self, *_: object) -> torch.Tensor | None:
         """Return None: pixels are read each time."""
         return None
 
-    def read(self, rows: NDArray[np.int64]) -> Iterator[Piece | Unusable]:
+    def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
         """Yield the pixels of some rows, in their order."""
         for outcome in self._source.samples(rows, self._engine, self._epoch):
             yield outcome if isinstance(outcome, Unusable) else Piece(outcome)
@@ -111,11 +119,20 @@ class PixelReading:
         pixels = torch.from_numpy(piece.pixels)
         if self._pixels is None:
             self._pixels = self._empty((self._count, *pixels.shape), dtype=torch.uint8)
-        self._pixels[place] = pixels
+        if pixels.shape == self._pixels.shape[1:]:
+            self._pixels[place] = pixels
+        else:
+            self._apart[place] = pixels
+        self._places.add(place)
 
-    def finish(self) -> dict[str, torch.Tensor]:
-        """Return {"pixels": uint8 [B, H, W, 3], or [B, F, H, W, 3]}."""
-        return {} if self._pixels is None else {"pixels": self._pixels}
+    def finish(self) -> Tensors:
+        """Return pixels, uint8 [n, H, W, 3] or [n, F, H, W, 3] of the n samples put."""
+        places, pixels = sorted(self._places), self._pixels
+        if pixels is None:
+            return []
+        if self._apart:
+            return [self._apart[n] if n in self._apart else pixels[n] for n in places]
+        return pixels if len(places) == self._count else pixels[places]
 
 
 class EncodedReading:
@@ -127,7 +144,6 @@ class EncodedReading:
         embeds: ImageEmbedBackend,
         engine: Engine,
         epoch: int,
-        count: int,
         tally: Tally,
         empty: Empty,
     ) -> None:
@@ -135,20 +151,19 @@ class EncodedReading:
         self._source, self._embeds, self._engine = source, embeds, engine
         self._epoch, self._tally, self._empty = epoch, tally, empty
         self._rows = EncodedRows(embeds, source.encode_mode, source.name)
-        self._pieces: list[Piece] = [Piece(None)] * count
+        self._pieces: dict[int, Piece] = {}
 
-    def stored(
-        self, rows: NDArray[np.int64], cuts: CutArrays | None = None
-    ) -> dict[str, torch.Tensor] | None:
+    def stored(self, rows: Rows, cuts: CutArrays | None = None) -> torch.Tensor | None:
         """Return the latents of all rows, if they are in the cache and may be used."""
         if not self._source.encode_mode.keeps:
             return None
         try:
-            return self._source.read_latents(rows, cuts, self._epoch, empty=self._empty)
+            fields = self._source.read_latents(rows, cuts, self._epoch, empty=self._empty)
         except UnusableRowsError:
             return None  # looked at one by one in `read`
+        return fields["latents"]
 
-    def read(self, rows: NDArray[np.int64]) -> Iterator[Piece | Unusable]:
+    def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
         """Yield the encoded rows, and the pixels of those that are not encoded.
 
         Raises:
@@ -164,21 +179,34 @@ class EncodedReading:
         outcomes = self._source.samples(different[missing], self._engine, self._epoch)
         read = dict(zip(missing, outcomes, strict=True))
         for n in places.tolist():
-            yield self._piece(wanted, found, n, read.get(n))
+            yield self._piece(wanted, found, n, pictures[n].cut.target, read.get(n))
 
     def put(self, place: int, piece: Piece) -> None:
         """Take the sample of a place."""
         self._pieces[place] = piece
 
-    def finish(self) -> dict[str, torch.Tensor]:
-        """Encode what is not encoded, and return the latents of all, [B, ...].
+    def finish(self) -> Tensors:
+        """Encode what is not encoded, and return the latents of all, those of one shape together.
 
         Raises:
             CacheError: The encoder gave rows of another count or shape, or NaN.
             StorageError: Encoded rows cannot be written.
             Exception: The encoder failed; a note says what it was given.
         """
-        pieces = self._pieces
+        places = sorted(self._pieces)
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for place in places:
+            by_size.setdefault(self._pieces[place].size, []).append(place)
+        if len(by_size) == 1:
+            return self._finished(places)
+        found: dict[int, torch.Tensor] = {}
+        for some in by_size.values():
+            found.update(zip(some, self._finished(some), strict=True))
+        return [found[place] for place in places]
+
+    def _finished(self, places: list[int]) -> torch.Tensor:
+        """Return the latents of samples of one shape, [n, ...]."""
+        pieces = [self._pieces[place] for place in places]
         keys = np.concatenate([piece.key for piece in pieces if piece.key is not None])
         labels = [piece.label for piece in pieces]
         found = Found(
@@ -193,7 +221,8 @@ class EncodedReading:
             pixels = np.stack([p for n in places if (p := pieces[n].pixels) is not None])
             yield places, self._embeds.encode(torch.from_numpy(pixels), [labels[n] for n in places])
 
-        return self._rows.complete(Wanted(keys, labels, self._recipe), found, encode, self._tally)
+        wanted = Wanted(keys, labels, self._recipe)
+        return self._rows.complete(wanted, found, encode, self._tally)["latents"]
 
     @property
     def _recipe(self) -> dict[str, object]:
@@ -206,7 +235,12 @@ class EncodedReading:
         return Wanted(keys, [picture.key for picture in pictures], self._recipe)
 
     def _piece(
-        self, wanted: Wanted, found: Found, n: int, outcome: Pixels | Unusable | None
+        self,
+        wanted: Wanted,
+        found: Found,
+        n: int,
+        size: tuple[int, int],
+        outcome: Pixels | Unusable | None,
     ) -> Piece | Unusable:
         lost = found.lost.get(n)
         if isinstance(outcome, Unusable):
@@ -217,4 +251,4 @@ class EncodedReading:
                 f"{outcome.stage} failed: {outcome.reason}"
             )
             raise lost
-        return Piece(outcome, found.rows[n], wanted.keys[n : n + 1], wanted.labels[n], lost)
+        return Piece(outcome, found.rows[n], wanted.keys[n : n + 1], size, wanted.labels[n], lost)

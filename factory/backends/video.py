@@ -36,6 +36,11 @@ class ReadClip:
     composite: Composite = field(default_factory=Composite)
 
     @property
+    def takes_bytes(self) -> bool:
+        """Videos are read in parts."""
+        return False
+
+    @property
     def recipe(self) -> Mapping[str, object]:
         """What shapes the frames of every clip."""
         return {

@@ -1,6 +1,6 @@
-"""Which of its captions does a sample have in an epoch, and is it dropped?
+"""Which of its captions does a sample have in an epoch, is it dropped, and which conditioning?
 
-Both are functions of (seed, epoch, key) alone, so that a file more or less changes no other
+All are functions of (seed, epoch, key) alone, so that a file more or less changes no other
 sample's. Each has a stream of numbers of its own: whether a caption is dropped says nothing of
 which one would have been chosen.
 """
@@ -16,7 +16,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
-_CHOICE, _DROPOUT = 1, 2
+_CHOICE, _DROPOUT, _CONDITIONING = 1, 2, 3
 
 
 def choose(captions: Sequence[str], *, seed: int, epoch: int, key: str) -> str:
@@ -47,6 +47,19 @@ def dropped(probability: float, *, seed: int, epoch: int, key: str) -> bool:
         return False
     # 53 bits are what a float64 holds exactly; the result is below 1.
     return (_draw(_DROPOUT, seed, epoch, key) >> 11) * 2.0**-53 < probability
+
+
+def conditioning_draw(name: str, *, seed: int, epoch: int, key: str) -> int:
+    """Return the 64-bit number of a sample in a set of conditioning; the highest set is used.
+
+    Args:
+        name: The set's name.
+        seed: Seed of the run.
+        epoch: The epoch.
+        key: Storage key of the sample.
+    """
+    # No key holds a NUL, so no two pairs are one text.
+    return _draw(_CONDITIONING, seed, epoch, f"{name}\0{key}")
 
 
 def _draw(stream: int, seed: int, epoch: int, key: str) -> int:

@@ -94,9 +94,12 @@ class Decisions:
 
     def without(self, rows: NDArray[np.bool_], name: str) -> "Decisions":
         """Return the same decisions with some more rows dropped for a reason."""
-        reasons = Reasons(self.reason.size, self.reasons)
-        reasons.code[:] = self.reason
+        reasons = Reasons.of(self)
         reasons.mark(rows, name)
+        return self.keeping(reasons)
+
+    def keeping(self, reasons: "Reasons") -> "Decisions":
+        """Return the same buckets without the rows that further reasons drop."""
         left = reasons.code[self.order] == 0
         ends = np.concatenate([[0], np.cumsum(left, dtype=np.int64)])
         offsets = ends[self.offsets]
@@ -123,6 +126,13 @@ class Reasons:
         """Keep every row to begin with."""
         self.names = list(names)
         self.code = np.zeros(rows, dtype=np.uint8)
+
+    @classmethod
+    def of(cls, made: Decisions) -> "Reasons":
+        """Begin with the reasons of decisions, which stay as they are."""
+        reasons = cls(made.reason.size, made.reasons)
+        reasons.code[:] = made.reason
+        return reasons
 
     def mark(self, mask: NDArray[np.bool_], name: str, first: int = 0) -> None:
         """Drop the marked rows that are still kept; the mask begins with row `first`."""

@@ -26,6 +26,7 @@ def pair(
     partner: Facts,
     partner_prefix: str,
     filters: Sequence[RowFilter] = (),
+    own: Decisions | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Decisions]:
     """Match the samples of a source with those of a conditioning backend.
 
@@ -36,32 +37,50 @@ def pair(
         partner: Facts of the conditioning backend, m rows.
         partner_prefix: Folder its keys are below.
         filters: Conditions on columns of the conditioning backend's table.
+        own: Decisions about the conditioning backend by its own sizes and filters; without
+            them its pictures are cut as their sources, and must have their shape.
 
     Returns:
         The partner's row for each source row, int64 [n], -1 where there is none; the source's
         row for each partner row, int64 [m], likewise; and the decisions about the m rows: in
-        the buckets of their source samples, since they are cut exactly as those are. Of several
-        partners of one sample the first usable one counts, and the others are dropped.
+        the buckets of their source samples, or in their own. Of several partners of one sample
+        the first usable one counts, and the others are dropped.
     """
-    names = _names(source, source_prefix)
-    # Of several rows of one stem (a.png, a damaged a.jpg, a duplicate) the first kept one counts.
-    ranked = np.argsort(made.reason != 0, kind="stable")
-    places = find(_names(partner, partner_prefix), names.take(pa.array(ranked)))
-    of_partner = np.where(places >= 0, ranked[places], -1).astype(np.int64)
-    reasons = Reasons(len(partner))
-    reasons.mark_texts(partner.table["error"])
-    for first, rows in partner.chunks():
-        mark_filtered(reasons, rows, filters, first)
+    of_partner = _matches(source, made, source_prefix, partner, partner_prefix)
+    reasons = _unusable(partner, filters) if own is None else Reasons.of(own)
     reasons.mark(~((of_partner >= 0) & (made.reason[of_partner] == 0)), NO_SOURCE)
-    reasons.mark(_other_shape(source, partner, of_partner), OTHER_SHAPE)
+    if own is None:
+        reasons.mark(_other_shape(source, partner, of_partner), OTHER_SHAPE)
     partners = np.full(len(source), -1, dtype=np.int64)
     # Backwards, so that of several partners of one sample the first one counts.
     chosen = np.flatnonzero(reasons.code == 0)[::-1]
     partners[of_partner[chosen]] = chosen
     reasons.mark(partners[of_partner] != np.arange(len(partner)), SPARE)
+    if own is not None:
+        return partners, of_partner, own.keeping(reasons)
     buckets = Buckets(len(partner))
     buckets.put(_targets(made, len(source))[of_partner], 0)
     return partners, of_partner, buckets.decisions(reasons, made.frames)
+
+
+def _matches(
+    source: Facts, made: Decisions, source_prefix: str, partner: Facts, partner_prefix: str
+) -> NDArray[np.int64]:
+    """Return the source's row for each partner row, int64 [m]; -1 where there is none."""
+    names = _names(source, source_prefix)
+    # Of several rows of one stem (a.png, a damaged a.jpg, a duplicate) the first kept one counts.
+    ranked = np.argsort(made.reason != 0, kind="stable")
+    places = find(_names(partner, partner_prefix), names.take(pa.array(ranked)))
+    return np.where(places >= 0, ranked[places], -1).astype(np.int64)
+
+
+def _unusable(partner: Facts, filters: Sequence[RowFilter]) -> Reasons:
+    """Drop what cannot be read, and what fails a filter."""
+    reasons = Reasons(len(partner))
+    reasons.mark_texts(partner.table["error"])
+    for first, rows in partner.chunks():
+        mark_filtered(reasons, rows, filters, first)
+    return reasons
 
 
 def _names(facts: Facts, prefix: str) -> Column:

@@ -1,7 +1,8 @@
 """What does each backend hold, and what does it cost to read?"""
 
+from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
-from factory.backends.image import ConditioningBackend, EvalBackend, ImageBackend
+from factory.backends.image import EvalBackend, ImageBackend
 from factory.backends.source import Source
 from factory.cache.place import CachePlace
 from factory.catalog.discovery import Discovery
@@ -35,7 +36,7 @@ def count(
         cache: Where facts are published.
     """
     catalog, backend = source.catalog, source.backend
-    kept = rows.kept_rows(catalog)
+    kept, made = rows.kept_rows(catalog), is_generated(source.backend)
     # Eval batches are never filled up, and conditioning follows its source's batches.
     mode = short_batch if plan_of(source) else "short"
     found = (bucket_of(b.name, b.width, b.height, b.frames, len(b.rows), batch_size, mode)
@@ -44,10 +45,11 @@ def count(
         name=source.name,
         kind=type(backend).__name__.removesuffix("Backend").lower(),
         where=_where(source),
-        found=len(catalog.facts),
+        # What is generated has no files, and is lost with its source's samples alone.
+        found=len(catalog) if made else len(catalog.facts),
         kept=len(catalog),
-        bytes=rows.total(catalog.facts, kept),
-        dropped=tuple(_dropped(source)),
+        bytes=0 if made else rows.total(catalog.facts, kept),
+        dropped=() if made else tuple(_dropped(source)),
         buckets=tuple(sorted(found, key=lambda b: (-b.samples, b.width, b.height))),
         enlarged=int(rows.enlarged(catalog).rows.size),
         examples=_names(source, kept),
@@ -142,6 +144,8 @@ def _given(source: Source, plan: Plan | None) -> int:
 
 def _scan_costs(source: Source) -> tuple[int, int | None]:
     """Return reads of a first scan, and their bytes at most."""
+    if is_generated(source.backend):
+        return 0, 0
     facts, metadata = source.catalog.facts, source.backend.metadata
     if not isinstance(metadata, Discovery):
         return 1, None  # one table, of a size the facts do not tell
@@ -165,6 +169,8 @@ def _rows_bytes(source: Source, store: PictureEmbedBackend | None) -> int | None
 
 
 def _catalog_bytes(source: Source, cache: CachePlace) -> int | None:
+    if is_generated(source.backend):
+        return 0
     try:
         return cache.storage.head(cache.catalog_key(source.name)).size
     except StorageError:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from factory.backends.image import ConditioningBackend, EvalBackend, SampleBackend
+from factory.backends.conditioning import ConditioningBackend
+from factory.backends.image import EvalBackend, SampleBackend
 from factory.backends.source import Source
 from factory.catalog.facts import TRANSIENT
 from factory.dryrun import rows

@@ -5,8 +5,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
+from factory.backends.conditioning import is_generated
 from factory.backends.source import Source
 from factory.bulk import Engine
 from factory.catalog.cuts import Cut
@@ -72,12 +74,16 @@ def data_uri(image: Image.Image) -> str:
 def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
     """Return what rows look like, in their order."""
     names = _buckets(source, chosen)
-    images = _clips(source, chosen) if source.backend.clip else _stills(source, chosen, engine)
+    made = is_generated(source.backend)
+    as_cut = made or source.backend.clip
+    images = _cut(source, chosen) if as_cut else _stills(source, chosen, engine)
     found = []
     for row, image in zip(chosen.tolist(), images, strict=True):
         catalog = source.catalog
         kept = row in names
         width, height = rows.sides(catalog, rows.one(row))
+        if made and kept:
+            width, height = np.split(np.array(catalog.cut(row).target), 2)
         found.append(
             Look(
                 key=catalog.facts.key(row),
@@ -85,7 +91,8 @@ def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
                 why=_why(image),
                 width=int(width[0]),
                 height=int(height[0]),
-                cut=catalog.cut(row) if kept else None,
+                # What is generated was never larger than its cut.
+                cut=catalog.cut(row) if kept and not made else None,
                 bucket=names.get(row, ""),
                 captions=catalog.texts(row),
             )
@@ -100,13 +107,14 @@ def _stills(source: Source, chosen: rows.Rows, engine: Engine) -> list[str | Exc
     return [outcome for _, outcome in engine.map(_Draw(source.backend.storage), items)]
 
 
-def _clips(source: Source, chosen: rows.Rows) -> list[str | Exception]:
-    """Show the first frame of each clip, as it is cut: a whole video is not decoded for it."""
+def _cut(source: Source, chosen: rows.Rows) -> list[str | Exception]:
+    """Show samples as they are read: of clips the first frame, else a video is decoded whole."""
     found: list[str | Exception] = []
     for row in chosen.tolist():
         try:
-            frames = source.backend.reader(source.picture(row))
-            found.append(data_uri(Image.fromarray(frames[0])))
+            pixels = source.backend.reader(source.picture(row))
+            first = pixels.reshape(-1, *pixels.shape[-3:])[0]
+            found.append(data_uri(Image.fromarray(first)))
         except (FactoryError, ValueError) as error:
             found.append(error)
     return found

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.backends.conditioning import is_generated
+from factory.backends.sets import partner_rows
 from factory.backends.source import Source
 from factory.explain.findings import Sample, Swapped
 from factory.ledger.reader import Recorded
@@ -49,14 +51,18 @@ def _described(source: Source, row: int, seed: int, epoch: int) -> Sample:
         crop=cut.crop,
         target=cut.target,
         caption=catalog.caption(row, seed=seed, epoch=epoch),
-        partners=dict(_partners(source, row)),
+        partners=dict(_partners(source, row, seed, epoch)),
     )
 
 
-def _partners(source: Source, row: int) -> Iterator[tuple[str, str]]:
-    for name, (partner, rows) in source.conditioning.items():
-        if rows[row] >= 0:
-            yield name, partner.catalog.facts.key(int(rows[row]))
+def _partners(source: Source, row: int, seed: int, epoch: int) -> Iterator[tuple[str, str]]:
+    """Yield each conditioning backend that is used, and the key of the partner there."""
+    found = partner_rows(source, np.array([row]), seed=seed, epoch=epoch)
+    for name, rows in found.items():
+        if rows[0] >= 0:
+            partner = source.conditioning[name][0]
+            made = " (generated)" if is_generated(partner.backend) else ""
+            yield name, partner.catalog.facts.key(int(rows[0])) + made
 
 
 def of_stream(recorded: Recorded | None) -> list[Sample]:

@@ -29,6 +29,8 @@ DECODE_VERSION = "rgb8-2:turbojpeg-scaled,blurred-cubic,pillow,white,first-frame
 DECODE_VERSIONS = {
     "fast": DECODE_VERSION,
     "exact": "rgb8-2:turbojpeg-full,lanczos,pillow,white,first-frame",
+    # Masks and maps of labels, whose values must not be mixed.
+    "nearest": "rgb8-2:turbojpeg-full,nearest,pillow,white,first-frame",
 }
 
 Pixels = NDArray[np.uint8]

@@ -60,7 +60,17 @@ class Batch:
             and "pooled" [B, D], of the samples themselves; those of their partners' pictures
             under "BACKEND.embeds" and so on. Empty where there is none.
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
-        conditioning: Latents of each conditioning backend by name, [B, C, h, w].
+        conditioning: What each conditioning backend gives, by name, in the order of the
+            samples: latents [B, C, h, w] (of clips [B, F, C, h, w]); pixels [B, H, W, C] (of
+            clips [B, F, H, W, C]) or cells [B, C, h, w], uint8, bool or float32 as it is set. Of
+            loose references, whose shapes differ, a list of B such tensors without the first
+            dimension. Where one set is drawn for each sample: one entry "drawn", a tensor if
+            all have one shape and type, else such a list.
+        conditioning_valid: bool [B] for each conditioning backend that keeps samples without a
+            partner, by name; False marks those, which have zeros (of loose references an empty
+            tensor).
+        conditioning_set: Name of the conditioning backend drawn for each sample, B long; empty
+            where samples have all of them.
         replaced: Samples of the plan that others stand in for.
         slider_strength: Strength of the backend's slider; None where it has none.
         encoded: Rows that were encoded for this batch, because they were not in the cache.
@@ -83,7 +93,9 @@ class Batch:
     pixels: torch.Tensor | None = None
     text: dict[str, torch.Tensor] = field(default_factory=dict)
     image_embeds: dict[str, torch.Tensor] = field(default_factory=dict)
-    conditioning: dict[str, torch.Tensor] = field(default_factory=dict)
+    conditioning: dict[str, torch.Tensor | list[torch.Tensor]] = field(default_factory=dict)
+    conditioning_valid: dict[str, torch.Tensor] = field(default_factory=dict)
+    conditioning_set: list[str] = field(default_factory=list)
     replaced: tuple[Replacement, ...] = ()
     slider_strength: float | None = None
     encoded: int = 0

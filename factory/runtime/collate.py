@@ -1,22 +1,23 @@
 """From planned rows to the batch a training step receives."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from factory.backends.on_demand import Tally
-from factory.backends.reading import Piece, Reading, reading
+from factory.backends.reading import Piece, Reading, Tensors, reading
 from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
-from factory.cache.gathering import Empty
 from factory.catalog.cuts import CutArrays
 from factory.runtime.batch import Batch, Replacement
+from factory.runtime.conditioning import Partners
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
+from factory.runtime.giving import Giver, givers
 from factory.runtime.memory import BatchMemory
 from factory.runtime.part import Part
 from factory.runtime.quarantine import QuarantineLimit, none_left, too_many
@@ -65,11 +66,12 @@ class Collate:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
         tally = Tally()
-        rows, cuts, fields, stand_ins = self._read(source, part, tally)
-        catalog, facts = source.catalog, source.catalog.facts
-        captions = catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
-        own, empty = fields.pop(source.name), self.memory.tensor
-        size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
+        rows, cuts, values, stand_ins = self._read(source, part, tally)
+        captions = source.catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
+        partners, empty = Partners(source, self.seed, step.epoch), self.memory.tensor
+        own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
+        latents = None if source.latents is None else own
+        beside = partners.gather(rows, values, latents, cuts.target)
         return Batch(
             backend=step.backend,
             bucket=step.bucket,
@@ -77,17 +79,17 @@ class Collate:
             step=step.step,
             global_step=step.global_step,
             rows=torch.from_numpy(rows),
-            keys=facts.keys(rows),
+            keys=source.catalog.facts.keys(rows),
             captions=captions,
-            original_size=torch.from_numpy(size.astype(np.int32)),
-            target_size=torch.from_numpy(cuts.target),
-            crop_top_left=torch.from_numpy(cuts.crop),
+            **_sizes(source, rows, cuts),
             valid=torch.from_numpy(_valid(part, stand_ins)),
-            latents=own.get("latents"),
-            pixels=own.get("pixels"),
+            latents=latents,
+            pixels=own if source.latents is None else None,
             text=source.read_text(captions, tally, empty=empty),
-            image_embeds=_image_embeds(source, rows, cuts, empty),
-            conditioning={name: _main(theirs) for name, theirs in fields.items()},
+            image_embeds=partners.image_embeds(rows, cuts, empty),
+            conditioning=beside.tensors,
+            conditioning_valid=beside.valid,
+            conditioning_set=beside.drawn,
             slider_strength=step.slider_strength,
             replaced=tuple(_replacement(source, part, each) for each in stand_ins),
             encoded=tally.encoded,
@@ -96,36 +98,40 @@ class Collate:
 
     def _read(
         self, source: Source, part: Part, tally: Tally
-    ) -> tuple[NDArray[np.int64], CutArrays, dict[str, dict[str, torch.Tensor]], list[StandIn]]:
-        """Return the rows used, their cuts, fields by backend, and what stands in for what."""
+    ) -> tuple[NDArray[np.int64], CutArrays, dict[str, Tensors], list[StandIn]]:
+        """Return the rows used, their cuts, values by backend, and what stands in for what."""
         rows, epoch = part.rows, part.step.epoch
-        everyone = _everyone(
-            source,
-            lambda each: reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor),
-        )
+        partners = Partners(source, self.seed, epoch)
+
+        def begin(each: Source) -> Reading:
+            return reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor)
+
+        everyone = givers(source, begin)
         cuts = source.cuts(rows, epoch)
-        stored = _stored(everyone, rows, cuts)
+        stored = _stored(everyone, rows, partners.rows(rows), cuts)
         if stored is not None:
             return rows, cuts, stored, []
-        stand_ins = self._fill(source, part, everyone)
+        stand_ins = self._fill(source, part, everyone, partners)
         for each in stand_ins:
             rows[each.index] = each.substitute
         cuts = source.cuts(rows, epoch) if stand_ins else cuts
-        return rows, cuts, {one.name: one.reading.finish() for one in everyone}, stand_ins
+        return rows, cuts, {one.name: one.finish() for one in everyone}, stand_ins
 
-    def _fill(self, source: Source, part: Part, everyone: Sequence["_Giver"]) -> list[StandIn]:
+    def _fill(
+        self, source: Source, part: Part, everyone: Sequence[Giver], partners: Partners
+    ) -> list[StandIn]:
         """Have a sample for every place read by everyone; return what stands in for what."""
 
-        def put(place: int, pieces: Sequence[Piece]) -> None:
+        def put(place: int, pieces: Sequence[Piece | None]) -> None:
             """Hand each its part of a sample while others are still being decoded."""
             for one, piece in zip(everyone, pieces, strict=True):
-                one.reading.put(place, piece)
+                one.put(place, piece)
 
         try:
             return fill(
                 part.rows,
                 lambda index: _draw(source, part, index),
-                lambda some: _read_together(everyone, some),
+                lambda some: _read_together(everyone, some, partners.rows(some)),
                 put,
                 self.known.setdefault(source.name, {}),
                 self.limit.allowed(len(source.catalog)),
@@ -141,50 +147,45 @@ class Collate:
             raise none_left(source.name, found, part.step.bucket) from None
 
 
-class _Giver(NamedTuple):
-    """A backend that gives to a batch: the one planned, or one it is conditioned on."""
-
-    name: str
-    reading: Reading
-    partners: NDArray[np.int64] | None
-
-    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return its own rows for those of the backend planned."""
-        return rows if self.partners is None else self.partners[rows]
-
-
-def _everyone(source: Source, begin: Callable[[Source], Reading]) -> list[_Giver]:
-    partners = source.conditioning.items()
-    return [
-        _Giver(source.name, begin(source), None),
-        *(_Giver(name, begin(partner), rows) for name, (partner, rows) in partners),
-    ]
+def _sizes(source: Source, rows: NDArray[np.int64], cuts: CutArrays) -> dict[str, torch.Tensor]:
+    """Return what a batch says of sizes and cuts."""
+    facts = source.catalog.facts
+    size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
+    return {
+        "original_size": torch.from_numpy(size.astype(np.int32)),
+        "target_size": torch.from_numpy(cuts.target),
+        "crop_top_left": torch.from_numpy(cuts.crop),
+    }
 
 
 def _stored(
-    everyone: Sequence[_Giver], rows: NDArray[np.int64], cuts: CutArrays
-) -> dict[str, dict[str, torch.Tensor]] | None:
-    """Return the fields of all who give, if none of them has to read a sample."""
+    everyone: Sequence[Giver],
+    rows: NDArray[np.int64],
+    partners: Mapping[str, NDArray[np.int64]],
+    cuts: CutArrays,
+) -> dict[str, Tensors] | None:
+    """Return what all give, if none of them has to read a sample."""
     found = {}
     for one in everyone:
         # Partners are cut alike, but have their own way to say so.
-        fields = one.reading.stored(one.rows(rows), cuts if one.partners is None else None)
-        if fields is None:
+        own = one.name not in partners
+        values = one.stored(rows, cuts) if own else one.stored(partners[one.name])
+        if values is None:
             return None
-        found[one.name] = fields
+        found[one.name] = values
     return found
 
 
-def _main(fields: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the latents among the fields of a conditioning backend, or the pixels."""
-    return fields["latents"] if "latents" in fields else fields["pixels"]
-
-
 def _read_together(
-    everyone: Sequence[_Giver], rows: NDArray[np.int64]
-) -> Iterator[tuple[Piece, ...] | Unusable]:
-    """Yield each row as all who give have it; what one lacks spoils the sample."""
-    streams = [one.reading.read(one.rows(rows)) for one in everyone]
+    everyone: Sequence[Giver],
+    rows: NDArray[np.int64],
+    partners: Mapping[str, NDArray[np.int64]],
+) -> Iterator[tuple[Piece | None, ...] | Unusable]:
+    """Yield each row as all who give have it; what one lacks spoils the sample.
+
+    Nothing is read, and None given, of a partner that a row has not.
+    """
+    streams = [one.read(partners.get(one.name, rows)) for one in everyone]
     for outcomes in zip(*streams, strict=True):
         unusable = [outcome for outcome in outcomes if isinstance(outcome, Unusable)]
         pieces = tuple(outcome for outcome in outcomes if not isinstance(outcome, Unusable))
@@ -227,24 +228,14 @@ def _valid(part: Part, stand_ins: Sequence[StandIn]) -> NDArray[np.bool_]:
     return valid
 
 
-def _image_embeds(
-    source: Source, rows: NDArray[np.int64], cuts: CutArrays, empty: Empty
-) -> dict[str, torch.Tensor]:
-    """Return embeddings of the samples' pictures by field, their partners' by backend and field."""
-    found = source.read_image_embeds(rows, cuts, empty=empty)
-    for name, (partner, partner_rows) in source.conditioning.items():
-        fields = partner.read_image_embeds(partner_rows[rows], empty=empty)
-        found |= {f"{name}.{field}": tensor for field, tensor in fields.items()}
-    return found
-
-
 def batch_bytes(batch: Batch) -> int:
     """Return how many bytes the tensors of a batch hold."""
+    beside = batch.conditioning.values()
     tensors: Sequence[torch.Tensor | None] = [
         batch.latents,
         batch.pixels,
         *batch.text.values(),
         *batch.image_embeds.values(),
-        *batch.conditioning.values(),
+        *(tensor for one in beside for tensor in (one if isinstance(one, list) else [one])),
     ]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -2,7 +2,18 @@
 
 from hydra.core.config_store import ConfigStore
 
-from factory.schema import backends, captions, crop, data, embeds, metadata, resolvers, run, storage
+from factory.schema import (
+    backends,
+    captions,
+    conditioning,
+    crop,
+    data,
+    embeds,
+    metadata,
+    resolvers,
+    run,
+    storage,
+)
 
 SCHEMAS: dict[str, type] = {
     "run": run.RunConfig,
@@ -27,7 +38,11 @@ SCHEMAS: dict[str, type] = {
     "backend/video": backends.VideoBackendConfig,
     "backend/stream": backends.StreamBackendConfig,
     "backend/eval": backends.EvalBackendConfig,
-    "backend/conditioning": backends.ConditioningBackendConfig,
+    "backend/conditioning": conditioning.ConditioningBackendConfig,
+    "generator/canny": conditioning.CannyConfig,
+    "generator/jpeg_artifacts": conditioning.JpegArtifactsConfig,
+    "generator/superresolution": conditioning.SuperresolutionConfig,
+    "generator/random_masks": conditioning.RandomMasksConfig,
     "backend/text_embeds": embeds.TextEmbedBackendConfig,
     "backend/image_embeds": embeds.ImageEmbedBackendConfig,
     "backend/conditioning_image_embeds": embeds.ConditioningImageEmbedBackendConfig,

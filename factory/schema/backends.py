@@ -41,6 +41,13 @@ class DecodeMode(StrEnum):
     exact = "exact"
 
 
+class ConditioningSampling(StrEnum):
+    """Which of several conditioning backends a sample has in an epoch."""
+
+    combined = "combined"
+    random = "random"
+
+
 @dataclass
 class BackendConfig:
     """One named source, of samples or of embeddings."""
@@ -170,11 +177,7 @@ class SampleBackendConfig(BackendConfig):
         yield from above("resolution", self.resolution, 0)
         yield from at_least("alignment", self.alignment, 1)
         yield from at_least("max_samples", self.max_samples, 1)
-        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
-        yield from above("minimum_aspect_ratio", low, 0)
-        yield from above("maximum_aspect_ratio", high, 0)
-        if low is not None and high is not None and low > high:
-            yield f"minimum_aspect_ratio {low:g} is above maximum_aspect_ratio {high:g}"
+        yield from aspect_problems(self.minimum_aspect_ratio, self.maximum_aspect_ratio)
         yield from size_problems(self)
         yield from self._misplaced_captions()
         yield from filter_problems(self)
@@ -206,6 +209,14 @@ class SampleBackendConfig(BackendConfig):
                 yield key, name
 
 
+def aspect_problems(least: float | None, greatest: float | None) -> Iterator[str]:
+    """Yield what is wrong with the limits of a bucket's shape."""
+    yield from above("minimum_aspect_ratio", least, 0)
+    yield from above("maximum_aspect_ratio", greatest, 0)
+    if least is not None and greatest is not None and least > greatest:
+        yield f"minimum_aspect_ratio {least:g} is above maximum_aspect_ratio {greatest:g}"
+
+
 @dataclass
 class ImageBackendConfig(SampleBackendConfig):
     """Still pictures to train on."""
@@ -221,6 +232,11 @@ class ImageBackendConfig(SampleBackendConfig):
         None,
         "above, below or at 0: backends of equal sign form a group, and groups take turns as "
         "soon as one is not at 0; null: at 0, and batches say nothing",
+    )
+    conditioning_sampling: ConditioningSampling = opt(
+        II("data.conditioning_sampling"),
+        "of several conditioning backends, combined: all in every batch | random: one for each "
+        "sample and epoch",
     )
 
     def problems(self) -> Iterator[str]:
@@ -320,6 +336,9 @@ class EvalBackendConfig(SampleBackendConfig):
     """Pictures to validate on: every one once, in a fixed order, never trained on."""
 
     _target_: str = "factory.backends.image.EvalBackend"
+    conditioning_sampling: ConditioningSampling = opt(
+        II("data.conditioning_sampling"), "as of pictures to train on"
+    )
 
     def _mode_problems(self) -> Iterator[str]:
         if self.encode_mode == EncodeMode.each_epoch:
@@ -327,25 +346,3 @@ class EvalBackendConfig(SampleBackendConfig):
                 "encode_mode=each_epoch draws cuts anew, and validation compares the same ones "
                 "over time; set encode_mode=precompute"
             )
-
-
-@dataclass
-class ConditioningBackendConfig(SampleBackendConfig):
-    """Pictures paired by name with those of a source backend, cut exactly as their partner."""
-
-    _target_: str = "factory.backends.image.ConditioningBackend"
-    source: str = opt(MISSING, "backend whose samples these belong to, matched by path stem")
-
-    def _misplaced_captions(self) -> Iterator[str]:
-        yield from ()  # its samples have the captions of their source
-
-    def _mode_problems(self) -> Iterator[str]:
-        yield from ()  # its samples have the cuts of their source
-
-    def _unseen_faces(self) -> Iterator[str]:
-        yield from ()  # its samples have the cuts of their source
-
-    def references(self) -> Iterator[tuple[str, str]]:
-        """Yield (field, name) of every other backend this one needs built before it."""
-        yield from super().references()
-        yield "source", self.source

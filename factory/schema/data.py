@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from factory.schema.backends import ResolutionType
+from factory.schema.backends import ConditioningSampling, ResolutionType
 from factory.schema.captions import CaptionConfig
 from factory.schema.crop import CropConfig
 from factory.schema.options import above, at_least, opt
@@ -64,6 +64,11 @@ class DataConfig:
     )
     caption: CaptionConfig = opt(MISSING, "caption strategy of backends that pin none")
     crop: CropConfig = opt(MISSING, "crop of backends that pin none")
+    conditioning_sampling: ConditioningSampling = opt(
+        ConditioningSampling.combined,
+        "of several conditioning backends of a source, combined: all in every batch | random: one "
+        "for each sample and epoch",
+    )
     # Values are BackendConfig; `Any` lets `+data.backends.NAME={...}` in, which `check` then types.
     backends: dict[str, Any] = opt(factory=dict, meaning="the backends, by name")
     sampling: Any = opt(MISSING, "follows the group `sampling`")

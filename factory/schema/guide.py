@@ -7,7 +7,18 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from factory.schema import backends, captions, crop, data, embeds, metadata, rows, run, storage
+from factory.schema import (
+    backends,
+    captions,
+    conditioning,
+    crop,
+    data,
+    embeds,
+    metadata,
+    rows,
+    run,
+    storage,
+)
 from factory.schema.options import meanings
 
 # Key before the option's name, what the section is about, and the schema that declares it.
@@ -28,7 +39,23 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
         "data/backend=eval, pictures to validate on",
         backends.EvalBackendConfig,
     ),
-    ("data.backends.NAME", "data/backend=conditioning", backends.ConditioningBackendConfig),
+    ("data.backends.NAME", "data/backend=conditioning", conditioning.ConditioningBackendConfig),
+    ("data.backends.NAME.generate", "data/generator=canny, edges", conditioning.CannyConfig),
+    (
+        "data.backends.NAME.generate",
+        "data/generator=jpeg_artifacts, the picture compressed too much",
+        conditioning.JpegArtifactsConfig,
+    ),
+    (
+        "data.backends.NAME.generate",
+        "data/generator=superresolution, the picture at a lower resolution",
+        conditioning.SuperresolutionConfig,
+    ),
+    (
+        "data.backends.NAME.generate",
+        "data/generator=random_masks, for inpainting",
+        conditioning.RandomMasksConfig,
+    ),
     ("data.backends.NAME", "data/backend=text_embeds", embeds.TextEmbedBackendConfig),
     ("data.backends.NAME", "data/backend=image_embeds", embeds.ImageEmbedBackendConfig),
     (

@@ -14,6 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "aspect_bucket_alignment": 64,
     "caption_strategy": "filename",
     "caption_dropout_probability": 0.1,
+    "conditioning_multidataset_sampling": "random",
     "data_backend_sampling": "auto-weighting",
     "gradient_accumulation_steps": 1,
 }
@@ -34,7 +35,10 @@ _NUMBERS = frozenset(
         "caption_dropout_probability", "text_encoder_batch_size", "aws_max_pool_connections",
     }
 )  # fmt: skip
-_SAMPLINGS = ("auto-weighting", "uniform")
+_SAMPLINGS = {
+    "data_backend_sampling": ("auto-weighting", "uniform"),
+    "conditioning_multidataset_sampling": ("random", "combined"),
+}
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,10 @@ class Arguments:
         elif not 0 <= share <= 1:
             text = "args.caption_dropout_probability must be between 0 and 1"
             yield ImportProblem("invalid_value", text)
-        if self["data_backend_sampling"] not in _SAMPLINGS:
-            names = " or ".join(_SAMPLINGS)
-            yield ImportProblem("invalid_value", f"args.data_backend_sampling must be {names}")
+        for name, allowed in _SAMPLINGS.items():
+            if self[name] not in allowed:
+                text = f"args.{name} must be {' or '.join(allowed)}"
+                yield ImportProblem("invalid_value", text)
 
 
 def _plain(name: str, value: Any) -> Any:

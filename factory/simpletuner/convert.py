@@ -181,13 +181,15 @@ class _Filling:
     def _source(self, dataset: Dataset) -> None:
         source = self.sources[dataset.entry.id]
         dataset.put("source_dataset_id", "source", self.names[str(source)])
+        kind = dataset.entry.filled.get("conditioning_type")
+        dataset.put("conditioning_type", "type", kind)
+        if kind == "reference_loose":
+            # Its own, even where it is the run's: what is not set is the source's.
+            cutting.cut(dataset, None, "")
+            return
         for key in ("resolution", "resolution_type", "crop", "crop_aspect", "crop_style",
                     "crop_aspect_buckets", "minimum_image_size"):  # fmt: skip
             dataset.note(key, Outcome.needless, "it is cut exactly as its source")
-        kind = dataset.entry.filled.get("conditioning_type")
-        if kind not in (None, "reference_strict", "mask"):
-            what = "as reference_strict: cut exactly as its partner"
-            dataset.note("conditioning_type", Outcome.changed, what)
 
     def _default(self, kind: str) -> None:
         """Mark the store that is used by all who name none: the first, if none is marked."""
@@ -312,6 +314,9 @@ def _together(
         data["seed"] = int(arguments["seed"])
     data |= {"resolution": resolution, "resolution_type": unit}
     data["alignment"] = int(arguments["aspect_bucket_alignment"])
+    linked = Counter(dataset.body.get("source") for dataset in kept)
+    if any(sets > 1 for source, sets in linked.items() if source is not None):
+        data["conditioning_sampling"] = arguments["conditioning_multidataset_sampling"]
     sampling = "auto" if arguments["data_backend_sampling"] == "auto-weighting" else "uniform"
     return Conversion(datasets, data, sampling, accumulation, disabled, remarks, arguments)
 

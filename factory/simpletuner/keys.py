@@ -174,11 +174,10 @@ KEYS: dict[str, Key] = {
         "backend/conditioning.source", reason="pictures without a partner are dropped"
     ),
     "source_dataset_id": to("backend/conditioning.source"),
-    "conditioning_type": to(
-        reason="every conditioning set is cut exactly as its partner (reference_strict)"
-    ),
+    "conditioning_type": to("backend/conditioning.type"),
     "conditioning": unsupported(
-        "pictures are not generated here; write them once, and add them as a conditioning set"
+        "generated sets are not carried over; add each as a backend of its own, with "
+        "data/generator=canny, jpeg_artifacts, superresolution or random_masks"
     ),
     "s2v_datasets": _NO_AUDIO,
     # Mixture.
@@ -305,7 +304,7 @@ ARGUMENTS: dict[str, Key] = {
     "model_type": needless("only loosens the check of size limits, for deepfloyd"),
     "controlnet": needless("only demands that there is a conditioning set"),
     "eval_dataset_id": needless("every eval backend is validated on"),
-    "conditioning_multidataset_sampling": unsupported("every sample has all its partners"),
+    "conditioning_multidataset_sampling": to("data.conditioning_sampling"),
     "data_backend_config": needless("the file that is imported"),
     "dataloader_prefetch": needless("`prefetch.mode` is thread already"),
     "dataloader_prefetch_qlen": needless("`prefetch.batches` counts batches kept ready"),

@@ -80,7 +80,7 @@ def test_backends_are_values() -> None:
     for one in (
         backend(),
         backend(kind=EvalBackend),
-        backend(kind=ConditioningBackend, source="a"),
+        ConditioningBackend(name="edges", source="a"),
     ):
         assert pickle.loads(pickle.dumps(one)) == one
     assert backend() == backend()

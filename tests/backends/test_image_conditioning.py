@@ -85,7 +85,7 @@ def backends(root: Path, **for_a: Any) -> list[Any]:
     return [
         ImageBackend(name="a", prefix="a", storage=storage, **SMALL, **for_a),
         ConditioningBackend(
-            name="edges", prefix="edges", storage=storage, source="a", **SMALL,
+            name="edges", prefix="edges", storage=storage, source="a",
             conditioning_image_embeds="looks",
         ),
         EvalBackend(name="held", prefix="held", storage=storage, **SMALL),

@@ -126,7 +126,7 @@ def conditioned(root: Path, *, encoded: bool = True, **settings: Any) -> Factory
     shared: dict[str, Any] = {"storage": storage, "resolution": 64, "alignment": 16}
     crop = Crop(aspect="square", style="random")
     backends: list[Any] = [
-        ConditioningBackend(name="edges", source="pics", prefix="cond", **shared),
+        ConditioningBackend(name="edges", source="pics", prefix="cond", storage=storage),
         ImageBackend(name="pics", prefix="src", crop=crop, caption=FilenameCaptions(), **shared),
     ]
     if encoded:
@@ -225,8 +225,7 @@ def test_a_partner_is_not_encoded_where_another_backend_drops_its_sample(tmp_pat
     write_pictures(tmp_path / "more", 3, sizes=((96, 64),))
     data = conditioned(tmp_path)
     storage = LocalStorage(str(tmp_path))
-    more = ConditioningBackend(name="more", source="pics", prefix="more", storage=storage,
-                               resolution=64, alignment=16)  # fmt: skip
+    more = ConditioningBackend(name="more", source="pics", prefix="more", storage=storage)
     both = FactoryDataModule(
         [*data.registry.backends.values(), more], cache=data.registry.cache, batch_size=3, seed=7
     )

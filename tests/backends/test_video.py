@@ -166,9 +166,7 @@ def test_a_table_tells_the_frames(storage: Watched, tmp_path: Path) -> None:
 def test_pictures_condition_clips(storage: Watched, tmp_path: Path) -> None:
     write_pictures(tmp_path / "first", 4, sizes=[(96, 64)])
     place = CachePlace(storage, scratch_dir=str(tmp_path / "scratch"))
-    pictures = ConditioningBackend(
-        name="first", source="clips", prefix="first", storage=storage, **SHARED
-    )
+    pictures = ConditioningBackend(name="first", source="clips", prefix="first", storage=storage)
     registry = Registry([backend(storage), pictures], cache=place, engine=ENGINE)
     source = prepare(registry, seed=0)["clips"]
     assert source.catalog.decisions.dropped() == {"no partner in first": 1}

@@ -118,6 +118,19 @@ def test_of_several_partners_the_first_usable_one_counts() -> None:
     assert made.dropped() == {"damaged": 1, SPARE: 1}
 
 
+def test_partners_with_sizes_of_their_own_stay_in_their_buckets() -> None:
+    source = facts(("src/a.png", 96, 64), ("src/b.png", 96, 64))
+    partner = facts(
+        ("cond/a.png", 64, 96), ("cond/b.jpg", 32, 32), ("cond/b.png", 64, 64), ("cond/c.png", 9, 9)
+    )
+    own = decide(partner, Geometry(64, alignment=16), FilenameCaptions(), name="cond")
+    rows, _, made = pair(source, decided(source), "src", partner, "cond", own=own)
+    assert rows.tolist() == [0, 1]
+    assert [bucket.name for bucket in made.buckets] == ["48x80", "64x64"]
+    assert made.order.tolist() == [0, 1]
+    assert made.dropped() == {SPARE: 1, NO_SOURCE: 1}
+
+
 def test_a_partner_that_fails_a_filter_is_dropped() -> None:
     table = facts(("cond/a.png", 64, 64), ("cond/b.png", 64, 64)).table
     partner = Facts.of_table(table.append_column("column.score", pa.array([0.1, 0.9])), {})

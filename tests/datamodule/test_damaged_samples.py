@@ -166,7 +166,9 @@ def test_a_partner_that_is_gone_takes_its_sample_with_it(tmp_path: Path) -> None
     data = FactoryDataModule(
         [
             ImageBackend(name="pics", prefix="src", **shared),
-            ConditioningBackend(name="edges", source="pics", prefix="cond", **shared),
+            ConditioningBackend(
+                name="edges", source="pics", prefix="cond", storage=LocalStorage(str(tmp_path))
+            ),
         ],
         batch_size=3,
     )

@@ -213,7 +213,7 @@ def anew(ramps: Path, root: Path, *, validated: bool = True) -> FactoryDataModul
     }  # fmt: skip
     backends = [
         ImageBackend(name="src", prefix="src", **shared),
-        ConditioningBackend(name="cond", prefix="cond", source="src", **shared),
+        ConditioningBackend(name="cond", prefix="cond", source="src", storage=shared["storage"]),
         ImageEmbedBackend(
             name="latents", cache=place(root), encoder=EXACT, encode_mode="each_epoch"
         ),
@@ -339,7 +339,9 @@ def test_an_unreadable_partner_is_replaced_with_its_sample(tmp_path: Path, mode:
     }  # fmt: skip
     backends = [
         ImageBackend(name="src", prefix="src", **shared),
-        ConditioningBackend(name="cond", prefix="cond", source="src", **shared),
+        ConditioningBackend(
+            name="cond", prefix="cond", source="src", storage=shared["storage"], encode_mode=mode
+        ),
         ImageEmbedBackend(name="latents", cache=place(tmp_path), encoder=BlockDCT()),
     ]
     data = ready(FactoryDataModule(backends, cache=place(tmp_path), batch_size=3, seed=7))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,14 +96,16 @@ def test_a_whole_bucket_is_refused_with_what_to_do_and_in_a_dry_run(root: Path) 
 def test_conditioning_samples_stand_for_those_they_belong_to(tmp_path: Path) -> None:
     write_pictures(tmp_path / "a", 6)
     write_pictures(tmp_path / "depth", 6, captions=False)
-    shared = {
+    shared: dict[str, Any] = {
         "storage": LocalStorage(str(tmp_path)), "resolution": 64, "alignment": 16,
         "caption": FilenameCaptions(),
     }  # fmt: skip
     data = FactoryDataModule(
         [
             ImageBackend(name="a", prefix="a", **shared),
-            ConditioningBackend(name="depth", prefix="depth", source="a", **shared),
+            ConditioningBackend(
+                name="depth", prefix="depth", source="a", storage=shared["storage"]
+            ),
         ],
         batch_size=2,
         exclude=[Exclude(["depth:depth/0004.png"])],

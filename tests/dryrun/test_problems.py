@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from factory import EvalBackend
-from factory.backends.image import ConditioningBackend, Crop
+from factory.backends.conditioning import ConditioningBackend
+from factory.backends.image import Crop
 from factory.catalog.captions import TextFileCaptions
+from factory.conditioning import Canny, RandomMasks
 from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Run
 from factory.dryrun.mixture_problems import mixture_problems
@@ -322,6 +324,23 @@ def test_partners_are_no_problem_of_their_own(tmp_path: Path) -> None:
         ("a", "image", 8), ("edges", "conditioning", 8),
     ]  # fmt: skip
     assert figures.backends[1].costs.epoch_requests == 8
+
+
+def test_what_is_generated_has_rows_and_bytes_but_no_scan(tmp_path: Path) -> None:
+    write(tmp_path, {"a": 8})
+    edges = ConditioningBackend(name="edges", source="a", generate=Canny())
+    masks = ConditioningBackend(
+        name="masks", source="a", type="mask", generate=RandomMasks(), stored=True
+    )
+    made = dry_run(tmp_path, one_backend(tmp_path, resolution=64), edges, masks)
+    pixels = sum(b.samples * b.width * b.height for b in made.figures.backends[0].buckets)
+    told = {b.name: b for b in made.figures.backends}
+    for name, stored in (("edges", 0), ("masks", pixels)):
+        costs = told[name].costs
+        assert (told[name].kept, told[name].bytes) == (8, 0)
+        assert (costs.scan_requests, costs.latents_bytes) == (0, stored)
+    assert told["edges"].costs.epoch_requests == 8
+    assert made.figures.problems == ()
 
 
 def test_the_gravest_come_first(tmp_path: Path) -> None:

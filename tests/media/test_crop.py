@@ -18,6 +18,22 @@ from factory.media.resample import opencv
 from .pictures import encode, gradient
 
 
+@pytest.mark.parametrize("scaled", [(96, 64), (48, 32), (30, 20), (200, 133), (7, 5)])
+def test_nearest_pixels_are_taken_from_where_the_middle_falls(scaled: tuple[int, int]) -> None:
+    numbers = np.arange(96 * 64, dtype=np.uint32).reshape(64, 96)
+    image = np.stack([numbers & 255, numbers >> 8, numbers % 7], axis=2).astype(np.uint8)
+    wide, tall = scaled
+    top, left = tall // 4, wide // 4
+    target = (wide - 2 * left, tall - 2 * top)
+    cut = fit(image, scaled, (top, left), target, nearest=True)
+    assert cut.flags.c_contiguous
+    for y in range(target[1]):
+        for x in range(target[0]):
+            row = min(int((top + y + 0.5) * 64 / tall), 63)
+            column = min(int((left + x + 0.5) * 96 / wide), 95)
+            assert (cut[y, x] == image[row, column]).all()
+
+
 def photographs() -> list[NDArray[np.uint8]]:
     """Return real photographs that installed packages carry."""
     import skimage.data

@@ -381,8 +381,33 @@ def test_conditioning_belongs_to_its_source() -> None:
     assert [dataset.name for dataset in made] == ["photos", "edges"]
     assert made[1].kind == "conditioning"
     assert made[1].body["source"] == "photos"
-    assert "crop" not in made[1].pins
-    assert outcome(made[1], "conditioning_type").outcome is Outcome.changed
+    assert made[1].body["type"] == "reference_loose"
+    assert made[1].body["resolution"] == 1024
+    assert made[1].pins["crop"] == "random"
+
+
+def test_strict_conditioning_has_its_type_and_no_size() -> None:
+    made = converted(
+        entry(id="masks", conditioning_type="mask", resolution=512),
+        entry(id="photos", conditioning_data=["masks"]),
+    )
+    assert made.datasets[1].body["type"] == "mask"
+    assert "resolution" not in made.datasets[1].body
+    assert "conditioning_sampling" not in made.data
+
+
+@pytest.mark.parametrize(
+    ("args", "sampling"),
+    [({}, "random"), ({"conditioning_multidataset_sampling": "combined"}, "combined")],
+)
+def test_several_sets_are_sampled_as_they_were(args: dict[str, str], sampling: str) -> None:
+    made = converted(
+        entry(id="masks", conditioning_type="mask"),
+        entry(id="edges", conditioning_type="controlnet"),
+        entry(id="photos", conditioning_data=["masks", "edges"]),
+        args=args,
+    )
+    assert made.data["conditioning_sampling"] == sampling
 
 
 @pytest.mark.parametrize(

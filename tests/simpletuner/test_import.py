@@ -47,7 +47,7 @@ def folders(root: Path, size: dict[str, Any]) -> list[dict[str, Any]]:
             "id": "photos", "type": "local", "dataset_type": "image", **size,
             "instance_data_dir": str(root / "photos"), "caption_strategy": "textfile",
             "crop": True, "crop_aspect": "square", "crop_style": "center", "repeats": 2,
-            "minimum_image_size": 32, "probability": 0.5, "conditioning_data": ["edges"],
+            "minimum_image_size": 32, "probability": 0.5, "conditioning_data": ["edges", "refs"],
             "text_embeds": "te", "image_embeds": "ve", "cache_dir_vae": "cache/{id}",
             "disabled": False, "slider_strength": None,
         },
@@ -55,6 +55,10 @@ def folders(root: Path, size: dict[str, Any]) -> list[dict[str, Any]]:
             "id": "edges", "type": "local", "dataset_type": "conditioning", **size,
             "conditioning_type": "controlnet", "instance_data_dir": str(root / "edges"),
             "caption_strategy": "textfile",
+        },
+        {
+            "id": "refs", "type": "local", "dataset_type": "conditioning", **size,
+            "conditioning_type": "reference_loose", "instance_data_dir": str(root / "edges"),
         },
         {"id": "held out", "type": "local", "dataset_type": "eval", **size,
          "instance_data_dir": str(root / "holdout"), "caption_strategy": "instanceprompt",
@@ -134,13 +138,17 @@ def test_a_realistic_config_is_composed_verified_and_scanned(
     verify(cfg)
     data = cfg.data
     assert set(data.backends) == {
-        "photos", "edges", "bucket-set", "web", "hub", "table", "clips", "held-out", "te", "ve",
+        "photos", "edges", "refs", "bucket-set", "web", "hub", "table", "clips", "held-out", "te",
+        "ve",
     }  # fmt: skip
     assert (data.batch_size, data.resolution) == (8, 64)
     assert cfg.sampling.weighting._target_.endswith("AutoWeighting")
     assert data.backends["bucket-set"].storage.endpoint_url == "https://s3.example"
     assert data.backends["bucket-set"].window.start_epoch == 2
-    assert data.backends.edges.source == "photos"
+    assert (data.backends.edges.source, data.backends.edges.crop) == ("photos", None)
+    assert (data.backends.refs.type, data.backends.refs.resolution) == ("reference_loose", 64)
+    assert data.backends.refs.crop.style == "random"
+    assert data.conditioning_sampling == "random"
     assert data.backends["held-out"].caption.prompt == (
         "a photo of held out, ${not} {env:a variable}"
     )

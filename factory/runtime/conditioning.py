@@ -1,0 +1,166 @@
+"""What do the samples of a batch have beside them: their partners, each in its sample's place?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
+from factory.backends.reading import Rows, Tensors
+from factory.backends.sets import partner_rows
+from factory.backends.source import Source
+from factory.cache.gathering import Empty
+from factory.catalog.cuts import CutArrays
+from factory.encoder.pixels import RawPixels
+
+# Name of the one entry where a set is drawn for each sample.
+DRAWN = "drawn"
+_COLOURS = 3
+# Dimensions of one picture's latents; a clip has frames in front.
+_LATENT_DIMS = 3
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a batch has beside its samples; fields as in `Batch`.
+
+    Attributes:
+        tensors: `Batch.conditioning`.
+        valid: `Batch.conditioning_valid`.
+        drawn: `Batch.conditioning_set`.
+    """
+
+    tensors: dict[str, Tensors] = field(default_factory=dict)
+    valid: dict[str, torch.Tensor] = field(default_factory=dict)
+    drawn: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Partners:
+    """The partners that samples of a source have in an epoch.
+
+    Attributes:
+        source: The backend.
+        seed: Seed of the run.
+        epoch: The epoch, from 0.
+    """
+
+    source: Source
+    seed: int
+    epoch: int
+
+    def rows(self, rows: Rows) -> dict[str, Rows]:
+        """Return the partner's row of each row, by backend; -1 where there is none."""
+        return partner_rows(self.source, rows, seed=self.seed, epoch=self.epoch)
+
+    def gather(
+        self,
+        rows: Rows,
+        given: Mapping[str, Tensors],
+        latents: torch.Tensor | None,
+        target: NDArray[np.int32],
+    ) -> Beside:
+        """Return what samples have beside them.
+
+        Args:
+            rows: Rows of the samples, int64 [B].
+            given: Latents or pixels that each backend gives, by name, to the samples that have
+                a partner in it, in their order.
+            latents: Latents of the samples, where they have any.
+            target: Sizes the samples are cut to (width, height), px, int32 [B, 2].
+        """
+        if not self.source.conditioning:
+            return Beside()
+        theirs = self.rows(rows)
+        found = {name: self._finished(self._partner(name), given[name]) for name in theirs}
+        if sampling_of(self.source.backend) == RANDOM:
+            return _drawn(theirs, found)
+        beside = Beside()
+        for name, of in theirs.items():
+            whole = found[name]
+            places = np.flatnonzero(of >= 0)
+            if len(places) < len(rows):
+                whole = _spread(whole, places, len(rows), self._zeros(name, latents, target))
+            beside.tensors[name] = whole
+            if _backend(self._partner(name)).missing_partner == "keep":
+                beside.valid[name] = torch.from_numpy(of >= 0)
+        return beside
+
+    def image_embeds(self, rows: Rows, cuts: CutArrays, empty: Empty) -> dict[str, torch.Tensor]:
+        """Return embeddings of the samples' pictures by field, their partners' by set and field.
+
+        They are zeros where a sample has no partner in a set.
+
+        Args:
+            rows: Rows of the samples, int64 [B].
+            cuts: How they are cut.
+            empty: Makes tensors.
+        """
+        found = self.source.read_image_embeds(rows, cuts, empty=empty)
+        if all(partner.vision is None for partner, _ in self.source.conditioning.values()):
+            return found
+        for name, of in self.rows(rows).items():
+            places = np.flatnonzero(of >= 0)
+            fields = self._partner(name).read_image_embeds(of[places], empty=empty)
+            for field_name, values in fields.items():
+                zeros = torch.zeros_like(values[0])
+                every = len(places) == len(rows)
+                whole = values if every else _spread(values, places, len(rows), zeros)
+                found[f"{name}.{field_name}"] = cast("torch.Tensor", whole)
+        return found
+
+    def _partner(self, name: str) -> Source:
+        return self.source.conditioning[name][0]
+
+    def _finished(self, partner: Source, values: Tensors) -> Tensors:
+        """Return latents as they are, and pixels as the backend delivers them."""
+        if _is_encoded(partner):
+            return values
+        delivered = _backend(partner).delivered
+        return [delivered(one) for one in values] if isinstance(values, list) else delivered(values)
+
+    def _zeros(
+        self, name: str, latents: torch.Tensor | None, target: NDArray[np.int32]
+    ) -> torch.Tensor:
+        """Return what stands for one missing partner; of loose references an empty tensor."""
+        partner = self._partner(name)
+        if not _backend(partner).strict:
+            return torch.empty(0)
+        if latents is not None and _is_encoded(partner):
+            return latents.new_zeros(latents.shape[-_LATENT_DIMS:])
+        wide, tall = target[0].tolist()
+        return _backend(partner).delivered(torch.zeros((tall, wide, _COLOURS), dtype=torch.uint8))
+
+
+def _is_encoded(partner: Source) -> bool:
+    store = partner.latents
+    return store is not None and not isinstance(store.encoder, RawPixels)
+
+
+def _backend(partner: Source) -> ConditioningBackend:
+    return cast("ConditioningBackend", partner.backend)
+
+
+def _spread(values: Tensors, places: Rows, count: int, missing: torch.Tensor) -> Tensors:
+    """Put values into their places among `count`, and what stands for missing ones elsewhere."""
+    if missing.numel() == 0:
+        given = dict(zip(places.tolist(), values, strict=True))
+        return [given.get(n, missing) for n in range(count)]
+    whole = missing.repeat(count, *[1] * missing.ndim)
+    if len(places):
+        whole[torch.from_numpy(places)] = cast("torch.Tensor", values)
+    return whole
+
+
+def _drawn(theirs: Mapping[str, Rows], found: Mapping[str, Tensors]) -> Beside:
+    """Put what each sample drew into its place: one tensor if all are of one shape and type."""
+    count = len(next(iter(theirs.values())))
+    names, given = [""] * count, [torch.empty(0)] * count
+    for name, of in theirs.items():
+        for place, value in zip(np.flatnonzero(of >= 0).tolist(), found[name], strict=True):
+            names[place], given[place] = name, value
+    alike = len({(value.shape, value.dtype) for value in given}) == 1
+    return Beside({DRAWN: torch.stack(given) if alike else given}, drawn=names)
