@@ -55,8 +55,8 @@ def test_captions_of_one_length_are_encoded_and_kept_together(
     store = texts(tmp_path, encoder_of("bert", length_classes=[3, 5, 9]), batch_size=2)
     captions = ["a cat", "a", "", "a dog", "cat", "a cat sat"]
     assert list(store.batches(captions)) == [[1, 2], [4], [0, 3], [5]]
-    assert fill_captions(store, captions) == 6
-    assert fill_captions(store, captions[::-1]) == 0
+    assert fill_captions(store, captions, LocalEngine()).encoded == 6
+    assert fill_captions(store, captions[::-1], LocalEngine()).encoded == 0
     short = store.gather(["cat", "a"])
     assert short["embeds"].shape == (2, 3, WIDTH)
     assert store.gather(["a dog", "a cat sat"])["embeds"].shape == (2, 5, WIDTH)
@@ -107,6 +107,7 @@ def test_what_was_cut_is_said_once_with_the_longest(
     assert len(said) == 1
     assert "cut 1 of 2 captions to 4 tokens; the longest has 7: 'a cat sat a dog'" in said[0]
     stages = {stage.name: stage.counts for stage in made.telemetry.stages}
+    assert stages["encode text"].pop("bytes") > 0
     assert stages["encode text"] == {"encoded": 2, "cached": 0, "cut": 1}
 
 
