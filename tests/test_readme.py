@@ -1,6 +1,7 @@
 """The README's examples run as they stand, and its map names what is there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,15 @@ def test_every_folder_of_the_map_is_there_and_the_reverse() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [line for block in blocks("bash") for line in block.splitlines() if "train.py" in line],
+    [
+        line
+        for block in blocks("bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if "train.py" in line
+    ],
 )
 def test_commands_compose(line: str) -> None:
-    command = line.partition("#")[0].split("train.py", 1)[1].split()
+    command = shlex.split(line.split("train.py", 1)[1], comments=True)
     if "--help" in command or "--config-dir" in command or "data=mine" in command:
         return  # --help is tested end to end; the other two need the YAML example
     for choice in ("uniform", "auto"):
