@@ -7,7 +7,7 @@ or nowhere) and turns it into captions without any I/O of its own.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -115,14 +115,11 @@ class Captions(ABC):
             raw: The sidecar's text as the only entry; or one text a column, in the order of
                 `columns`, "" where a cell is empty; or nothing.
         """
+        spoken = self._spoken(key, raw)
+        if self.shuffle is not None:
+            spoken = [text for each in spoken for text in self.shuffle.variants(each)]
         before = (self.prepend or "").strip()
-        if not before and self.shuffle is None:  # the usual case, and in the way of every batch
-            return tuple(self._spoken(key, raw))
-        return tuple(
-            f"{before} {text}" if before else text
-            for spoken in self._spoken(key, raw)
-            for text in (self.shuffle.variants(spoken) if self.shuffle else (spoken,))
-        )
+        return tuple(f"{before} {text}" for text in spoken) if before else tuple(spoken)
 
     def silent(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
         """Mark the samples that have no caption, bool [n]; agrees with `captions` on each.
@@ -143,7 +140,7 @@ class Captions(ABC):
                 names = keys.slice(start, _BLOCK).take(rows).to_pylist()
                 raws = texts.slice(start, _BLOCK).take(rows).to_pylist()
                 spoken = (self._spoken(n, r or ()) for n, r in zip(names, raws, strict=True))
-                blank[start + rows] = [next(words, None) is None for words in spoken]
+                blank[start + rows] = [not words for words in spoken]
         return blank
 
     @abstractmethod
@@ -172,15 +169,14 @@ class Captions(ABC):
                 marked |= self._holding(keys, texts, edit.literal)
         return marked
 
-    def _spoken(self, key: str, raw: Sequence[str]) -> Iterator[str]:
-        """Yield the captions as filtered, blank ones left out."""
-        edits = self.edits
-        for text in self._texts(key, [text or "" for text in raw]):
-            edited = text.strip()
-            if edits:
-                edited = reduce(lambda before, edit: edit(before), edits, edited).strip()
-            if edited:
-                yield edited
+    def _spoken(self, key: str, raw: Sequence[str]) -> list[str]:
+        """Return the captions as filtered, blank ones left out."""
+        texts: Iterable[str] = map(str.strip, self._texts(key, [text or "" for text in raw]))
+        for edit in self.edits:
+            texts = map(edit, texts)
+        if self.edits:
+            texts = map(str.strip, texts)
+        return [text for text in texts if text]
 
 
 @dataclass(frozen=True)
