@@ -165,20 +165,20 @@ def fill(data: Any) -> None:
     """Write rows for every picture and caption, as precomputing would."""
     import torch
 
+    from factory.backends.precompute import missing_pictures
     from factory.preparation import survey
 
     sources, _ = survey(data.registry, seed=0)
     source = sources["pictures"]
-    kept, reader = source.catalog.decisions.order, source.backend.reader
     noise = torch.Generator().manual_seed(1)
     rows = torch.randint(0, 2**14, (256, *LATENT), dtype=torch.int16, generator=noise)
     embeds = torch.randint(0, 2**14, (256, *EMBED), dtype=torch.int16, generator=noise)
     latents, text = source.latents, source.text
-    with latents.store.writer(latents.recipe(reader)) as writer:
-        for at in range(0, len(kept), 256):
-            some = source.columns(kept[at : at + 256])
-            fields = {"latents": rows[: len(some.rows)].view(torch.float16)}
-            writer.add(latents.keys(reader, some), fields)
+    _, keys = missing_pictures(source, latents)
+    with latents.store.writer(latents.recipe(source.backend.reader)) as writer:
+        for at in range(0, len(keys), 256):
+            some = keys[at : at + 256]
+            writer.add(some, {"latents": rows[: len(some)].view(torch.float16)})
     captions = ["", *source.catalog.all_texts()]
     with text.store.writer(text.recipe) as writer:
         for at in range(0, len(captions), 256):
