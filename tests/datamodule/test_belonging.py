@@ -34,7 +34,8 @@ from factory.engine.local import LocalEngine
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.local import LocalStorage
-from tests.conditioning.building import Negative
+from tests.conditioning.building import Negative, beside, write_sources
+from tests.conditioning.building import ready as conditioned
 from tests.pictures import write_pictures
 
 # All channels: decoding gives the very pixels.
@@ -99,7 +100,7 @@ def ready(root: Path, cache: Path, mode: str, **made: Any) -> FactoryDataModule:
     keep = {} if sampling == "random" else {"missing_partner": "keep"}
     partner_mode = made.pop("partner_mode", None)
 
-    def beside(name: str, **settings: Any) -> ConditioningBackend:
+    def partner(name: str, **settings: Any) -> ConditioningBackend:
         own = {"encode_mode": partner_mode, "conditioning_image_embeds": "looks", **settings}
         return ConditioningBackend(name=name, prefix=name, source="src", storage=storage, **own)
 
@@ -110,10 +111,9 @@ def ready(root: Path, cache: Path, mode: str, **made: Any) -> FactoryDataModule:
     backends: list[Any] = [
         ImageBackend(name="src", prefix="src", conditioning_sampling=sampling, **shared),
         EvalBackend(name="held", prefix="held", **shared),
-        beside("strict", **keep),
-        beside("loose", **loose, **keep),
-        beside("mask", type="segmentation", **keep),
-        beside("made", generate=Negative(), type="reference_strict"),
+        partner("strict", **keep),
+        partner("loose", **loose, **keep),
+        partner("made", generate=Negative(), type="reference_strict"),
         TextEmbedBackend(name="text", cache=place, encoder=HashedText(), encode_mode="on_demand"),
         VisionEmbedBackend(name="looks", cache=place, encoder=Middle(), default=True),
     ]
@@ -121,6 +121,8 @@ def ready(root: Path, cache: Path, mode: str, **made: Any) -> FactoryDataModule:
         backends.append(
             ImageEmbedBackend(name="latents", cache=place, encoder=EXACT, encode_mode=mode)
         )
+    if made.pop("masks", True):
+        backends.append(partner("mask", type="segmentation", **keep))
     engine = LocalEngine(workers=1)
     data = FactoryDataModule(backends, cache=place, batch_size=4, seed=7, engine=engine, **made)
     data.prepare_data()
@@ -179,7 +181,7 @@ def check_beside(batch: Batch, place: int, number: int, at: tuple[int, int, int]
             assert near(picture[8, 8, 1:], wanted[1:])
         else:
             assert near(picture[8, 8], wanted)
-    for name in FOLDERS.keys() - {"src", "held"} if batch.backend == "src" else ():
+    for name in FOLDERS.keys() & {name.partition(".")[0] for name in batch.image_embeds}:
         blue, missing = FOLDERS[name]
         has = drawn[place] == name if drawn else number not in missing
         looks = (number_green(number), blue) if has else (0, 0)
@@ -202,18 +204,28 @@ MODES = ("precompute", "on_demand", "transient", "each_epoch")
 SAMPLINGS = ("combined", "random")
 
 
+@pytest.mark.parametrize("masks", [False, True])  # with masks samples are read one by one
 @pytest.mark.parametrize(
     ("mode", "sampling", "prefetch"),
     [
         *((mode, sampling, "inline") for mode in MODES for sampling in SAMPLINGS),
+        ("precompute", "combined", "thread"),
         ("each_epoch", "combined", "thread"),
-        ("each_epoch", "random", "process"),
     ],
 )
 def test_everything_in_a_batch_belongs_together(
-    folders: Path, tmp_path: Path, mode: str, sampling: str, prefetch: str
+    folders: Path, tmp_path: Path, mode: str, sampling: str, prefetch: str, masks: bool
 ) -> None:
-    data = ready(folders, tmp_path, mode, sampling=sampling, prefetch=Prefetch(mode=prefetch))
+    how = {"sampling": sampling, "prefetch": Prefetch(mode=prefetch), "masks": masks}
+    data = ready(folders, tmp_path, mode, **how)
+    seen = {key for batch in run(data) for key in batch.keys}
+    assert len(seen) == 2 * PICTURES
+    data.close()
+
+
+def test_batches_of_another_process_belong_together(folders: Path, tmp_path: Path) -> None:
+    process = Prefetch(mode="process")
+    data = ready(folders, tmp_path, "each_epoch", sampling="random", prefetch=process)
     seen = {key for batch in run(data) for key in batch.keys}
     assert len(seen) == 2 * PICTURES
     data.close()
@@ -248,4 +260,43 @@ def test_partners_that_are_never_kept_are_cut_as_their_samples_in_each_epoch(
 ) -> None:
     data = ready(folders, tmp_path, "each_epoch", sampling="combined", partner_mode="transient")
     run(data)
+    data.close()
+
+
+def test_partners_follow_cuts_that_change_with_the_names_of_their_samples(
+    folders: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folders, own)
+    how = {"sampling": "combined", "masks": False}
+    ready(own, tmp_path, "precompute", **how).close()
+    for file in sorted((own / "src").glob("*.png")):
+        file.rename(file.with_suffix(".webp"))  # random cuts follow from a sample's key
+    # Nothing is encoded first, so that the cache is as it was when rows were located in it.
+    data = ready(own, tmp_path, "on_demand", **how)
+    assert all(key.endswith(".webp") for b in run(data) for key in b.keys if b.backend == "src")
+    data.close()
+
+
+def test_kept_pixels_and_loose_references_may_lack_partners_without_an_encoder_of_their_own(
+    tmp_path: Path,
+) -> None:
+    write_sources(tmp_path, 4)
+    for name in ("pixels", "loose"):
+        write_pictures(tmp_path / name, 2, sizes=((96, 64),), captions=False)
+    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    other = ImageEmbedBackend(name="other", cache=place, encoder=EXACT)
+    keep = {"missing_partner": "keep"}
+    data = conditioned(
+        tmp_path,
+        beside(tmp_path, "pixels", deliver="pixels", stored=True, **keep),
+        beside(tmp_path, "loose", type="reference_loose", image_embeds="other", **keep),
+        other,
+        encoded=True,
+    )
+    for batch in data.train_dataloader():
+        there = [int(Path(key).stem) < 2 for key in batch.keys]
+        for name, given in batch.conditioning.items():
+            assert batch.conditioning_valid[name].tolist() == there
+            assert not any(one.any() for one, known in zip(given, there, strict=True) if not known)
     data.close()
