@@ -27,10 +27,8 @@ def beside(root: Path, name: str = "cond", **settings: Any) -> ConditioningBacke
     )
 
 
-def ready(
-    root: Path, *sets: Backend, encoded: bool = False, **settings: Any
-) -> FactoryDataModule:
-    """Return a data module of the folder "src" and its conditioning, with its stores, made ready.
+def ready(root: Path, *sets: Backend, encoded: bool = False, **settings: Any) -> FactoryDataModule:
+    """Return a data module of the folder "src" and its conditioning, made ready.
 
     Settings are those of the source.
     """
