@@ -66,8 +66,8 @@ class Batch:
             samples: latents [B, C, h, w] (of clips [B, F, C, h, w]); pixels [B, H, W, C] (of
             clips [B, F, H, W, C]) or cells [B, C, h, w], uint8, bool or float32 as it is set. Of
             loose references, whose shapes may differ, always a list of B such tensors without
-            the first dimension. Where one set is drawn for each sample: one entry "drawn", a tensor if
-            all have one shape and type, else such a list.
+            the first dimension. Where one set is drawn for each sample: one entry "drawn", a
+            tensor if all have one shape and type, else such a list.
         conditioning_valid: bool [B] for each conditioning backend that keeps samples without a
             partner, by name; False marks those, which have zeros (of loose references an empty
             tensor).
