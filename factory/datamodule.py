@@ -22,7 +22,7 @@ from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
-from factory.preparation import end_epoch, load, prepare
+from factory.preparation import end_epoch, load, preload, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, reopen
 from factory.runtime.agreement import agree_on_plan
@@ -173,12 +173,7 @@ class FactoryDataModule(LightningDataModule):
             self.sources = load(self.registry, seed=self.seed)
         self._open_streams()
         if self.registry.cache.preload:
-            for embeds in (
-                *self.registry.text_embeds.values(),
-                *self.registry.image_embeds.values(),
-            ):
-                with self.registry.telemetry.stage(f"copy {embeds.name} to memory") as record:
-                    record.counts["all"] = str(embeds.store.preload())
+            preload(self.registry)
         if self._plan is None:
             with self.registry.telemetry.stage("plan") as record:
                 self._excluded = resolve(self.exclude, self.sources, self.streams)

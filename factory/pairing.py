@@ -105,6 +105,7 @@ def _paired(
         _store(registry, bonded, source),
         vision=registry.vision_store(backend),
         encode_mode=registry.encode_mode(backend),
+        redraws=backend.strict and source.redraws,
     )
     return made, partners
 
@@ -164,7 +165,9 @@ def _no_partner(source: Source, partner: Source, names: str) -> str:
 
 def _check_keep(source: Source, partner: Source) -> None:
     """Refuse zeros of an unknown shape: latents are known where both have one encoder."""
-    if partner.latents is not None and partner.latents is not source.latents:
+    backend = partner.backend
+    zeros = isinstance(backend, ConditioningBackend) and backend.strict and partner.gives_latents
+    if zeros and partner.latents is not source.latents:
         where = f"data.backends.{partner.name}"
         raise ConfigError(
             f"{where}.missing_partner=keep: zeros stand for missing latents, and their shape is "

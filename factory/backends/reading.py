@@ -174,7 +174,7 @@ class EncodedReading:
         different, places = np.unique(rows, return_inverse=True)
         pictures = self._source.pictures(different, self._source.cuts(different, self._epoch))
         wanted = self._wanted(pictures)
-        found = self._rows.find(wanted)
+        found = self._find(wanted, [picture.cut.target for picture in pictures])
         missing = [n for n, row in enumerate(found.rows) if row is None]
         outcomes = self._source.samples(different[missing], self._engine, self._epoch)
         read = dict(zip(missing, outcomes, strict=True))
@@ -194,15 +194,25 @@ class EncodedReading:
             Exception: The encoder failed; a note says what it was given.
         """
         places = sorted(self._pieces)
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for place in places:
-            by_size.setdefault(self._pieces[place].size, []).append(place)
-        if len(by_size) == 1:
+        alike = _alike([self._pieces[place].size for place in places])
+        if len(alike) == 1:
             return self._finished(places)
         found: dict[int, torch.Tensor] = {}
-        for some in by_size.values():
-            found.update(zip(some, self._finished(some), strict=True))
-        return [found[place] for place in places]
+        for some in alike:
+            found.update(zip(some, self._finished([places[n] for n in some]), strict=True))
+        return [found[n] for n in range(len(places))]
+
+    def _find(self, wanted: Wanted, sizes: Sequence[tuple[int, int]]) -> Found:
+        """Return the rows that are there: looked for by shape, since a store gives one at once."""
+        rows: list[Row | None] = [None] * len(sizes)
+        lost: dict[int, UnusableRowsError] = {}
+        for some in _alike(sizes):
+            labels = [wanted.labels[n] for n in some]
+            found = self._rows.find(Wanted(wanted.keys[some], labels, wanted.recipe))
+            for n, row in zip(some, found.rows, strict=True):
+                rows[n] = row
+            lost.update((some[n], why) for n, why in found.lost.items())
+        return Found(rows, lost)
 
     def _finished(self, places: list[int]) -> torch.Tensor:
         """Return the latents of samples of one shape, [n, ...]."""
@@ -252,3 +262,11 @@ class EncodedReading:
             )
             raise lost
         return Piece(outcome, found.rows[n], wanted.keys[n : n + 1], size, wanted.labels[n], lost)
+
+
+def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Return the places of equal sizes together."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for place, size in enumerate(sizes):
+        by_size.setdefault(size, []).append(place)
+    return list(by_size.values())

@@ -21,6 +21,7 @@ from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import CutArrays
 from factory.catalog.misfortune import is_own
+from factory.encoder.pixels import RawPixels
 from factory.errors import MediaError
 from factory.sampling.fingerprint import hash_rows
 
@@ -40,6 +41,8 @@ class Source:
             each row here, int64 [n], -1 where there is none.
         encode_mode: When its pictures are encoded.
         encode_text_mode: When its captions are encoded.
+        redraws: Whether its random cuts are drawn anew in each epoch: always with such an
+            `encode_mode`, and for partners that are cut as samples with one are.
     """
 
     backend: SampleBackend
@@ -51,22 +54,32 @@ class Source:
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
     encode_mode: EncodeMode = EncodeMode.precompute
     encode_text_mode: EncodeMode = EncodeMode.precompute
+    redraws: bool = False
+
+    def __post_init__(self) -> None:
+        """Let the mode say whether cuts are drawn anew."""
+        self.redraws = self.redraws or self.encode_mode.redraws
 
     @property
     def name(self) -> str:
         """The backend's name."""
         return self.backend.name
 
+    @property
+    def gives_latents(self) -> bool:
+        """Whether its samples are latents in batches; what is kept may be pixels as they are."""
+        return self.latents is not None and not isinstance(self.latents.encoder, RawPixels)
+
     def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
         """Return how some rows are cut in an epoch, in their order."""
-        return self.catalog.cuts(rows, epoch if self.encode_mode.redraws else 0)
+        return self.catalog.cuts(rows, epoch if self.redraws else 0)
 
     def marks(self, epoch: int) -> dict[str, object]:
         """Return what tells this source's latents from others of the same pictures and cuts.
 
         Those of an epoch alone carry its number, so that they can be found and forgotten.
         """
-        return {"dataset": self.name, "epoch": epoch} if self.encode_mode.redraws else {}
+        return {"dataset": self.name, "epoch": epoch} if self.redraws else {}
 
     def picture(self, row: int) -> Picture:
         """Describe the picture of a row: which object, and how it is cut."""
@@ -104,7 +117,7 @@ class Source:
         Raises:
             StorageError: The cache cannot be read or written to.
         """
-        if self.latents is None or not self.encode_mode.redraws:
+        if self.latents is None or not self.redraws:
             return
         if published:
             forget_epochs(self.latents, self.name, but)
@@ -148,7 +161,7 @@ class Source:
             kept: Where that is kept on this machine; None keeps it in memory.
         """
         latents, catalog = self.latents, self.catalog
-        if latents is None or not self.encode_mode.keeps or self.encode_mode.redraws:
+        if latents is None or not self.encode_mode.keeps or self.redraws:
             return
         reader, order = self.backend.reader, catalog.decisions.order
         identity = "/".join(
@@ -156,6 +169,7 @@ class Source:
                 catalog.identity,
                 hash_rows(order),
                 catalog.shapes.identity,
+                hash_rows(catalog.facts.take("frames", order)),  # where clips begin
                 canonical(latents.recipe(reader)),
             )
         )
@@ -207,6 +221,9 @@ class Source:
     ) -> dict[str, torch.Tensor]:
         """Gather image embeddings of some rows in their order: fields [B, ...]; empty for none.
 
+        They are encoded once, beforehand: where cuts are drawn anew in each epoch, they are of
+        those of the first one.
+
         Args:
             rows: Rows of the catalog, int64 [B].
             cuts: How they are cut, where that is known already.
@@ -217,7 +234,8 @@ class Source:
         """
         if self.vision is None:
             return {}
-        return self.vision.gather(self.backend.reader, self.columns(rows, cuts), empty=empty)
+        pictures = self.columns(rows, None if self.redraws else cuts)
+        return self.vision.gather(self.backend.reader, pictures, empty=empty)
 
     def read_text(
         self, captions: Sequence[str], tally: Tally | None = None, *, empty: Empty = new_memory

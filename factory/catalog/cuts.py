@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, hash_texts, uniform
+from factory.catalog.columns import Column, add_to_hash, hash_texts, uniform
 from factory.catalog.facts import FOCUS, Facts
 from factory.catalog.size_memo import SizeMemo
 from factory.media.geometry import DRAWS, Geometry
@@ -90,12 +90,15 @@ class OwnCuts:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the settings, the seed, and every size."""
+        """Hash of the settings, the seed, every size, and every key where cuts are random."""
         state = xxhash.xxh3_128(f"{self.geometry}/{self.seed}".encode())
         focus = [name for name in FOCUS if name in self.facts.extra]
         for name in ("width", "height", *focus):
             for chunk in self.facts.table[name].chunks:
                 state.update(np.ascontiguousarray(chunk.fill_null(-1).to_numpy()).data)
+        if self.geometry.uses_random:
+            for chunk in self.facts.table["key"].chunks:
+                add_to_hash(state, chunk)
         return state.hexdigest()
 
     def of(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:

@@ -58,14 +58,16 @@ class Batch:
             given instead.
         image_embeds: Fields of the encoder of conditioning images, such as "embeds" [B, L, D]
             and "pooled" [B, D], of the samples themselves; those of their partners' pictures
-            under "BACKEND.embeds" and so on. Empty where there is none.
+            under "BACKEND.embeds" and so on, zeros for samples without one. Empty where there
+            is no such encoder. They are encoded beforehand: where cuts are drawn anew in each
+            epoch, of those of the first one.
         text: Fields of the text encoder, such as "embeds" [B, L, D] and "mask" [B, L].
         conditioning: What each conditioning backend gives, by name, in the order of the
             samples: latents [B, C, h, w] (of clips [B, F, C, h, w]); pixels [B, H, W, C] (of
             clips [B, F, H, W, C]) or cells [B, C, h, w], uint8, bool or float32 as it is set. Of
-            loose references, whose shapes differ, a list of B such tensors without the first
-            dimension. Where one set is drawn for each sample: one entry "drawn", a tensor if
-            all have one shape and type, else such a list.
+            loose references, whose shapes may differ, always a list of B such tensors without
+            the first dimension. Where one set is drawn for each sample: one entry "drawn", a
+            tensor if all have one shape and type, else such a list.
         conditioning_valid: bool [B] for each conditioning backend that keeps samples without a
             partner, by name; False marks those, which have zeros (of loose references an empty
             tensor).

@@ -166,7 +166,8 @@ def _stored(
 ) -> dict[str, Tensors] | None:
     """Return what all give, if none of them has to read a sample."""
     found = {}
-    for one in everyone:
+    # Pixels are never there; asked first, they keep others from gathering in vain.
+    for one in sorted(everyone, key=lambda one: one.source.latents is not None):
         # Partners are cut alike, but have their own way to say so.
         own = one.name not in partners
         values = one.stored(rows, cuts) if own else one.stored(partners[one.name])

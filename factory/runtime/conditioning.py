@@ -14,7 +14,6 @@ from factory.backends.sets import partner_rows
 from factory.backends.source import Source
 from factory.cache.gathering import Empty
 from factory.catalog.cuts import CutArrays
-from factory.encoder.pixels import RawPixels
 
 # Name of the one entry where a set is drawn for each sample.
 DRAWN = "drawn"
@@ -104,7 +103,10 @@ class Partners:
             return found
         for name, of in self.rows(rows).items():
             places = np.flatnonzero(of >= 0)
-            fields = self._partner(name).read_image_embeds(of[places], empty=empty)
+            partner = self._partner(name)
+            # Where nobody has a partner, any of the set shows what shape the zeros have.
+            some = of[places] if len(places) else partner.catalog.decisions.order[:1]
+            fields = partner.read_image_embeds(some, empty=empty) if len(some) else {}
             for field_name, values in fields.items():
                 zeros = torch.zeros_like(values[0])
                 every = len(places) == len(rows)
@@ -117,7 +119,7 @@ class Partners:
 
     def _finished(self, partner: Source, values: Tensors) -> Tensors:
         """Return latents as they are, and pixels as the backend delivers them."""
-        if _is_encoded(partner):
+        if partner.gives_latents:
             return values
         delivered = _backend(partner).delivered
         return [delivered(one) for one in values] if isinstance(values, list) else delivered(values)
@@ -129,15 +131,10 @@ class Partners:
         partner = self._partner(name)
         if not _backend(partner).strict:
             return torch.empty(0)
-        if latents is not None and _is_encoded(partner):
+        if latents is not None and partner.gives_latents:
             return latents.new_zeros(latents.shape[-_LATENT_DIMS:])
         wide, tall = target[0].tolist()
         return _backend(partner).delivered(torch.zeros((tall, wide, _COLOURS), dtype=torch.uint8))
-
-
-def _is_encoded(partner: Source) -> bool:
-    store = partner.latents
-    return store is not None and not isinstance(store.encoder, RawPixels)
 
 
 def _backend(partner: Source) -> ConditioningBackend:

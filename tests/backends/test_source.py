@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBac
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import Crop
 from factory.backends.source import Source, Unusable
+from factory.cache.placement import Kept
 from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -256,3 +258,19 @@ def test_a_partner_may_be_a_part_of_a_composite(tmp_path: Path) -> None:
     batch = next(iter(data.train_dataloader()))
     assert batch.conditioning["edges"][:, 8, 8].tolist() == [[0, 0, 250]] * 4
     data.close()
+
+
+def test_where_rows_lie_is_looked_up_anew_when_clips_begin_elsewhere(
+    source: Source, tmp_path: Path
+) -> None:
+    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    source.latents = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
+    kept = Kept(tmp_path / "places")
+    facts = source.catalog.facts
+    table = facts.table
+    frames = pa.array([9] * len(facts), table.schema.field("frames").type)
+    longer = table.set_column(table.schema.get_field_index("frames"), "frames", frames)
+    for known, files in ((table, 1), (table, 1), (longer, 2)):
+        changed = replace(source.catalog, facts=replace(facts, table=known))
+        replace(source, catalog=changed).locate(kept)
+        assert len(list(kept.folder.iterdir())) == files

@@ -14,6 +14,7 @@ from factory.conditioning import BatchGenerator
 from factory.conditioning.generator import Pixels
 from factory.encoder.dct import BlockDCT
 from factory.engine.local import LocalEngine
+from factory.registry import Backend
 from factory.storage.local import LocalStorage
 from tests.pictures import write_pictures
 
@@ -26,9 +27,7 @@ def beside(root: Path, name: str = "cond", **settings: Any) -> ConditioningBacke
     )
 
 
-def ready(
-    root: Path, *sets: ConditioningBackend, encoded: bool = False, **settings: Any
-) -> FactoryDataModule:
+def ready(root: Path, *sets: Backend, encoded: bool = False, **settings: Any) -> FactoryDataModule:
     """Return a data module of the folder "src" and its conditioning, made ready.
 
     Settings are those of the source.
