@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
-from factory.cache.index import Found, ShardRecord
+from factory.cache.index import Found
 from factory.cache.local_tables import LocalTables
 from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression
 from factory.cache.recipe import Keys, as_keys, canonical
+from factory.cache.segment import ShardRecord
 from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.tier import Tier

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from factory.cache.container import DamagedError
-from factory.cache.index import ShardRecord
+from factory.cache.segment import ShardRecord
 from factory.cache.store import TensorStore
 from factory.errors import ObjectNotFoundError
 from factory.telemetry import progress
@@ -48,7 +48,10 @@ def compare(source: TensorStore, target: TensorStore) -> Transfer:
     source.refresh()
     there = target.index_files.listed()
     sizes = {name: info.size for name, info in target.shard_files.listed().items()}
-    transfer = Transfer()
+    unread = sorted(source.snapshot().unread)
+    transfer = Transfer(
+        problems=[f"{source.index_files.where(name)} is damaged; not copied" for name in unread]
+    )
     for name, records in pieces(source):
         lacking = [each for each in records if sizes.get(each.name) != each.size]
         if lacking or name not in there:
@@ -93,12 +96,13 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
 
 def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
     """Return the pieces of a store's index in their order, each with the shards it lists."""
-    found: dict[str, list[ShardRecord]] = {}
+    # A piece has several origins in one shard where rows of several stamps were merged.
+    found: dict[str, dict[str, ShardRecord]] = {}
     for origin in store.snapshot().origins:
-        listed = found.setdefault(origin.segment, [])
+        listed = found.setdefault(origin.segment, {})
         if origin.shard is not None:
-            listed.append(origin.shard)
-    return sorted(found.items())
+            listed[origin.shard.name] = origin.shard
+    return [(name, list(listed.values())) for name, listed in sorted(found.items())]
 
 
 def _publish(source: TensorStore, target: TensorStore, name: str) -> None:
