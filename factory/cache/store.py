@@ -207,11 +207,12 @@ class TensorStore:
             if not isinstance(error.__cause__, ObjectNotFoundError):
                 raise
             # Shards that were compacted are collected in time; their rows lie in others now.
-            known = self.snapshot()
-            self.refresh()
-            if not self.contains(wanted).all():
-                self._snapshot = known  # gone all the same: whoever asks again is told so, too
-                raise
+            with self._lock:
+                # Taken here, for another thread may have read what it has published just now.
+                known = self._snapshot
+                if (self._refresh().index.find(wanted).shard < 0).any():
+                    self._snapshot = known  # gone all the same: who asks again is told so, too
+                    raise
             return self._gather(wanted, how)
 
     def _gather(self, wanted: Keys, how: dict[str, Any]) -> dict[str, torch.Tensor]:
