@@ -10,7 +10,7 @@ from rich.text import Text
 
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.source import Source
-from factory.cache.garbage import Garbage
+from factory.cache.garbage import Garbage, is_old
 from factory.cache.lineage import why
 from factory.cache.place import CachePlace
 from factory.cache.recipe import rows_of
@@ -44,7 +44,7 @@ def show_usage(found: Mapping[str, Usage], identity: str) -> None:
             )  # fmt: skip
         owner = "" if usage.groups else name
         table.add_row(owner, Text("index", style="dim"), "", "", "", "", size(usage.index_bytes))
-    total = sum(g.nbytes for each in found.values() for g in each.groups)
+    total = sum(each.index_bytes + sum(g.nbytes for g in each.groups) for each in found.values())
     rows = sum(g.rows for each in found.values() for g in each.groups)
     dead_rows = sum(g.dead for each in found.values() for g in each.groups)
     table.add_section()
@@ -78,8 +78,10 @@ def show_problems(found: Mapping[str, Sequence[str]]) -> None:
             console.print(f"  · and {len(problems) - _SHOWN} more")
 
 
-def show_garbage(found: Mapping[str, Sequence[Garbage]], *, removed: bool) -> None:
-    """Print what was removed, or would be."""
+def show_garbage(
+    found: Mapping[str, Sequence[Garbage]], *, removed: bool, min_age_s: float
+) -> None:
+    """Print what was removed, or is of no use and would be once it is old enough."""
     console = _console()
     table = _table(
         "Removed" if removed else "Of no use", ("store", "left"), ("file", "left"),
@@ -93,11 +95,21 @@ def show_garbage(found: Mapping[str, Sequence[Garbage]], *, removed: bool) -> No
             table.add_row(name, f"and {len(items) - _SHOWN} more", "", "")
     everything = [item for items in found.values() for item in items]
     if not everything:
-        console.print(_WELL + Text("nothing is in the way: every file is needed, or too young"))
+        young = ", or too young" if removed else ""
+        console.print(_WELL + Text(f"nothing is in the way: every file is needed{young}"))
         return
     console.print(table)
-    done = "freed" if removed else "would be freed (without --dry-run)"
-    console.print(f"{size(sum(item.size for item in everything))} {done}")
+    total = sum(item.size for item in everything)
+    if removed:
+        console.print(f"{size(total)} freed")
+        return
+    now = sum(item.size for item in everything if is_old(item, min_age_s))
+    console.print(f"{size(now)} would be freed (without --dry-run)")
+    if now < total:
+        console.print(
+            f"{size(total - now)} later, once of no use for {min_age_s / 60:g} minutes; "
+            "if no run reads the cache, `--min-age 0` frees that, too"
+        )
 
 
 def show_transfers(done: Mapping[str, Transfer], *, dry_run: bool, to: CachePlace) -> None:
@@ -140,7 +152,8 @@ def reasons(
             found.append((f"{name}: {latents.name}", lines))
     if not found:
         for name, text in texts.items():
-            found.append((name, why(text.store, key, text.recipe, {"caption": key})))
+            lines = why(text.store, key, text.recipe, {"caption": key})
+            found.append((f"{name}: looked for as a caption, for no sample has this key", lines))
     return found
 
 

@@ -16,7 +16,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ def _gc(data: "FactoryDataModule", options: argparse.Namespace) -> int:
         name: garbage(store) if options.dry_run else collect(store, options.min_age * _MINUTE_S)
         for name, store in _stores(data, options).items()
     }
-    show_garbage(found, removed=not options.dry_run)
+    show_garbage(found, removed=not options.dry_run, min_age_s=options.min_age * _MINUTE_S)
     return SOUND
 
 
@@ -142,16 +142,17 @@ def _compact(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.compaction import compact
     from factory.report_cache import show_problems
 
-    problems = {}
+    problems, moved = {}, 0
     for name, store in _stores(data, options).items():
         done = compact(store)
         print(f"{name}: {done}" if done.rows else f"{name}: nothing to merge")
-        problems[name] = done.problems
-    if any(problems.values()):
-        show_problems(problems)
-        return PROBLEMS
-    print("what lay in merged shards is removed by `gc`, once runs under way have moved on")
-    return SOUND
+        moved += done.rows
+        if done.problems:
+            problems[name] = done.problems
+    if moved:
+        print("the shards they lay in are removed by `gc`, once runs under way have moved on")
+    show_problems(problems)
+    return PROBLEMS if problems else SOUND
 
 
 def _why(data: "FactoryDataModule", options: argparse.Namespace) -> int:
@@ -183,12 +184,12 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
 
     other = _other_place(data.registry.cache, options.overrides, options.other)
     done = {}
-    for name, store in _stores(data, options).items():
-        ends = (store, other.store(name)) if outwards else (other.store(name), store)
-        done[name] = compare(*ends)
-        if not options.dry_run:
-            copy(*ends, done[name])
-    other.storage.close()
+    with closing(other.storage):
+        for name, store in _stores(data, options).items():
+            ends = (store, other.store(name)) if outwards else (other.store(name), store)
+            done[name] = compare(*ends)
+            if not options.dry_run:
+                copy(*ends, done[name])
     show_transfers(done, dry_run=options.dry_run, to=(other if outwards else data.registry.cache))
     return PROBLEMS if any(each.problems for each in done.values()) else SOUND
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from factory import CachePlace
 from factory.cache.recipe import recipe_keys
+from factory.cache.transfer import compare, copy
 from factory.cache.upkeep import drop
 from factory.storage import LocalStorage
 from tests.datamodule.building import data_module, write_folders
@@ -124,6 +126,30 @@ def test_merging_and_removing_what_was_merged(
     assert "freed" in capsys.readouterr().out
     assert len(list((root / "cache/tensors/latents/shards").iterdir())) <= before
     assert script.main(["verify"]) == 0
+
+
+def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
+    script: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = CachePlace(LocalStorage(str(root))).store("latents")
+    for n in range(2):  # two thin shards of one layout, with stamps of their own
+        with store.writer({"kind": "thin"}) as writer:
+            writer.add(recipe_keys({}, [{"n": n}]), {"x": torch.zeros(1, 2)})
+    assert script.main(["compact", "--store", "latents"]) == 0
+    assert "are removed by `gc`" in capsys.readouterr().out
+    assert script.main(["compact", "--store", "latents"]) == 0
+    assert "gc" not in capsys.readouterr().out
+    assert script.main(["du", "--store", "latents"]) == 0
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if "x F32 [2]" in each)
+    assert line.split()[-5:-2] == ["3", "4", "2"]  # shards, rows, dead
+    assert script.main(["gc", "--dry-run"]) == 0
+    assert "0 B would be freed" in capsys.readouterr().out
+    other = LocalStorage(str(tmp_path / "other"))
+    target = CachePlace(other).store("latents")
+    transfer = compare(store, target)
+    copy(store, target, transfer)
+    assert transfer.shards == len(list((root / "cache/tensors/latents/shards").iterdir()))
+    assert transfer.nbytes == sum(each.size for each in transfer.missing)
 
 
 def test_why_finds_a_caption(

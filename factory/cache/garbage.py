@@ -100,9 +100,7 @@ def collect(
         StorageError: The storage cannot be listed, read or written to.
     """
     with alone(store.storage, f"{store.folder}/upkeep", "removal of garbage") as lease:
-        latest = time.time_ns() // 1000 - round(min_age_s * 1e6)
-        # A clock that ran ahead gives times to come; who asks for no age means these, too.
-        old = [one for one in garbage(store, keep) if one.since <= latest or min_age_s == 0]
+        old = [one for one in garbage(store, keep) if is_old(one, min_age_s)]
         for one in old:
             if one.segment is not None:
                 store.index_files.delete(one.segment)
@@ -111,6 +109,12 @@ def collect(
             lease.renew()
     store.refresh()
     return old
+
+
+def is_old(one: Garbage, min_age_s: float) -> bool:
+    """Tell whether something has been of no use for so many seconds."""
+    # A clock that ran ahead gives times to come; who asks for no age means these, too.
+    return min_age_s == 0 or one.since <= time.time_ns() // 1000 - round(min_age_s * 1e6)
 
 
 def _by_segment(store: TensorStore) -> dict[str, list[Origin]]:

@@ -1,6 +1,6 @@
 """Where does the row of a key lie?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from factory.cache.recipe import Keys
 from factory.cache.segment import ShardRecord
-from factory.cache.shard import Layout, describe
+from factory.cache.shard import Layout
 from factory.cache.table import Table, halves
-from factory.errors import CacheError
 
 __all__ = ["Found", "Index", "ShardRecord"]
 
@@ -111,19 +110,3 @@ class Index:
             np.copyto(found.table, number, where=hit)
             np.copyto(found.entry, entry, where=hit)
         return found
-
-    def layout(self, shards: Iterable[int]) -> Layout:
-        """Return the layout that some shards, at least one, share.
-
-        Raises:
-            CacheError: They do not; two layouts are named.
-        """
-        first, *others = (self.shards[number].layout for number in shards)
-        for other in others:
-            # Equal layouts of one index are one object, so this is quick for a wide batch.
-            if other is not first:
-                raise CacheError(
-                    f"rows of two shapes were asked for at once: ({describe(first)}) and "
-                    f"({describe(other)}); a batch is of one bucket"
-                )
-        return first

@@ -13,7 +13,7 @@ from factory.cache.gathering import batch_of, put_rows
 from factory.cache.recipe import KEY_DTYPE, Keys, canonical
 from factory.cache.shard import Layout, layout_of
 from factory.cache.store import TensorStore
-from factory.cache.writer import checked_rows
+from factory.cache.writer import capacity_of, checked_rows
 
 # Rows of all shapes together take at most so many shards' worth of memory: half a gigabyte with
 # the shards of the default size. With many shapes few shards are full when that is reached.
@@ -39,9 +39,19 @@ class _Group:
     """Rows of one recipe and one shape, which become one shard."""
 
     recipe: Mapping[str, object]
+    row_bytes: int
     keys: list[bytes] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    nbytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.keys) * self.row_bytes
+
+    def split(self, count: int) -> "_Group":
+        """Take out the first rows."""
+        first = _Group(self.recipe, self.row_bytes, self.keys[:count], self.labels[:count])
+        del self.keys[:count], self.labels[:count]
+        return first
 
 
 class OpenRows:
@@ -108,13 +118,13 @@ class OpenRows:
         """
         layout, tensors = checked_rows(keys, fields, labels)
         with self._lock:
-            group = self._groups.setdefault((canonical(recipe), layout), _Group(recipe))
+            row_bytes = sum(part.stride for part in layout)
+            group = self._groups.setdefault((canonical(recipe), layout), _Group(recipe, row_bytes))
             for index, key in enumerate(key.tobytes() for key in keys):
                 if key not in self._rows:
                     self._rows[key] = Row(tensors, index)
                     group.keys.append(key)
                     group.labels.append(labels[index])
-                    group.nbytes += sum(part.stride for part in layout)
             ready = self._full()
         self._publish(ready)
         return tensors
@@ -155,18 +165,23 @@ class OpenRows:
         return due
 
     def _full(self) -> list[_Group]:
-        """Take out the groups that are to be published."""
-        most = self.store.shard_mb * 2**20
-        rows = self.store.shard_rows
+        """Take out the rows that are to be published, a shard's worth in each group."""
+        most, rows, ready = self.store.shard_bytes, self.store.shard_rows, []
 
         def is_full(group: _Group) -> bool:
-            return group.nbytes >= most or (rows is not None and len(group.keys) >= rows)
+            count = len(group.keys)
+            return count > 0 and (group.nbytes >= most or (rows is not None and count >= rows))
 
-        ready = [name for name, group in self._groups.items() if is_full(group)]
+        for (_, layout), group in self._groups.items():
+            # No more than fit: the rest would become a shard of a few rows.
+            capacity = capacity_of(layout, most, rows)
+            while is_full(group):
+                ready.append(group.split(capacity))
         if sum(group.nbytes for group in self._groups.values()) > _SHARDS_HELD * most:
             largest = max(self._groups, key=lambda name: self._groups[name].nbytes)
-            ready = list({*ready, largest})
-        return [self._groups.pop(name) for name in ready]
+            ready.append(self._groups.pop(largest))
+        self._groups = {name: group for name, group in self._groups.items() if group.keys}
+        return ready
 
     def _publish(self, groups: Sequence[_Group]) -> None:
         groups = [group for group in groups if group.keys]

@@ -21,7 +21,7 @@ from factory.cache.index import Found
 from factory.cache.mapping import mapped_file
 from factory.cache.recipe import Keys
 from factory.cache.snapshot import Snapshot
-from factory.errors import ObjectNotFoundError, StorageError
+from factory.errors import CacheError, StorageError
 
 # Rows looked up at once: their keys, and the texts these are made of, take some tens of MB.
 PIECE = 2**16
@@ -37,22 +37,20 @@ class Placement:
     """Where the row of each sample of a catalog lay when a snapshot was taken.
 
     Attributes:
-        snapshot: Numbers the shards, in an order that is this process's own.
-        numbers: Its number of each shard in the order of their names, then -1: int64 [shards + 1].
-        shard: Place of the shard among the names, int32 [n]; -1 where there is no row.
+        snapshot: Numbers the shards, as every process that reads the same index does.
+        shard: Number of the shard, int32 [n]; -1 where there is no row.
         row: Row in the shard, uint32 [n].
         checksum: Of the row, uint64 [n].
     """
 
     snapshot: Snapshot
-    numbers: NDArray[np.int64]
     shard: NDArray[np.int32]
     row: NDArray[np.uint32]
     checksum: NDArray[np.uint64]
 
     def at(self, rows: NDArray[np.int64]) -> Found:
         """Return where the rows of some samples, int64 [k], lie."""
-        return Found(self.numbers[self.shard[rows]], self.row[rows], self.checksum[rows])
+        return Found(self.shard[rows].astype(np.int64), self.row[rows], self.checksum[rows])
 
 
 # The columns of a placement: shard, row and checksum.
@@ -102,28 +100,21 @@ def place(
         kept: Where it is kept; None keeps it in memory alone.
     """
     count, wanted = samples
-    numbers = _by_name(snapshot)
     path = None
     if kept is not None:
         path = kept.path(f"{_FORMAT}/{count}/{identity}/{snapshot.identity}")
-        with suppress(ObjectNotFoundError, DamagedError):
-            return Placement(snapshot, numbers, *_opened(path, count))
+        # Whatever is wrong with it, it can be made again.
+        with suppress(CacheError, StorageError):
+            return Placement(snapshot, *_opened(path, count))
     found = _look_up(snapshot, keys_of, count, wanted)
-    # From the snapshot's numbers to places among the names; the last one, -1, stays.
-    shard = np.append(np.argsort(numbers[:-1]), -1).astype(np.int32)[found.shard]
-    columns: Columns = (shard, found.row, found.checksum)
+    columns: Columns = (found.shard.astype(np.int32), found.row, found.checksum)
     if kept is not None and path is not None:
         # On a disk that is full or read-only, memory does as well.
-        with suppress(OSError, StorageError):
+        with suppress(OSError, StorageError, CacheError):
             _write(path, columns)
             kept.forget_old()
             columns = _opened(path, count)
-    return Placement(snapshot, numbers, *columns)
-
-
-def _by_name(snapshot: Snapshot) -> NDArray[np.int64]:
-    names = [shard.name for shard in snapshot.index.shards]
-    return np.array([*sorted(range(len(names)), key=names.__getitem__), -1], dtype=np.int64)
+    return Placement(snapshot, *columns)
 
 
 def _look_up(

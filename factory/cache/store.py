@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
-from factory.cache.index import Found, ShardRecord
+from factory.cache.index import Found
 from factory.cache.local_tables import LocalTables
 from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression
 from factory.cache.recipe import Keys, as_keys, canonical
+from factory.cache.segment import ShardRecord
 from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.tier import Tier
@@ -206,11 +207,12 @@ class TensorStore:
             if not isinstance(error.__cause__, ObjectNotFoundError):
                 raise
             # Shards that were compacted are collected in time; their rows lie in others now.
-            known = self.snapshot()
-            self.refresh()
-            if not self.contains(wanted).all():
-                self._snapshot = known  # gone all the same: whoever asks again is told so, too
-                raise
+            with self._lock:
+                # Taken here, for another thread may have read what it has published just now.
+                known = self._snapshot
+                if (self._refresh().index.find(wanted).shard < 0).any():
+                    self._snapshot = known  # gone all the same: who asks again is told so, too
+                    raise
             return self._gather(wanted, how)
 
     def _gather(self, wanted: Keys, how: dict[str, Any]) -> dict[str, torch.Tensor]:

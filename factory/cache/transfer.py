@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from factory.cache.container import DamagedError
-from factory.cache.index import ShardRecord
+from factory.cache.segment import ShardRecord
 from factory.cache.store import TensorStore
 from factory.errors import ObjectNotFoundError
 from factory.telemetry import progress
@@ -48,7 +48,10 @@ def compare(source: TensorStore, target: TensorStore) -> Transfer:
     source.refresh()
     there = target.index_files.listed()
     sizes = {name: info.size for name, info in target.shard_files.listed().items()}
-    transfer = Transfer()
+    unread = sorted(source.snapshot().unread)
+    transfer = Transfer(
+        problems=[f"{source.index_files.where(name)} is damaged; not copied" for name in unread]
+    )
     for name, records in pieces(source):
         lacking = [each for each in records if sizes.get(each.name) != each.size]
         if lacking or name not in there:
@@ -67,38 +70,42 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
     """
     with progress("copy shards", len(transfer.missing), "shards") as advance:
 
-        def one(record: ShardRecord) -> ShardRecord | None:
-            """Copy a shard; return it unless it is not what its index says."""
+        def one(record: ShardRecord) -> bool:
+            """Copy a shard; False if it is not what its index says."""
             try:
                 data = source.shard_files.published(record.name, record.size)
             except (DamagedError, ObjectNotFoundError) as error:
                 transfer.problems.append(f"{error}; not copied")
-                return None
+                return False
             files = target.shard_files
             files.storage.write(files.key(record.name), data)
             advance(1)
-            return record
+            return True
 
-        done: set[str] = set()
+        missing = transfer.missing
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-            for name, lacking in transfer.pieces:
-                wanted = [each for each in lacking if each.name not in done]
-                copied = [each for each in pool.map(one, wanted) if each is not None]
-                done.update(each.name for each in copied)
-                transfer.shards += len(copied)
-                transfer.nbytes += sum(each.size for each in copied)
-                if all(each.name in done for each in lacking):
-                    _publish(source, target, name)
+            # All at once, for most pieces list a single shard.
+            under_way = {each.name: pool.submit(one, each) for each in missing}
+            try:
+                for name, lacking in transfer.pieces:
+                    if all(under_way[each.name].result() for each in lacking):
+                        _publish(source, target, name)
+            finally:
+                pool.shutdown(cancel_futures=True)  # after a failure nothing more is begun
+        copied = [each for each in missing if under_way[each.name].result()]
+        transfer.shards += len(copied)
+        transfer.nbytes += sum(each.size for each in copied)
 
 
 def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
     """Return the pieces of a store's index in their order, each with the shards it lists."""
-    found: dict[str, list[ShardRecord]] = {}
+    # A piece has several origins in one shard where rows of several stamps were merged.
+    found: dict[str, dict[str, ShardRecord]] = {}
     for origin in store.snapshot().origins:
-        listed = found.setdefault(origin.segment, [])
+        listed = found.setdefault(origin.segment, {})
         if origin.shard is not None:
-            listed.append(origin.shard)
-    return sorted(found.items())
+            listed[origin.shard.name] = origin.shard
+    return [(name, list(listed.values())) for name, listed in sorted(found.items())]
 
 
 def _publish(source: TensorStore, target: TensorStore, name: str) -> None:

@@ -62,7 +62,11 @@ def usage(store: TensorStore) -> Usage:
     store.refresh()
     live = live_rows(store)
     groups: dict[tuple[str, str], Group] = {}
-    for record in store.snapshot().index.shards:
+    listed = store.shard_files.listed()
+    # Those of which no row counts take up room, too, until garbage is collected.
+    for record in store.snapshot().records.values():
+        if record.name not in listed:
+            continue
         pair = record.recipe, describe(record.layout)
         group = groups.setdefault(pair, Group(*pair))
         group.shards += 1

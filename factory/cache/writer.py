@@ -46,10 +46,16 @@ def new_name(stamp: int) -> str:
     return f"{stamp:016x}{secrets.token_hex(8)}.safetensors"
 
 
-def capacity_of(layout: Layout, shard_bytes: int) -> int:
-    """Return how many rows a shard takes before it is closed."""
+def capacity_of(layout: Layout, shard_bytes: int, shard_rows: int | None = None) -> int:
+    """Return how many rows a shard takes before it is closed.
+
+    Args:
+        layout: What its rows are made of.
+        shard_bytes: Size it is closed at.
+        shard_rows: Rows it is closed at, if it is not full before; None for no such limit.
+    """
     row_bytes = max(1, sum(part.stride for part in layout))
-    return min(max(1, shard_bytes // row_bytes), _ROWS_LIMIT)
+    return min(max(1, shard_bytes // row_bytes), shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
 
 
 def publish_segment(index: Files, segment: Segment) -> None:
@@ -127,7 +133,7 @@ class Writer:
         shard_rows: int | None = None,
     ) -> None:
         """Hold where to publish; `recipe` is canonical JSON, `next_stamp` orders segments."""
-        self._shard_rows = min(shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
+        self._shard_rows = shard_rows
         self._shards, self._index = shards, index
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
         self._compress = compress
@@ -228,7 +234,7 @@ class Writer:
 
     def _group(self, layout: Layout) -> _Group:
         if layout not in self._groups:
-            capacity = min(capacity_of(layout, self._shard_bytes), self._shard_rows)
+            capacity = capacity_of(layout, self._shard_bytes, self._shard_rows)
             memory, self._spare = self._spare, None
             self._groups[layout] = _Group(OpenShard(layout, capacity, memory))
         return self._groups[layout]

@@ -145,3 +145,14 @@ def test_what_is_encoded_beforehand_is_published_in_as_many_rows(tmp_path: Path)
         writer.add(keys(*range(7)), fields(*range(7)), labels(7))
     made.refresh()
     assert sorted(record.rows for record in made.snapshot().records.values()) == [1, 3, 3]
+
+
+def test_what_does_not_fit_into_a_full_shard_waits_for_the_next(tmp_path: Path) -> None:
+    rows = OpenRows(store(tmp_path, shard_rows=3))
+    rows.add({}, keys(1, 2), fields(1, 2), labels(2))
+    rows.add({}, keys(3, 4), fields(3, 4), labels(2))
+    assert [shard.rows for shard in rows.store.snapshot().index.shards] == [3]
+    assert len(rows) == 1
+    assert torch.equal(rows.store.gather(keys(3, 1))["latents"], fields(3, 1)["latents"])
+    rows.publish()
+    assert rows.store.contains(keys(1, 2, 3, 4)).all()
