@@ -204,7 +204,8 @@ def _own_storages(cfg: DictConfig) -> Iterator[str]:
 def _missing(cfg: DictConfig) -> Iterator[str]:
     for key, error in _leaves(cfg, ""):
         if isinstance(error, InterpolationToMissingValueError):
-            yield f"{key} follows a key that has no value: {tidy(error)}"
+            followed = str(error).partition("Missing mandatory value: ")[2].split()[0]
+            yield f"{key} follows {followed}, which has no value; set it: {followed}=VALUE"
         elif isinstance(error, InterpolationKeyError | InterpolationResolutionError):
             yield f"{key}: {tidy(error)}"
         elif error is None:

@@ -135,7 +135,8 @@ def _advice(
         return (
             f"{override}: {parent or 'the config'} has no option {name!r}; {suggest(name, known)}"
         )
-    return f"{override}: {tidy(error.__cause__)}"
+    # The override says its key already.
+    return f"{override}: {tidy(error.__cause__).replace(f'; full_key: {key}', '')}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

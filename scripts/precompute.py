@@ -52,10 +52,14 @@ def main(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\nEverything is as for train.py:\n", flush=True)
     # Hydra reads its arguments from here, and wants all overrides in one row.
-    overrides = [text for text in arguments if text[0] == "~" or ("=" in text and text[0] != "-")]
+    overrides = [text for text in arguments if _is_override(text)]
     flags = [text for text in arguments if text not in overrides]
     sys.argv = [sys.argv[0], *flags, *overrides, *NO_FOLDER]
     cli.run(precompute, arguments)
+
+
+def _is_override(text: str) -> bool:
+    return text.startswith("~") or ("=" in text and not text.startswith("-"))
 
 
 def _encode(cfg: DictConfig, overrides: list[str]) -> None:

@@ -15,6 +15,7 @@ from factory.encoder.pretrained import (
     Pretrained,
     optional_package,
     resolve_device,
+    transformers_config,
     weights_identity,
 )
 from factory.errors import ConfigError
@@ -141,17 +142,15 @@ class TransformersTextEncoder(Pretrained):
 
     @cached_property
     def _model_config(self) -> Any:
-        library = optional_package("transformers", type(self).__name__)
-        return library.AutoConfig.from_pretrained(
-            self.model, revision=self.revision, subfolder=self.subfolder
-        )
+        return transformers_config(self.model, self.revision, self.subfolder, type(self).__name__)
 
     @cached_property
     def _tokenizer(self) -> Any:
         library = optional_package("transformers", type(self).__name__)
         tokenizer = library.AutoTokenizer.from_pretrained(
-            self.model, revision=self.revision, subfolder=self.tokenizer_subfolder
-        )
+            self.model, revision=self.revision, subfolder=self.tokenizer_subfolder,
+            trust_remote_code=False,
+        )  # fmt: skip
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if self.length_classes or self.drop_tokens:
@@ -164,7 +163,7 @@ class TransformersTextEncoder(Pretrained):
         library = optional_package("transformers", type(self).__name__)
         module = self._class(library).from_pretrained(
             self.model, revision=self.revision, subfolder=self.subfolder, variant=self.variant,
-            use_safetensors=True, dtype=self._compute,
+            use_safetensors=True, trust_remote_code=False, dtype=self._compute,
         )  # fmt: skip
         # A model of pictures and text, such as CLIP, keeps its text half under this name.
         return module if self.kind else getattr(module, "text_model", module)

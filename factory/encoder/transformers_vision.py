@@ -13,6 +13,7 @@ from factory.encoder.pretrained import (
     Pretrained,
     optional_package,
     resolve_device,
+    transformers_config,
     weights_identity,
 )
 from factory.errors import ConfigError
@@ -97,10 +98,7 @@ class TransformersVisionEncoder(Pretrained):
     @cached_property
     def _config(self) -> Any:
         """The config of the model's vision half."""
-        library = optional_package("transformers", type(self).__name__)
-        config = library.AutoConfig.from_pretrained(
-            self.model, revision=self.revision, subfolder=self.subfolder
-        )
+        config = transformers_config(self.model, self.revision, self.subfolder, type(self).__name__)
         return getattr(config, "vision_config", config)
 
     @cached_property
@@ -156,7 +154,7 @@ class TransformersVisionEncoder(Pretrained):
             )
         module = kind.from_pretrained(
             self.model, revision=self.revision, subfolder=self.subfolder, variant=self.variant,
-            use_safetensors=True, dtype=self._compute,
+            use_safetensors=True, trust_remote_code=False, dtype=self._compute,
         )  # fmt: skip
         # A model of pictures and text keeps its vision half under this name.
         return module if self.kind else getattr(module, "vision_model", module)

@@ -10,10 +10,13 @@ from omegaconf import MISSING
 from factory.schema.backends import ResolutionType, SampleBackendConfig, aspect_problems
 from factory.schema.crop import CropConfig, CropStyle
 from factory.schema.looks import filter_problems
-from factory.schema.options import above, at_least, opt
+from factory.schema.options import above, at_least, one_of, opt
 from factory.schema.sizes import SizeOptions, size_problems
 
 _QUALITY = 100
+SHRINK = ("antialias", "area", "cubic", "linear", "lanczos", "nearest")
+ENLARGE = ("cubic", "linear", "lanczos", "nearest")
+SHAPES = ("rectangle", "ellipse", "stroke")
 
 
 class ConditioningType(StrEnum):
@@ -214,14 +217,16 @@ class SuperresolutionConfig(GeneratorConfig):
 
     _target_: str = "factory.conditioning.Superresolution"
     factor: float = opt(4.0, "times both edges are shrunk, above 1")
-    shrink: str = opt("antialias", "antialias | area | cubic | linear | lanczos | nearest")
-    enlarge: str = opt("cubic", "cubic | linear | lanczos | nearest")
+    shrink: str = opt("antialias", " | ".join(SHRINK))
+    enlarge: str = opt("cubic", " | ".join(ENLARGE))
     blur: float = opt(0.0, "deviation of the blur before it is shrunk, px; 0: none")
     noise: float = opt(0.0, "deviation of the noise added while it is small, of 255; 0: none")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from above("factor", self.factor, 1)
+        yield from one_of("shrink", self.shrink, SHRINK)
+        yield from one_of("enlarge", self.enlarge, ENLARGE)
         yield from at_least("blur", self.blur, 0)
         yield from at_least("noise", self.noise, 0)
 
@@ -234,7 +239,7 @@ class RandomMasksConfig(GeneratorConfig):
     least: float = opt(0.1, "least share of the picture that is covered; each sample's is drawn")
     most: float = opt(0.5, "greatest share of it")
     shapes: list[str] = opt(
-        factory=lambda: ["rectangle", "ellipse", "stroke"], meaning="what masks are made of"
+        factory=lambda: list(SHAPES), meaning=f"what masks are made of: {', '.join(SHAPES)}"
     )
 
     def problems(self) -> Iterator[str]:
@@ -244,3 +249,7 @@ class RandomMasksConfig(GeneratorConfig):
                 f"least={self.least:g} and most={self.most:g} must be shares between 0 and 1, "
                 "least first"
             )
+        if not self.shapes:
+            yield f"shapes is empty; set shapes=[{','.join(SHAPES)}], or some of them"
+        for shape in self.shapes:
+            yield from one_of("shapes", shape, SHAPES)

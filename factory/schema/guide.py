@@ -85,7 +85,8 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("sampling", "sampling=uniform|auto", run.SamplingConfig),
     ("cache", "Facts and encoded tensors", run.CacheConfig),
     ("prefetch", "prefetch=thread|process|inline", run.PrefetchConfig),
-    ("engine", "engine=local", run.EngineConfig),
+    ("engine", "engine=local, threads of this machine", run.LocalEngineConfig),
+    ("engine", "engine=ray, processes of a cluster", run.RayEngineConfig),
 )
 WIDTH = 100
 NAME_WIDTH = 26

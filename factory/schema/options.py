@@ -1,6 +1,7 @@
 """How a config option is declared: a typed field with its meaning and unit beside it."""
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import field, fields
 from typing import Any
@@ -41,3 +42,11 @@ def above(name: str, value: float | None, bound: float) -> Iterator[str]:
     """Yield a problem if a value is not above its bound."""
     if value is not None and value <= bound:
         yield f"{name} must be above {bound:g}, got {value:g}"
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> Iterator[str]:
+    """Yield a problem if a value, or an entry of a list, is none of those allowed."""
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        yield f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}"

@@ -4,7 +4,15 @@ import pytest
 
 from factory import ConfigError, build, compose
 from factory.builder import verify
-from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
+from factory.conditioning import (
+    Canny,
+    JpegArtifacts,
+    RandomMasks,
+    Superresolution,
+    masks,
+    superresolution,
+)
+from factory.schema import conditioning as schema
 from tests.conditioning.building import Negative
 
 ADDED = ("+data/backend@data.backends.edges=conditioning", "data.backends.edges.source=photos")
@@ -70,6 +78,19 @@ def test_sizes_of_loose_references_are_pinned_and_else_the_source_s() -> None:
         ([f"{EDGES}.resolution=64"], "cut exactly as its partner, so resolution cannot be set"),
         (["data/crop@data.backends.edges=square"], "so crop cannot be set here; set it for data."),
         ([f"{EDGES}.generate={{low: 3}}"], "generate must name a class: choose data/generator@"),
+        (
+            [f"{GENERATOR}=superresolution", f"{EDGES}.generate.shrink=cubik"],
+            "linear, lanczos, nearest, got 'cubik'; did you mean 'cubic'?",
+        ),
+        (
+            [f"{GENERATOR}=superresolution", f"{EDGES}.generate.enlarge=area"],
+            "generate.enlarge must be one of cubic, linear, lanczos, nearest, got 'area'",
+        ),
+        (
+            [f"{GENERATOR}=random_masks", f"{EDGES}.generate.shapes=[star]"],
+            "generate.shapes must be one of rectangle, ellipse, stroke, got 'star'",
+        ),
+        ([f"{GENERATOR}=random_masks", f"{EDGES}.generate.shapes=[]"], "set data.backends.edges"),
         ([f"{EDGES}.generate=canny"], "generate must name a class: choose data/generator@"),
         ([f"{GENERATOR}=canny", f"{EDGES}.generate.high=3"], "generate.high must be at least 100"),
         ([f"{GENERATOR}=random_masks", f"{EDGES}.generate.most=2"], "must be shares between 0"),
@@ -113,3 +134,9 @@ def test_how_sets_are_sampled_is_said_once_or_for_a_source() -> None:
     assert build(cfg).registry.data["photos"].conditioning_sampling == "random"
     cfg = compose([*ADDED, "data.backends.photos.conditioning_sampling=random"])
     assert build(cfg).registry.eval["holdout"].conditioning_sampling == "combined"
+
+
+def test_the_config_allows_what_the_generators_do() -> None:
+    assert set(schema.SHRINK) == set(superresolution.SHRINK)
+    assert schema.ENLARGE == superresolution.ENLARGE
+    assert schema.SHAPES == masks.SHAPES

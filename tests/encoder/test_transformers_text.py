@@ -1,5 +1,6 @@
 """Captions become what the models themselves make of them, by every setting there is."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -219,3 +220,11 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], said: str) ->
 def test_a_class_that_is_no_model_is_refused(encoder_of: Encoders, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"kind is '{kind}', which is no model of transformers"):
         encoder_of("bert", kind=kind).encode(["a"])
+
+
+def test_code_that_comes_with_a_model_is_refused_without_asking(tmp_path: Path) -> None:
+    told = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "mine.py").write_text("raise SystemExit('it was run')")
+    with pytest.raises(ConfigError, match="code that comes with a model is never run"):
+        TransformersTextEncoder(model=str(tmp_path)).row_bytes()

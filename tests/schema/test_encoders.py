@@ -170,3 +170,9 @@ def test_help_lists_the_kind_and_its_options() -> None:
     assert "data/backend=conditioning_image_embeds (data.backends.NAME.*)" in text
     assert "null: as many as the" in text
     assert re.search(r"^  conditioning_image_embeds  null", text, re.MULTILINE)
+
+
+def test_a_key_that_follows_one_without_a_value_names_it() -> None:
+    said = problems("encoder/text=clip_and_t5")
+    assert "set it: encoder.text.parts.clip.model=VALUE" in said
+    assert "encoder.text.parts.t5.model follows encoder.text.parts.clip.model, which has no" in said

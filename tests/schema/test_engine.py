@@ -8,6 +8,7 @@ from factory.composer import compose
 from factory.engine.local import LocalEngine
 from factory.engine.ray_engine import RayEngine
 from factory.errors import ConfigError
+from factory.schema.guide import guide
 
 FOLDER = "storage.root=data"
 
@@ -59,3 +60,9 @@ def test_what_ray_cannot_be(override: str, said: str) -> None:
 def test_notebooks_are_checked_too(settings: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         RayEngine(**settings)  # type: ignore[arg-type]
+
+
+def test_help_lists_the_options_of_both_engines() -> None:
+    text = guide()
+    assert "engine=local, threads of this machine (engine.*)\n  workers  " in text
+    assert "engine=ray, processes of a cluster (engine.*)\n  address  " in text
