@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.cache.recipe import Keys
-from factory.cache.segment import ShardRecord
 from factory.cache.shard import Layout
 from factory.cache.table import Table, halves
-
-__all__ = ["Found", "Index", "ShardRecord"]
 
 # Number of a shard that is none.
 _ABSENT = -1

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from factory.cache.copies import Copy, Stored, Whole
 from factory.cache.files import Files
-from factory.cache.index import ShardRecord
 from factory.cache.packing import plain_name
+from factory.cache.segment import ShardRecord
 from factory.cache.shard import Shard
 from factory.errors import CacheError
 

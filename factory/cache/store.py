@@ -32,8 +32,6 @@ from factory.storage.base import Storage
 from factory.storage.rules import safe_prefix
 from factory.telemetry import progress
 
-__all__ = ["TensorStore", "Writer"]
-
 logger = logging.getLogger(__name__)
 
 _MIB, _GIB = 2**20, 2**30
