@@ -1,10 +1,11 @@
 """Which edits does a filter file name?"""
 
 import json
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
+from factory.catalog.local_text import read_local_text
 from factory.edits import Edit, parse_edits
-from factory.errors import ConfigError, ObjectNotFoundError
+from factory.errors import ConfigError
 
 SUFFIXES = (".txt", ".json")
 
@@ -31,17 +32,7 @@ def read_filters(path: str) -> tuple[Edit, ...]:
         ConfigError: It cannot be read or is badly written; names the file and the line.
     """
     check_suffix(path)
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for a writer
-        raise ConfigError(f"filters_file {path!r} is no file; name a .txt or .json file")
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise ObjectNotFoundError(
-            f"no filter file {path!r}; mend filters_file, which is relative to the folder the "
-            "run was started in"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"filters_file {path!r} cannot be read as UTF-8 text: {error}") from error
+    text = read_local_text(path, "filters_file", kind="filter file", wanted="a .txt or .json file")
     if PurePath(path).suffix == ".json":
         return parse_edits(_json_list(text, path), f"{path} entry")
     return parse_edits(text.replace("\r\n", "\n").split("\n"), f"{path} line")
