@@ -53,7 +53,8 @@ class _Lane(Generic[Item]):
     def end(self, error: BaseException | None = None) -> None:
         """Say that no item follows, and why if something failed."""
         with self._changed:
-            self._ended, self._error = True, error
+            # What stopped the lane before stays the reason.
+            self._ended, self._error = True, self._error or error
             self._changed.notify_all()
 
     def stop(self, error: BaseException | None = None) -> None:

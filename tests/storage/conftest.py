@@ -128,8 +128,9 @@ def make_bucket(endpoint: str) -> None:
 def free_ports(count: int) -> list[int]:
     """Find ports that are free together with their gRPC twins, 10000 higher."""
     found: list[int] = []
-    # With the twins below what the system hands out by itself, so that nobody takes them.
-    for port in random.sample(range(11000, 21000), 200):
+    # With the twins below what the system hands out by itself, so that nobody takes them. By the
+    # system's randomness: property tests seed the other, and two workers would draw alike.
+    for port in random.SystemRandom().sample(range(11000, 21000), 200):
         if len(found) < count and is_free(port) and is_free(port + 10000):
             found.append(port)
     return found
