@@ -151,18 +151,14 @@ def test_after_a_failure_what_waits_is_forgotten() -> None:
     with pytest.raises(ZeroDivisionError), behind:
         raise ZeroDivisionError
     assert done == [0]
-"""What a stage of a pipeline met is raised, whenever it was met."""
-
-import pytest
-
-from factory.engine.stages import Behind
 
 
 def test_what_failed_before_the_end_is_raised_at_the_end() -> None:
     def fail(item: int) -> None:
         raise ZeroDivisionError(item)
 
-    with pytest.raises(ZeroDivisionError), Behind(fail, limit=9, name="behind") as behind:
-        behind.put(1, 1)
-        behind._thread.join(10)  # it has failed already when the block is left
-        assert not behind._thread.is_alive()
+    behind = Behind(fail, limit=9, name=NAME)
+    behind.put(1, 1)
+    behind._thread.join(SECONDS)  # it has failed before the block is left
+    with pytest.raises(ZeroDivisionError), behind:
+        pass
