@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from factory.cache.recipe import rows_of
 from factory.cache.transfer import Transfer
 from factory.cache.usage import Usage, recipe_name
 from factory.catalog.lookup import row_of
+from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import number, place, plural, size
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
@@ -29,8 +29,8 @@ _ILL = Text("✗ ", style="bold red")
 
 def show_usage(found: Mapping[str, Usage], identity: str) -> None:
     """Print what stores hold, and what their copies take up on this machine."""
-    console = _console()
-    table = _table(
+    console = narrow(Console(highlight=False), _WIDTH)
+    table = titled_table(
         f"Cache in {place(identity, '')}", ("store", "left"), ("made by", "left"),
         ("rows are", "left"), ("shards", "right"), ("rows", "right"), ("dead", "right"),
         ("size", "right"),
@@ -58,7 +58,9 @@ def show_usage(found: Mapping[str, Usage], identity: str) -> None:
 
 
 def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
-    table = _table("Copies on this machine", ("folder", "left"), ("used", "right"), ("of", "right"))
+    table = titled_table(
+        "Copies on this machine", ("folder", "left"), ("used", "right"), ("of", "right")
+    )
     for folder, (used, limit) in tiers.items():
         table.add_row(folder, size(used), "no limit" if limit is None else size(limit))
     return table
@@ -66,7 +68,7 @@ def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
 
 def show_problems(found: Mapping[str, Sequence[str]]) -> None:
     """Print what is wrong with each store, or that nothing is."""
-    console = _console()
+    console = narrow(Console(highlight=False), _WIDTH)
     for name, problems in found.items():
         if not problems:
             console.print(_WELL + Text(f"{name}: every file and row is sound"))
@@ -82,8 +84,8 @@ def show_garbage(
     found: Mapping[str, Sequence[Garbage]], *, removed: bool, min_age_s: float
 ) -> None:
     """Print what was removed, or is of no use and would be once it is old enough."""
-    console = _console()
-    table = _table(
+    console = narrow(Console(highlight=False), _WIDTH)
+    table = titled_table(
         "Removed" if removed else "Of no use", ("store", "left"), ("file", "left"),
         ("size", "right"), ("why", "left"),
     )  # fmt: skip
@@ -114,9 +116,9 @@ def show_garbage(
 
 def show_transfers(done: Mapping[str, Transfer], *, dry_run: bool, to: CachePlace) -> None:
     """Print what was copied, or would be."""
-    console = _console()
+    console = narrow(Console(highlight=False), _WIDTH)
     verb = "To be copied" if dry_run else "Copied"
-    table = _table(
+    table = titled_table(
         f"{verb} to {place(to.storage.identity, to.prefix)}", ("store", "left"),
         ("shards", "right"), ("size", "right"), ("pieces of the index", "right"),
     )  # fmt: skip
@@ -159,26 +161,9 @@ def reasons(
 
 def show_reasons(key: str, found: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Print why rows of a sample are there or not."""
-    console = _console()
+    console = narrow(Console(highlight=False), _WIDTH)
     console.print(Text(key, style="bold"))
     for where, lines in found:
         console.print(Text(f"  {where}", style="cyan"))
         for line in lines:
             console.print(Text(f"    · {line}"))
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if console.width > _WIDTH or not console.is_terminal:
-        console.width = _WIDTH
-    return console
-
-
-def _table(title: str, *columns: tuple[str, str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        pad_edge=False, header_style="dim",
-    )  # fmt: skip
-    for heading, justify in columns:
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    return table

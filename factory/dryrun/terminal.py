@@ -1,6 +1,7 @@
 """How does a dry run look in a terminal?"""
 
 from collections.abc import Iterator
+from functools import partial
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.dryrun.figures import Epoch, Figures, Plan, Problem
+from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import beforehand, listed, number, percent, plural, reads, size
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
@@ -18,15 +20,15 @@ WIDTH = 100
 SHOWN_BUCKETS = 8
 SHOWN_STRETCHES = 8
 BAR_WIDTH = 24
+# A number that is cut reads better than one in two lines.
+_table = partial(titled_table, numbers="ellipsis")
 COLOURS = {"stop": "bold red", "warn": "yellow", "note": "cyan"}
 SIGNS = {"stop": "✗", "warn": "!", "note": "·"}
 
 
 def show(figures: Figures, console: Console | None = None) -> None:
     """Print what a dry run found out."""
-    console = console or Console()
-    if console.width > WIDTH or not console.is_terminal:
-        console.width = WIDTH
+    console = narrow(console or Console(), WIDTH)
     for part in parts(figures):
         console.print(part)
 
@@ -40,18 +42,6 @@ def parts(figures: Figures) -> Iterator[RenderableType]:
         yield from _plan(figures.plan)
     yield _costs(figures)
     yield from _problems(figures)
-
-
-def _table(title: str, *columns: tuple[str, str]) -> Table:
-    """Return an empty table; a column is (heading, justification)."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        pad_edge=False, header_style="dim",
-    )  # fmt: skip
-    for heading, justify in columns:
-        fold = "fold" if justify == "left" else "ellipsis"
-        table.add_column(heading, justify=justify, overflow=fold)  # type: ignore[arg-type]
-    return table
 
 
 def _backends(figures: Figures) -> Table:

@@ -34,28 +34,6 @@ def optional_package(name: str, purpose: str) -> Any:
         raise MissingExtraError(name, "models", purpose) from error
 
 
-def transformers_config(model: str, revision: str | None, subfolder: str, purpose: str) -> Any:
-    """Read the config of a model of transformers; code that comes with it is never run.
-
-    Raises:
-        ConfigError: transformers has no such kind of model.
-        MissingExtraError: It is not installed; `purpose` says what needs it.
-        OSError: The config cannot be read.
-    """
-    library = optional_package("transformers", purpose)
-    try:
-        # Left out, the library would ask at the terminal whether to run it.
-        return library.AutoConfig.from_pretrained(
-            model, revision=revision, subfolder=subfolder, trust_remote_code=False
-        )
-    except ValueError as error:
-        raise ConfigError(
-            f"{purpose}.model is {model!r}, of a kind that the installed transformers lacks, and "
-            "code that comes with a model is never run; name another one, or install a "
-            f"transformers that has it ({str(error).strip().splitlines()[0]})"
-        ) from error
-
-
 def resolve_device(device: str) -> torch.device:
     """Return the torch device called `device`; "auto" is the accelerator, where there is one."""
     if device != "auto":

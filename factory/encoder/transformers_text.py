@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from factory.encoder.base import Truncation
-from factory.encoder.outputs import check_choice, hidden_layer, pooled_vector
+from factory.encoder.outputs import hidden_layer, pooled_vector
 from factory.encoder.pretrained import (
-    Pretrained,
     optional_package,
     resolve_device,
-    transformers_config,
     weights_identity,
 )
+from factory.encoder.transformers_model import TransformersModel
 from factory.errors import ConfigError
 
 # Captions whose tokens are counted at once: enough for the tokenizer's threads, and little
@@ -27,7 +26,7 @@ _CAPTION = "{caption}"
 
 
 @dataclass(kw_only=True)
-class TransformersTextEncoder(Pretrained):
+class TransformersTextEncoder(TransformersModel):
     """Encodes captions with a text model of the `transformers` library.
 
     Encoders (CLIP, T5, BERT, ...) and language models (Llama, Qwen, Gemma, ...) alike. Rows are
@@ -67,17 +66,9 @@ class TransformersTextEncoder(Pretrained):
         ConfigError: If a setting is out of range.
     """
 
-    ASIDE: ClassVar[frozenset[str]] = Pretrained.ASIDE | {"model"}
-
-    model: str
-    kind: str | None = None
-    subfolder: str = ""
     tokenizer_subfolder: str = ""
     max_length: int = 77
     length_classes: Sequence[int] = ()
-    layer: int = -1
-    final_norm: bool = False
-    pooled: str = "auto"
     zero_mask: bool = False
     attend_padding: bool = False
     template: str = _CAPTION
@@ -96,7 +87,6 @@ class TransformersTextEncoder(Pretrained):
                 raise ConfigError(
                     f"{owner}.{name} is {getattr(self, name)}; allowed are {bound} and more"
                 )
-        check_choice(owner, self.layer, self.final_norm, self.pooled)
         self._one_of("padding_side", (None, "right", "left"))
         if _CAPTION not in self.template:
             raise ConfigError(f"{owner}.template is {self.template!r}; it must hold {_CAPTION}")
@@ -141,10 +131,6 @@ class TransformersTextEncoder(Pretrained):
         return int(numbers) * self._rows_dtype.itemsize + self._longest
 
     @cached_property
-    def _model_config(self) -> Any:
-        return transformers_config(self.model, self.revision, self.subfolder, type(self).__name__)
-
-    @cached_property
     def _tokenizer(self) -> Any:
         library = optional_package("transformers", type(self).__name__)
         tokenizer = library.AutoTokenizer.from_pretrained(
@@ -160,29 +146,18 @@ class TransformersTextEncoder(Pretrained):
         return tokenizer
 
     def _load(self) -> Any:
-        library = optional_package("transformers", type(self).__name__)
-        module = self._class(library).from_pretrained(
-            self.model, revision=self.revision, subfolder=self.subfolder, variant=self.variant,
-            use_safetensors=True, trust_remote_code=False, dtype=self._compute,
-        )  # fmt: skip
-        # A model of pictures and text, such as CLIP, keeps its text half under this name.
-        return module if self.kind else getattr(module, "text_model", module)
+        return self._loaded_as(self._class(), "text_model")
 
-    def _class(self, library: Any) -> Any:
+    def _class(self) -> Any:
         config = self._model_config
+        library = optional_package("transformers", type(self).__name__)
         if self.kind is None and type(config) in library.MODEL_FOR_TEXT_ENCODING_MAPPING:
             # An encoder-decoder such as T5 has a class for its encoder alone.
             return library.AutoModelForTextEncoding
         if self.kind is None and type(config) in library.MODEL_MAPPING:
             return library.AutoModel
         name = self.kind or next(iter(config.architectures or ()), "")
-        kind = getattr(library, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)):
-            raise ConfigError(
-                f"{type(self).__name__}.kind is {name!r}, which is no model of transformers; give "
-                "a class such as CLIPTextModelWithProjection or T5EncoderModel"
-            )
-        return kind
+        return self._class_named(name, "CLIPTextModelWithProjection or T5EncoderModel")
 
     def length_classes_of(self, captions: Sequence[str]) -> NDArray[np.int64]:
         """Return the length of each caption's row, int64 [B]; needs the tokenizer alone."""

@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
 
-from factory.encoder.outputs import check_choice, hidden_layer, pooled_vector
+from factory.encoder.outputs import hidden_layer, pooled_vector
 from factory.encoder.pretrained import (
-    Pretrained,
     optional_package,
     resolve_device,
-    transformers_config,
     weights_identity,
 )
+from factory.encoder.transformers_model import TransformersModel
 from factory.errors import ConfigError
 
 # What CLIP was trained with, and most that follow it: taken where a model does not say.
@@ -35,7 +34,7 @@ class _Preparation(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class TransformersVisionEncoder(Pretrained):
+class TransformersVisionEncoder(TransformersModel):
     """Encodes pictures with a vision model of the `transformers` library.
 
     CLIP, SigLIP, DINOv2 and others that take one square picture. A picture is prepared as the
@@ -67,25 +66,16 @@ class TransformersVisionEncoder(Pretrained):
         ConfigError: If a setting is out of range.
     """
 
-    ASIDE: ClassVar[frozenset[str]] = Pretrained.ASIDE | {"model"}
-
-    model: str
-    kind: str | None = None
-    subfolder: str = ""
     processor_subfolder: str | None = None
     edge: int | None = None
     resize: str | None = None
-    layer: int = -1
-    final_norm: bool = False
-    pooled: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        owner = type(self).__name__
-        check_choice(owner, self.layer, self.final_norm, self.pooled)
         self._one_of("resize", _RESIZES)
         if self.edge is not None and self.edge < 1:
+            owner = type(self).__name__
             raise ConfigError(f"{owner}.edge is {self.edge}; allowed are 1 and more pixels")
 
     def _weights(self) -> str:
@@ -98,8 +88,7 @@ class TransformersVisionEncoder(Pretrained):
     @cached_property
     def _config(self) -> Any:
         """The config of the model's vision half."""
-        config = transformers_config(self.model, self.revision, self.subfolder, type(self).__name__)
-        return getattr(config, "vision_config", config)
+        return getattr(self._model_config, "vision_config", self._model_config)
 
     @cached_property
     def _preparation(self) -> _Preparation:
@@ -144,20 +133,12 @@ class TransformersVisionEncoder(Pretrained):
         return int(numbers) * self._rows_dtype.itemsize
 
     def _load(self) -> Any:
-        library = optional_package("transformers", type(self).__name__)
-        kind: Any = getattr(library, self.kind or "AutoModel", None)
-        known = isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)
-        if self.kind and not known:
-            raise ConfigError(
-                f"{type(self).__name__}.kind is {self.kind!r}, which is no model of transformers; "
-                "give a class such as CLIPVisionModelWithProjection, or leave it out"
-            )
-        module = kind.from_pretrained(
-            self.model, revision=self.revision, subfolder=self.subfolder, variant=self.variant,
-            use_safetensors=True, trust_remote_code=False, dtype=self._compute,
-        )  # fmt: skip
-        # A model of pictures and text keeps its vision half under this name.
-        return module if self.kind else getattr(module, "vision_model", module)
+        if self.kind is None:
+            kind = optional_package("transformers", type(self).__name__).AutoModel
+        else:
+            instead = "CLIPVisionModelWithProjection, or leave it out"
+            kind = self._class_named(self.kind, instead)
+        return self._loaded_as(kind, "vision_model")
 
     def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode uint8 RGB [B, H, W, 3] of any edges to rows, on the CPU.

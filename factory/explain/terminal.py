@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import number, percent, plural, redact, size
 from factory.explain.findings import Choice, Findings, Sample, Step
 
@@ -18,9 +18,7 @@ ETAG = 16
 
 def show(findings: Findings, console: Console | None = None) -> None:
     """Print an answer."""
-    console = console or Console()
-    if console.width > WIDTH or not console.is_terminal:
-        console.width = WIDTH
+    console = narrow(console or Console(), WIDTH)
     for note in findings.notes:
         console.print(Text.assemble(("! ", "yellow"), redact(note)))
     if len(findings.steps) > 1:
@@ -35,18 +33,8 @@ def show(findings: Findings, console: Console | None = None) -> None:
         console.print(findings.exclude, soft_wrap=True, markup=False, highlight=False)
 
 
-def _table(title: str, *columns: tuple[str, str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        pad_edge=False, header_style="dim",
-    )  # fmt: skip
-    for heading, justify in columns:
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    return table
-
-
 def _overview(findings: Findings) -> Table:
-    table = _table(
+    table = titled_table(
         "Steps", ("step", "right"), ("epoch", "right"), ("in it", "right"), ("backend", "left"),
         ("bucket", "left"), ("samples", "right"), ("filled", "right"), ("replaced", "right"),
         ("", "left"),
@@ -100,7 +88,7 @@ def shared(step: Step) -> str:
 
 
 def _why(step: Step) -> Table:
-    table = _table(
+    table = titled_table(
         f"Why {step.backend}: weights since {since(step)}",
         ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
         ("owed", "right"), ("left", "right"), ("takes part", "left"),
@@ -132,7 +120,7 @@ def _samples(step: Step) -> Table:
         ("place", "right"), *([("rank.micro", "right")] if who else []), ("sample", "left"),
         ("cut", "left"), ("caption", "left"),
     ]  # fmt: skip
-    table = _table("Samples", *columns)
+    table = titled_table("Samples", *columns)
     for sample in step.samples:
         where = [f"{sample.rank}.{sample.micro}"] if who else []
         table.add_row(
@@ -168,7 +156,7 @@ def cut(sample: Sample) -> str:
 
 
 def _swapped(samples: list[Sample]) -> Table:
-    table = _table("Replaced", ("place", "right"), ("sample", "left"), ("why", "left"))
+    table = titled_table("Replaced", ("place", "right"), ("sample", "left"), ("why", "left"))
     for sample in samples:
         for one in sample.instead_of:
             table.add_row(str(sample.place), redact(one.key), redact(f"{one.stage}: {one.reason}"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from factory.backends.on_demand import Tally
 from factory.backends.reading import Piece, Reading, Tensors, reading
+from factory.backends.sets import partner_rows
 from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
@@ -66,12 +67,12 @@ class Collate:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
         tally = Tally()
-        rows, cuts, values, stand_ins = self._read(source, part, tally)
+        rows, cuts, partners, values, stand_ins = self._read(source, part, tally)
         captions = source.catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
-        partners, empty = Partners(source, self.seed, step.epoch), self.memory.tensor
+        empty = self.memory.tensor
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
-        beside = partners.gather(rows, values, latents, cuts.target)
+        beside = partners.gather(values, latents, cuts.target)
         return Batch(
             backend=step.backend,
             bucket=step.bucket,
@@ -98,29 +99,36 @@ class Collate:
 
     def _read(
         self, source: Source, part: Part, tally: Tally
-    ) -> tuple[NDArray[np.int64], CutArrays, dict[str, Tensors], list[StandIn]]:
-        """Return the rows used, their cuts, values by backend, and what stands in for what."""
+    ) -> tuple[NDArray[np.int64], CutArrays, Partners, dict[str, Tensors], list[StandIn]]:
+        """Return rows used, their cuts and partners, values by backend, and who stands in."""
         rows, epoch = part.rows, part.step.epoch
-        partners = Partners(source, self.seed, epoch)
 
         def begin(each: Source) -> Reading:
             return reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor)
 
         everyone = givers(source, begin)
-        cuts = source.cuts(rows, epoch)
-        stored = _stored(everyone, rows, partners.rows(rows), cuts)
+        cuts, partners = source.cuts(rows, epoch), self._partners(source, rows, epoch)
+        stored = _stored(everyone, rows, partners.rows, cuts)
         if stored is not None:
-            return rows, cuts, stored, []
-        stand_ins = self._fill(source, part, everyone, partners)
-        for each in stand_ins:
-            rows[each.index] = each.substitute
-        cuts = source.cuts(rows, epoch) if stand_ins else cuts
-        return rows, cuts, {one.name: one.finish() for one in everyone}, stand_ins
+            return rows, cuts, partners, stored, []
+        stand_ins = self._fill(source, part, everyone)
+        if stand_ins:
+            for each in stand_ins:
+                rows[each.index] = each.substitute
+            cuts, partners = source.cuts(rows, epoch), self._partners(source, rows, epoch)
+        return rows, cuts, partners, {one.name: one.finish() for one in everyone}, stand_ins
 
-    def _fill(
-        self, source: Source, part: Part, everyone: Sequence[Giver], partners: Partners
-    ) -> list[StandIn]:
+    def _partners(self, source: Source, rows: NDArray[np.int64], epoch: int) -> Partners:
+        theirs = partner_rows(source, rows, seed=self.seed, epoch=epoch)
+        return Partners(source, len(rows), theirs)
+
+    def _fill(self, source: Source, part: Part, everyone: Sequence[Giver]) -> list[StandIn]:
         """Have a sample for every place read by everyone; return what stands in for what."""
+
+        def read(some: NDArray[np.int64]) -> Iterator[tuple[Piece | None, ...] | Unusable]:
+            """Read some rows, planned or standing in, each with the partners that it has."""
+            partners = self._partners(source, some, part.step.epoch)
+            return _read_together(everyone, some, partners.rows)
 
         def put(place: int, pieces: Sequence[Piece | None]) -> None:
             """Hand each its part of a sample while others are still being decoded."""
@@ -131,7 +139,7 @@ class Collate:
             return fill(
                 part.rows,
                 lambda index: _draw(source, part, index),
-                lambda some: _read_together(everyone, some, partners.rows(some)),
+                read,
                 put,
                 self.known.setdefault(source.name, {}),
                 self.limit.allowed(len(source.catalog)),

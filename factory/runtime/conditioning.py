@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
 from factory.backends.reading import Rows, Tensors
-from factory.backends.sets import partner_rows
 from factory.backends.source import Source
 from factory.cache.gathering import Empty
 from factory.catalog.cuts import CutArrays
@@ -39,25 +38,21 @@ class Beside:
 
 @dataclass(frozen=True)
 class Partners:
-    """The partners that samples of a source have in an epoch.
+    """The partners that the samples of a batch have.
 
     Attributes:
-        source: The backend.
-        seed: Seed of the run.
-        epoch: The epoch, from 0.
+        source: The samples' backend.
+        count: How many samples there are, B.
+        rows: The partner's row of each sample, int64 [B], by conditioning backend; -1 where
+            there is none.
     """
 
     source: Source
-    seed: int
-    epoch: int
-
-    def rows(self, rows: Rows) -> dict[str, Rows]:
-        """Return the partner's row of each row, by backend; -1 where there is none."""
-        return partner_rows(self.source, rows, seed=self.seed, epoch=self.epoch)
+    count: int
+    rows: Mapping[str, Rows]
 
     def gather(
         self,
-        rows: Rows,
         given: Mapping[str, Tensors],
         latents: torch.Tensor | None,
         target: NDArray[np.int32],
@@ -65,24 +60,22 @@ class Partners:
         """Return what samples have beside them.
 
         Args:
-            rows: Rows of the samples, int64 [B].
             given: Latents or pixels that each backend gives, by name, to the samples that have
                 a partner in it, in their order.
             latents: Latents of the samples, where they have any.
             target: Sizes the samples are cut to (width, height), px, int32 [B, 2].
         """
-        if not self.source.conditioning:
+        if not self.rows:
             return Beside()
-        theirs = self.rows(rows)
-        found = {name: self._finished(self._partner(name), given[name]) for name in theirs}
+        found = {name: self._finished(self._partner(name), given[name]) for name in self.rows}
         if sampling_of(self.source.backend) == RANDOM:
-            return _drawn(theirs, found)
+            return _drawn(self.rows, found)
         beside = Beside()
-        for name, of in theirs.items():
+        for name, of in self.rows.items():
             whole = found[name]
             places = np.flatnonzero(of >= 0)
-            if len(places) < len(rows):
-                whole = _spread(whole, places, len(rows), self._zeros(name, latents, target))
+            if len(places) < self.count:
+                whole = _spread(whole, places, self.count, self._zeros(name, latents, target))
             beside.tensors[name] = whole
             if _backend(self._partner(name)).missing_partner == "keep":
                 beside.valid[name] = torch.from_numpy(of >= 0)
@@ -101,7 +94,7 @@ class Partners:
         found = self.source.read_image_embeds(rows, cuts, empty=empty)
         if all(partner.vision is None for partner, _ in self.source.conditioning.values()):
             return found
-        for name, of in self.rows(rows).items():
+        for name, of in self.rows.items():
             places = np.flatnonzero(of >= 0)
             partner = self._partner(name)
             # Where nobody has a partner, any of the set shows what shape the zeros have.
@@ -109,8 +102,8 @@ class Partners:
             fields = partner.read_image_embeds(some, empty=empty) if len(some) else {}
             for field_name, values in fields.items():
                 zeros = torch.zeros_like(values[0])
-                every = len(places) == len(rows)
-                whole = values if every else _spread(values, places, len(rows), zeros)
+                every = len(places) == self.count
+                whole = values if every else _spread(values, places, self.count, zeros)
                 found[f"{name}.{field_name}"] = cast("torch.Tensor", whole)
         return found
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from benches import RUNS, Line, cached
+from benches import Line, cached
 
 _MIB = 2**20
 # What the floor asks for at once: as much as the rows of a batch.
@@ -30,14 +30,8 @@ MANY = 8
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the sizes."""
-    parser.add_argument("samples", type=int, nargs="?", default=4000, help="a quarter MB each")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples per batch")
-    parser.add_argument("--buckets", type=int, default=1, help="shapes the samples fall into")
-    parser.add_argument("--shard-mb", type=float, default=256, help="size of a shard, MiB")
-    parser.add_argument("--mode", default="thread", help="where batches are made, as prefetch.mode")
-    parser.add_argument("--workers", type=int, default=2, help="threads that make batches")
-    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each; medians are given")
+    """Add the sizes, which are those of `cached`."""
+    cached.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> Iterator[Line]:
