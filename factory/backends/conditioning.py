@@ -48,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
 DELIVERIES = ("latents", "pixels", "cells")
 VALUES = {"uint8": torch.uint8, "bool": torch.bool, "float": torch.float32}
 MISSING_PARTNER = ("drop", "error", "keep")
-COMBINED, RANDOM = SAMPLINGS = ("combined", "random")
+COMBINED, RANDOM = ("combined", "random")
 
 # Sizes and cuts: those of the source, but for loose references, which may have their own.
 SIZES = ("resolution", "resolution_type", "alignment", "crop", "maximum_canvas", "aspect_sizes")
