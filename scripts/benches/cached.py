@@ -185,6 +185,8 @@ def fill(data: Any) -> None:
             some = captions[at : at + 256]
             fields = {"embeds": embeds[: len(some)].view(torch.float16)}
             writer.add(text.keys(some), fields)
+    for embeds in (latents, text):
+        embeds.store.refresh()
 
 
 class Floor:
