@@ -15,6 +15,7 @@ from factory.backends.on_demand import Tally, forget_epochs, of_other_epoch, rea
 from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
+from factory.cache.located import Located
 from factory.cache.placement import Kept, Placement, place
 from factory.cache.recipe import canonical
 from factory.cache.store import UnusableRowsError
@@ -237,18 +238,39 @@ class Source:
         pictures = self.columns(rows, None if self.redraws else cuts)
         return self.vision.gather(self.backend.reader, pictures, empty=empty)
 
+    def locate_text(self, captions: Sequence[str]) -> Located | None:
+        """Look up where encoded captions lie; None where nothing is kept of them.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+        if self.text is None or not self.encode_text_mode.keeps:
+            return None
+        snapshot = self.text.store.snapshot()
+        return Located(self.text.store, snapshot, snapshot.index.find(self.text.keys(captions)))
+
     def read_text(
-        self, captions: Sequence[str], tally: Tally | None = None, *, empty: Empty = new_memory
+        self,
+        captions: Sequence[str],
+        tally: Tally | None = None,
+        *,
+        located: Located | None = None,
+        empty: Empty = new_memory,
     ) -> dict[str, torch.Tensor]:
         """Return encoded captions in their order: fields [B, ...]; none without an encoder.
 
         Args:
             captions: B captions.
             tally: Counts those that had to be encoded.
+            located: Where they lay when that was looked up, if it was.
             empty: Makes the tensors that are returned.
         """
         if self.text is None:
             return {}
+        if located is not None:
+            # Rows that lie elsewhere by now, or nowhere, are looked for by their keys.
+            with suppress(UnusableRowsError):
+                return located.read(pad=self.text.pads, empty=empty)
         return read_captions(
             self.text, captions, self.encode_text_mode, self.name, tally, empty=empty
         )

@@ -1,13 +1,18 @@
 """How do rows of opened shards become the tensors of a batch, with one copy?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from factory.cache.container import DTYPES, Bytes, digest
+from factory.cache.copying import copy_rows
 from factory.cache.shard import Field, Layout, Shard, describe, matrices_of
 from factory.errors import CacheError
+
+Checksums: TypeAlias = NDArray[np.uint64]
 
 
 class Empty(Protocol):
@@ -38,7 +43,7 @@ class BadRowsError(Exception):
 def gather_rows(
     shards: Sequence[Shard],
     rows: Sequence[int],
-    checksums: Sequence[int] | None,
+    checksums: Checksums | None,
     out: dict[str, torch.Tensor] | None,
     empty: Empty,
     *,
@@ -49,8 +54,8 @@ def gather_rows(
     Args:
         shards: The shard of each of n rows, at least one.
         rows: Their numbers in it.
-        checksums: Their checksums, compared where a row was not found sound before; None
-            compares nothing.
+        checksums: Their checksums, uint64 [n], compared where a row was not found sound
+            before; None compares nothing.
         out: Tensors to fill, [n or more, ...]; those that are missing are put in.
         empty: Makes tensors.
         pad: Whether rows may differ in the length of their fields' first axis; shorter ones
@@ -60,45 +65,46 @@ def gather_rows(
         BadRowsError: Rows are beyond a shard's end, or do not give their checksum.
         CacheError: Rows differ in shape, or a tensor of `out` does not fit.
     """
-    for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-        if row >= shard.rows:
-            raise BadRowsError(shard.beyond, [place])
+    unverified = _unverified(shards, rows)
     layout = shards[0].layout
-    other = [s.layout for s in shards if s.layout is not layout and s.layout != layout]
-    if other and not pad:
-        raise _unequal(layout, other[0])
-    if other:
+    layouts = [shard.layout for shard in dict.fromkeys(shards)]
+    if other := [each for each in layouts if each is not layout and each != layout]:
+        if not pad:
+            raise _unequal(layout, other[0])
         return _padded(shards, rows, checksums, out, empty)
     batch = _tensors(layout, len(rows), out, empty)
-    matrices = matrices_of(layout, batch)
-    _copy(shards, rows, matrices)
-    if checksums is not None:
-        _compare(shards, rows, checksums, matrices)
+    pairs = list(zip(shards, rows, strict=True))
+    for number, field in enumerate(layout):
+        stride = field.stride
+        addresses = [shard.addresses[number] + row * stride for shard, row in pairs]
+        copy_rows(addresses, batch[field.name])
+    if checksums is not None and unverified:
+        _compare(shards, rows, checksums, matrices_of(layout, batch), unverified)
     return batch
 
 
-def _copy(shards: Sequence[Shard], rows: Sequence[int], out: Sequence[Bytes]) -> None:
-    first = shards[0]
-    if all(shard is first for shard in shards):
-        for matrix, target in zip(first.fields, out, strict=True):
-            # mode="clip" because "raise" would copy through a buffer; rows were checked.
-            matrix.take(rows, axis=0, out=target, mode="clip")
-        return
-    for number, target in enumerate(out):
-        for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-            target[place] = shard.fields[number][row]
+def _unverified(shards: Sequence[Shard], rows: Sequence[int]) -> list[int]:
+    """Return the places of rows that were not compared with their checksums yet."""
+    seen: list[int] = []
+    for shard, row in zip(shards, rows, strict=True):
+        if row >= shard.rows:
+            raise BadRowsError(shard.beyond, [len(seen)])
+        seen.append(shard.verified[row])
+    return [] if all(seen) else [place for place, sound in enumerate(seen) if not sound]
 
 
 def _compare(
-    shards: Sequence[Shard], rows: Sequence[int], checksums: Sequence[int], copied: Sequence[Bytes]
+    shards: Sequence[Shard],
+    rows: Sequence[int],
+    checksums: Checksums,
+    copied: Sequence[Bytes],
+    places: Sequence[int],
 ) -> None:
-    """Compare rows that were not before; as copied, since that lies in the processor's cache."""
+    """Compare rows at some places; as copied, since that lies in the processor's cache."""
     bad = []
-    for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-        if shard.verified[row]:
-            continue
+    for place in places:
         if digest(matrix[place].data for matrix in copied) == checksums[place]:
-            shard.verified[row] = True
+            shards[place].verified[rows[place]] = True
         else:
             bad.append(place)
     if bad:
@@ -112,7 +118,7 @@ def _compare(
 def _padded(
     shards: Sequence[Shard],
     rows: Sequence[int],
-    checksums: Sequence[int] | None,
+    checksums: Checksums | None,
     out: dict[str, torch.Tensor] | None,
     empty: Empty,
 ) -> dict[str, torch.Tensor]:
@@ -126,7 +132,7 @@ def _padded(
             part = gather_rows(
                 [shards[place] for place in places],
                 [rows[place] for place in places],
-                None if checksums is None else [checksums[place] for place in places],
+                None if checksums is None else checksums[places],
                 None,
                 new_memory,
             )
@@ -218,10 +224,11 @@ def _tensors(
         raise CacheError(f"out holds {sorted(extra)}, and the rows are {describe(layout)}")
     batch = {}
     for field in layout:
-        if field.name not in reused:
-            reused[field.name] = empty((count, *field.shape), dtype=DTYPES[field.code])
-        tensor = reused[field.name]
-        _check_fits(tensor, field, count)
+        tensor = reused.get(field.name)
+        if tensor is None:
+            tensor = reused[field.name] = empty((count, *field.shape), dtype=DTYPES[field.code])
+        else:
+            _check_fits(tensor, field, count)
         batch[field.name] = tensor if tensor.shape[0] == count else tensor[:count]
     return batch
 

@@ -166,6 +166,7 @@ class Shard:
         layout: What its rows are made of.
         rows: How many there are.
         fields: The bytes of all rows, uint8 [rows, stride] for each field of the layout.
+        addresses: Where each field begins in the memory of this process, bytes.
         verified: For each row whether it was found sound, one byte each.
     """
 
@@ -182,6 +183,7 @@ class Shard:
         if sorted(found) != sorted((f.name, f.code, (rows, *f.shape)) for f in layout):
             raise DamagedError(f"{source} does not hold the {rows} rows that its index lists")
         self.fields = [tensors[f.name].data.reshape(rows, f.stride) for f in layout]
+        self.addresses = [field.ctypes.data for field in self.fields]
         self.verified = bytearray(rows)
 
     def unsound(self, rows: Sequence[int], checksums: Sequence[int]) -> list[int]:

@@ -252,7 +252,7 @@ class TensorStore:
         if min(distinct) < 0:
             missing = np.flatnonzero(found.shard < 0)
             raise _missing(missing, len(numbers))
-        checksums = found.checksum.tolist() if verify else None
+        checksums = found.checksum if verify else None
         fetched_again: set[str] = set()
         while True:
             shards = self._shards(distinct, found, snapshot)

@@ -171,7 +171,8 @@ class Captions(ABC):
 
     def _spoken(self, key: str, raw: Sequence[str]) -> list[str]:
         """Return the captions as filtered, blank ones left out."""
-        texts: Iterable[str] = map(str.strip, self._texts(key, [text or "" for text in raw]))
+        given = raw if all(raw) else [text or "" for text in raw]
+        texts: Iterable[str] = map(str.strip, self._texts(key, given))
         for edit in self.edits:
             texts = map(edit, texts)
         if self.edits:

@@ -1,6 +1,6 @@
 """The table of a backend's samples: facts and decisions together, asked row by row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,7 +74,14 @@ class Catalog:
         """Return the caption a row has in an epoch; see `captions_of`."""
         return self.captions_of(np.array([row]), seed=seed, epoch=epoch)[0]
 
-    def captions_of(self, rows: NDArray[np.int64], *, seed: int, epoch: int) -> list[str]:
+    def captions_of(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        seed: int,
+        epoch: int,
+        keys: Sequence[str] | None = None,
+    ) -> list[str]:
         """Return the captions some rows have in an epoch: functions of (seed, epoch, key).
 
         They are "" where the strategy's dropout strikes.
@@ -83,15 +90,20 @@ class Catalog:
             rows: Kept rows, int64 [n].
             seed: Seed of the choice among a sample's captions.
             epoch: The epoch, from 0.
+            keys: Their storage keys, where these are known already.
         """
-        keys, raws = self.facts.keys(rows), self.facts.texts("text", rows)
+        keys = self.facts.keys(rows) if keys is None else keys
+        raws = self.facts.texts("text", rows)
         every, dropout = self.captions.captions, self.captions.dropout
-        return [
-            ""
-            if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key)
-            else choose(every(key, raw or ()), seed=seed, epoch=epoch, key=key)
-            for key, raw in zip(keys, raws, strict=True)
-        ]
+        found = []
+        for key, raw in zip(keys, raws, strict=True):
+            if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key):
+                found.append("")
+                continue
+            texts = every(key, raw or ())
+            one = len(texts) == 1  # the rule, and nothing to choose from
+            found.append(texts[0] if one else choose(texts, seed=seed, epoch=epoch, key=key))
+        return found
 
     def all_texts(self) -> Iterator[str]:
         """Yield every caption of every kept row in the order of rows, repeats included."""

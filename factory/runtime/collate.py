@@ -20,6 +20,7 @@ from factory.runtime.conditioning import Partners
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 from factory.runtime.giving import Giver, givers
 from factory.runtime.memory import BatchMemory
+from factory.runtime.outline import Outline
 from factory.runtime.part import Part
 from factory.runtime.quarantine import QuarantineLimit, none_left, too_many
 from factory.runtime.stream_batch import stream_batch
@@ -67,27 +68,28 @@ class Collate:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
         tally = Tally()
-        rows, cuts, partners, values, stand_ins = self._read(source, part, tally)
-        captions = source.catalog.captions_of(rows, seed=self.seed, epoch=step.epoch)
+        known, partners, values, stand_ins = self._read(source, part, tally)
         empty = self.memory.tensor
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
-        beside = partners.gather(values, latents, cuts.target)
+        beside = partners.gather(values, latents, known.cuts.target)
         return Batch(
             backend=step.backend,
             bucket=step.bucket,
             epoch=step.epoch,
             step=step.step,
             global_step=step.global_step,
-            rows=torch.from_numpy(rows),
-            keys=source.catalog.facts.keys(rows),
-            captions=captions,
-            **_sizes(source, rows, cuts),
+            rows=torch.from_numpy(known.rows),
+            keys=known.keys,
+            captions=known.captions,
+            original_size=torch.from_numpy(known.original_size),
+            target_size=torch.from_numpy(known.cuts.target),
+            crop_top_left=torch.from_numpy(known.cuts.crop),
             valid=torch.from_numpy(_valid(part, stand_ins)),
             latents=latents,
             pixels=own if source.latents is None else None,
-            text=source.read_text(captions, tally, empty=empty),
-            image_embeds=partners.image_embeds(rows, cuts, empty),
+            text=source.read_text(known.captions, tally, located=known.text, empty=empty),
+            image_embeds=partners.image_embeds(known.rows, known.cuts, empty),
             conditioning=beside.tensors,
             conditioning_valid=beside.valid,
             conditioning_set=beside.drawn,
@@ -99,24 +101,30 @@ class Collate:
 
     def _read(
         self, source: Source, part: Part, tally: Tally
-    ) -> tuple[NDArray[np.int64], CutArrays, Partners, dict[str, Tensors], list[StandIn]]:
-        """Return rows used, their cuts and partners, values by backend, and who stands in."""
-        rows, epoch = part.rows, part.step.epoch
+    ) -> tuple[Outline, Partners, dict[str, Tensors], list[StandIn]]:
+        """Return what is known of the samples used, partners, values, and who stands in."""
+        epoch = part.step.epoch
+
+        def describe(rows: NDArray[np.int64]) -> Outline:
+            return Outline.of(source, rows, seed=self.seed, epoch=epoch)
+
+        known = part.outline(describe)
+        rows = known.rows
 
         def begin(each: Source) -> Reading:
             return reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor)
 
         everyone = givers(source, begin)
-        cuts, partners = source.cuts(rows, epoch), self._partners(source, rows, epoch)
-        stored = _stored(everyone, rows, partners.rows, cuts)
+        partners = self._partners(source, rows, epoch)
+        stored = _stored(everyone, rows, partners.rows, known.cuts)
         if stored is not None:
-            return rows, cuts, partners, stored, []
+            return known, partners, stored, []
         stand_ins = self._fill(source, part, everyone)
         if stand_ins:
             for each in stand_ins:
                 rows[each.index] = each.substitute
-            cuts, partners = source.cuts(rows, epoch), self._partners(source, rows, epoch)
-        return rows, cuts, partners, {one.name: one.finish() for one in everyone}, stand_ins
+            known, partners = describe(rows), self._partners(source, rows, epoch)
+        return known, partners, {one.name: one.finish() for one in everyone}, stand_ins
 
     def _partners(self, source: Source, rows: NDArray[np.int64], epoch: int) -> Partners:
         theirs = partner_rows(source, rows, seed=self.seed, epoch=epoch)
@@ -153,17 +161,6 @@ class Collate:
             if len(found) > self.limit.allowed(kept):
                 raise too_many(source.name, found, kept, self.limit) from None
             raise none_left(source.name, found, part.step.bucket) from None
-
-
-def _sizes(source: Source, rows: NDArray[np.int64], cuts: CutArrays) -> dict[str, torch.Tensor]:
-    """Return what a batch says of sizes and cuts."""
-    facts = source.catalog.facts
-    size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
-    return {
-        "original_size": torch.from_numpy(size.astype(np.int32)),
-        "target_size": torch.from_numpy(cuts.target),
-        "crop_top_left": torch.from_numpy(cuts.crop),
-    }
 
 
 def _stored(

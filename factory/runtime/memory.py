@@ -9,11 +9,15 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from factory.cache.container import Bytes
+
+# Bytes of a block, and whether it is page-locked.
+Kind: TypeAlias = tuple[int, bool]
 # Smaller tensors come from the allocator's own stock, which is as quick.
 _SMALL = 2**16
 # Sizes are rounded up by at most an eighth, so that batches of captions that differ by a token
@@ -35,9 +39,10 @@ class BatchMemory:
         """Begin with none."""
         self.pin = pin
         self._lock = threading.Lock()
-        self._free: OrderedDict[tuple[int, bool], list[NDArray[np.uint8]]] = OrderedDict()
+        self._free: OrderedDict[Kind, list[Bytes]] = OrderedDict()
         self._unused, self._used, self._most = 0, 0, 0
-        self._returned: deque[tuple[tuple[int, bool], NDArray[np.uint8]]] = deque()
+        self._leased: dict[int, tuple[weakref.ref[Bytes], Kind, Bytes]] = {}
+        self._returned: deque[tuple[Kind, Bytes]] = deque()
 
     def tensor(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a contiguous tensor on the CPU, with anything in it."""
@@ -47,10 +52,14 @@ class BatchMemory:
         kind = (_rounded(nbytes), self.pin)
         block = self._take(kind)
         lease = block[:nbytes]
-        # Only noted, not told: this may run anywhere, in the midst of anything.
-        noted = weakref.finalize(lease, self._returned.append, (kind, block))
-        noted.atexit = False
+        watch = weakref.ref(lease, self._note)
+        self._leased[id(watch)] = watch, kind, block
         return torch.from_numpy(lease).view(dtype).view(tuple(shape))
+
+    def _note(self, watch: "weakref.ref[Bytes]") -> None:
+        """Note that a tensor is gone, and no more: this may run in the midst of anything."""
+        _, kind, block = self._leased.pop(id(watch))
+        self._returned.append((kind, block))
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +68,7 @@ class BatchMemory:
             self._collect()
             return self._used + self._unused
 
-    def _take(self, kind: tuple[int, bool]) -> NDArray[np.uint8]:
+    def _take(self, kind: Kind) -> Bytes:
         size, pin = kind
         with self._lock:
             self._collect()

@@ -1,12 +1,19 @@
 """Which samples of a planned step does one batch hold?"""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.runtime.outline import Describe, Neighbours, Outline
 from factory.sampling.plan import PlanStep
 from factory.sampling.substitutes import substitute_key
+
+Outlined: TypeAlias = Callable[[Describe], Outline]
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,31 @@ class Part:
         step: The planned step, with the whole global batch.
         places: Places in the global batch, int64 [B]; a place may come twice, as padding.
         valid: bool [B], False where a sample only pads ranks to equal size; None means all.
+        near: Describes it together with other parts; None where it is described alone, as it is
+            in another process.
     """
 
     step: PlanStep
     places: NDArray[np.int64]
     valid: NDArray[np.bool_] | None = None
+    near: Outlined | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the part alone."""
+        return Part, (self.step, self.places, self.valid)
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Row ids of its samples, int64 [B]."""
         return self.step.rows[self.places]
+
+    def outline(self, describe: Describe) -> Outline:
+        """Return what is known of its samples.
+
+        Args:
+            describe: Describes rows of its backend in its epoch.
+        """
+        return describe(self.rows) if self.near is None else self.near(describe)
 
     def substitute_key(self, index: int) -> int:
         """Return the key under which substitutes are drawn for its sample `index`, from 0."""
@@ -48,3 +70,15 @@ class Part:
             f"epoch {self.step.epoch}, step {self.step.step}: backend {self.step.backend!r}, "
             f"bucket {self.step.bucket}"
         )
+
+
+def together(parts: Sequence[Part]) -> Iterator[Part]:
+    """Yield parts of one epoch in their order, those of one backend to be described together."""
+    rows: dict[str, list[NDArray[np.int64]]] = {}
+    for part in parts:
+        rows.setdefault(part.step.backend, []).append(part.rows)
+    near = {name: Neighbours(each) for name, each in rows.items()}
+    numbers = {name: count() for name in rows}
+    for part in parts:
+        name = part.step.backend
+        yield replace(part, near=partial(near[name].outline, next(numbers[name])))

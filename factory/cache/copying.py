@@ -1,0 +1,81 @@
+"""How are rows that lie anywhere in memory put one after the other, by a single call?
+
+A loop over rows in Python costs as much again as the copies themselves, and gives up and takes
+back the interpreter's lock for each of them. A tensor whose rows begin at every word of the memory
+around all of them, and so overlap, needs no loop: choosing rows of it is copying from anywhere.
+It is torch that copies, with as many threads as it is given.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+from operator import or_
+
+import numpy as np
+import torch
+
+# What a word may be; the widest that fits is the quickest.
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+# Views of memory begin and end at multiples of this, so that few different ones are made.
+_GRAIN = 2**36
+# No view begins at address 0, which stands for no array at all.
+_FIRST = 4096
+# Such views of memory are kept: a batch needs one for each length of row, and a run has a few.
+_KEPT = 64
+# The elements that torch counts in a view, each as often as rows overlap, must fit into an int64.
+_MOST = 2**62
+
+
+def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
+    """Copy rows to `out`, in the order of their addresses.
+
+    Args:
+        addresses: Where each of n rows begins, bytes, in memory of this process that the caller
+            keeps; a row is as long as one of `out`, and none of them overlaps it.
+        out: Where they are put, [n, ...], contiguous and on the CPU.
+    """
+    if not out.numel():
+        return
+    stride = out.nbytes // len(addresses)
+    word = _word(addresses, stride, out.data_ptr())
+    base = max(_FIRST, min(addresses) // _GRAIN * _GRAIN)
+    reach = -(-(max(addresses) + stride - base) // _GRAIN) * _GRAIN
+    matrix = out.view(len(addresses), -1).view(_WORDS[word])
+    if reach // word * (stride // word) > _MOST:
+        _copy_one_by_one(addresses, matrix)
+        return
+    rows = _everywhere(base, reach, stride, word)
+    starts = torch.from_numpy((np.array(addresses) - base) // word)
+    torch.index_select(rows, 0, starts, out=matrix)
+
+
+def _word(addresses: Sequence[int], *more: int) -> int:
+    """Return the length of the longest word that everything begins with and is made of, bytes."""
+    bits = reduce(or_, addresses, reduce(or_, more, max(_WORDS)))
+    return bits & -bits  # the lowest bit that is set
+
+
+@lru_cache(_KEPT)
+def _everywhere(base: int, reach: int, stride: int, word: int) -> torch.Tensor:
+    """Return the memory from an address on as rows that begin at each of its words.
+
+    Nothing is read, nor need be there, but the rows that are chosen from it.
+    """
+    words = torch.from_numpy(np.asarray(_Memory(base, reach))).view(_WORDS[word])
+    width = stride // word
+    return words.as_strided((words.numel() - width + 1, width), (1, 1))
+
+
+def _copy_one_by_one(addresses: Sequence[int], out: torch.Tensor) -> None:
+    for address, row in zip(addresses, out, strict=True):
+        row.copy_(torch.from_numpy(np.asarray(_Memory(address, row.nbytes))).view(row.dtype))
+
+
+class _Memory:
+    """Memory of this process, as numpy is told of it."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        """Hold where it begins and how long it is, bytes."""
+        self.__array_interface__ = {
+            # Said to be writable, which torch wants of an array; nobody writes to it.
+            "data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3,
+        }  # fmt: skip
