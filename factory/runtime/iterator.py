@@ -175,9 +175,7 @@ class TrainLoader(Loader):
         layout, step = self._layout, self._plan.at(epoch, number)
         places = np.arange(len(step.rows))
         for micro in range(layout.micros):
-            yield Part(
-                step, share(places, layout.replica, layout.replicas, micro, layout.micros)
-            )
+            yield Part(step, share(places, layout.replica, layout.replicas, micro, layout.micros))
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where the run stands is the data module's state.
