@@ -256,12 +256,17 @@ class EncodedReading:
         if isinstance(outcome, Unusable):
             if lost is None or not self._source.encode_mode.ahead:
                 return outcome
-            lost.add_note(
-                f"and {outcome.key!r} of {outcome.backend!r} cannot be encoded anew: "
-                f"{outcome.stage} failed: {outcome.reason}"
-            )
-            raise lost
+            raise beyond_repair(lost, outcome)
         return Piece(outcome, found.rows[n], wanted.keys[n : n + 1], size, wanted.labels[n], lost)
+
+
+def beyond_repair(lost: UnusableRowsError, why: Unusable) -> UnusableRowsError:
+    """Return the error of a lost row whose sample cannot be encoded again either."""
+    lost.add_note(
+        f"and {why.key!r} of {why.backend!r} cannot be encoded anew: {why.stage} failed: "
+        f"{why.reason}"
+    )
+    return lost
 
 
 def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:

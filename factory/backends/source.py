@@ -213,31 +213,6 @@ class Source:
         pictures = self.columns(rows, cuts)
         return self.latents.gather(self.backend.reader, pictures, empty=empty, **self.marks(epoch))
 
-    def read_image_embeds(
-        self,
-        rows: NDArray[np.int64],
-        cuts: CutArrays | None = None,
-        *,
-        empty: Empty = new_memory,
-    ) -> dict[str, torch.Tensor]:
-        """Gather image embeddings of some rows in their order: fields [B, ...]; empty for none.
-
-        They are encoded once, beforehand: where cuts are drawn anew in each epoch, they are of
-        those of the first one.
-
-        Args:
-            rows: Rows of the catalog, int64 [B].
-            cuts: How they are cut, where that is known already.
-            empty: Makes the tensors that are returned.
-
-        Raises:
-            CacheError: A row is missing or damaged.
-        """
-        if self.vision is None:
-            return {}
-        pictures = self.columns(rows, None if self.redraws else cuts)
-        return self.vision.gather(self.backend.reader, pictures, empty=empty)
-
     def locate_text(self, captions: Sequence[str]) -> Located | None:
         """Look up where encoded captions lie; None where nothing is kept of them.
 

@@ -13,6 +13,7 @@ from factory.backends.reading import Piece, Reading, Tensors, reading
 from factory.backends.sets import partner_rows
 from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
+from factory.backends.vision_reading import VisionReading
 from factory.bulk import Engine
 from factory.catalog.cuts import CutArrays
 from factory.runtime.batch import Batch, Replacement
@@ -89,7 +90,9 @@ class Collate:
             latents=latents,
             pixels=own if source.latents is None else None,
             text=source.read_text(known.captions, tally, located=known.text, empty=empty),
-            image_embeds=partners.image_embeds(known.rows, known.cuts, empty),
+            image_embeds=partners.image_embeds(
+                known.rows, known.cuts, VisionReading(self.engine, tally, empty)
+            ),
             conditioning=beside.tensors,
             conditioning_valid=beside.valid,
             conditioning_set=beside.drawn,

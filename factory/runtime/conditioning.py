@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
 from factory.backends.reading import Rows, Tensors
 from factory.backends.source import Source
-from factory.cache.gathering import Empty
+from factory.backends.vision_reading import VisionReading
 from factory.catalog.cuts import CutArrays
 
 # Name of the one entry where a set is drawn for each sample.
@@ -81,7 +81,9 @@ class Partners:
                 beside.valid[name] = torch.from_numpy(of >= 0)
         return beside
 
-    def image_embeds(self, rows: Rows, cuts: CutArrays, empty: Empty) -> dict[str, torch.Tensor]:
+    def image_embeds(
+        self, rows: Rows, cuts: CutArrays, reading: VisionReading
+    ) -> dict[str, torch.Tensor]:
         """Return embeddings of the samples' pictures by field, their partners' by set and field.
 
         They are zeros where a sample has no partner in a set.
@@ -89,9 +91,9 @@ class Partners:
         Args:
             rows: Rows of the samples, int64 [B].
             cuts: How they are cut.
-            empty: Makes tensors.
+            reading: Reads them.
         """
-        found = self.source.read_image_embeds(rows, cuts, empty=empty)
+        found = reading.read(self.source, rows, cuts)
         if all(partner.vision is None for partner, _ in self.source.conditioning.values()):
             return found
         for name, of in self.rows.items():
@@ -99,7 +101,7 @@ class Partners:
             partner = self._partner(name)
             # Where nobody has a partner, any of the set shows what shape the zeros have.
             some = of[places] if len(places) else partner.catalog.decisions.order[:1]
-            fields = partner.read_image_embeds(some, empty=empty) if len(some) else {}
+            fields = reading.read(partner, some) if len(some) else {}
             for field_name, values in fields.items():
                 zeros = torch.zeros_like(values[0])
                 every = len(places) == self.count

@@ -1,6 +1,7 @@
 """Pictures are encoded a second time, to embeddings a model is conditioned on."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from factory import (
     VisionEmbedBackend,
 )
 from factory.backends.stream_source import StreamSource
+from factory.cache.store import UnusableRowsError
 from factory.dryrun.page import page
 from factory.dryrun.rehearsal import rehearse
 from factory.dryrun.terminal import show
@@ -249,3 +251,50 @@ def test_a_stream_encodes_its_pictures_as_they_come(tmp_path: Path) -> None:
     batch = stream_batch(source, Part(step, np.arange(4)), LocalEngine(1), 1)
     source.close()
     assert close_to(batch.image_embeds["pooled"], [0, 1, 2, 3])
+
+
+def spoil(root: Path) -> int:
+    """Change a byte in the first row of every shard of image embeddings; return how many."""
+    shards = sorted((root / "cache/tensors/looks/shards").iterdir())
+    for file in shards:
+        data = bytearray(file.read_bytes())
+        data[8 + int.from_bytes(data[:8], "little")] ^= 1
+        file.write_bytes(data)
+    return len(shards)
+
+
+@pytest.fixture
+def own(root: Path, tmp_path: Path) -> Path:
+    """The pictures in a folder that a test may spoil."""
+    for name in ("a", "edges", "held"):
+        shutil.copytree(root / name, tmp_path / name)
+    return tmp_path
+
+
+def test_embeddings_that_were_damaged_are_encoded_anew_and_counted(
+    own: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = module(own, vision(own, default=True))
+    data.prepare_data()
+    spoilt = spoil(own)
+    seen = list(batches(module(own, vision(own, default=True))))
+
+    for batch in seen:
+        numbers = [int(Path(key).stem) for key in batch.keys]
+        assert close_to(batch.image_embeds["pooled"], numbers)
+        assert close_to(batch.image_embeds["edges.pooled"], [100 + n for n in numbers])
+    assert sum(batch.rebuilt for batch in seen) > 0
+    assert sum(batch.rebuilt for batch in seen) <= spoilt
+    assert "looks: 1 rows of a cannot be used and are encoded anew" in caplog.text
+
+
+def test_a_damaged_embedding_whose_picture_is_gone_stops_the_run(own: Path) -> None:
+    data = module(own, vision(own, default=True))
+    data.prepare_data()
+    data.setup()
+    spoil(own)
+    for file in (own / "a").glob("*.png"):
+        file.unlink()
+    with pytest.raises(UnusableRowsError, match="does not match its checksum") as caught:
+        list(data.train_dataloader())
+    assert "of 'a' cannot be encoded anew: read failed" in "".join(caught.value.__notes__)
