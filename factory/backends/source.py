@@ -213,6 +213,16 @@ class Source:
         pictures = self.columns(rows, cuts)
         return self.latents.gather(self.backend.reader, pictures, empty=empty, **self.marks(epoch))
 
+    def locate_latents(self, rows: NDArray[np.int64]) -> Located | None:
+        """Return where the latents of some rows lie; None where that is known by their keys alone.
+
+        Args:
+            rows: Rows of the catalog, int64 [n].
+        """
+        if self.latents is None or self.places is None:
+            return None
+        return Located(self.latents.store, self.places.snapshot, self.places.at(rows))
+
     def locate_text(self, captions: Sequence[str]) -> Located | None:
         """Look up where encoded captions lie; None where nothing is kept of them.
 

@@ -35,6 +35,10 @@ class Located:
         """Return the rows, each field a tensor [n, ...]; see `TensorStore.read`."""
         return self.store.read(self.found, self.snapshot, pad=pad, empty=empty)
 
+    def foresee(self) -> None:
+        """Have the system begin to read those that lie on this machine; nothing is waited for."""
+        self.store.foresee(self.found, self.snapshot)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all rows."""

@@ -7,9 +7,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from factory.cache.container import CODES, DTYPES, Bytes, DamagedError, digest, header, parse
+from factory.cache.mapping import foresee
 from factory.errors import CacheError
+
+Rows: TypeAlias = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,20 @@ class Shard:
             else:
                 bad.append(row)
         return bad
+
+    def foresee(self, rows: Rows, *, again: bool) -> None:
+        """Have the system begin to read rows, integers [n], that will be gathered soon.
+
+        Args:
+            rows: The rows.
+            again: Whether those that were read before may have left memory since.
+        """
+        known = np.frombuffer(self.verified, np.bool_)
+        inside = np.unique(rows[rows < self.rows])
+        wanted = inside if again else inside[~known[inside]]
+        for row in wanted.tolist():
+            for address, field in zip(self.addresses, self.layout, strict=True):
+                foresee(address + row * field.stride, field.stride)
 
     @property
     def beyond(self) -> str:

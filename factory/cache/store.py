@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 import xxhash
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
-from factory.errors import CacheError, ObjectNotFoundError
+from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
 from factory.storage.rules import safe_prefix
 from factory.telemetry import progress
@@ -38,6 +40,9 @@ _MIB, _GIB = 2**20, 2**30
 # Shards fetched side by side. Each asks for several parts at once, so this few keep a network
 # busy; what is under way lies in memory, 32 MiB for each.
 _SIDE_BY_SIDE = 8
+# Of a machine's memory, what files may take up so that they are likely to stay in it: the rest is
+# for the trainer, and for another store of this size.
+_ROOMY = 1 / 4
 # Of no plan's fingerprint.
 _PRELOADING = 1
 T = TypeVar("T")
@@ -109,6 +114,7 @@ class TensorStore:
         self._snapshot: Snapshot | None = None
         self._tables: LocalTables | None = None
         self._newest = 0
+        self._crowded = False  # whether not all rows stay in memory once they were read
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
@@ -268,6 +274,21 @@ class TensorStore:
                 fetched_again.add(record.name)
                 del shards, rows
 
+    def foresee(self, found: Found, snapshot: Snapshot) -> None:
+        """Have the system begin to read rows of this machine that will be read soon.
+
+        Args:
+            found: Where n rows lie; those that are nowhere are left out.
+            snapshot: What numbers their shards.
+        """
+        if self.shard_files.copied:
+            return  # copies are fetched by the plan, and what was just written is in memory
+        for number in set(found.shard.tolist()) - {-1}:
+            rows = found.row[found.shard == number]
+            with suppress(CacheError, StorageError):  # whoever reads them meets it again
+                shard = self._open.open(snapshot.index.shards[number], rows)
+                shard.foresee(rows, again=self._crowded)
+
     def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.
 
@@ -385,6 +406,8 @@ class TensorStore:
             self.shard_files, self.index_files, self._tables, before
         )
         self._newest = max(self._newest, taken.newest)
+        held = sum(record.plain_size for record in taken.index.shards)
+        self._crowded = held > _ROOMY * psutil.virtual_memory().total
         self._open.keep_only({record.name for record in taken.index.shards})
         return taken
 

@@ -73,6 +73,7 @@ class Collate:
         empty = self.memory.tensor
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
+        vision = VisionReading(self.engine, tally, empty)
         beside = partners.gather(values, latents, known.cuts.target)
         return Batch(
             backend=step.backend,
@@ -80,19 +81,12 @@ class Collate:
             epoch=step.epoch,
             step=step.step,
             global_step=step.global_step,
-            rows=torch.from_numpy(known.rows),
-            keys=known.keys,
-            captions=known.captions,
-            original_size=torch.from_numpy(known.original_size),
-            target_size=torch.from_numpy(known.cuts.target),
-            crop_top_left=torch.from_numpy(known.cuts.crop),
+            **known.told(),
             valid=torch.from_numpy(_valid(part, stand_ins)),
             latents=latents,
             pixels=own if source.latents is None else None,
             text=source.read_text(known.captions, tally, located=known.text, empty=empty),
-            image_embeds=partners.image_embeds(
-                known.rows, known.cuts, VisionReading(self.engine, tally, empty)
-            ),
+            image_embeds=partners.image_embeds(known.rows, known.cuts, vision),
             conditioning=beside.tensors,
             conditioning_valid=beside.valid,
             conditioning_set=beside.drawn,

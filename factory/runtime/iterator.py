@@ -13,7 +13,6 @@ from factory.runtime.collate import Collate
 from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.layout import Layout
-from factory.runtime.outline import TOGETHER
 from factory.runtime.part import Part, together
 from factory.runtime.position import Position
 from factory.runtime.progress import Progress
@@ -165,17 +164,16 @@ class TrainLoader(Loader):
         return self._supply.total.report
 
     def _parts(self, epoch: int, first: int) -> Iterator[Part]:
-        steps = self._plan.steps(epoch)
-        for start in range(first, steps, TOGETHER):
-            numbers = range(start, min(start + TOGETHER, steps))
-            yield from together([part for number in numbers for part in self._step(epoch, number)])
+        return together(self._each(epoch, first))
 
-    def _step(self, epoch: int, number: int) -> Iterator[Part]:
-        """Yield this rank's part of a step, a micro-batch at a time."""
-        layout, step = self._layout, self._plan.at(epoch, number)
-        places = np.arange(len(step.rows))
-        for micro in range(layout.micros):
-            yield Part(step, share(places, layout.replica, layout.replicas, micro, layout.micros))
+    def _each(self, epoch: int, first: int) -> Iterator[Part]:
+        layout = self._layout
+        for number in range(first, self._plan.steps(epoch)):
+            step = self._plan.at(epoch, number)
+            places = np.arange(len(step.rows))
+            for micro in range(layout.micros):
+                mine = share(places, layout.replica, layout.replicas, micro, layout.micros)
+                yield Part(step, mine)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where the run stands is the data module's state.
@@ -237,7 +235,8 @@ class EvalLoader(Loader):
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's share of every batch."""
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
-        return self._fetched(map(self._part, steps), "validating", "validation batch {}".format)
+        parts = together(map(self._part, steps))
+        return self._fetched(parts, "validating", "validation batch {}".format)
 
     def _part(self, step: PlanStep) -> Part:
         replica, replicas = self._layout.replica, self._layout.replicas

@@ -3,15 +3,16 @@
 Their names, captions and cuts, and where their captions' rows lie: all of it follows from the
 catalog. Asked for a batch of sixteen it takes as long as copying its rows; asked for several
 batches at once, hardly longer. Steps that come one after another are therefore described together,
-by whoever makes the first batch of them.
+by whoever makes the first batch of them; and what they need of a disk is asked of it at once.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from factory.backends.source import Source
@@ -20,8 +21,8 @@ from factory.catalog.cuts import CutArrays
 
 # Describes rows, int64 [n], of one backend in one epoch.
 Describe: TypeAlias = "Callable[[NDArray[np.int64]], Outline]"
-# Steps described together: what a call costs whatever it is asked is then an eighth for each, less
-# than one row's copy, and the first batch waits no longer than half a millisecond for the others.
+# Batches described together: what a call costs whatever it is asked is then an eighth for each,
+# less than one row's copy, and the first waits no longer than half a millisecond for the others.
 TOGETHER = 8
 
 
@@ -47,7 +48,7 @@ class Outline:
 
     @classmethod
     def of(cls, source: Source, rows: NDArray[np.int64], *, seed: int, epoch: int) -> "Outline":
-        """Describe some rows of a backend in an epoch.
+        """Describe some rows of a backend in an epoch; have a disk begin to read what is theirs.
 
         Args:
             source: The backend.
@@ -58,6 +59,10 @@ class Outline:
         facts = source.catalog.facts
         keys = facts.keys(rows)
         captions = source.catalog.captions_of(rows, seed=seed, epoch=epoch, keys=keys)
+        text = source.locate_text(captions)
+        for located in (source.locate_latents(rows), text):
+            if located is not None:
+                located.foresee()
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return cls(
             rows,
@@ -65,8 +70,19 @@ class Outline:
             captions,
             size.astype(np.int32),
             source.cuts(rows, epoch),
-            source.locate_text(captions),
+            text,
         )
+
+    def told(self) -> dict[str, Any]:
+        """Return the fields of `Batch` that say these things."""
+        return {
+            "rows": torch.from_numpy(self.rows),
+            "keys": self.keys,
+            "captions": self.captions,
+            "original_size": torch.from_numpy(self.original_size),
+            "target_size": torch.from_numpy(self.cuts.target),
+            "crop_top_left": torch.from_numpy(self.cuts.crop),
+        }
 
     def split(self, counts: Sequence[int]) -> "Iterator[Outline]":
         """Yield the first samples, those that follow, and so on: so many each."""

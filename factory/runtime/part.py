@@ -1,15 +1,15 @@
 """Which samples of a planned step does one batch hold?"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import islice, repeat
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.runtime.outline import Describe, Neighbours, Outline
+from factory.runtime.outline import TOGETHER, Describe, Neighbours, Outline
 from factory.sampling.plan import PlanStep
 from factory.sampling.substitutes import substitute_key
 
@@ -72,13 +72,21 @@ class Part:
         )
 
 
-def together(parts: Sequence[Part]) -> Iterator[Part]:
-    """Yield parts of one epoch in their order, those of one backend to be described together."""
-    rows: dict[str, list[NDArray[np.int64]]] = {}
-    for part in parts:
-        rows.setdefault(part.step.backend, []).append(part.rows)
-    near = {name: Neighbours(each) for name, each in rows.items()}
-    numbers = {name: count() for name in rows}
-    for part in parts:
-        name = part.step.backend
-        yield replace(part, near=partial(near[name].outline, next(numbers[name])))
+def together(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield parts in their order, those near each other to be described together.
+
+    So many are taken at once, of which those of one backend and epoch belong together.
+    """
+    left = iter(parts)
+    while some := list(islice(left, TOGETHER)):
+        rows: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
+        for part in some:
+            rows.setdefault(_owner(part), []).append(part.rows)
+        near = {owner: enumerate(repeat(Neighbours(each))) for owner, each in rows.items()}
+        for part in some:
+            number, neighbours = next(near[_owner(part)])
+            yield replace(part, near=partial(neighbours.outline, number))
+
+
+def _owner(part: Part) -> tuple[str, int]:
+    return part.step.backend, part.step.epoch

@@ -1,0 +1,135 @@
+"""What will be read soon is asked of a disk at once, and nothing else is."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from factory.cache import shard as shard_module
+from factory.cache.index import Found
+from factory.cache.mapping import foresee, mapped_file
+from factory.cache.recipe import Keys
+from factory.cache.store import TensorStore
+from factory.storage.memory import MemoryStorage
+
+ROWS = 40
+PAGE = mmap.PAGESIZE
+Make = Callable[..., torch.Tensor]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Addresses and lengths of what the system is asked to read."""
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(shard_module, "foresee", lambda *part: found.append(part))
+    return found
+
+
+def fill(store: TensorStore, keys: Keys, rows: torch.Tensor) -> None:
+    with store.writer({"kind": "test"}) as writer:
+        writer.add(keys, {"field": rows, "mask": rows[:, 0].to(torch.int8)})
+    store.refresh()
+
+
+def found(store: TensorStore, keys: Keys) -> Found:
+    return store.snapshot().index.find(keys)
+
+
+def test_rows_are_asked_for_field_by_field_until_they_were_read(
+    store: TensorStore, keys_of: Any, rows_of: Make, asked: list[tuple[int, int]]
+) -> None:
+    keys = keys_of(ROWS)
+    fill(store, keys, rows_of(ROWS))
+    wanted = found(store, keys[[3, 7, 3]])
+    store.foresee(wanted, store.snapshot())
+    (number,) = set(wanted.shard.tolist())
+    opened = store._open.whole(store.snapshot().index.shards[number].name)
+    assert opened is not None
+    assert sorted(asked) == sorted(
+        (address + row * field.stride, field.stride)
+        for address, field in zip(opened.addresses, opened.layout, strict=True)
+        for row in set(wanted.row.tolist())
+    )
+
+    store.gather(keys[[3]])
+    asked.clear()
+    store.foresee(wanted, store.snapshot())
+    assert len(asked) == 2  # both fields of the other row
+
+
+def test_rows_that_may_have_left_memory_are_asked_for_again(
+    store: TensorStore, keys_of: Any, rows_of: Make, asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    keys = keys_of(ROWS)
+    memory = psutil.virtual_memory()._replace(total=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    fill(store, keys, rows_of(ROWS))
+    store.gather(keys)
+    store.foresee(found(store, keys), store.snapshot())
+    assert len(asked) == 2 * ROWS
+
+
+def test_rows_that_are_nowhere_or_damaged_are_left_to_whoever_reads_them(
+    store: TensorStore, keys_of: Any, rows_of: Make, asked: list[Any]
+) -> None:
+    fill(store, keys_of(ROWS), rows_of(ROWS))
+    wanted = found(store, keys_of(ROWS + 5))
+    assert (wanted.shard < 0).any()
+    for record in store.snapshot().index.shards:
+        path = store.storage.local_path(store.shard_files.key(record.name))
+        assert path is not None
+        path.write_bytes(b"short")
+    store.foresee(wanted, store.snapshot())
+    assert not asked
+
+
+def test_of_rows_elsewhere_nothing_is_fetched(keys_of: Any, rows_of: Make) -> None:
+    class Far(MemoryStorage):
+        """A storage that may be listed, and not read from."""
+
+        reads = 0
+
+        def read(self, *given: Any) -> bytes:
+            """Count."""
+            self.reads += 1
+            return super().read(*given)
+
+    far = Far("foreseen")
+    store = TensorStore(far, "cache")
+    fill(store, keys_of(ROWS), rows_of(ROWS))
+    before = far.reads
+    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    assert far.reads == before
+
+
+def resident(data: Any) -> Any:
+    """Tell which pages of a map are in memory, bool [pages]."""
+    pages = -(-data.size // PAGE)
+    flags = (ctypes.c_ubyte * pages)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = ctypes.c_void_p(data.ctypes.data)
+    if libc.mincore(address, ctypes.c_size_t(data.size), flags):
+        pytest.skip("this system does not tell which pages are in memory")
+    return np.frombuffer(flags, np.uint8) % 2 == 1
+
+
+def test_the_system_reads_what_was_asked_for_and_nothing_around_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(512 * PAGE))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    data = mapped_file(path)
+    if resident(data).any():
+        pytest.skip("this file system keeps its files in memory")
+    foresee(data.ctypes.data + 200 * PAGE + 7, 3 * PAGE)
+    assert data[200 * PAGE + 7 : 203 * PAGE + 7].any()  # waits for it
+    assert np.flatnonzero(resident(data)).tolist() == [200, 201, 202, 203]
