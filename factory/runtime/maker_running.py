@@ -261,8 +261,11 @@ class Running:
             )
             error.__cause__ = self._failure
             return error
-        # Its socket closes a moment before its exit status is there.
-        code = self.process.poll() if self._wait_exit(_ANSWER_S) else None
+        # Its socket closes a moment before its exit status is there, and who asks while another
+        # thread takes that in is told of none.
+        code = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(_ANSWER_S)
         how = "is gone" if code is None else cause(code)
         when = "while it made" if self.ready else "while it started, before it made"
         jobs = "; ".join(str(ticket.job) for ticket in tickets[:2])
