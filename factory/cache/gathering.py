@@ -24,7 +24,7 @@ class Empty(Protocol):
 
 def new_memory(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
     """Return a tensor of memory of its own."""
-    return torch.empty(tuple(shape), dtype=dtype)
+    return torch.empty(tuple(shape), dtype=dtype, device="cpu")
 
 
 class BadRowsError(Exception):
@@ -84,10 +84,14 @@ def gather_rows(
 
 
 def _unverified(shards: Sequence[Shard], rows: Sequence[int]) -> list[int]:
-    """Return the places of rows that were not compared with their checksums yet."""
+    """Return the places of rows that were not compared with their checksums yet.
+
+    Raises:
+        BadRowsError: A row is beyond a shard's end, and so in memory of somebody else.
+    """
     seen: list[int] = []
     for shard, row in zip(shards, rows, strict=True):
-        if row >= shard.rows:
+        if not 0 <= row < shard.rows:
             raise BadRowsError(shard.beyond, [len(seen)])
         seen.append(shard.verified[row])
     return [] if all(seen) else [place for place, sound in enumerate(seen) if not sound]

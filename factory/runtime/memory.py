@@ -48,7 +48,7 @@ class BatchMemory:
         """Return a contiguous tensor on the CPU, with anything in it."""
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < _SMALL:
-            return torch.empty(tuple(shape), dtype=dtype, pin_memory=self.pin)
+            return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=self.pin)
         kind = (_rounded(nbytes), self.pin)
         block = self._take(kind)
         lease = block[:nbytes]
