@@ -217,10 +217,10 @@ class Shard:
             rows: The rows.
             again: Whether those that were read before may have left memory since.
         """
+        inside = rows[rows < self.rows]
         known = np.frombuffer(self.verified, np.bool_)
-        inside = np.unique(rows[rows < self.rows])
         wanted = inside if again else inside[~known[inside]]
-        for row in wanted.tolist():
+        for row in set(wanted.tolist()):
             for address, field in zip(self.addresses, self.layout, strict=True):
                 foresee(address + row * field.stride, field.stride)
 

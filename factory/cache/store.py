@@ -22,7 +22,7 @@ from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
 from factory.cache.index import Found
 from factory.cache.local_tables import LocalTables
 from factory.cache.opened import OpenShards
-from factory.cache.packing import check_compression
+from factory.cache.packing import check_compression, plain_name
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.segment import ShardRecord
 from factory.cache.shard import Shard
@@ -284,9 +284,11 @@ class TensorStore:
         if self.shard_files.copied:
             return  # copies are fetched by the plan, and what was just written is in memory
         for number in set(found.shard.tolist()) - {-1}:
-            rows = found.row[found.shard == number]
+            record, rows = snapshot.index.shards[number], found.row[found.shard == number]
+            if plain_name(record.name) != record.name:  # packed: to look at a row unpacks them all
+                continue
             with suppress(CacheError, StorageError):  # whoever reads them meets it again
-                shard = self._open.open(snapshot.index.shards[number], rows)
+                shard = self._open.whole(record.name) or self._open.open(record, rows)
                 shard.foresee(rows, again=self._crowded)
 
     def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:

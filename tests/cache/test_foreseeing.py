@@ -17,6 +17,7 @@ from factory.cache.index import Found
 from factory.cache.mapping import foresee, mapped_file
 from factory.cache.recipe import Keys
 from factory.cache.store import TensorStore
+from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 
 ROWS = 40
@@ -108,6 +109,18 @@ def test_of_rows_elsewhere_nothing_is_fetched(keys_of: Any, rows_of: Make) -> No
     before = far.reads
     store.foresee(found(store, keys_of(ROWS)), store.snapshot())
     assert far.reads == before
+
+
+def test_packed_shards_are_not_unpacked_before_they_are_needed(
+    tmp_path: Path, keys_of: Any, rows_of: Make, asked: list[Any]
+) -> None:
+    store = TensorStore(LocalStorage(str(tmp_path)), "cache", compression="zstd")
+    fill(store, keys_of(ROWS), rows_of(ROWS))
+    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    assert not asked
+    assert store.gather(keys_of(ROWS))["field"].shape[0] == ROWS
+    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    assert not asked
 
 
 def resident(data: Any) -> Any:
