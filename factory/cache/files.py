@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ class Files:
         """Return what to call a file so that it can be found."""
         return f"{self.storage.identity.rstrip('/')}/{self.key(name)}"
 
-    @property
+    @cached_property
     def copied(self) -> bool:
         """Whether what is read are copies of what is published: it is far, or comes to memory."""
         memory = any(tier.volatile for tier in self.tiers)

@@ -118,8 +118,9 @@ class Captions(ABC):
         spoken = self._spoken(key, raw)
         if self.shuffle is not None:
             spoken = [text for each in spoken for text in self.shuffle.variants(each)]
-        before = (self.prepend or "").strip()
-        return tuple(f"{before} {text}" for text in spoken) if before else tuple(spoken)
+        if self.prepend and (before := self.prepend.strip()):
+            spoken = [f"{before} {text}" for text in spoken]
+        return tuple(spoken)
 
     def silent(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
         """Mark the samples that have no caption, bool [n]; agrees with `captions` on each.
@@ -171,13 +172,12 @@ class Captions(ABC):
 
     def _spoken(self, key: str, raw: Sequence[str]) -> list[str]:
         """Return the captions as filtered, blank ones left out."""
-        given = raw if all(raw) else [text or "" for text in raw]
-        texts: Iterable[str] = map(str.strip, self._texts(key, given))
-        for edit in self.edits:
-            texts = map(edit, texts)
+        texts = self._texts(key, raw if all(raw) else [text or "" for text in raw])
         if self.edits:
             texts = map(str.strip, texts)
-        return [text for text in texts if text]
+            for edit in self.edits:
+                texts = map(edit, texts)
+        return [spoken for text in texts if (spoken := text.strip())]
 
 
 @dataclass(frozen=True)
