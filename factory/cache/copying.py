@@ -3,12 +3,13 @@
 A loop over rows in Python costs as much again as the copies themselves, and gives up and takes
 back the interpreter's lock for each of them. A tensor whose rows begin at every word of the memory
 around all of them, and so overlap, needs no loop: choosing rows of it is copying from anywhere.
-It is torch that copies, with as many threads as it is given.
 """
 
+import ctypes
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import cache, lru_cache, reduce
 from operator import or_
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,23 @@ def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
         return
     rows = _everywhere(base, reach, stride, word)
     starts = torch.from_numpy((np.array(addresses) - base) // word)
-    torch.index_select(rows, 0, starts, out=matrix)
+    # Several threads copy hardly faster than one, and all wait for the last: where processors have
+    # other things to do, that takes ten times as long. Batches are made by several threads anyway.
+    limit, before = _thread_limit(), torch.get_num_threads()
+    limit(1)
+    try:
+        torch.index_select(rows, 0, starts, out=matrix)
+    finally:
+        limit(before)
+
+
+@cache
+def _thread_limit() -> Any:
+    """Return what sets among how many threads the calling one divides its work.
+
+    Unlike torch's own setter it leaves other threads alone.
+    """
+    return getattr(ctypes.PyDLL(None), "omp_set_num_threads", lambda _: None)
 
 
 def _word(addresses: Sequence[int], *more: int) -> int:

@@ -68,3 +68,22 @@ def test_views_of_memory_are_made_once_for_each_length_of_row() -> None:
         copy_rows([rows[first].ctypes.data, rows[49].ctypes.data], torch.empty((2, 8)).double())
     # Memory may lie across the border of two such views.
     assert copying._everywhere.cache_info().misses <= 2
+
+
+def test_no_other_thread_is_waited_for_and_the_setting_stays() -> None:
+    seen = []
+    real = torch.index_select
+
+    def look(*given: Any, **named: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return real(*given, **named)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "index_select", look)
+            copy_rows([memory(64, 0).ctypes.data], torch.empty((1, 8)).double())
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
