@@ -77,6 +77,14 @@ class Source:
         """Whether its samples are latents in batches; what is kept may be pixels as they are."""
         return self.latents is not None and not isinstance(self.latents.encoder, RawPixels)
 
+    @property
+    def identity(self) -> str:
+        """What its rows are, in which order buckets have them, and how each is cut."""
+        catalog = self.catalog
+        order = catalog.decisions.order
+        clips = hash_rows(catalog.facts.take("frames", order))  # where they begin
+        return f"{catalog.identity}/{hash_rows(order)}/{catalog.shapes.identity}/{clips}"
+
     def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
         """Return how some rows are cut in an epoch, in their order."""
         return self.catalog.cuts(rows, epoch if self.redraws else 0)
@@ -209,20 +217,12 @@ class Source:
 
     def _asked(self, embeds: PictureEmbedBackend) -> Asked:
         """Return the kept rows as what is looked for in a store of embeddings."""
-        reader, catalog = self.backend.reader, self.catalog
-        order = catalog.decisions.order
-        parts = (
-            catalog.identity,
-            hash_rows(order),
-            catalog.shapes.identity,
-            hash_rows(catalog.facts.take("frames", order)),  # where clips begin
-            canonical(embeds.recipe(reader)),
-        )
+        reader = self.backend.reader
         return Asked(
-            len(catalog.facts),
-            order,
+            len(self.catalog.facts),
+            self.catalog.decisions.order,
             lambda rows: embeds.keys(reader, self.columns(rows)),
-            "/".join(parts),
+            f"{self.identity}/{canonical(embeds.recipe(reader))}",
         )
 
     def read_latents(
