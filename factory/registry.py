@@ -21,6 +21,7 @@ from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
+from factory.cache.store import UnusableRowsError
 from factory.encoder.base import ClipEncoder
 from factory.encoder.pixels import RawPixels
 from factory.errors import ConfigError
@@ -272,6 +273,14 @@ class Registry:
                 "or transformers, or add a TextEmbedBackend"
             )
         return read_captions(store, texts, EncodeMode(store.encode_mode), "a prompt")
+
+    def kept_texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor] | None:
+        """Return the fields of texts, [B, ...], if the default store has them all, unharmed."""
+        store = _chosen(None, self.text_embeds)
+        with contextlib.suppress(UnusableRowsError):
+            if store is not None:
+                return store.gather(texts)
+        return None
 
     def encode_mode(self, backend: SampleBackend) -> EncodeMode:
         """Return when a backend's pictures are encoded.
