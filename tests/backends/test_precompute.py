@@ -151,7 +151,23 @@ def test_no_more_is_read_than_has_room(storage: Watched, monkeypatch: pytest.Mon
     assert most <= (1 + 1 + 1) * BATCH + 4
 
 
-def test_a_storage_that_fails_ends_all_and_keeps_its_kind(storage: Watched) -> None:
+def test_a_storage_that_fails_ends_all_and_keeps_its_kind(
+    storage: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = threading.Event()
+    read, write = Watched.read, LocalStorage.write
+
+    def failing_late(self: Watched, key: str, *args: Any) -> bytes:
+        assert key not in self.broken or published.wait(SECONDS)
+        return read(self, key, *args)
+
+    def note_write(self: LocalStorage, key: str, data: Any) -> None:
+        write(self, key, data)
+        if "/index/" in key:
+            published.set()
+
+    monkeypatch.setattr(Watched, "read", failing_late)
+    monkeypatch.setattr(LocalStorage, "write", note_write)
     source = source_of(storage, Staged(), shard_mb=1e-3)
     storage.broken["p/0009.png"] = StorageUnavailableError("down")
     with pytest.raises(StorageUnavailableError, match="down") as caught:
