@@ -212,7 +212,8 @@ def _encode_into(registry: Registry, store: PictureEmbedBackend, source: Source)
     # Latents are what most stores hold, and named by their source alone.
     title = source.name if store is source.latents else f"{source.name} for {store.name}"
     with registry.telemetry.stage(f"encode {title}") as stage:
-        filled = fill_pictures(source, store, registry.engine, title)
+        kept = registry.cache.kept(source.name)
+        filled = fill_pictures(source, store, registry.engine, title, kept)
         stage.counts.update(filled.counts())
     return filled.errors
 

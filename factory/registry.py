@@ -21,6 +21,7 @@ from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
+from factory.cache.store import UnusableRowsError
 from factory.encoder.base import ClipEncoder
 from factory.encoder.pixels import RawPixels
 from factory.errors import ConfigError
@@ -74,6 +75,8 @@ class Registry:
                 [f"two backends are named {name!r}; give each its own name" for name in twice]
             )
         by_name = dict(zip(names, listed, strict=True))
+        # Stores first, so that the first one of a kind is the one that was listed first.
+        names.sort(key=lambda name: not isinstance(by_name[name], EmbedBackend))
         needs = {name: dict(self._references(by_name[name])) for name in names}
         self.backends: dict[str, Backend] = {n: by_name[n] for n in build_order(needs)}
         self._check_kinds(needs)
@@ -273,6 +276,14 @@ class Registry:
             )
         return read_captions(store, texts, EncodeMode(store.encode_mode), "a prompt")
 
+    def kept_texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor] | None:
+        """Return the fields of texts, [B, ...], if the default store has them all, unharmed."""
+        store = _chosen(None, self.text_embeds)
+        with contextlib.suppress(UnusableRowsError):
+            if store is not None:
+                return store.gather(texts)
+        return None
+
     def encode_mode(self, backend: SampleBackend) -> EncodeMode:
         """Return when a backend's pictures are encoded.
 
@@ -296,6 +307,20 @@ class Registry:
             return EncodeMode(backend.encode_text_mode)
         store = self.text_store(backend)
         return EncodeMode.precompute if store is None else EncodeMode(store.encode_mode)
+
+    @property
+    def unused(self) -> list[str]:
+        """Stores of embeddings that no backend uses, but for those of texts with prompts."""
+        used: set[str] = {n for n, b in self.text_embeds.items() if b.prompts or b.prompts_file}
+        for backend in {**self.samples, **self.streams}.values():
+            stores: list[EmbedBackend | None]
+            stores = [self.image_store(backend), self.vision_store(backend)]
+            if not isinstance(backend, ConditioningBackend):  # whose captions nobody asks for
+                stores.append(self.text_store(backend))
+            used.update(store.name for store in stores if store is not None)
+        return [
+            n for n, b in self.backends.items() if isinstance(b, EmbedBackend) and n not in used
+        ]
 
     def publish(self) -> None:
         """Publish what this process has encoded while it made batches.

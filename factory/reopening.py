@@ -19,7 +19,6 @@ from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
 from factory.runtime.part import Part, Publish
 from factory.runtime.quarantine import QuarantineLimit
-from factory.sampling.fingerprint import hash_rows
 from factory.storage.memory import MemoryStorage
 
 INSTEAD = "prefetch=thread makes batches without another process"
@@ -109,8 +108,8 @@ def reopen(
 
 
 def identity(source: Source) -> str:
-    """Return what the rows of a backend stand for: samples, and their order in the buckets."""
-    return f"{source.catalog.identity}/{hash_rows(source.catalog.decisions.order)}"
+    """Return what the rows of a backend stand for: samples, their order, cuts and raw texts."""
+    return f"{source.identity}/{source.catalog.texts_identity}"
 
 
 def check_reopenable(registry: Registry) -> None:

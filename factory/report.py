@@ -8,6 +8,7 @@ from rich.table import Table
 
 from factory.backends.assembly import summary
 from factory.backends.conditioning import ConditioningBackend, is_generated
+from factory.backends.embeds import EmbedBackend
 from factory.backends.image import SampleBackend
 from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
@@ -34,6 +35,8 @@ def show(data: FactoryDataModule, console: Console | None = None) -> None:
         for line in dropped:
             # Names of files may look like markup, or like an emoji's code.
             console.print(f"  {line}", highlight=False, markup=False, emoji=False)
+    for line in unused_lines(data):
+        console.print(line, highlight=False, markup=False, emoji=False)
     plan = data.plan
     console.print(
         f"[bold]Plan[/bold] epoch of {plan.steps(0)} optimizer steps, {data.batch_size} samples "
@@ -108,6 +111,18 @@ def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
             names = ", ".join(_short(facts, row) for row in rows[:SHOWN_NAMES].tolist())
             more = ", ..." if count > SHOWN_NAMES else ""
             yield f"{source.name}: {count} {reason} ({names}{more})"
+
+
+def unused_lines(data: FactoryDataModule) -> Iterable[str]:
+    """Yield a line for each store of embeddings that no backend uses."""
+    for name in data.registry.unused:
+        store = data.registry.backends[name]
+        default = isinstance(store, EmbedBackend) and store.default
+        yield (
+            f"Unused: no backend uses the store {name!r}"
+            f"{', though it is the default of its kind' if default else ''}; leave it out with "
+            f"'~data.backends.{name}'"
+        )
 
 
 def stream_lines(streams: Iterable[StreamSource]) -> Iterable[str]:

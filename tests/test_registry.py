@@ -16,6 +16,7 @@ from factory import (
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    VisionEmbedBackend,
 )
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -25,6 +26,7 @@ from factory.preparation import load, prepare
 from factory.registry import Registry
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
+from tests.backends.test_image_conditioning import MeanColour
 from tests.pictures import write_pictures
 
 HERE = LocalStorage(".")
@@ -58,7 +60,7 @@ def test_backends_are_held_by_name_and_kind_in_order_of_need() -> None:
     edges = ConditioningBackend(name="edges", source="a", image_embeds="latents", storage=HERE)
     held = EvalBackend(name="held", **SMALL)
     made = registry(edges, image("a"), held, latents(), texts())
-    assert list(made.backends) == ["latents", "a", "edges", "held", "text"]
+    assert list(made.backends) == ["latents", "text", "a", "edges", "held"]
     assert list(made.data) == ["a"]
     assert list(made.eval) == ["held"]
     assert list(made.samples) == ["a", "edges", "held"]
@@ -77,7 +79,7 @@ def test_an_unknown_reference_is_refused_with_a_suggestion() -> None:
     (problem,) = problems(image("a", image_embeds="latent"), latents())
     assert problem == (
         "data.backends.a.image_embeds names 'latent', which is no backend; "
-        "did you mean 'latents'? backends are a, latents"
+        "did you mean 'latents'? backends are latents, a"
     )
 
 
@@ -105,23 +107,70 @@ def misaligned(*backends: Any) -> list[str]:
     return caught.value.problems
 
 
-def test_two_defaults_are_refused() -> None:
-    stores = [texts("t1", default=True), texts("t2", default=True), texts("t3")]
-    (problem,) = problems(image("a"), *stores)
+def looks(name: str = "looks", **settings: Any) -> VisionEmbedBackend:
+    return VisionEmbedBackend(name=name, cache=PLACE, encoder=MeanColour(), **settings)
+
+
+# By the field that names a store: what makes one, and what asks for the one in use.
+STORES: dict[str, tuple[Any, Any]] = {
+    "text_embeds": (texts, Registry.text_store),
+    "image_embeds": (latents, Registry.image_store),
+    "conditioning_image_embeds": (looks, Registry.vision_store),
+}
+
+
+@pytest.mark.parametrize("field_name", STORES)
+@pytest.mark.parametrize("named", [{}, {"a": "s1"}, {"a": "s1", "b": "s3"}])
+def test_two_defaults_are_refused_whoever_names_a_store(
+    field_name: str, named: dict[str, str]
+) -> None:
+    store, _ = STORES[field_name]
+    stores = [store("s1", default=True), store("s2", default=True), store("s3")]
+    data = [image(n, **({field_name: named[n]} if n in named else {})) for n in ("a", "b")]
+    (problem,) = problems(*data, *stores)
     assert problem == (
-        "data.backends.t1 and data.backends.t2 are both the default of their kind; "
+        "data.backends.s1 and data.backends.s2 are both the default of their kind; "
         "set default=false for all but one"
     )
 
 
-def test_the_named_store_then_the_default_then_the_first() -> None:
-    a, b = image("a", text_embeds="t1"), image("b")
-    made = registry(a, b, texts("t1"), texts("t2", default=True))
-    assert made.text_store(a) is made.text_embeds["t1"]
-    assert made.text_store(b) is made.text_embeds["t2"]
-    assert made.image_store(a) is None
-    only = registry(b, latents("l1"), latents("l2"))
-    assert only.image_store(b) is only.image_embeds["l1"]
+def test_each_kind_has_a_default_of_its_own() -> None:
+    made = registry(
+        image("a"), texts(default=True), latents(default=True), looks(default=True), texts("more")
+    )
+    assert made.unused == ["more"]
+
+
+@pytest.mark.parametrize("field_name", STORES)
+def test_the_named_store_then_the_default_then_the_first_listed(field_name: str) -> None:
+    store, used = STORES[field_name]
+    a, b = image("a", **{field_name: "s3"}), image("b")
+    made = registry(a, b, store("s1"), store("s2", default=True), store("s3"))
+    assert used(made, a).name == "s3"
+    assert used(made, b).name == "s2"
+    assert made.unused == ["s1"]
+    made = registry(a, b, store("s1"), store("s2"), store("s3"))  # a needs s3 built before it
+    if field_name == "conditioning_image_embeds":  # these are for those who ask for them
+        assert used(made, b) is None
+    else:
+        assert used(made, b).name == "s1"
+    only = registry(b, *([] if field_name == "image_embeds" else [latents()]))
+    assert used(only, b) is None
+
+
+def test_a_store_that_nobody_uses_is_known_and_no_error() -> None:
+    held = EvalBackend(name="held", text_embeds="t2", **SMALL)
+    edges = ConditioningBackend(name="edges", source="a", storage=HERE)
+    mask = ConditioningBackend(
+        name="mask", source="a", type="mask", image_embeds="l2", storage=HERE
+    )
+    a = image("a", text_embeds="t2", image_embeds="l1")
+    stores = [texts("t1", default=True), texts("t2"), latents("l1"), latents("l2")]
+    assert registry(a, held, *stores).unused == ["t1", "l2"]
+    with_prompts = replace(stores[0], prompts=["a cat"])
+    assert registry(a, held, with_prompts, *stores[1:]).unused == ["l2"]
+    assert registry(a, held, mask, *stores).unused == ["t1", "l2"]  # masks are pixels
+    assert registry(a, edges, *stores).unused == ["t1", "l2"]
 
 
 RANDOM = Crop(style="random")

@@ -1,13 +1,16 @@
 """What a person sees before the first step and after the last."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch
+from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch, TextEmbedBackend
+from factory.backends.image import SampleBackend
+from factory.encoder.hashed_text import HashedText
 from factory.report import (
     SHOWN_BUCKETS,
     buckets,
@@ -93,6 +96,26 @@ def test_the_mixture_with_weights_and_shares(data: FactoryDataModule) -> None:
     assert cells(mixture, "b")[1] == "1"
 
 
+def test_a_store_that_nobody_uses_is_told_in_a_line(tmp_path: Path) -> None:
+    write_folders(tmp_path)
+    made = data_module(tmp_path)
+    cache = made.registry.cache
+    backends = [
+        replace(each, text_embeds="text") if isinstance(each, SampleBackend) else each
+        for each in made.registry.backends.values()
+    ]
+    spare = TextEmbedBackend(name="spare", cache=cache, encoder=HashedText(), default=True)
+    more = FactoryDataModule([*backends, spare], cache=cache, batch_size=4)
+    more.prepare_data()
+    more.setup()
+    (line,) = [line for line in shown(more).splitlines() if "Unused" in line]
+    assert line == (
+        "Unused: no backend uses the store 'spare', though it is the default of its kind; leave "
+        "it out with '~data.backends.spare'"
+    )
+    more.close()
+
+
 def test_nothing_dropped_is_not_mentioned(tmp_path: Path) -> None:
     write_folders(tmp_path)
     made = data_module(tmp_path)
@@ -100,6 +123,7 @@ def test_nothing_dropped_is_not_mentioned(tmp_path: Path) -> None:
     made.setup()
     assert list(dropped_lines(made.sources.values())) == []
     assert "Dropped" not in shown(made)
+    assert "Unused" not in shown(made)
 
 
 def test_rare_buckets_are_counted_together(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from factory.backends.encoding import CaptionWorker, PictureWorker, Portion, Rep
 from factory.backends.picture import Picture
 from factory.backends.source import Source
 from factory.bulk import Engine, Worker
-from factory.cache.recipe import KEY_DTYPE, Keys
+from factory.cache.placement import Kept
+from factory.cache.recipe import Keys
 from factory.telemetry import progress
 
-# Pictures described at once while latents are looked for: each takes about a kilobyte.
-PIECE = 2**16
 # Samples of a unit at most: of pictures of 1024 x 1024 px a shard of the default size, and
 # about a minute of a GPU's work, which is what is lost with an encoder that dies.
 UNIT_SAMPLES = 2048
@@ -81,25 +80,31 @@ def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Eng
 
 
 def fill_pictures(
-    source: Source, embeds: PictureEmbedBackend, engine: Engine, title: str = ""
+    source: Source,
+    embeds: PictureEmbedBackend,
+    engine: Engine,
+    title: str = "",
+    kept: Kept | None = None,
 ) -> Filled:
     """Encode the kept pictures of a backend that are not in a store of embeddings yet.
 
     While one batch is encoded, the next ones are read and decoded and earlier ones written;
     see `PictureWorker`. Pictures are described as there is room for them: all of a large
-    backend need not be in memory, only 24 bytes for each that is missing.
+    backend need not be in memory, only 24 bytes for each that is missing. No key is made where
+    it is kept where all rows lie.
 
     Args:
         source: The backend.
         embeds: The store.
         engine: Where it is done.
         title: What progress calls it; the backend's name if empty.
+        kept: Where it is kept on this machine where rows lie; None keeps it in memory.
 
     Raises:
         StorageError: The storage failed for reasons that are not one picture's own.
         CacheError: The encoder gave rows of another count or shape, or NaN.
     """
-    places, keys = missing_pictures(source, embeds)
+    places, keys = missing_pictures(source, embeds, kept)
     filled = Filled(cached=source.catalog.decisions.kept - len(places))
     if len(places):
         frames = source.catalog.decisions.frames or 1
@@ -113,21 +118,24 @@ def fill_pictures(
     return filled
 
 
-def missing_pictures(source: Source, embeds: PictureEmbedBackend) -> tuple[NDArray[np.int64], Keys]:
+def missing_pictures(
+    source: Source, embeds: PictureEmbedBackend, kept: Kept | None = None
+) -> tuple[NDArray[np.int64], Keys]:
     """Return which kept pictures have no embeddings, and the keys these would have.
+
+    Args:
+        source: The backend.
+        embeds: The store.
+        kept: Where it is kept on this machine where rows lie; None keeps it in memory.
 
     Returns:
         Their places in `Decisions.order`, ascending, int64 [missing]; and V16 [missing].
+
+    Raises:
+        StorageError: The cache cannot be read.
     """
-    reader = source.backend.reader
-    order = source.catalog.decisions.order
-    places, missing = [np.zeros(0, np.int64)], [np.zeros(0, KEY_DTYPE)]
-    for start in range(0, len(order), PIECE):
-        keys = embeds.keys(reader, source.columns(order[start : start + PIECE]))
-        lacking = np.flatnonzero(~embeds.store.contains(keys))
-        places.append(start + lacking)
-        missing.append(keys[lacking])
-    return np.concatenate(places), np.concatenate(missing)
+    found = source.find(embeds, kept)
+    return found.lacking, found.keys
 
 
 def _work(

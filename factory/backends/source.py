@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
+from factory.backends.embeds import (
+    ImageEmbedBackend,
+    PictureEmbedBackend,
+    TextEmbedBackend,
+    VisionEmbedBackend,
+)
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
 from factory.backends.on_demand import Tally, forget_epochs, of_other_epoch, read_captions
@@ -16,7 +21,7 @@ from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.located import Located
-from factory.cache.placement import Kept, Placement, place
+from factory.cache.placement import Asked, Kept, Placement, place, place_lazily
 from factory.cache.recipe import canonical
 from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog
@@ -38,6 +43,7 @@ class Source:
         text: Where encoded captions are kept, or None to give texts only.
         vision: Where image embeddings to condition on are kept, or None for none.
         places: Where the latents of the catalog's rows lie, once `locate` was called.
+        found: Where its rows lie in the stores that were asked by `find`, by their names.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
         encode_mode: When its pictures are encoded.
@@ -52,6 +58,7 @@ class Source:
     text: TextEmbedBackend | None = None
     vision: VisionEmbedBackend | None = None
     places: Placement | None = None
+    found: dict[str, Placement] = field(default_factory=dict)
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
     encode_mode: EncodeMode = EncodeMode.precompute
     encode_text_mode: EncodeMode = EncodeMode.precompute
@@ -70,6 +77,14 @@ class Source:
     def gives_latents(self) -> bool:
         """Whether its samples are latents in batches; what is kept may be pixels as they are."""
         return self.latents is not None and not isinstance(self.latents.encoder, RawPixels)
+
+    @property
+    def identity(self) -> str:
+        """What its rows are, in which order buckets have them, and how each is cut."""
+        catalog = self.catalog
+        order = catalog.decisions.order
+        clips = hash_rows(catalog.facts.take("frames", order))  # where they begin
+        return f"{catalog.identity}/{hash_rows(order)}/{catalog.shapes.identity}/{clips}"
 
     def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
         """Return how some rows are cut in an epoch, in their order."""
@@ -155,31 +170,60 @@ class Source:
         error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
         raise error
 
+    @property
+    def locatable(self) -> bool:
+        """Whether each row of it has one place in the store of latents, where it stays."""
+        return self.latents is not None and self.encode_mode.keeps and not self.redraws
+
     def locate(self, kept: Kept | None = None) -> None:
         """Look up where the latents of all kept rows lie, so that batches need not.
 
+        Where they are encoded as batches need them, each is looked up when it is first asked
+        for, unless it is kept where they lie.
+
         Args:
             kept: Where that is kept on this machine; None keeps it in memory.
+
+        Raises:
+            StorageError: The cache cannot be read.
         """
-        latents, catalog = self.latents, self.catalog
-        if latents is None or not self.encode_mode.keeps or self.redraws:
+        latents, vision = self.latents, self.vision
+        if vision is not None and vision.name in self.found:  # batches look by keys
+            self.find(vision, kept)
+        if latents is None or not self.locatable:
             return
-        reader, order = self.backend.reader, catalog.decisions.order
-        identity = "/".join(
-            (
-                catalog.identity,
-                hash_rows(order),
-                catalog.shapes.identity,
-                hash_rows(catalog.facts.take("frames", order)),  # where clips begin
-                canonical(latents.recipe(reader)),
-            )
-        )
-        self.places = place(
-            latents.store.snapshot(),
-            lambda rows: latents.keys(reader, self.columns(rows)),
-            (len(catalog.facts), order),
-            identity,
-            kept,
+        if self.encode_mode.ahead:
+            self.places = self.find(latents, kept)
+        elif self.places is None:
+            self.places = place_lazily(latents.store, self._asked(latents), kept)
+
+    def find(self, embeds: PictureEmbedBackend, kept: Kept | None = None) -> Placement:
+        """Return where all kept rows lie in a store, which have none, and the keys of those.
+
+        A key is made once, however often this is called.
+
+        Args:
+            embeds: The store, `latents` or `vision`.
+            kept: Where that is kept on this machine; None keeps it in memory.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+        if kept is not None and embeds is not self.latents:
+            kept = Kept(kept.folder / embeds.name)
+        before = self.found.get(embeds.name)
+        found = place(embeds.store, self._asked(embeds), kept, before)
+        self.found[embeds.name] = found
+        return found
+
+    def _asked(self, embeds: PictureEmbedBackend) -> Asked:
+        """Return the kept rows as what is looked for in a store of embeddings."""
+        reader = self.backend.reader
+        return Asked(
+            len(self.catalog.facts),
+            self.catalog.decisions.order,
+            lambda rows: embeds.keys(reader, self.columns(rows)),
+            f"{self.identity}/{canonical(embeds.recipe(reader))}",
         )
 
     def read_latents(

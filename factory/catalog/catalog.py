@@ -40,10 +40,19 @@ class Catalog:
         Two catalogs of equal identity and equal order train on the same samples. Every key is
         read for it, once.
         """
+        return self._hash(["key", "etag"])
+
+    @cached_property
+    def texts_identity(self) -> str:
+        """Hash of the kept samples' raw texts, 32 hex digits; every one is read for it, once."""
+        return self._hash(["text"])
+
+    def _hash(self, columns: list[str]) -> str:
+        """Hash columns of the facts, of the kept rows."""
         state = xxhash.xxh3_128()
         for first, rows in self.facts.chunks():
             kept = self.decisions.reason[first : first + rows.num_rows] == 0
-            chosen = rows.select(["key", "etag"])
+            chosen = rows.select(columns)
             chosen = chosen if kept.all() else chosen.filter(pa.array(kept))
             for column in chosen.columns:
                 add_to_hash(state, column)

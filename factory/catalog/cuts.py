@@ -92,7 +92,7 @@ class OwnCuts:
     def identity(self) -> str:
         """Hash of the settings, the seed, every size, and every key where cuts are random."""
         state = xxhash.xxh3_128(f"{self.geometry}/{self.seed}".encode())
-        focus = [name for name in FOCUS if name in self.facts.extra]
+        focus = [n for n in FOCUS if n in self.facts.extra] if self.geometry.uses_focus else []
         for name in ("width", "height", *focus):
             for chunk in self.facts.table[name].chunks:
                 state.update(np.ascontiguousarray(chunk.fill_null(-1).to_numpy()).data)

@@ -24,7 +24,7 @@ class Superresolution(Generator):
     """The picture shrunk and enlarged again: what a model that adds detail begins with.
 
     Attributes:
-        factor: Times both edges are shrunk, above 1.
+        factor: Times both edges are shrunk, at least 1, which leaves them.
         shrink: How it is shrunk: "antialias", "area", "cubic", "linear", "lanczos", "nearest".
         enlarge: How it is enlarged: "cubic", "linear", "lanczos" or "nearest".
         blur: Deviation of a Gaussian blur before it is shrunk, px; 0 is none.
@@ -43,8 +43,8 @@ class Superresolution(Generator):
         Raises:
             ValueError: One is out of its range, or a way of resampling is unknown.
         """
-        if self.factor <= 1:
-            raise ValueError(f"factor must be above 1, got {self.factor:g}")
+        if self.factor < 1:
+            raise ValueError(f"factor must be at least 1, got {self.factor:g}")
         for name, allowed in (("shrink", SHRINK), ("enlarge", ENLARGE)):
             if getattr(self, name) not in allowed:
                 raise ValueError(

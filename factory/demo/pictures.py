@@ -12,8 +12,10 @@ import lightning
 import torch
 from torch import Tensor
 
+from factory.datamodule import FactoryDataModule
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import ConfigError, MissingExtraError
+from factory.registry import Registry
 from factory.runtime.batch import Batch
 
 # 120 dots an inch: a picture of 128 pixels in a cell of 2 inches is shown at about twice its size.
@@ -187,7 +189,8 @@ class SampleGrid(lightning.Callback):
     """Draws pictures for captions when the fit ends, or is stopped with Ctrl-C.
 
     Captions come with their embeddings from the first training batches, at most two new ones
-    from each, so that subjects and shapes vary; or are given, and encoded by `text_encoder`.
+    from each, so that subjects and shapes vary; or are given. Those given are looked for in the
+    default store of the trainer's data module, and encoded by `text_encoder` if it lacks one.
     The model needs a method `sample(embeds, mask, pooled, size, steps, guidance, temperature,
     seed)`.
 
@@ -196,7 +199,7 @@ class SampleGrid(lightning.Callback):
         directory: Folder the PNG is written to; made if absent.
         filename: Name of the PNG.
         captions: Captions to draw, or None to take those of the first training batches.
-        text_encoder: Encodes given captions; needed with `captions` only.
+        text_encoder: Encodes given captions that no store has; needed with `captions` only.
         count: Number of pictures, where no captions are given.
         columns: Pictures in a row.
         steps: Steps of the sampler.
@@ -270,7 +273,9 @@ class SampleGrid(lightning.Callback):
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the pictures."""
         if trainer.is_global_zero:
-            self.write(pl_module, trainer.global_step)
+            data = getattr(trainer, "datamodule", None)
+            registry = data.registry if isinstance(data, FactoryDataModule) else None
+            self.write(pl_module, trainer.global_step, registry)
 
     def on_exception(
         self,
@@ -286,15 +291,18 @@ class SampleGrid(lightning.Callback):
         except Exception as error:  # noqa: BLE001 (the interrupt is the one to see)
             exception.add_note(f"{self.path} was not drawn: {error}")
 
-    def write(self, model: Any, step: int) -> Path | None:
+    def write(self, model: Any, step: int, registry: Registry | None = None) -> Path | None:
         """Draw the pictures with `model`; return the PNG's path, or None without a caption.
 
-        `step` is the number of optimizer steps the title tells.
+        Args:
+            model: What draws; see the class.
+            step: Optimizer steps that the title tells.
+            registry: Whose default store of texts may have the captions given.
 
         Raises:
             MissingExtraError: If matplotlib is not installed.
         """
-        wishes = self._wishes()
+        wishes = self._wishes(registry)
         if not wishes:
             return None
         was_training = model.training
@@ -308,14 +316,15 @@ class SampleGrid(lightning.Callback):
         _save(figure, self.path)
         return self.path
 
-    def _wishes(self) -> list[_Wish]:
+    def _wishes(self, registry: Registry | None = None) -> list[_Wish]:
         """Return what to draw: the given captions in the shapes seen, or those seen."""
         if self.captions is None or self.text_encoder is None:
             return list(self._seen.values())
         sizes = list(self._sizes)
         if not sizes or not self.captions:
             return []
-        text = self.text_encoder.encode(self.captions)
+        text = None if registry is None else registry.kept_texts(self.captions)
+        text = text or self.text_encoder.encode(self.captions)
         return [
             _Wish(
                 caption,

@@ -216,7 +216,7 @@ class SuperresolutionConfig(GeneratorConfig):
     """The picture shrunk and enlarged again."""
 
     _target_: str = "factory.conditioning.Superresolution"
-    factor: float = opt(4.0, "times both edges are shrunk, above 1")
+    factor: float = opt(4.0, "times both edges are shrunk; 1: not at all")
     shrink: str = opt("antialias", " | ".join(SHRINK))
     enlarge: str = opt("cubic", " | ".join(ENLARGE))
     blur: float = opt(0.0, "deviation of the blur before it is shrunk, px; 0: none")
@@ -224,7 +224,7 @@ class SuperresolutionConfig(GeneratorConfig):
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from above("factor", self.factor, 1)
+        yield from at_least("factor", self.factor, 1)
         yield from one_of("shrink", self.shrink, SHRINK)
         yield from one_of("enlarge", self.enlarge, ENLARGE)
         yield from at_least("blur", self.blur, 0)

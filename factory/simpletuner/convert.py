@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from factory.simpletuner import checks, cutting, places, wording
+from factory.simpletuner import checks, cutting, generating, places, wording
 from factory.simpletuner.arguments import Arguments, as_number
 from factory.simpletuner.dataset import Dataset, Outcome
 from factory.simpletuner.dependencies import duplicates, is_disabled, sort_entries
@@ -109,10 +109,11 @@ def convert(
     launch = launch or Launch()
     order = sort_entries(raw)
     positions = {id(entry): n for n, entry in enumerate(raw, 1)}
-    entries = [Entry.of(positions[id(item)], item, told, environment) for item in order]
+    listed = [Entry.of(positions[id(item)], item, told, environment) for item in order]
+    entries = [each for entry in listed for each in (entry, *generating.generated(entry))]
     disabled = [str(entry.get("id", "")) for entry in raw if is_disabled(entry)]
     found = [*duplicates([entry.filled for entry in entries]), *told.problems()]
-    found += checks.problems(entries, absent=disabled, paths=paths)
+    found += checks.problems(listed, absent=disabled, paths=paths)
     if found:
         raise ImportRefusedError(found)
     names = safe_names(entry.id for entry in entries)
@@ -127,6 +128,8 @@ def _leave_out(datasets: Sequence[Dataset]) -> None:
     for dataset in datasets:
         if not dataset.kind:
             dataset.left_out = _NO_KIND[dataset.entry.kind]
+        elif generating.is_generated(dataset.entry):
+            dataset.left_out = generating.missing(dataset.entry)
         elif dataset.entry.storage == "webshart":
             dataset.left_out = _NO_SHARDS
         elif dataset.kind == "video" and dataset.entry.storage == "huggingface":
@@ -139,8 +142,13 @@ def _leave_out(datasets: Sequence[Dataset]) -> None:
         source = by_id.get(found[dataset.entry.id] or "")
         if source is None:
             dataset.left_out = "no dataset names it in conditioning_data, so it has no source"
-        elif source.left_out or source.kind not in ("image", "eval"):
+        elif source.left_out or source.kind not in _sources(dataset):
             dataset.left_out = f"its source {source.entry.id!r} is no set of pictures here"
+
+
+def _sources(dataset: Dataset) -> tuple[str, ...]:
+    """Return the kinds that pictures can belong to; what is made of frames, to clips as well."""
+    return ("image", "eval", *(["video"] if generating.is_generated(dataset.entry) else []))
 
 
 class _Filling:
@@ -150,12 +158,15 @@ class _Filling:
         self.datasets = [dataset for dataset in datasets if not dataset.left_out]
         self.arguments = arguments
         self.names = {dataset.entry.id: dataset.name for dataset in self.datasets}
+        self.by_id = {dataset.entry.id: dataset for dataset in self.datasets}
         self.sources = sources([dataset.entry for dataset in self.datasets])
         self.resolution, self.unit = common_resolution(self.datasets, arguments)
 
     def fill(self) -> None:
         for dataset in self.datasets:
-            if dataset.kind in SAMPLES:
+            if generating.is_generated(dataset.entry):
+                generating.generate(dataset, self.by_id[str(self.sources[dataset.entry.id])])
+            elif dataset.kind in SAMPLES:
                 self._samples(dataset)
             else:
                 _store(dataset)
@@ -173,6 +184,9 @@ class _Filling:
         for key, name in (("text_embeds", "text_embed_cache"), ("image_embeds", "image_embeds")):
             given = key if dataset.entry.filled.get(key) is not None else name
             dataset.put(given, key, self.names.get(dataset.entry.get(key)))
+        if generating.blocks_of(dataset.entry):
+            what = "paired beside what `conditioning` makes, for which upstream forgets these"
+            dataset.note("conditioning_data", Outcome.changed, what)
         _mixture(dataset)
         _mode(dataset, "vae_cache")
         if dataset.kind == "video":
@@ -204,7 +218,9 @@ class _Filling:
             users = [
                 dataset
                 for dataset in self.datasets
-                if dataset.kind in SAMPLES and self._texts_of(dataset) == store.name
+                if dataset.kind in SAMPLES
+                and not generating.is_generated(dataset.entry)
+                and self._texts_of(dataset) == store.name
             ]
             wording.filter_captions(users, store)
 

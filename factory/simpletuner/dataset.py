@@ -16,6 +16,7 @@ GROUPS = {
     "crop": "/data/crop",
     "cache": "/cache",
     "cache.storage": "/storage",
+    "generate": "/data/generator",
 }
 COLUMNS = ("parquet", "csv", "huggingface")
 SCHEMA_OF_SLOT = {"crop": "crop", "cache": "cache"}
@@ -115,6 +116,8 @@ class Dataset:
         option = self.pins.get(slot, "")
         if slot == "caption" and option in COLUMNS:
             return f"caption/column.{name}"
+        if slot == "generate":
+            return f"generator/{option}.{name}"
         group = slot.rpartition(".")[2]
         return f"{SCHEMA_OF_SLOT.get(slot, f'{group}/{option}')}.{name}"
 

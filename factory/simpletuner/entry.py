@@ -28,6 +28,7 @@ SAMPLES = ("image", "video", "audio", "eval", "conditioning")
 # Kinds that are stored in this project as stores of tensors.
 STORES = ("text_embeds", "image_embeds", "conditioning_image_embeds", "distillation_cache")
 STORAGES = ("local", "aws", "csv", "huggingface", "webshart", "memory")
+CONDITIONING_TYPES = ("controlnet", "mask", "segmentation", "reference_strict", "reference_loose")
 # Storages that bring their own captions and metadata.
 OWN_METADATA = ("huggingface", "webshart")
 # The second name of a key, which upstream reads where the first is absent.

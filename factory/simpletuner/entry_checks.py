@@ -4,14 +4,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from factory.simpletuner import size_checks
+from factory.simpletuner import generating, size_checks
 from factory.simpletuner.arguments import as_number
 from factory.simpletuner.caption_checks import caption_problems
-from factory.simpletuner.entry import KINDS, OWN_METADATA, SAMPLES, STORAGES, STORES, Entry, whole
+from factory.simpletuner.entry import (
+    CONDITIONING_TYPES,
+    KINDS,
+    OWN_METADATA,
+    SAMPLES,
+    STORAGES,
+    STORES,
+    Entry,
+    whole,
+)
 from factory.simpletuner.problem import ImportProblem, shown
 
 METADATA = ("discovery", "parquet", "huggingface", "webshart")
-CONDITIONING_TYPES = ("controlnet", "mask", "segmentation", "reference_strict", "reference_loose")
 # Storages that can hold embeddings, by kind; upstream takes no others.
 STORE_STORAGES = {
     "text_embeds": ("local", "memory", "aws"),
@@ -212,15 +220,7 @@ def _conditioning(entry: Entry) -> Problems:
         listed = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(name, str) for name in listed):
             yield ImportProblem("invalid_type", f"{key} must be an id or a list of ids")
-    blocks = entry.filled.get("conditioning")
-    if blocks is None:
-        return
-    for block in blocks if isinstance(blocks, list) else [blocks]:
-        if not isinstance(block, Mapping):
-            text = "conditioning must be an object or a list of objects"
-            yield ImportProblem("invalid_type", text)
-        elif is_blank(block.get("type")):
-            yield ImportProblem("missing_key", "conditioning needs a 'type', such as canny")
+    yield from generating.problems(entry)
 
 
 def _video(entry: Entry) -> Problems:

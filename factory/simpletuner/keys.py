@@ -175,9 +175,71 @@ KEYS: dict[str, Key] = {
     ),
     "source_dataset_id": to("backend/conditioning.source"),
     "conditioning_type": to("backend/conditioning.type"),
-    "conditioning": unsupported(
-        "generated sets are not carried over; add each as a backend of its own, with "
-        "data/generator=canny, jpeg_artifacts, superresolution or random_masks"
+    "conditioning": to(reason="each block is a set of its own, made from this one's pictures"),
+    "conditioning.type": to("backend/conditioning.generate"),
+    "conditioning.conditioning_type": to("backend/conditioning.type"),
+    "conditioning.instance_data_dir": needless("what is made is kept in the cache"),
+    "conditioning.captions": needless("samples have the captions of their source"),
+    "conditioning.caption_strategy": needless("samples have the captions of their source"),
+    "conditioning.instance_prompt": needless("samples have the captions of their source"),
+    "conditioning.downscale_factor": to("generator/superresolution.factor"),
+    "conditioning.blur_radius": to("generator/superresolution.blur"),
+    "conditioning.blur_type": to("generator/superresolution.blur"),
+    "conditioning.noise_level": to("generator/superresolution.noise"),
+    "conditioning.add_noise": to("generator/superresolution.noise"),
+    "conditioning.quality_mode": to(
+        "generator/jpeg_artifacts.low", "generator/jpeg_artifacts.high"
+    ),
+    "conditioning.quality": to("generator/jpeg_artifacts.low", "generator/jpeg_artifacts.high"),
+    "conditioning.quality_range": to(
+        "generator/jpeg_artifacts.low", "generator/jpeg_artifacts.high"
+    ),
+    "conditioning.quality_list": to(
+        "generator/jpeg_artifacts.low", "generator/jpeg_artifacts.high"
+    ),
+    "conditioning.min_coverage": to("generator/random_masks.least"),
+    "conditioning.max_coverage": to("generator/random_masks.most"),
+    "conditioning.mask_types": to("generator/random_masks.shapes"),
+    "conditioning.low_threshold": to("generator/canny.low"),
+    "conditioning.high_threshold": to("generator/canny.high"),
+    **dict.fromkeys(
+        (
+            "conditioning.jpeg_quality",
+            "conditioning.compression_rounds",
+            "conditioning.round_quality_decay",
+            "conditioning.subsampling",
+            "conditioning.optimize",
+            "conditioning.progressive",
+            "conditioning.pre_blur",
+            "conditioning.pre_blur_radius",
+            "conditioning.enhance_blocks",
+            "conditioning.block_noise_level",
+            "conditioning.edge_blur",
+            "conditioning.edge_blur_radius",
+            "conditioning.edge_feather",
+            "conditioning.output_mode",
+            "conditioning.mask_value",
+            "conditioning.invert_mask",
+        ),
+        needless("it changes nothing in this set"),
+    ),
+    **dict.fromkeys(
+        (
+            "conditioning.mask_type_weights",
+            "conditioning.min_masks",
+            "conditioning.max_masks",
+            "conditioning.rect_min_size",
+            "conditioning.rect_max_size",
+            "conditioning.circle_min_radius",
+            "conditioning.circle_max_radius",
+            "conditioning.brush_min_width",
+            "conditioning.brush_max_width",
+            "conditioning.brush_min_length",
+            "conditioning.brush_max_length",
+            "conditioning.irregular_min_points",
+            "conditioning.irregular_max_points",
+        ),
+        unsupported("shapes are as many and as large as the share takes that is drawn"),
     ),
     "s2v_datasets": _NO_AUDIO,
     # Mixture.
@@ -338,7 +400,7 @@ ARGUMENTS: dict[str, Key] = {
     "delete_problematic_images": _NO_DELETE,
 }
 # Any key of these blocks, and any that starts so, has the block's fate.
-WHOLE_BLOCKS = ("audio", "grounding", "conditioning")
+WHOLE_BLOCKS = ("audio", "grounding")
 AUDIO_PREFIXES = ("audio_", "parquet.audio_", "lyrics_")
 # Blocks whose keys are looked up one by one.
 BLOCKS = (

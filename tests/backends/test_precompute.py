@@ -1,5 +1,6 @@
 """Reading, encoding and writing overlap, hold little, stop together, and leave nothing behind."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,8 +13,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import (
+    CachePlace,
+    ImageBackend,
+    ImageEmbedBackend,
+    TextEmbedBackend,
+    VisionEmbedBackend,
+)
 from factory.backends import encoding
+from factory.backends.embeds import PictureEmbedBackend
 from factory.backends.picture import Picture, PictureColumns, ReadPicture
 from factory.backends.precompute import (
     Filled,
@@ -24,17 +32,21 @@ from factory.backends.precompute import (
 from factory.backends.source import Source
 from factory.backends.video import ReadClip
 from factory.bulk import Engine
-from factory.cache.recipe import recipe_key
+from factory.cache.placement import Kept, _write
+from factory.cache.recipe import Keys, recipe_key
+from factory.cache.upkeep import drop
 from factory.cache.writer import Writer
+from factory.catalog.captions import FilenameCaptions
 from factory.catalog.cuts import Cut
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.local import LocalEngine
 from factory.errors import CacheError, StorageError, StorageUnavailableError
 from factory.media.video import Clip
-from factory.preparation import prepare
+from factory.preparation import load, prepare
 from factory.registry import Registry
 from factory.storage.local import LocalStorage
+from tests.backends.test_image_conditioning import MeanColour
 from tests.catalog.fakes import ENGINE, Watched
 from tests.pictures import write_pictures
 
@@ -139,7 +151,23 @@ def test_no_more_is_read_than_has_room(storage: Watched, monkeypatch: pytest.Mon
     assert most <= (1 + 1 + 1) * BATCH + 4
 
 
-def test_a_storage_that_fails_ends_all_and_keeps_its_kind(storage: Watched) -> None:
+def test_a_storage_that_fails_ends_all_and_keeps_its_kind(
+    storage: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = threading.Event()
+    read, write = Watched.read, LocalStorage.write
+
+    def failing_late(self: Watched, key: str, *args: Any) -> bytes:
+        assert key not in self.broken or published.wait(SECONDS)
+        return read(self, key, *args)
+
+    def note_write(self: LocalStorage, key: str, data: Any) -> None:
+        write(self, key, data)
+        if "/index/" in key:
+            published.set()
+
+    monkeypatch.setattr(Watched, "read", failing_late)
+    monkeypatch.setattr(LocalStorage, "write", note_write)
     source = source_of(storage, Staged(), shard_mb=1e-3)
     storage.broken["p/0009.png"] = StorageUnavailableError("down")
     with pytest.raises(StorageUnavailableError, match="down") as caught:
@@ -200,20 +228,136 @@ def test_pictures_that_cannot_be_read_only_make_their_batch_smaller(storage: Wat
     assert source.latents.encoder.batches == 5  # type: ignore[attr-defined]
 
 
-def test_a_key_is_made_once_for_each_picture(
-    storage: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    keys = ImageEmbedBackend.keys
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many keys of pictures were made at a time."""
+    counts: list[int] = []
+    keys = PictureEmbedBackend.keys
 
-    def note(self: ImageEmbedBackend, reader: Any, pictures: Any) -> Any:
-        found = keys(self, reader, pictures)
-        made.append(len(found))
+    def note(self: PictureEmbedBackend, reader: Any, pictures: Any, **marks: Any) -> Any:
+        found = keys(self, reader, pictures, **marks)
+        counts.append(len(found))
         return found
 
-    monkeypatch.setattr(ImageEmbedBackend, "keys", note)
-    assert filled_of(source_of(storage, Staged()), ENGINE).encoded == 12
+    monkeypatch.setattr(PictureEmbedBackend, "keys", note)
+    return counts
+
+
+def test_a_key_is_made_once_for_each_picture(storage: Watched, made: list[int]) -> None:
+    source = source_of(storage, Staged())
+    assert filled_of(source, ENGINE).encoded == 12
+    source.locate()
     assert sum(made) == 12
+    assert source.places is not None
+    assert (source.places.shard[source.catalog.decisions.order] >= 0).all()
+
+
+def taken(made: list[int]) -> int:
+    """Return how many keys were made since, and forget them."""
+    count = sum(made)
+    made.clear()
+    return count
+
+
+def started(registry: Registry) -> int:
+    """Prepare once; return how many pictures were encoded."""
+    prepare(registry, seed=0)
+    stages = registry.telemetry.stages
+    registry.close()
+    return sum(int(stage.counts.get("encoded", 0)) for stage in stages)
+
+
+def registry_of(root: Path, **settings: Any) -> Registry:
+    """Return two folders that share a store of latents, one of which is conditioned on."""
+    storage = LocalStorage(str(root))
+    place = CachePlace(LocalStorage(str(root / "cache")), scratch_dir=str(root / "scratch"))
+    shared: dict[str, Any] = {"storage": storage, "resolution": 64, "alignment": 16}
+    backends = [
+        ImageBackend(name="p", prefix="p", caption=FilenameCaptions(), **shared),
+        ImageBackend(
+            name="q", prefix="q", caption=FilenameCaptions(), conditioning_image_embeds="looks",
+            **shared,
+        ),
+        ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT(), **settings),
+        VisionEmbedBackend(name="looks", cache=place, encoder=MeanColour()),
+    ]  # fmt: skip
+    return Registry(backends, cache=place, engine=ENGINE)
+
+
+def test_a_start_makes_each_key_once_and_none_where_it_is_kept(
+    storage: Watched, made: list[int]
+) -> None:
+    root = Path(storage.root)
+    write_pictures(root / "q", 5, first=100)
+    assert started(registry_of(root)) == 12 + 5 + 5
+    assert taken(made) == 12 + 5 + 5  # latents of both, and looks of one
+    for _ in range(2):
+        assert started(registry_of(root)) == 0
+        assert taken(made) == 0
+    shutil.rmtree(root / "places")  # as on another machine
+    assert started(registry_of(root)) == 0
+    assert taken(made) == 12 + 5 + 5
+    (root / "p/0000.png").unlink()
+    assert started(registry_of(root)) == 0
+    assert taken(made) == 11  # those of the other folder are kept
+    drop(registry_of(root).image_embeds["latents"].store, keys_of_one(registry_of(root), "q"))
+    made.clear()
+    assert started(registry_of(root)) == 1
+    assert taken(made) == 11 + 5
+
+
+def keys_of_one(registry: Registry, name: str) -> Keys:
+    """Return the key of a backend's first picture."""
+    source = load(registry, seed=0)[name]
+    assert source.latents is not None
+    return source.latents.keys(source.backend.reader, [source.picture(0)])
+
+
+def test_a_start_on_demand_makes_no_key(storage: Watched, made: list[int]) -> None:
+    root = Path(storage.root)
+    write_pictures(root / "q", 5, first=100)
+    whole = load_rows(registry_of(root), encode=True)
+    shutil.rmtree(root / "places")
+    made.clear()
+    registry = registry_of(root, encode_mode="on_demand")
+    sources = prepare(registry, seed=0)
+    assert taken(made) == 5  # of the looks, which are always encoded beforehand
+    rows = sources["p"].catalog.decisions.order[:4].astype(np.int64)
+    for _ in range(2):
+        assert torch.equal(sources["p"].read_latents(rows)["latents"], whole[:4])
+    assert taken(made) == 4
+    registry.close()
+
+
+def load_rows(registry: Registry, *, encode: bool) -> torch.Tensor:
+    """Return all latents of the folder "p", in the order of its buckets."""
+    source = (prepare if encode else load)(registry, seed=0)["p"]
+    latents = source.read_latents(source.catalog.decisions.order.astype(np.int64))["latents"]
+    registry.close()
+    return latents
+
+
+def test_rows_that_a_kept_file_says_are_nowhere_are_encoded(
+    storage: Watched, made: list[int]
+) -> None:
+    kept = Kept(Path(storage.root, "places"))
+    source = source_of(storage, Staged())
+    fill_pictures(source, source.latents, ENGINE, kept=kept)
+    source.locate(kept)
+    assert source.latents is not None
+    drop(source.latents.store, source.latents.keys(source.backend.reader, [source.picture(3)]))
+    again = source_of(storage, Staged())
+    found = again.find(again.latents, kept)
+    identity = f"1/12/{found.identity}/{found.snapshot.identity}"
+    _write(kept.path(identity), (found.shard, found.row, found.checksum))
+    made.clear()
+    last = source_of(storage, Staged())
+    filled = fill_pictures(last, last.latents, ENGINE, kept=kept)
+    assert (filled.encoded, filled.cached) == (1, 11)
+    assert taken(made) == 1
+    last.locate(kept)
+    assert last.places is not None
+    assert (last.places.shard >= 0).all()
 
 
 def test_captions_are_written_while_the_next_ones_are_encoded(

@@ -80,6 +80,12 @@ def test_qualities_are_drawn_from_the_range() -> None:
     assert found == {made(JpegArtifacts(q, q)).tobytes() for q in (20, 21)}
 
 
+def test_superresolution_by_a_factor_of_one_only_blurs_and_adds_noise() -> None:
+    assert np.array_equal(made(Superresolution(1)), PICTURE)
+    for other in (Superresolution(1, blur=2), Superresolution(1, noise=2)):
+        assert not np.array_equal(made(other), PICTURE)
+
+
 def test_superresolution_loses_what_is_finer_than_its_factor() -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
@@ -119,7 +125,7 @@ def test_masks_cover_a_share_of_the_range(least: float, most: float, shapes: Seq
         (lambda: Canny(blur=-1), "blur must be at least 0"),
         (lambda: JpegArtifacts(0, 10), "qualities from 1 to 100"),
         (lambda: JpegArtifacts(50, 10), "low first; got 50 and 10"),
-        (lambda: Superresolution(1), "factor must be above 1, got 1"),
+        (lambda: Superresolution(0.5), "factor must be at least 1, got 0.5"),
         (lambda: Superresolution(shrink="best"), "shrink must be one of antialias, nearest"),
         (lambda: Superresolution(noise=-1), "noise must be at least 0"),
         (lambda: RandomMasks(0.5, 0.4), "least first; got 0.5 and 0.4"),

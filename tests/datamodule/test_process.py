@@ -4,9 +4,12 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,6 +27,7 @@ from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import CacheError, EmptyBackendError, FetchError, QuarantineError
+from factory.preparation import load
 from factory.reopening import Reopen, reopen
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.quarantine import QuarantineLimit
@@ -221,6 +225,45 @@ def test_a_catalog_that_was_published_since_is_refused(root: Path) -> None:
         opener()
     for each in (data, other):
         each.close()
+
+
+def test_captions_that_were_published_since_are_refused(root: Path) -> None:
+    data = data_module(root, encoded=False)
+    data.prepare_data()
+    data.setup()
+    opener = opener_of(data)
+    opener().close()
+    (root / "a/0003.txt").write_text("another caption")
+    other = data_module(root, encoded=False)
+    other.prepare_data()
+    with pytest.raises(CacheError, match=r"backend 'a': the catalog .*cache\.prefix.*=thread"):
+        opener()
+    for each in (data, other):
+        each.close()
+
+
+def test_cuts_that_were_published_since_are_refused(root: Path) -> None:
+    """Of the same pictures and buckets, as where sizes come from a table that was mended."""
+    data = data_module(root, encoded=False)
+    data.prepare_data()
+    data.setup()
+    opener = opener_of(data)
+    shelf = data.registry.cache.shelf("a")
+    facts = shelf.load()
+    assert facts is not None
+    doubled = {name: facts.table[name].to_numpy() * 2 for name in ("width", "height")}
+    table = facts.table
+    for name, values in doubled.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(name), pa.array(values))
+    shelf.save(replace(facts, table=table))
+    sources = load(data.registry, seed=data.seed)
+    before, after = (each["a"].catalog.decisions for each in (data.sources, sources))
+    assert before.shapes == after.shapes
+    assert np.array_equal(before.order, after.order)
+    with pytest.raises(CacheError, match=r"backend 'a': the catalog .*cache\.prefix.*=thread"):
+        opener()
+    data.close()
 
 
 def test_a_catalog_that_is_gone_says_what_to_do(root: Path) -> None:

@@ -8,11 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
+from factory import (
+    CachePlace,
+    FactoryDataModule,
+    ImageBackend,
+    ImageEmbedBackend,
+    TextEmbedBackend,
+)
+from factory.catalog.captions import FilenameCaptions
 from factory.demo.model import RectifiedFlow
 from factory.demo.pictures import DPI, LossCurve, SampleGrid, smoothed
 from factory.encoder import BlockDCT, HashedText
 from factory.errors import ConfigError, MissingExtraError
+from factory.storage.local import LocalStorage
 from tests.demo.test_model import TINY, calm, loader, make_batch, trainer
+from tests.pictures import write_pictures
 
 __all__ = ["calm"]
 
@@ -121,6 +131,59 @@ def test_given_captions_are_encoded_and_drawn(tmp_path: Path) -> None:
     assert samples.write(model, 1234) == samples.path
     assert png_size(samples.path) == (round(4.4 * DPI), round(5.8 * DPI))
     assert model.training
+
+
+class Doubled(HashedText):
+    """Gives other rows than its class does, so that they tell whose they are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """One of its own."""
+        return f"Doubled/{super().fingerprint}"
+
+    def encode(self, captions: Any) -> dict[str, torch.Tensor]:
+        """Encode, and double."""
+        fields = super().encode(captions)
+        return {**fields, "embeds": 2 * fields["embeds"]}
+
+
+class Keeping(RectifiedFlow):
+    """Keeps the embeddings that it is asked to draw."""
+
+    def sample(self, embeds: Any, *args: Any, **named: Any) -> torch.Tensor:
+        """Keep them, then draw."""
+        self.drawn = embeds
+        return super().sample(embeds, *args, **named)
+
+
+@pytest.mark.parametrize("prompts", [["one", "two"], ["one"]])
+def test_given_captions_are_taken_from_the_default_store_if_it_has_them_all(
+    tmp_path: Path, prompts: list[str]
+) -> None:
+    write_pictures(tmp_path / "p", 4, sizes=((96, 64),))
+    storage = LocalStorage(str(tmp_path))
+    place = CachePlace(storage, scratch_dir=str(tmp_path / "scratch"))
+    shape = {"tokens": 4, "dim": TINY["text_dim"]}
+    stored, own = Doubled(**shape), HashedText(**shape)
+    data = FactoryDataModule(
+        [
+            ImageBackend(
+                name="pics", prefix="p", storage=storage, caption=FilenameCaptions(),
+                resolution=64, alignment=16,
+            ),
+            ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT(channels=4)),
+            TextEmbedBackend(name="text", cache=place, encoder=stored, prompts=prompts),
+        ],
+        cache=place, batch_size=2,
+    )  # fmt: skip
+    captions = ["two", "one"]
+    samples = grid(tmp_path, captions=captions, text_encoder=own)
+    run, model = trainer(tmp_path, callbacks=[samples], max_steps=1), Keeping(**TINY)
+    run.fit(model, datamodule=data)
+    data.close()
+    assert png_size(samples.path)
+    wanted = (stored if len(prompts) == 2 else own).encode(captions)["embeds"]
+    assert torch.equal(model.drawn.float(), wanted.float())
 
 
 def test_settings_that_cannot_work_are_named(tmp_path: Path) -> None:
