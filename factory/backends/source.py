@@ -176,7 +176,7 @@ class Source:
         return self.latents is not None and self.encode_mode.keeps and not self.redraws
 
     def locate(self, kept: Kept | None = None) -> None:
-        """Look up where the latents of all kept rows lie, so that batches need not.
+        """Look up where the embeddings of all kept rows lie, so that batches need not.
 
         Where they are encoded as batches need them, each is looked up when it is first asked
         for, unless it is kept where they lie.
@@ -188,7 +188,7 @@ class Source:
             StorageError: The cache cannot be read.
         """
         latents, vision = self.latents, self.vision
-        if vision is not None and vision.name in self.found:  # batches look by keys
+        if vision is not None:
             self.find(vision, kept)
         if latents is None or not self.locatable:
             return
@@ -248,24 +248,27 @@ class Source:
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        if self.places is not None:
-            found = self.places.at(rows)
+        if (located := self.located(self.latents, rows)) is not None:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
-                return self.latents.store.read(found, self.places.snapshot, empty=empty)
+                return located.read(empty=empty)
         cuts = self.cuts(rows, epoch) if cuts is None else cuts
         pictures = self.columns(rows, cuts)
         return self.latents.gather(self.backend.reader, pictures, empty=empty, **self.marks(epoch))
 
-    def locate_latents(self, rows: NDArray[np.int64]) -> Located | None:
-        """Return where the latents of some rows lie; None where that is known by their keys alone.
+    def located(
+        self, embeds: PictureEmbedBackend | None, rows: NDArray[np.int64]
+    ) -> Located | None:
+        """Return where the embeddings of some rows lie; None where only their keys tell.
 
         Args:
+            embeds: `latents` or `vision`, which may be None.
             rows: Rows of the catalog, int64 [n].
         """
-        if self.latents is None or self.places is None:
+        if embeds is None:
             return None
-        return Located(self.latents.store, self.places.snapshot, self.places.at(rows))
+        places = self.places if embeds is self.latents else self.found.get(embeds.name)
+        return None if places is None else Located(embeds.store, places.snapshot, places.at(rows))
 
     def locate_text(self, captions: Sequence[str]) -> Located | None:
         """Look up where encoded captions lie; None where nothing is kept of them.

@@ -1,6 +1,7 @@
 """How do image embeddings reach a batch: gathered, or encoded anew where they were lost?"""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,14 @@ class VisionReading:
         vision, reader = source.vision, source.backend.reader
         if vision is None:
             return {}
+        if (located := source.located(vision, rows)) is not None:
+            # Rows that lie elsewhere by now are found by their keys.
+            with suppress(UnusableRowsError):
+                return located.read(empty=self.empty)
         pictures = source.columns(rows, None if source.redraws else cuts)
         keys = vision.keys(reader, pictures)
-        try:
+        with suppress(UnusableRowsError):  # looked at one by one below
             return vision.store.gather(keys, empty=self.empty)
-        except UnusableRowsError:
-            pass  # looked at one by one below
         wanted = Wanted(keys, pictures.keys, vision.recipe(reader))
         encoded = EncodedRows(vision, EncodeMode.precompute, source.name)
         found = encoded.find(wanted)

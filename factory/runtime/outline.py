@@ -60,7 +60,8 @@ class Outline:
         keys = facts.keys(rows)
         captions = source.catalog.captions_of(rows, seed=seed, epoch=epoch, keys=keys)
         text = source.locate_text(captions)
-        for located in (source.locate_latents(rows), text):
+        pictures = (source.located(embeds, rows) for embeds in (source.latents, source.vision))
+        for located in (*pictures, text):
             if located is not None:
                 located.foresee()
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)

@@ -298,3 +298,21 @@ def test_a_damaged_embedding_whose_picture_is_gone_stops_the_run(own: Path) -> N
     with pytest.raises(UnusableRowsError, match="does not match its checksum") as caught:
         list(data.train_dataloader())
     assert "of 'a' cannot be encoded anew: read failed" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_where_embeddings_lie_is_known_before_the_first_batch(
+    own: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    data = module(own, vision(own, default=True))
+    data.prepare_data()
+    if again:  # as another process opens what was prepared
+        data = module(own, vision(own, default=True))
+    data.setup()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("no key is to be made for a batch")
+
+    monkeypatch.setattr(VisionEmbedBackend, "keys", refuse)
+    for batch in data.train_dataloader():
+        assert close_to(batch.image_embeds["pooled"], [int(Path(key).stem) for key in batch.keys])
