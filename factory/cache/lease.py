@@ -8,11 +8,11 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from factory.errors import CacheError, ObjectNotFoundError
+from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,11 @@ def alone(storage: Storage, folder: str, work: str, seconds: float = LEASE_S) ->
             if info.key != lease.key:
                 _pass(storage, info.key)
         yield lease
-    finally:
-        storage.delete(lease.key)
+    except BaseException:
+        with suppress(StorageError):  # what went wrong first says more
+            storage.delete(lease.key)
+        raise
+    storage.delete(lease.key)
 
 
 def _pass(storage: Storage, key: str) -> None:

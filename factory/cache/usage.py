@@ -1,14 +1,13 @@
 """What does a cache hold, what of it is of use, and where does it take up room?"""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from factory.cache.counting import live_rows
 from factory.cache.shard import describe
 from factory.cache.store import TensorStore
-from factory.cache.table import merged
 
 
 @dataclass
@@ -76,15 +75,6 @@ def usage(store: TensorStore) -> Usage:
     tiers = {str(tier.folder): (tier.used(), tier.limit) for tier in store.shard_files.tiers}
     index_bytes = sum(max(info.size, 0) for info in store.index_files.listed().values())
     return Usage(sorted(groups.values(), key=lambda group: -group.nbytes), index_bytes, tiers)
-
-
-def live_rows(store: TensorStore) -> Counter[str]:
-    """Return how many rows of each shard count, by its name."""
-    live = Counter[str]()
-    for origin in merged(store.snapshot().index.tables).origins:
-        if origin.shard is not None:
-            live[origin.shard.name] += origin.rows
-    return live
 
 
 def recipe_name(recipe: str) -> str:
