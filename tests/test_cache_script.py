@@ -136,7 +136,7 @@ def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
         with store.writer({"kind": "thin"}) as writer:
             writer.add(recipe_keys({}, [{"n": n}]), {"x": torch.zeros(1, 2)})
     assert script.main(["compact", "--store", "latents"]) == 0
-    assert "are removed by `gc`" in capsys.readouterr().out
+    assert "are removed by `cache.py gc`" in capsys.readouterr().out
     assert script.main(["compact", "--store", "latents"]) == 0
     assert "gc" not in capsys.readouterr().out
     assert script.main(["du", "--store", "latents"]) == 0

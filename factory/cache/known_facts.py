@@ -20,7 +20,7 @@ class Verdict(StrEnum):
 
     copied = "copied"
     same = "there already"
-    newer = "left alone: those there know more samples"
+    newer = "left alone: those there know as much or more"
     elsewhere = "left alone: those there are of other samples"
     useless = "not copied: they are of other samples than this config reads"
     damaged = "not copied: damaged"

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.cache.counting import live_rows
+from factory.cache.place import CachePlace
 from factory.cache.shard import describe
 from factory.cache.store import TensorStore
+from factory.errors import ObjectNotFoundError
 
 
 @dataclass
@@ -75,6 +77,32 @@ def usage(store: TensorStore) -> Usage:
     tiers = {str(tier.folder): (tier.used(), tier.limit) for tier in store.shard_files.tiers}
     index_bytes = sum(max(info.size, 0) for info in store.index_files.listed().values())
     return Usage(sorted(groups.values(), key=lambda group: -group.nbytes), index_bytes, tiers)
+
+
+def held(place: CachePlace) -> dict[str, int]:
+    """Return the bytes of every store that a cache has, by name, whoever wrote it.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    folder = f"{place.prefix.strip('/')}/tensors"
+    found: dict[str, int] = {}
+    try:
+        for info in place.storage.objects(folder):
+            name = info.key[len(folder) + 1 :].partition("/")[0]
+            found[name] = found.get(name, 0) + max(info.size, 0)
+    except ObjectNotFoundError:
+        return {}
+    return found
+
+
+def is_empty(store: TensorStore) -> bool:
+    """Tell whether nothing at all was ever written to a store.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    return not (store.index_files.listed() or store.shard_files.listed())
 
 
 def recipe_name(recipe: str) -> str:

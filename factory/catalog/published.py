@@ -91,6 +91,8 @@ class Shelf:
         Raises:
             CacheError: They are there but damaged.
         """
+        if not self.storage.exists(self.key):
+            return None
         found = self._read()
         return None if found is None else Facts(found[0], dict(found[1]["origin"]))
 
