@@ -205,10 +205,9 @@ def show_transfers(
     console.print(table)
     for name, found in facts.items():
         detail = f" ({redact(found.detail)})" if found.verdict in _TOLD else ""
-        console.print(
-            Text(f"facts of {name}, {plural(found.samples, 'sample')}: {found.verdict}{detail}"),
-            soft_wrap=True,
-        )
+        verdict = "to be copied" if dry and found.verdict is Verdict.copied else found.verdict
+        known = plural(found.samples, "sample")
+        console.print(Text(f"facts of {name}, {known}: {verdict}{detail}"), soft_wrap=True)
     problems = {name: each.problems for name, each in done.items() if each.problems}
     for name, lines in problems.items():
         console.print(_ILL + Text(f"{name}: {plural(len(lines), 'problem')}"))

@@ -53,6 +53,10 @@ CACHE is one of
                      of its own, such as --{flag} storage=s3 --{flag} storage.bucket=tensors
 Credentials are read from the environment, as for train.py storage=s3.
 """
+_ELSEWHERE = (
+    "scripts/precompute.py with the same options fills it; if it lies elsewhere, correct storage, "
+    "storage.root (DATA_DIR) or storage.bucket (DATA_BUCKET), or cache.prefix"
+)
 _RESUMES = """
 What is there already is not sent again, so that a command that was stopped goes on when it is
 given once more. Every shard is compared with its checksums before it is written; --verify
@@ -65,11 +69,13 @@ class Command(NamedTuple):
 
     Attributes:
         run: Does it; returns the exit status.
+        usage: What may follow its name.
         summary: What it does, in a line.
         details: What more there is to know.
     """
 
     run: "Callable[[FactoryDataModule, argparse.Namespace], int]"
+    usage: str
     summary: str
     details: str = ""
 
@@ -88,6 +94,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     doors = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         _add(doors, name)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        sys.exit(USAGE)
     given, rest = parser.parse_known_args(arguments)
     given.overrides = [text for text in rest if "=" in text or text[:1] in ("~", "+")]
     if unknown := [text for text in rest if text not in given.overrides or text.startswith("-")]:
@@ -102,7 +111,8 @@ def _add(doors: Any, name: str) -> None:
     """Add a command to the parser."""
     command = COMMANDS[name]
     door = doors.add_parser(
-        name, allow_abbrev=False, description=command.summary, epilog=command.details,
+        name, allow_abbrev=False, prog=f"cache.py {name}", usage=f"cache.py {name} {command.usage}",
+        description=command.summary, epilog=command.details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     if name == "why":
@@ -214,7 +224,7 @@ def _filled(data: "FactoryDataModule", options: argparse.Namespace) -> "dict[str
     here.storage.check()
     stores = _stores(data, options)
     if all(is_empty(store) for store in stores.values()):
-        raise _no_cache(here, stores, "python scripts/precompute.py with these options fills it; ")
+        raise _no_cache(here, stores, _ELSEWHERE)
     return stores
 
 
@@ -222,11 +232,7 @@ def _no_cache(place: "CachePlace", stores: "dict[str, TensorStore]", advice: str
     from factory.dryrun.wording import place as shown
 
     where = shown(place.storage.identity, place.prefix)
-    return CacheError(
-        f"nothing is stored in {where} ({', '.join(stores)} were looked for); {advice}if it "
-        "should be elsewhere, correct storage, storage.root (DATA_DIR) or storage.bucket "
-        "(DATA_BUCKET), or cache.prefix"
-    )
+    return CacheError(f"nothing of {', '.join(stores)} is stored in {where}; {advice}")
 
 
 def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
@@ -307,14 +313,17 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
     here, other = data.registry.cache, _other_place(data.registry.cache, options)
     ends = (here, other) if outwards else (other, here)
     with closing(other.storage):
-        _check_ends(*ends, dry_run=options.dry_run)
+        led = f"{'--to' if outwards else '--from'} {', '.join(options.other)} leads there"
+        for end, write in zip(ends, (False, not options.dry_run), strict=True):
+            _check_end(end, led if end is other else "", write=write, made=end is ends[1])
         stores = _stores(data, options, other)
         pairs = {
             name: (store, other.store(name)) if outwards else (other.store(name), store)
             for name, store in stores.items()
         }
         if all(is_empty(source) for source, _ in pairs.values()):
-            raise _no_cache(ends[0], stores, "")
+            advice = _ELSEWHERE if outwards else "correct --from, or cache.prefix"
+            raise _no_cache(ends[0], stores, advice)
         done, facts = {}, {}
         for name, (source, target) in pairs.items():
             done[name] = compare(source, target, verify=options.verify)
@@ -338,22 +347,28 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
     return PROBLEMS if damaged or any(each.problems for each in done.values()) else SOUND
 
 
-def _check_ends(source: "CachePlace", target: "CachePlace", *, dry_run: bool) -> None:
-    """Say at once which end does not answer, or may not be written to.
+def _check_end(place: "CachePlace", note: str, *, write: bool, made: bool) -> None:
+    """Say at once if a cache cannot be reached, or not written to.
+
+    Args:
+        place: The cache.
+        note: What an error is to add.
+        write: Whether it will be written to.
+        made: Whether it need not be there yet.
 
     Raises:
         StorageError: It says which setting is at fault.
     """
     from factory.storage.local import LocalStorage
 
-    for place, what, write in ((source, "from", False), (target, "to", not dry_run)):
-        if not write and place is target and isinstance(place.storage, LocalStorage):
-            continue  # a folder is made when something is copied
-        try:
-            place.storage.check(write=write)
-        except FactoryError as error:
-            error.add_note(f"while checking the cache that is copied {what}")
-            raise
+    if made and not write and isinstance(place.storage, LocalStorage):
+        return  # its folder is made when something is copied
+    try:
+        place.storage.check(write=write)
+    except FactoryError as error:
+        if note:
+            error.add_note(note)
+        raise
 
 
 def _other_place(here: "CachePlace", options: argparse.Namespace) -> "CachePlace":
@@ -413,26 +428,37 @@ def _check_folder(text: str) -> None:
 
 
 COMMANDS: dict[str, Command] = {
-    "du": Command(_du, "Show what is held, by store, recipe and bucket, and what room it takes."),
+    "du": Command(
+        _du, "[--store NAME] [KEY=VALUE ...]",
+        "Show what is held, by store, recipe and bucket, and what room it takes.",
+    ),
     "verify": Command(
-        _verify, "Compare every file and row with its checksum; status 1 if any is damaged.",
+        _verify, "[--store NAME] [KEY=VALUE ...]",
+        "Compare every file and row with its checksum; status 1 if any is damaged.",
         "It reads all of the cache. What is damaged and superseded is told apart: it does no harm.",
     ),
     "gc": Command(
-        _gc, "Remove what nothing needs any more: shards no row of which counts, and remains.",
+        _gc, "[--store NAME] [--min-age MINUTES] [--dry-run] [KEY=VALUE ...]",
+        "Remove what nothing needs any more: shards no row of which counts, and remains.",
         "Rows of other recipes stay, for another run may want them.",
     ),
     "compact": Command(
-        _compact, "Merge shards less than half full into full ones; `gc` removes the old ones.",
+        _compact, "[--store NAME] [KEY=VALUE ...]",
+        "Merge shards less than half full into full ones; `gc` removes the old ones.",
         "A shard is full at cache.shard_mb, or at write_batch_size rows of its backend.",
     ),
-    "why": Command(_why, "Say why a sample's row is there or not: what differs from those stored."),
+    "why": Command(
+        _why, "KEY [KEY=VALUE ...]",
+        "Say why a sample's row is there or not: what differs from those stored.",
+    ),
     "push": Command(
-        _push, "Copy what another cache lacks there: rows, and facts of samples.",
+        _push, "--to CACHE [--store NAME] [--verify] [--dry-run] [KEY=VALUE ...]",
+        "Copy what another cache lacks there: rows, and facts of samples.",
         _OTHER.format(flag="to") + _RESUMES,
     ),
     "pull": Command(
-        _pull, "Copy what this cache lacks from another one: rows, and facts of samples.",
+        _pull, "--from CACHE [--store NAME] [--verify] [--dry-run] [KEY=VALUE ...]",
+        "Copy what this cache lacks from another one: rows, and facts of samples.",
         _OTHER.format(flag="from") + _RESUMES,
     ),
 }  # fmt: skip
