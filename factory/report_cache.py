@@ -133,7 +133,7 @@ def _heading(console: Console, words: str, cache: CachePlace) -> None:
 def _list(console: Console, lines: Sequence[str], style: str = "") -> None:
     for line in lines[:_SHOWN]:
         # Not torn: a path that goes over two lines cannot be copied.
-        console.print(Text(f"  · {redact(line)}", style=style), soft_wrap=True)
+        console.print(Text(f"  · {line}", style=style), soft_wrap=True)
     if len(lines) > _SHOWN:
         console.print(Text(f"  · and {number(len(lines) - _SHOWN)} more", style=style))
 

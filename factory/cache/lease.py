@@ -110,9 +110,10 @@ def _pass(storage: Storage, key: str) -> None:
         return
     if until > time.time() and not (host == socket.gethostname() and not _runs(pid)):
         left = until - time.time()
+        root, mark, server = storage.identity.partition("?")
         raise TakenError(
             f"{claim.get('work')} is done by process {pid} on {host}, by its claim for another "
-            f"{left:.0f} s; wait for it, or delete {storage.identity}/{key} if it is gone"
+            f"{left:.0f} s; wait for it, or delete {root}/{key}{mark}{server} if it is gone"
         )
     logger.warning("a claim of process %d on %s, which is gone or late, is removed", pid, host)
     storage.delete(key)

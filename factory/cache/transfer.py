@@ -8,7 +8,7 @@ spread; with `verify` what is there already is compared, too, and damaged shards
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -52,7 +52,6 @@ class Transfer:
         known: Shards that are there already, and stay.
         shards: Shards copied so far.
         nbytes: Their bytes.
-        published: Pieces of the index published so far.
         problems: What was left out, a sentence each.
     """
 
@@ -61,7 +60,6 @@ class Transfer:
     known: int = 0
     shards: int = 0
     nbytes: int = 0
-    published: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -148,26 +146,24 @@ class _Copying:
     lease: Lease
     advance: Callable[[int], None]
 
+    def __post_init__(self) -> None:
+        """Counts are kept by several threads."""
+        self._lock = threading.Lock()
+
     def run(self) -> None:
-        """Copy shards side by side, and publish each piece once its shards are there."""
-        transfer = self.transfer
-        under_way: dict[str, Future[bool]] = {}
+        """Copy pieces side by side, each after the shards that it lists."""
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-            # All at once, for most pieces list a single shard.
-            for name, lacking in transfer.pieces:
-                for record in lacking:
-                    if record.name not in under_way:
-                        under_way[record.name] = pool.submit(self._shard, name, record)
+            under_way = [pool.submit(self._piece, *piece) for piece in self.transfer.pieces]
             try:
-                for name, lacking in transfer.pieces:
-                    if all(under_way[each.name].result() for each in lacking):
-                        self._publish(name)
+                for each in under_way:
+                    each.result()
                     self.lease.renew()
             finally:
                 pool.shutdown(cancel_futures=True)  # after a failure nothing more is begun
-                copied = [each for each in transfer.missing if _succeeded(under_way[each.name])]
-                transfer.shards += len(copied)
-                transfer.nbytes += sum(each.size for each in copied)
+
+    def _piece(self, name: str, lacking: list[ShardRecord]) -> None:
+        if all([self._shard(name, record) for record in lacking]):  # noqa: C419 - every one
+            self._publish(name)
 
     def _shard(self, piece: str, record: ShardRecord) -> bool:
         """Copy a shard; False if it is not what its index says."""
@@ -189,6 +185,9 @@ class _Copying:
         files.storage.write(files.key(record.name), data)
         if record.name in self.transfer.damaged:
             files.forget(record.name)  # this machine's copies are of what was damaged
+        with self._lock:
+            self.transfer.shards += 1
+            self.transfer.nbytes += record.size
         self.advance(record.size)
         return True
 
@@ -203,7 +202,6 @@ class _Copying:
         if name in self.transfer.damaged:
             files.delete(name)  # with the copy of it that this machine may have
         files.storage.write(files.key(name), data)
-        self.transfer.published += 1
 
 
 def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
@@ -215,10 +213,6 @@ def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
         if origin.shard is not None:
             listed[origin.shard.name] = origin.shard
     return [(name, list(listed.values())) for name, listed in sorted(found.items())]
-
-
-def _succeeded(future: "Future[bool]") -> bool:
-    return not future.cancelled() and future.exception() is None and future.result()
 
 
 def _damaged(

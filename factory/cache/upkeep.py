@@ -100,8 +100,8 @@ def inspect(store: TensorStore) -> Findings:
             found.problems.append(f"{where} is not of the cache; not read")
             continue
         found.leftovers.append(
-            f"{where} is in no index and not read: a run was killed while it wrote it, which "
-            "`gc` removes, or writes it now"
+            f"{where} is in no index and not read: who wrote it was stopped, and then `gc` "
+            "removes it, or is at it now"
         )
     with progress("verify cache", len(records), "shards") as advance:
         for name in sorted(store.snapshot().segments):
