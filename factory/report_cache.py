@@ -144,15 +144,14 @@ def show_garbage(
     """Print what was removed, or is of no use and would be once it is old enough."""
     console = narrow(Console(highlight=False), _WIDTH)
     table = titled_table(
-        "Removed" if removed else "Of no use", ("store", "left"), ("file", "left"),
-        ("size", "right"), ("why", "left"),
+        "Removed" if removed else "Of no use", ("store", "left"), ("files", "right"),
+        ("size", "right"), ("each", "left"),
     )  # fmt: skip
     for name, items in found.items():
-        for item in items[:_SHOWN]:
-            file = item.shard or item.segment or ""
-            table.add_row(name, file, size(item.size), item.reason)
-        if len(items) > _SHOWN:
-            table.add_row(name, f"and {len(items) - _SHOWN} more", "", "")
+        for reason in dict.fromkeys(item.reason for item in items):
+            alike = [item for item in items if item.reason == reason]
+            total = sum(item.size for item in alike)
+            table.add_row(name, number(len(alike)), size(total), reason)
     everything = [item for items in found.values() for item in items]
     if not everything:
         young = ", or too young" if removed else ""
@@ -167,8 +166,8 @@ def show_garbage(
     console.print(f"{size(now)} would be freed (without --dry-run)")
     if now < total:
         console.print(
-            f"{size(total - now)} later, once of no use for {min_age_s / 60:g} minutes; "
-            "if no run reads the cache, `--min-age 0` frees that, too"
+            f"{size(total - now)} later, once of no use for {min_age_s / 60:g} minutes; if no run "
+            "reads the cache, `--min-age 0` frees it now"
         )
 
 

@@ -89,9 +89,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "-h", "--help", action="help",
-        help="show this; `cache.py COMMAND --help` shows a command's own options",
+        help="show this; after a command, what it takes",
     )  # fmt: skip
-    doors = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    doors = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
     for name in COMMANDS:
         _add(doors, name)
     if not arguments:
