@@ -220,7 +220,8 @@ def _summary(done: Sequence[Transfer], seconds: float | None) -> str:
     known = sum(each.known for each in done)
     pieces = sum(len(each.pieces) for each in done)
     if not pieces:
-        return f"nothing is missing there: {plural(known, 'shard')} and their index"
+        sound = ", and all are sound" if all(each.verified for each in done) else ""
+        return f"nothing is missing there: {plural(known, 'shard')} and their index{sound}"
     if seconds is None:
         nbytes = sum(each.size for transfer in done for each in transfer.missing)
         return f"{size(nbytes)} would be copied (without --dry-run)"

@@ -50,6 +50,7 @@ class Transfer:
         pieces: Pieces of the index, each with the shards that are not there yet, or damaged.
         damaged: Names of shards and pieces that are there and damaged.
         known: Shards that are there already, and stay.
+        verified: Whether those were compared with their checksums.
         shards: Shards copied so far.
         nbytes: Their bytes.
         problems: What was left out, a sentence each.
@@ -58,6 +59,7 @@ class Transfer:
     pieces: list[tuple[str, list[ShardRecord]]] = field(default_factory=list)
     damaged: set[str] = field(default_factory=set)
     known: int = 0
+    verified: bool = False
     shards: int = 0
     nbytes: int = 0
     problems: list[str] = field(default_factory=list)
@@ -85,7 +87,8 @@ def compare(source: TensorStore, target: TensorStore, *, verify: bool = False) -
     sizes = {name: info.size for name, info in target.shard_files.listed().items()}
     unread = sorted(source.snapshot().unread)
     transfer = Transfer(
-        problems=[f"{source.index_files.where(name)} is damaged; not copied" for name in unread]
+        verified=verify,
+        problems=[f"{source.index_files.where(name)} is damaged; not copied" for name in unread],
     )
     listed = pieces(source)
     if verify:

@@ -110,6 +110,8 @@ def test_a_damaged_shard_is_replaced_at_either_end(
     (line,) = (each for each in capsys.readouterr().out.splitlines() if "latents" in each)
     assert line.split()[1] == line.split()[-2] == "1"  # shards, replaced
     assert there(weed_endpoint, "mended") == sound
+    assert script.main(["push", "--to", other, "--verify"]) == 0
+    assert f"{SHARDS} shards and their index, and all are sound" in capsys.readouterr().out
 
 
 def test_a_killed_push_goes_on_where_it_was(
