@@ -205,8 +205,8 @@ def show_transfers(
     for name, found in facts.items():
         detail = f" ({redact(found.detail)})" if found.verdict in _TOLD else ""
         verdict = "to be copied" if dry and found.verdict is Verdict.copied else found.verdict
-        known = plural(found.samples, "sample")
-        console.print(Text(f"facts of {name}, {known}: {verdict}{detail}"), soft_wrap=True)
+        known = "" if found.samples is None else f", {plural(found.samples, 'sample')}"
+        console.print(Text(f"facts of {name}{known}: {verdict}{detail}"), soft_wrap=True)
     problems = {name: each.problems for name, each in done.items() if each.problems}
     for name, lines in problems.items():
         console.print(_ILL + Text(f"{name}: {plural(len(lines), 'problem')}"))

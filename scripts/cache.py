@@ -332,7 +332,8 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
         for name, backend in data.registry.stored.items() if options.store is None else ():
             shelves = tuple(end.shelf(name) for end in ends)
             wanted = None if outwards else backend.storage.identity
-            if (found := compare_facts(*shelves, wanted)) is not None:
+            found = compare_facts(*shelves, wanted, verify=options.verify)
+            if found is not None:
                 facts[name] = found
         began = time.monotonic()
         if not options.dry_run:
@@ -340,12 +341,12 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
             logging.getLogger("factory").setLevel(logging.INFO)
             for name, pair in pairs.items():
                 copy(*pair, done[name])
-            for name, found in facts.items():
-                if found.verdict is Verdict.copied:
+            for name, each in facts.items():
+                if each.verdict is Verdict.copied:
                     copy_facts(*(end.shelf(name) for end in ends))
     seconds = None if options.dry_run else time.monotonic() - began
     show_transfers(done, facts, ends, seconds=seconds)
-    damaged = any(found.verdict is Verdict.damaged for found in facts.values())
+    damaged = any(each.verdict is Verdict.damaged for each in facts.values())
     return PROBLEMS if damaged or any(each.problems for each in done.values()) else SOUND
 
 

@@ -13,6 +13,7 @@ from factory.cache.transfer import compare, copy
 from factory.cache.upkeep import drop
 from factory.demo.session import S3_SETTINGS
 from factory.storage import LocalStorage
+from tests.bad_input.making import forbidding
 from tests.filled_cache import fill, load_script
 
 
@@ -99,6 +100,19 @@ def test_a_shard_that_was_cut_short_is_pushed_again(
     (tmp_path / "other" / path.relative_to(root)).write_bytes(data[:-1])  # cut short
     assert script.main(["push", "--to", str(tmp_path / "other")]) == 0
     assert (tmp_path / "other" / path.relative_to(root)).read_bytes() == data
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_read(
+    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = root / "locked"
+    other.mkdir(mode=0o555)
+    with forbidding():
+        assert script.main(["push", "--to", str(other)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("AccessDenied error: ")
+    assert said[1:] == [f"  --to {other} leads there"]
+    assert list(other.iterdir()) == []
 
 
 def test_merging_and_removing_what_was_merged(

@@ -12,7 +12,7 @@ from factory.catalog.changes import same_etag
 from factory.catalog.columns import find
 from factory.catalog.facts import Facts
 from factory.catalog.published import Shelf
-from factory.errors import CacheError
+from factory.errors import CacheError, ObjectNotFoundError
 
 
 class Verdict(StrEnum):
@@ -32,26 +32,34 @@ class FactsTransfer:
 
     Attributes:
         verdict: That.
-        samples: How many samples they know.
+        samples: How many samples they know; None where they were not read.
         detail: Where samples are read that are others, or what is damaged; "" for nothing.
     """
 
     verdict: Verdict
-    samples: int = 0
+    samples: int | None = None
     detail: str = ""
 
 
-def compare_facts(source: Shelf, target: Shelf, wanted: str | None = None) -> FactsTransfer | None:
+def compare_facts(
+    source: Shelf, target: Shelf, wanted: str | None = None, *, verify: bool = False
+) -> FactsTransfer | None:
     """Tell what is to become of the facts of a backend; None if the source has none.
 
     Args:
         source: Where they are copied from.
         target: Where they are copied to.
         wanted: The storage that the backend reads at the target; None if that is not known.
+        verify: Read them also where both ends have as many bytes of them.
 
     Raises:
         StorageError: One of the storages cannot be read.
     """
+    sizes = _size(source), _size(target)
+    if sizes[0] is None:
+        return None
+    if sizes[0] == sizes[1] and not verify:
+        return FactsTransfer(Verdict.same)
     try:
         ours = source.published()
     except CacheError as error:
@@ -75,6 +83,14 @@ def copy_facts(source: Shelf, target: Shelf) -> None:
         StorageError: The target cannot be written to, or the source cannot be read.
     """
     target.storage.write(target.key, source.storage.read(source.key))
+
+
+def _size(shelf: Shelf) -> int | None:
+    """Return the bytes of published facts; None if there are none."""
+    try:
+        return shelf.storage.head(shelf.key).size
+    except ObjectNotFoundError:
+        return None
 
 
 def _verdict(ours: Facts, theirs: Facts | None) -> Verdict:

@@ -40,9 +40,10 @@ def test_facts_are_copied_where_there_are_none(ends: tuple[Shelf, Shelf]) -> Non
     assert loaded is not None
     assert loaded.table.equals(facts("a", "b").table)
     assert loaded.origin == facts("a").origin
-    again = compare_facts(source, target, BUCKET)
-    assert again is not None
-    assert again.verdict is Verdict.same
+    for verify in (False, True):
+        again = compare_facts(source, target, BUCKET, verify=verify)
+        assert again is not None
+        assert again.verdict is Verdict.same
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_what_becomes_of_facts(
     source, target = ends
     source.save(ours)
     target.save(theirs)
-    found = compare_facts(source, target, BUCKET)
+    found = compare_facts(source, target, BUCKET, verify=True)
     assert found is not None
     assert found.verdict is verdict
 
@@ -83,3 +84,13 @@ def test_damaged_facts_are_not_copied_and_are_replaced(
     assert found is not None
     assert found.verdict is Verdict.damaged
     assert "is damaged" in found.detail
+
+
+def test_facts_of_equal_size_are_read_when_asked(ends: tuple[Shelf, Shelf], tmp_path: Path) -> None:
+    source, target = ends
+    for end in ends:
+        end.save(facts("a", "b"))
+    path = tmp_path / "target" / target.key
+    path.write_bytes(b"\0" * path.stat().st_size)
+    found = [compare_facts(source, target, verify=verify) for verify in (False, True)]
+    assert [each and each.verdict for each in found] == [Verdict.same, Verdict.copied]
