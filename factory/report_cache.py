@@ -9,15 +9,18 @@ from rich.text import Text
 
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.source import Source
+from factory.cache.compaction import Compaction
 from factory.cache.garbage import Garbage, is_old
+from factory.cache.known_facts import FactsTransfer, Verdict
 from factory.cache.lineage import why
 from factory.cache.place import CachePlace
 from factory.cache.recipe import rows_of
 from factory.cache.transfer import Transfer
+from factory.cache.upkeep import Findings
 from factory.cache.usage import Usage, recipe_name
 from factory.catalog.lookup import row_of
 from factory.dryrun.tables import narrow, titled_table
-from factory.dryrun.wording import number, place, plural, size
+from factory.dryrun.wording import listed, number, place, plural, redact, size
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 _WIDTH = 100
@@ -25,15 +28,23 @@ _WIDTH = 100
 _SHOWN = 20
 _WELL = Text("✓ ", style="green")
 _ILL = Text("✗ ", style="bold red")
+# What is said more of than the verdict.
+_TOLD = (Verdict.elsewhere, Verdict.useless, Verdict.damaged)
 
 
-def show_usage(found: Mapping[str, Usage], identity: str) -> None:
-    """Print what stores hold, and what their copies take up on this machine."""
+def show_usage(found: Mapping[str, Usage], cache: CachePlace, others: Mapping[str, int]) -> None:
+    """Print what stores hold, and what their copies take up on this machine.
+
+    Args:
+        found: The stores of a config, by name.
+        cache: Where they are.
+        others: Bytes of the stores that are there and of no backend of the config, by name.
+    """
     console = narrow(Console(highlight=False), _WIDTH)
+    _heading(console, "Cache in", cache)
     table = titled_table(
-        f"Cache in {place(identity, '')}", ("store", "left"), ("made by", "left"),
-        ("rows are", "left"), ("shards", "right"), ("rows", "right"), ("dead", "right"),
-        ("size", "right"),
+        "", ("store", "left"), ("made by", "left"), ("rows are", "left"), ("shards", "right"),
+        ("rows", "right"), ("dead", "right"), ("size", "right"),
     )  # fmt: skip
     for name, usage in found.items():
         for line, group in enumerate(usage.groups):
@@ -42,6 +53,9 @@ def show_usage(found: Mapping[str, Usage], identity: str) -> None:
                 "" if line else name, recipe_name(group.recipe), group.layout, number(group.shards),
                 number(group.rows), dead, size(group.nbytes),
             )  # fmt: skip
+        if not usage.groups and not usage.index_bytes:
+            table.add_row(name, Text("empty", style="dim"))
+            continue
         owner = "" if usage.groups else name
         table.add_row(owner, Text("index", style="dim"), "", "", "", "", size(usage.index_bytes))
     total = sum(each.index_bytes + sum(g.nbytes for g in each.groups) for each in found.values())
@@ -51,10 +65,15 @@ def show_usage(found: Mapping[str, Usage], identity: str) -> None:
     table.add_row("all", "", "", "", number(rows), number(dead_rows), size(total))
     console.print(table)
     tiers = {folder: held for each in found.values() for folder, held in each.tiers.items()}
-    if tiers:
+    if any(used for used, _ in tiers.values()) or cache.storage.remote:
         console.print(_tier_table(tiers))
     if dead_rows:
         console.print("[dim]dead rows go with `cache.py compact`, then `cache.py gc`[/]")
+    if others:
+        shown = [f"{name} ({size(nbytes)})" for name, nbytes in sorted(others.items())]
+        console.print(
+            Text(f"also there, of no backend of this config: {listed(shown, _SHOWN)}", style="dim")
+        )
 
 
 def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
@@ -66,18 +85,57 @@ def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
     return table
 
 
-def show_problems(found: Mapping[str, Sequence[str]]) -> None:
-    """Print what is wrong with each store, or that nothing is."""
+def show_findings(found: Mapping[str, Findings]) -> None:
+    """Print what is wrong with each store, or that nothing is, and what nothing reads."""
     console = narrow(Console(highlight=False), _WIDTH)
-    for name, problems in found.items():
-        if not problems:
-            console.print(_WELL + Text(f"{name}: every file and row is sound"))
-            continue
-        console.print(_ILL + Text(f"{name}: {plural(len(problems), 'problem')}"))
-        for problem in problems[:_SHOWN]:
-            console.print(Text(f"  · {problem}"))
-        if len(problems) > _SHOWN:
-            console.print(f"  · and {len(problems) - _SHOWN} more")
+    for name, findings in found.items():
+        if findings.problems:
+            console.print(_ILL + Text(f"{name}: {plural(len(findings.problems), 'problem')}"))
+        else:
+            which = "row that counts" if findings.leftovers else "file and row"
+            console.print(_WELL + Text(f"{name}: every {which} is sound"))
+        _list(console, findings.problems)
+        if findings.leftovers:
+            console.print(Text(f"  of no use, so no harm: {len(findings.leftovers)}", style="dim"))
+            _list(console, findings.leftovers, "dim")
+    if any(each.problems for each in found.values()):
+        console.print(
+            "\nA cache that has them sound replaces damaged shards: "
+            "[bold]cache.py pull --verify --from CACHE[/]"
+        )
+
+
+def show_compactions(done: Mapping[str, Compaction]) -> None:
+    """Print which rows were merged, and which could not be."""
+    console = narrow(Console(highlight=False), _WIDTH)
+    for name, each in done.items():
+        mark = _ILL if each.problems else _WELL
+        if each.rows:
+            told = (
+                f"{plural(each.rows, 'row')} of {plural(each.before, 'shard')} lie in "
+                f"{plural(each.after, 'shard')} now"
+            )
+        else:
+            told = "no row could be merged" if each.problems else "nothing to merge"
+        console.print(mark + Text(f"{name}: {told}"))
+        _list(console, each.problems)
+    if any(each.rows for each in done.values()):
+        console.print(
+            "the shards they lay in are removed by `cache.py gc`, once runs under way have moved on"
+        )
+
+
+def _heading(console: Console, words: str, cache: CachePlace) -> None:
+    where = place(cache.storage.identity, cache.prefix)
+    console.print(Text(f"{words} {where}", style="bold"), soft_wrap=True)
+
+
+def _list(console: Console, lines: Sequence[str], style: str = "") -> None:
+    for line in lines[:_SHOWN]:
+        # Not torn: a path that goes over two lines cannot be copied.
+        console.print(Text(f"  · {line}", style=style), soft_wrap=True)
+    if len(lines) > _SHOWN:
+        console.print(Text(f"  · and {number(len(lines) - _SHOWN)} more", style=style))
 
 
 def show_garbage(
@@ -86,15 +144,14 @@ def show_garbage(
     """Print what was removed, or is of no use and would be once it is old enough."""
     console = narrow(Console(highlight=False), _WIDTH)
     table = titled_table(
-        "Removed" if removed else "Of no use", ("store", "left"), ("file", "left"),
-        ("size", "right"), ("why", "left"),
+        "Removed" if removed else "Of no use", ("store", "left"), ("files", "right"),
+        ("size", "right"), ("each", "left"),
     )  # fmt: skip
     for name, items in found.items():
-        for item in items[:_SHOWN]:
-            file = item.shard or item.segment or ""
-            table.add_row(name, file, size(item.size), item.reason)
-        if len(items) > _SHOWN:
-            table.add_row(name, f"and {len(items) - _SHOWN} more", "", "")
+        for reason in dict.fromkeys(item.reason for item in items):
+            alike = [item for item in items if item.reason == reason]
+            total = sum(item.size for item in alike)
+            table.add_row(name, number(len(alike)), size(total), reason)
     everything = [item for items in found.values() for item in items]
     if not everything:
         young = ", or too young" if removed else ""
@@ -109,28 +166,68 @@ def show_garbage(
     console.print(f"{size(now)} would be freed (without --dry-run)")
     if now < total:
         console.print(
-            f"{size(total - now)} later, once of no use for {min_age_s / 60:g} minutes; "
-            "if no run reads the cache, `--min-age 0` frees that, too"
+            f"{size(total - now)} later, once of no use for {min_age_s / 60:g} minutes; if no run "
+            "reads the cache, `--min-age 0` frees it now"
         )
 
 
-def show_transfers(done: Mapping[str, Transfer], *, dry_run: bool, to: CachePlace) -> None:
-    """Print what was copied, or would be."""
+def show_transfers(
+    done: Mapping[str, Transfer],
+    facts: Mapping[str, FactsTransfer],
+    ends: tuple[CachePlace, CachePlace],
+    seconds: float | None,
+) -> None:
+    """Print what was copied, or would be.
+
+    Args:
+        done: The stores, by name.
+        facts: The facts of backends, by name.
+        ends: Where it was copied from, and where to.
+        seconds: How long that took; None if nothing was copied, but would be.
+    """
     console = narrow(Console(highlight=False), _WIDTH)
-    verb = "To be copied" if dry_run else "Copied"
+    dry = seconds is None
+    _heading(console, "To be copied to" if dry else "Copied to", ends[1])
+    _heading(console, "from", ends[0])
     table = titled_table(
-        f"{verb} to {place(to.storage.identity, to.prefix)}", ("store", "left"),
-        ("shards", "right"), ("size", "right"), ("pieces of the index", "right"),
+        "", ("store", "left"), ("shards", "right"), ("size", "right"), ("replaced", "right"),
+        ("there already", "right"),
     )  # fmt: skip
     for name, transfer in done.items():
         missing = transfer.missing
-        shards = len(missing) if dry_run else transfer.shards
-        nbytes = sum(each.size for each in missing) if dry_run else transfer.nbytes
-        table.add_row(name, number(shards), size(nbytes), number(len(transfer.pieces)))
+        nbytes = sum(each.size for each in missing) if dry else transfer.nbytes
+        replaced = len(transfer.damaged & {each.name for each in missing})
+        table.add_row(
+            name, number(len(missing) if dry else transfer.shards), size(nbytes),
+            Text(number(replaced), style="yellow" if replaced else "dim"), number(transfer.known),
+        )  # fmt: skip
     console.print(table)
+    for name, found in facts.items():
+        detail = f" ({redact(found.detail)})" if found.verdict in _TOLD else ""
+        verdict = "to be copied" if dry and found.verdict is Verdict.copied else found.verdict
+        known = "" if found.samples is None else f", {plural(found.samples, 'sample')}"
+        console.print(Text(f"facts of {name}{known}: {verdict}{detail}"), soft_wrap=True)
     problems = {name: each.problems for name, each in done.items() if each.problems}
-    if problems:
-        show_problems(problems)
+    for name, lines in problems.items():
+        console.print(_ILL + Text(f"{name}: {plural(len(lines), 'problem')}"))
+        _list(console, lines)
+    if not problems:
+        console.print(_WELL + Text(_summary(list(done.values()), seconds)))
+
+
+def _summary(done: Sequence[Transfer], seconds: float | None) -> str:
+    """Return what came of a copy without problems, in a line."""
+    known = sum(each.known for each in done)
+    pieces = sum(len(each.pieces) for each in done)
+    if not pieces:
+        sound = ", and all are sound" if all(each.verified for each in done) else ""
+        return f"nothing is missing there: {plural(known, 'shard')} and their index{sound}"
+    if seconds is None:
+        nbytes = sum(each.size for transfer in done for each in transfer.missing)
+        return f"{size(nbytes)} would be copied (without --dry-run)"
+    nbytes = sum(each.nbytes for each in done)
+    rate = f", {size(int(nbytes / max(seconds, 1e-3)))}/s" if nbytes else ""
+    return f"{size(nbytes)} in {seconds:.1f} s{rate}; all is there now"
 
 
 def reasons(

@@ -1,6 +1,5 @@
 """Does `scripts/cache.py` show, check, move and tidy a cache, and end with the right status?"""
 
-import importlib.util
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -12,35 +11,23 @@ from factory import CachePlace
 from factory.cache.recipe import recipe_keys
 from factory.cache.transfer import compare, copy
 from factory.cache.upkeep import drop
+from factory.demo.session import S3_SETTINGS
 from factory.storage import LocalStorage
-from tests.datamodule.building import data_module, write_folders
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "cache.py"
+from tests.bad_input.making import forbidding
+from tests.filled_cache import fill, load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("cache_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script()
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a filled cache, whose stores are named as those of data=single."""
+    """A folder with a filled cache."""
     folder = tmp_path_factory.mktemp("filled")
-    write_folders(folder)
-    data = data_module(folder)
-    for old, new in (("latents", "latents"), ("text", "captions")):
-        backend = data.registry.backends.pop(old)
-        backend.name = new
-        data.registry.backends[new] = backend
-    data.prepare_data()
-    data.close()
+    fill(folder)
     return folder
 
 
@@ -115,6 +102,19 @@ def test_a_shard_that_was_cut_short_is_pushed_again(
     assert (tmp_path / "other" / path.relative_to(root)).read_bytes() == data
 
 
+def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_read(
+    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = root / "locked"
+    other.mkdir(mode=0o555)
+    with forbidding():
+        assert script.main(["push", "--to", str(other)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("AccessDenied error: ")
+    assert said[1:] == [f"  --to {other} leads there"]
+    assert list(other.iterdir()) == []
+
+
 def test_merging_and_removing_what_was_merged(
     script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +136,7 @@ def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
         with store.writer({"kind": "thin"}) as writer:
             writer.add(recipe_keys({}, [{"n": n}]), {"x": torch.zeros(1, 2)})
     assert script.main(["compact", "--store", "latents"]) == 0
-    assert "are removed by `gc`" in capsys.readouterr().out
+    assert "are removed by `cache.py gc`" in capsys.readouterr().out
     assert script.main(["compact", "--store", "latents"]) == 0
     assert "gc" not in capsys.readouterr().out
     assert script.main(["du", "--store", "latents"]) == 0
@@ -160,6 +160,113 @@ def test_why_finds_a_caption(
     assert "a caption nobody wrote" in shown.out + shown.err
 
 
+def test_a_folder_without_a_cache_is_told_and_left_as_it_is(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for command in ("du", "verify", "gc", "compact"):
+        assert script.main([command]) == 1
+        said = capsys.readouterr()
+        assert f"nothing of latents, captions is stored in file://{tmp_path}/cache" in said.err
+        assert "scripts/precompute.py with the same options fills it" in said.err
+        assert said.out == ""
+    assert script.main(["push", "--to", "elsewhere"]) == 1
+    assert "nothing of latents, captions" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert script.main(["pull", "--from", "empty"]) == 1
+    assert "correct --from, or cache.prefix" in capsys.readouterr().err
+    assert script.main(["pull", "--from", "none"]) == 1
+    assert "--from none leads there" in capsys.readouterr().err
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"empty", "elsewhere", "cache", ".scratch"}  # no demo's pictures
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_bucket_that_is_not_set_says_what_is_to_be(
+    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in S3_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(root / "none"))
+    for arguments in (["du", "storage=s3"], ["push", "--to", "storage=s3"]):
+        assert script.main(arguments) == 2
+        said = capsys.readouterr().err
+        for text in (
+            "storage=s3 names no bucket: set DATA_BUCKET (or storage.bucket=NAME)",
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            "S3_ENDPOINT_URL",
+            "python scripts/demo_s3.py",
+        ):
+            assert text in said
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "half")
+    assert script.main(["push", "--to", "storage=s3"]) == 2
+    assert "bucket is not set; set DATA_BUCKET" in capsys.readouterr().err
+
+
+def test_stores_of_other_configs_are_shown_and_can_be_named(
+    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "cache/tensors/latents").rename(root / "cache/tensors/old")
+    assert script.main(["du"]) == 0
+    shown = capsys.readouterr().out
+    assert "also there, of no backend of this config: old (" in shown
+    assert [line.split()[:2] for line in shown.splitlines() if "latents" in line] == [
+        ["latents", "empty"]
+    ]
+    assert script.main(["verify", "--store", "old"]) == 0
+    assert "old: every file and row is sound" in capsys.readouterr().out
+    assert script.main(["push", "--store", "old", "--to", str(root / "other")]) == 0
+    assert list((root / "other/cache/tensors").iterdir()) == [root / "other/cache/tensors/old"]
+    assert script.main(["pull", "--store", "old", "--from", str(root / "other")]) == 0
+
+
+def test_an_option_of_ones_own_is_found(
+    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "conf/data").mkdir(parents=True)
+    (root / "conf/data/mine.yaml").write_text("defaults:\n  - single\n  - _self_\nbatch_size: 2\n")
+    assert script.main(["du", "data=mine", "--config-dir", str(root / "conf")]) == 0
+    assert script.main(["du", "data=mine"]) == 2
+    assert script.main(["du", "--config-dir", str(root / "nowhere")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_damage_of_what_nothing_reads_is_told_apart(
+    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = CachePlace(LocalStorage(str(root))).store("latents")
+    keys = recipe_keys({}, [{"n": 0}])
+    for _ in range(2):
+        before = set(store.shard_files.listed())
+        with store.writer({"kind": "twice"}) as writer:
+            writer.add(keys, {"x": torch.zeros(1, 2)})
+        path = root / "cache/tensors/latents/shards" / (
+            set(store.shard_files.listed()) - before
+        ).pop()  # fmt: skip
+        if len(before) == 9:
+            path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    assert script.main(["verify", "--store", "latents"]) == 0
+    shown = capsys.readouterr().out
+    assert "latents: every row that counts is sound" in shown
+    assert "of no use, so no harm: 1" in shown
+
+
+def test_an_interrupt_leaves_no_traceback(
+    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(script.COMMANDS, "du", script.COMMANDS["du"]._replace(run=interrupted))
+    assert script.main(["du"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,6 +274,9 @@ def test_why_finds_a_caption(
         (["du", "cache.ram_gbb=1"], "did you mean 'ram_gb'"),
         (["gc", "--min-age", "-1"], "--min-age must be at least 0"),
         (["push", "--to", "a", "--to", "b"], "give one folder, or overrides alone"),
+        (["push", "--to", "s3"], "'s3' is a storage; give storage=s3, or ./s3"),
+        (["push", "--to", "gs://bucket"], "only s3://BUCKET/PATH is known"),
+        (["pull", "--from", "s3:///path"], "expected s3://BUCKET or s3://BUCKET/PATH"),
         (["push", "--to", "cache.shard_mb=5"], "the other cache is this one"),
     ],
 )
@@ -178,7 +288,37 @@ def test_what_cannot_be_done_ends_with_status_2(
     assert message in capsys.readouterr().err
 
 
-def test_an_unknown_command_ends_with_status_2(script: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frob"], "choose from 'du', 'verify', 'gc', 'compact', 'why', 'push', 'pull'"),
+        ([], "compare every file and row with its checksum"),
+        (["du", "--foo"], "unrecognized arguments: '--foo'"),
+        (["du", "latents"], "options of the config are KEY=VALUE"),
+        (["du", ""], "unrecognized arguments: ''"),
+        (["du", "--foo=3"], "unrecognized arguments: '--foo=3'"),
+        (["push"], "usage: cache.py push --to CACHE"),
+        (["why"], "usage: cache.py why KEY"),
+    ],
+)
+def test_an_unknown_command_or_argument_ends_with_status_2(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        script.main(["frob"])
+        script.main(arguments)
     assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["du", "verify", "gc", "compact", "why", "push", "pull"])
+def test_every_command_explains_itself(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: cache.py {command} " in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    if command in ("push", "pull"):
+        assert "s3://BUCKET/PATH" in shown

@@ -162,7 +162,7 @@ class _Work:
         """Return which entries of a group are written anew, in their new order."""
         shard, records = _shards(self.table, entries)
         counts = np.bincount(shard, minlength=len(records))
-        thin = counts < _THIN * capacity_of(records[0].layout, self.store.shard_bytes)
+        thin = counts < _THIN * self._capacity(records[0])
         if thin.sum() == 1 and counts[thin][0] == records[int(thin.argmax())].rows:
             thin[:] = False  # written anew it would be what it is
         if wishes is None:
@@ -172,13 +172,17 @@ class _Work:
             return entries[sequence]
         return entries[:0]
 
+    def _capacity(self, record: ShardRecord) -> int:
+        """Return how many rows a full shard has, as for who writes new ones."""
+        return capacity_of(record.layout, self.store.shard_bytes, self.store.shard_rows)
+
     def rewrite(self, entries: NDArray[np.int64]) -> None:
         """Publish new shards of some entries, whose rows share recipe and layout."""
         if not len(entries):
             return
         _, records = _shards(self.table, entries)
         self.done.before += len(records)
-        capacity = capacity_of(records[0].layout, self.store.shard_bytes)
+        capacity = self._capacity(records[0])
         for start in range(0, len(entries), capacity):
             part = entries[start : start + capacity]
             shard = OpenShard(records[0].layout, len(part))

@@ -128,7 +128,8 @@ class Files:
 
     def where(self, name: str) -> str:
         """Return what to call a file so that it can be found."""
-        return f"{self.storage.identity.rstrip('/')}/{self.key(name)}"
+        root, mark, server = self.storage.identity.partition("?")
+        return f"{root.rstrip('/')}/{self.key(name)}{mark}{server}"
 
     @cached_property
     def copied(self) -> bool:

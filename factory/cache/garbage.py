@@ -8,16 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from factory.cache.counting import counted, newest_origins
+from factory.cache.index import Index
 from factory.cache.lease import alone
 from factory.cache.recipe import Keys
 from factory.cache.segment import SHARD_NAME, ShardRecord, read_segment
 from factory.cache.store import TensorStore
-from factory.cache.table import Origin, Table, halves, merged
+from factory.cache.table import Origin
+from factory.records import UNKNOWN_SIZE, ObjectInfo
 
 # A row that is found was looked up in an index read at most this long ago, and a shard that
 # is being published has its index by then.
 MIN_AGE_S = 3600.0
+# Dropped keys held at once, 16 bytes each; all pieces of the index are read once for so many.
+_KEYS_AT_ONCE = 2**22
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +54,8 @@ def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
 
     That is: shards in no index, shards whose rows all were dropped or lie in a later shard,
     and drops of keys that no older row is left of. Rows of old recipes stay: an old run may
-    want them, unless `keep` says otherwise.
+    want them, unless `keep` says otherwise. Memory: the keys of one piece of the index, and a
+    bounded number of others.
 
     Args:
         store: The store; it is refreshed.
@@ -58,15 +65,16 @@ def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
         StorageError: The storage cannot be listed or read.
     """
     store.refresh()
-    table = merged(store.snapshot().index.tables)
-    live = {origin.segment for origin in table.origins if origin.rows}
+    index = store.snapshot().index
+    live = {origin.segment for origin, rows in counted(index) if rows}
+    listed = store.shard_files.listed()
     found = []
     for segment, origins in _by_segment(store).items():
         # The pieces of an index list one shard each, and drops list none.
         if (shard := origins[0].shard) is None:
             continue
-        if segment not in live and shard.name not in table.dead:
-            found.append(_superseded(store, table, segment, shard))
+        if segment not in live and _is_there(shard, listed):
+            found.append(_superseded(store, index, segment, shard))
         elif keep is not None and not keep(json.loads(shard.recipe)):
             since, reason = _stamp(segment), "is of a recipe that is not kept"
             found.append(Garbage(segment, shard.name, shard.size, since, reason))
@@ -78,7 +86,7 @@ def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
         )
         return found
     # Last, for they go only after the rows that they hide.
-    return [*_orphans(store), *found, *_needless_drops(store, found)]
+    return [*_orphans(store, listed), *found, *_needless_drops(store, found)]
 
 
 def collect(
@@ -124,18 +132,23 @@ def _by_segment(store: TensorStore) -> dict[str, list[Origin]]:
     return segments
 
 
-def _orphans(store: TensorStore) -> Iterator[Garbage]:
-    listed, records = store.shard_files.listed(), store.snapshot().records
+def _is_there(shard: ShardRecord, listed: Mapping[str, ObjectInfo]) -> bool:
+    """Tell whether a shard is there as published: one that is lost may come back."""
+    info = listed.get(shard.name)
+    return info is not None and info.size in (shard.size, UNKNOWN_SIZE)
+
+
+def _orphans(store: TensorStore, listed: Mapping[str, ObjectInfo]) -> Iterator[Garbage]:
+    records = store.snapshot().records
     for name, info in listed.items():
         if name not in records and SHARD_NAME.fullmatch(name):
             yield Garbage(None, name, info.size, int(name[:16], 16), "is in no index")
 
 
-def _superseded(store: TensorStore, table: Table, segment: str, shard: ShardRecord) -> Garbage:
+def _superseded(store: TensorStore, index: Index, segment: str, shard: ShardRecord) -> Garbage:
     """Return a shard every row of which has a newer one, or was dropped."""
-    hit, entry = table.search(halves(_keys(store, segment)))
-    newer = np.unique(table.origin[entry[hit]]).tolist()
-    since = max((_stamp(table.origins[number].segment) for number in newer), default=0)
+    newer = newest_origins(index, _keys(store, segment))
+    since = max((_stamp(origin.segment) for origin in newer), default=0)
     reason = "holds no row that counts: all were dropped, or lie in a later shard"
     return Garbage(segment, shard.name, shard.size, since, reason)
 
@@ -143,24 +156,71 @@ def _superseded(store: TensorStore, table: Table, segment: str, shard: ShardReco
 def _needless_drops(store: TensorStore, useless: list[Garbage]) -> Iterator[Garbage]:
     """Yield drops whose keys have no row left that they hide."""
     segments = _by_segment(store)
-    drops = {name for name, origins in segments.items() if origins[0].shard is None}
-    if not drops:
-        return
+    drops = [name for name, origins in segments.items() if origins[0].shard is None]
     going = {one.segment: one.since for one in useless}
-    rows = {name: _keys(store, name) for name in segments if name not in drops}
+    # Without the drop its rows would count again, so they must not go later than it.
+    since = {name: _stamp(name) for name in drops}
+    # What stays comes first: one row of it, and a drop need not be looked for any more.
+    rows = sorted((name for name in segments if name not in since), key=lambda one: one in going)
+    for block in _blocks(store, drops):
+        wanted = since.keys() & set(block.names)
+        for one in rows if wanted else ():
+            for name in block.meeting(_keys(store, one)):
+                if one in going and name in since:
+                    since[name] = max(since[name], going[one])
+                elif one not in going:
+                    since.pop(name, None)
+                    wanted.discard(name)
+            if not wanted:
+                break
+    for name, when in since.items():
+        yield Garbage(name, None, 0, when, "drops keys that have no row left")
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some keys that were dropped.
+
+    Attributes:
+        names: The drops they are of.
+        keys: V16 [n].
+        owner: int64 [n], number in `names`.
+    """
+
+    names: list[str]
+    keys: Keys
+    owner: NDArray[np.int64]
+
+    def meeting(self, others: Keys) -> list[str]:
+        """Return the drops that have a key in common with a sorted list of keys."""
+        if not len(others):
+            return []
+        at = np.minimum(others.searchsorted(self.keys), len(others) - 1)
+        met = np.unique(self.owner[others[at] == self.keys])
+        return [self.names[number] for number in met.tolist()]
+
+
+def _blocks(store: TensorStore, drops: list[str]) -> Iterator[_Block]:
+    """Yield all dropped keys, so many at once as may be held."""
+    names: list[str] = []
+    parts: list[Keys] = []
     for name in drops:
-        dropped = _keys(store, name)
-        hidden = {one for one, keys in rows.items() if _meet(dropped, keys)}
-        if hidden <= going.keys():
-            # Without the drop its rows would count again, so they must not go later than it.
-            since = max([_stamp(name), *(going[one] for one in hidden)])
-            yield Garbage(name, None, 0, since, "drops keys that have no row left")
+        keys = _keys(store, name)
+        while len(keys):
+            room = _KEYS_AT_ONCE - sum(map(len, parts))
+            names.append(name)
+            parts.append(keys[:room].copy())  # not a view, which would hold the whole segment
+            keys = keys[room:]
+            if len(parts[-1]) == room:
+                yield _block(names, parts)
+                names, parts = [], []
+    if parts:
+        yield _block(names, parts)
 
 
-def _meet(some: Keys, others: Keys) -> bool:
-    """Tell whether two lists of keys, each sorted, have one in common."""
-    at = np.minimum(others.searchsorted(some), len(others) - 1)
-    return bool(len(others)) and bool((others[at] == some).any())
+def _block(names: list[str], parts: list[Keys]) -> _Block:
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return _Block(names, np.concatenate(parts), owner)
 
 
 def _stamp(segment: str) -> int:

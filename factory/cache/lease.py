@@ -8,11 +8,11 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from factory.errors import CacheError, ObjectNotFoundError
+from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,11 @@ def alone(storage: Storage, folder: str, work: str, seconds: float = LEASE_S) ->
             if info.key != lease.key:
                 _pass(storage, info.key)
         yield lease
-    finally:
-        storage.delete(lease.key)
+    except BaseException:
+        with suppress(StorageError):  # what went wrong first says more
+            storage.delete(lease.key)
+        raise
+    storage.delete(lease.key)
 
 
 def _pass(storage: Storage, key: str) -> None:
@@ -107,9 +110,10 @@ def _pass(storage: Storage, key: str) -> None:
         return
     if until > time.time() and not (host == socket.gethostname() and not _runs(pid)):
         left = until - time.time()
+        root, mark, server = storage.identity.partition("?")
         raise TakenError(
             f"{claim.get('work')} is done by process {pid} on {host}, by its claim for another "
-            f"{left:.0f} s; wait for it, or delete {storage.identity}/{key} if it is gone"
+            f"{left:.0f} s; wait for it, or delete {root}/{key}{mark}{server} if it is gone"
         )
     logger.warning("a claim of process %d on %s, which is gone or late, is removed", pid, host)
     storage.delete(key)

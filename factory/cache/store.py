@@ -384,7 +384,8 @@ class TensorStore:
         """Say what to do about a shard that is damaged or gone."""
         return (
             f"delete {self.shard_files.where(record.name)} and start again: its "
-            f"{record.rows} rows are then encoded anew"
+            f"{record.rows} rows are then encoded anew; or set cache.damaged=rebuild: then only "
+            "those that are damaged are, as batches need them"
         )
 
     def next_stamp(self) -> int:

@@ -1,12 +1,14 @@
 """Is what a cache holds sound, and how is a row forgotten?"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.cache.container import DamagedError
+from factory.cache.counting import counting
 from factory.cache.recipe import Keys, as_keys
 from factory.cache.segment import (
     SHARD_NAME,
@@ -58,61 +60,107 @@ def drop_shard(store: TensorStore, name: str) -> None:
     store.refresh()
 
 
+@dataclass
+class Findings:
+    """What is not as it should be, a sentence each.
+
+    Attributes:
+        problems: Damage: rows that count are damaged or gone.
+        leftovers: What nothing reads any more, so that its damage harms nothing.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+
+
 def verify(store: TensorStore) -> list[str]:
-    """Compare every file and row with its checksum; return what is wrong, a sentence each.
+    """Compare every file and row with its checksum; return what is damaged, a sentence each.
+
+    Raises:
+        CacheError: A file was written in a newer format.
+        StorageError: The storage cannot be listed or read.
+    """
+    return inspect(store).problems
+
+
+def inspect(store: TensorStore) -> Findings:
+    """Compare every file and row with its checksum; tell damage from what nothing reads.
 
     Raises:
         CacheError: A file was written in a newer format.
         StorageError: The storage cannot be listed or read.
     """
     store.refresh()
-    problems = store.problems
+    found = Findings(problems=store.problems)
     listed = store.shard_files.listed()
     records = store.snapshot().records
     for name in sorted(set(listed) - set(records)):
-        problems.append(
-            f"{store.shard_files.where(name)} is in no index: a run was killed while it "
-            "wrote it, or writes it now; it is not read, and may be deleted if no run is on"
+        where = store.shard_files.where(name)
+        if not SHARD_NAME.fullmatch(name):
+            found.problems.append(f"{where} is not of the cache; not read")
+            continue
+        found.leftovers.append(
+            f"{where} is in no index and not read: who wrote it was stopped, and then `gc` "
+            "removes it, or is at it now"
         )
     with progress("verify cache", len(records), "shards") as advance:
         for name in sorted(store.snapshot().segments):
             try:
                 segment = read_segment(store.index_files.data(name), name)
             except (DamagedError, ObjectNotFoundError) as error:
-                problems.append(str(error))
+                found.problems.append(str(error))
                 continue
-            for record, rows, checksums in by_record(segment):
+            for record, at in by_record(segment):
                 # What is gone, or of another size, was told already.
                 info = listed.get(record.name)
                 if info is not None and info.size in (record.size, UNKNOWN_SIZE):
-                    problems.extend(_unsound_rows(store, record, rows, checksums))
+                    _look(store, segment, record, at, found)
                 advance(1)
-    return problems
+    return found
 
 
-def by_record(
-    segment: Segment,
-) -> Iterator[tuple[ShardRecord, NDArray[np.uint32], NDArray[np.uint64]]]:
-    """Yield each shard of a segment, with the rows in it and their checksums."""
+def by_record(segment: Segment) -> Iterator[tuple[ShardRecord, NDArray[np.int64]]]:
+    """Yield each shard of a segment, with the numbers of the entries that lie in it."""
     shards = segment.shards
     numbers = [-1 if place.shard is None else shards.index(place.shard) for place in segment.places]
     shard = np.array(numbers)[segment.place]
     for number, record in enumerate(shards):
-        at = np.flatnonzero(shard == number)
-        yield record, segment.row[at], segment.checksum[at]
+        yield record, np.flatnonzero(shard == number)
 
 
-def _unsound_rows(
+def _look(
     store: TensorStore,
+    segment: Segment,
     record: ShardRecord,
-    rows: NDArray[np.uint32],
-    checksums: NDArray[np.uint64],
-) -> list[str]:
-    try:
-        bad = store.opened(record).unsound(rows.tolist(), checksums.tolist())
-    except (DamagedError, ObjectNotFoundError) as error:
-        return [f"{error}; {store.mend(record)}"]
-    if not bad:
-        return []
+    at: NDArray[np.int64],
+    found: Findings,
+) -> None:
+    """Compare the rows of a shard, which some entries of a segment list, with their checksums."""
     where = store.shard_files.where(record.name)
-    return [f"{len(bad)} rows of {where} are damaged, first row {bad[0]}; {store.mend(record)}"]
+    try:
+        shard = store.opened(record)
+        bad = shard.unsound(segment.row[at].tolist(), segment.checksum[at].tolist())
+    except (DamagedError, ObjectNotFoundError) as error:
+        if counting(store.snapshot().index, record, segment.keys[at], segment.row[at]).any():
+            found.problems.append(f"{error}; {store.mend(record)}")
+        else:
+            found.leftovers.append(f"{error}; no row of it counts any more: `gc` removes it")
+        return
+    if not bad:
+        return
+    at = at[np.isin(segment.row[at], bad)]
+    counts = counting(store.snapshot().index, record, segment.keys[at], segment.row[at])
+    if counts.any():
+        rows = segment.row[at[counts]]
+        found.problems.append(f"{_damaged(rows, where)}; {store.mend(record)}")
+    if not counts.all():
+        rows = segment.row[at[~counts]]
+        found.leftovers.append(
+            f"{_damaged(rows, where)}, and superseded or dropped: `compact` and `gc` remove them "
+            "once most of the shard is"
+        )
+
+
+def _damaged(rows: NDArray[np.uint32], where: str) -> str:
+    some = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    return f"{some} of {where} {'is' if len(rows) == 1 else 'are'} damaged, first row {rows.min()}"

@@ -1,14 +1,15 @@
 """What does a cache hold, what of it is of use, and where does it take up room?"""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from factory.cache.counting import live_rows
+from factory.cache.place import CachePlace
 from factory.cache.shard import describe
 from factory.cache.store import TensorStore
-from factory.cache.table import merged
+from factory.errors import ObjectNotFoundError
 
 
 @dataclass
@@ -78,13 +79,30 @@ def usage(store: TensorStore) -> Usage:
     return Usage(sorted(groups.values(), key=lambda group: -group.nbytes), index_bytes, tiers)
 
 
-def live_rows(store: TensorStore) -> Counter[str]:
-    """Return how many rows of each shard count, by its name."""
-    live = Counter[str]()
-    for origin in merged(store.snapshot().index.tables).origins:
-        if origin.shard is not None:
-            live[origin.shard.name] += origin.rows
-    return live
+def held(place: CachePlace) -> dict[str, int]:
+    """Return the bytes of every store that a cache has, by name, whoever wrote it.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    folder = f"{place.prefix.strip('/')}/tensors"
+    found: dict[str, int] = {}
+    try:
+        for info in place.storage.objects(folder):
+            name = info.key[len(folder) + 1 :].partition("/")[0]
+            found[name] = found.get(name, 0) + max(info.size, 0)
+    except ObjectNotFoundError:
+        return {}
+    return found
+
+
+def is_empty(store: TensorStore) -> bool:
+    """Tell whether nothing at all was ever written to a store.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    return not (store.index_files.listed() or store.shard_files.listed())
 
 
 def recipe_name(recipe: str) -> str:

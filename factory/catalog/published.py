@@ -85,6 +85,17 @@ class Shelf:
         # The etag from before the reading: of what is published meanwhile it is not the one.
         return Facts(self._map(table, header, etag), dict(header["origin"]))
 
+    def published(self) -> Facts | None:
+        """Read published facts whole, leaving no Arrow file; None if there are none, as `load`.
+
+        Raises:
+            CacheError: They are there but damaged.
+        """
+        if not self.storage.exists(self.key):
+            return None
+        found = self._read()
+        return None if found is None else Facts(found[0], dict(found[1]["origin"]))
+
     def _read(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
         try:
             source = self._source()

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,23 @@ def test_full_shards_are_left_alone(store: TensorStore, keys_of: MakeKeys, rows_
     assert compact(store).rows == 0
     write(store, keys_of(10, 400), rows_of(10, 400))
     assert (compact(store).before, len(store.snapshot().index.shards)) == (2, 2)
+
+
+def test_shards_stay_as_small_as_their_store_wants_them(
+    store: TensorStore, keys_of: MakeKeys, rows_of: Make
+) -> None:
+    small = replace(store, shard_rows=30)
+    for start in range(0, 90, 30):
+        write(small, keys_of(30, start), rows_of(30, start))
+    assert compact(small).rows == 0
+    for start in range(100, 150, 10):
+        write(small, keys_of(10, start), rows_of(10, start))
+    done = compact(small)
+    assert (done.rows, done.before, done.after) == (50, 5, 2)
+    collect(small, min_age_s=0)
+    assert sorted(shard.rows for shard in small.snapshot().index.shards) == [20, 30, 30, 30, 30]
+    compact(small, keys_of(150)[::-1].copy())
+    assert max(shard.rows for shard in small.snapshot().index.shards) == 30
 
 
 def test_a_shard_most_of_which_is_dead_is_written_anew(

@@ -19,7 +19,7 @@ from factory.cache.container import DamagedError, header, parse
 from factory.cache.recipe import Keys, recipe_keys
 from factory.cache.segment import Place, pack_segment, read_segment
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import drop, drop_shard, verify
+from factory.cache.upkeep import drop, drop_shard, inspect, verify
 from factory.errors import CacheError
 
 from .conftest import RECIPE
@@ -75,7 +75,8 @@ def test_a_flipped_bit_is_found_at_the_first_read(
         filled.gather(keys_of(ROWS))
     assert filled.gather(keys_of(7))["field"][:, 0].tolist() == list(range(7))
     (problem,) = verify(filled)
-    assert "1 rows" in problem
+    assert "1 row of" in problem
+    assert "set cache.damaged=rebuild" in problem
     assert "first row 7" in problem
     assert shard.name in problem
 
@@ -190,8 +191,10 @@ def test_a_shard_without_its_index_is_reported_and_not_read(
 ) -> None:
     segment.unlink()
     assert not filled.contains(keys_of(ROWS)).any()
-    (problem,) = verify(filled)
-    assert f"{shard.name} is in no index" in problem
+    found = inspect(filled)
+    assert found.problems == []
+    (leftover,) = found.leftovers
+    assert f"{shard.name} is in no index" in leftover
 
 
 @pytest.mark.parametrize("at", [3, 100, 4096, 4500, -1])

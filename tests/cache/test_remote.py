@@ -196,4 +196,4 @@ def test_verify_reads_the_whole_of_a_remote_cache(
     assert verify(store) == []
     key = next(iter(remote.objects("cache/shards"))).key
     remote.write(key, remote.read(key)[:-1] + b"\7")
-    assert "1 rows of memory://" in verify(store)[0]
+    assert "1 row of memory://" in verify(store)[0]

@@ -16,6 +16,7 @@ import pytest
 from factory.storage import budget
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-0123456789"
+READER = "reader-access"  # may read and list, with the same secret
 BUCKET = "photos"
 
 
@@ -90,9 +91,11 @@ def weed_identities() -> dict[str, object]:
     everything = ["Admin", "Read", "Write", "List", "Tagging"]
     keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
     weak = [{"accessKey": "weak-access", "secretKey": "weak-secret-0123456789"}]
+    reader = [{"accessKey": READER, "secretKey": SECRET_KEY}]
     return {
         "identities": [
             {"name": "all", "credentials": keys, "actions": everything},
+            {"name": "reader", "credentials": reader, "actions": ["Read", "List"]},
             {"name": "weak", "credentials": weak, "actions": ["Read:other", "List:other"]},
         ]
     }
