@@ -82,24 +82,29 @@ def _measure(root: Path, options: argparse.Namespace) -> Iterator[Line]:
         store.close()
         shutil.rmtree(copies)
     far.close()
-    conditions: dict[str, Any] = {
-        **vars(options),
-        "each": {n: _rounded(r) for n, r in rates.items()},
-    }
-    for name in ("bench", "run"):
-        conditions.pop(name, None)
-    yield "client, whole shards", statistics.median(rates["whole"]), "MiB/s", {}
-    yield "client, parts of 8 MiB", statistics.median(rates["parts"]), "MiB/s", {}
-    yield "client, parts written as they come", statistics.median(rates["written"]), "MiB/s", {}
-    yield "first epoch", statistics.median(rates["first"]), "MiB/s", conditions
-    floors = [max(pair) for pair in zip(rates["whole"], rates["parts"], strict=True)]
-    first = [a / b for a, b in zip(rates["first"], floors, strict=True)]
-    yield "first epoch / client's best", statistics.median(first), "", {"target": ">= 0.7"}
-    first = [a / b for a, b in zip(rates["first"], rates["written"], strict=True)]
-    yield "first epoch / client's parts written", statistics.median(first), "", {}
-    second = [a / b for a, b in zip(rates["second"], rates["here"], strict=True)]
-    yield "second epoch", statistics.median(rates["second"]), "MiB/s", {}
-    yield "second epoch / gathered from a local cache", statistics.median(second), "", {}
+    yield from _lines(rates, options)
+
+
+def _lines(rates: dict[str, list[float]], options: argparse.Namespace) -> Iterator[Line]:
+    """Yield the medians of rates, MiB/s, and of what one is of another."""
+
+    def share(name: str, of: list[float]) -> float:
+        return statistics.median(a / b for a, b in zip(rates[name], of, strict=True))
+
+    each = {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
+    given = {name: value for name, value in vars(options).items() if name not in ("bench", "run")}
+    for name, meaning, conditions in (
+        ("whole", "client, whole shards", {}),
+        ("parts", "client, parts of 8 MiB", {}),
+        ("written", "client, parts written as they come", {}),
+        ("first", "first epoch", {**given, "each": each}),
+        ("second", "second epoch", {}),
+    ):
+        yield meaning, statistics.median(rates[name]), "MiB/s", conditions
+    best = [max(pair) for pair in zip(rates["whole"], rates["parts"], strict=True)]
+    yield "first epoch / client's best", share("first", best), "", {"target": ">= 0.7"}
+    yield "first epoch / client's parts written", share("first", rates["written"]), "", {}
+    yield "second epoch / gathered from a local cache", share("second", rates["here"]), "", {}
 
 
 def write(store: Any, options: argparse.Namespace) -> Any:
@@ -185,7 +190,3 @@ def timed(work: Any, *given: Any, **named: Any) -> float:
     start = time.perf_counter()
     work(*given, **named)
     return time.perf_counter() - start
-
-
-def _rounded(rates: list[float]) -> list[float]:
-    return [round(rate, 1) for rate in rates]
