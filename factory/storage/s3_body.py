@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import ContentMismatchError
-from factory.storage.loop import Progress
+from factory.storage.loop import Progress, putting
 from factory.storage.rules import cut
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def pour(
     wanted = _wanted_md5(answer, request) if verify else None
     if _range(answer) is None and (start or length is not None):
         data = cut(await _received(answer, request, progress, wanted), start, length)
-        await asyncio.to_thread(put, 0, [data])
+        await putting(put, 0, [data])
         return len(data)
     md5 = hashlib.md5(usedforsecurity=False)
 
@@ -117,7 +117,7 @@ async def _handed(
     size, left = 0, int(answer["ContentLength"])
     async with answer["Body"] as body:
         while left > 0 and (pieces := await _pieces(body, min(left, _HANDED), progress)):
-            await asyncio.to_thread(hand, size, pieces)
+            await putting(hand, size, pieces)
             some = sum(map(len, pieces))
             size, left = size + some, left - some
     _check_length(size, answer)
