@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.mapping import mapped_file
 from factory.errors import StorageError
+from factory.storage.base import Put
 
 if TYPE_CHECKING:
     from factory.cache.tier import Tier
@@ -30,12 +31,12 @@ PART = 8 * 2**20
 
 # First byte and number of bytes.
 Range = tuple[int, int]
-# Takes the bytes of ranges: a range's number, the first byte in it, and pieces from there on.
-Put = Callable[[int, int, Sequence[bytes | memoryview]], None]
 # Puts the bytes of ranges somewhere, and yields in their order how many each had, or what went
 # wrong with it; see `Storage.read_to`.
 Read = Callable[[Sequence[Range], Put], Generator[int | StorageError, None, None]]
 
+# Pieces that one call writes: Linux takes no more, and small packets make many.
+_PIECES = 1024
 # Takes the first byte and pieces from there on.
 _Write = Callable[[int, Sequence[bytes | memoryview]], None]
 
@@ -319,7 +320,7 @@ def _open_for_pieces(path: Path) -> Iterator[_Write]:
 def _write_all(fd: int, at: int, pieces: Sequence[bytes | memoryview]) -> None:
     left = [memoryview(piece) for piece in pieces]
     while left:
-        written = os.pwritev(fd, left, at)
+        written = os.pwritev(fd, left[:_PIECES], at)
         at += written
         while left and written >= len(left[0]):
             written -= len(left.pop(0))

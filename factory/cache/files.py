@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from factory.cache.container import Bytes, DamagedError
-from factory.cache.copies import Copy, Passing, Put, Range, Read, Whole
+from factory.cache.copies import Copy, Passing, Range, Read, Whole
 from factory.cache.mapping import mapped_file
 from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import Storage
+from factory.storage.base import Put, Storage
 from factory.storage.local import LocalStorage
 
 # Small files fetched at once: enough to hide a server's latency, few enough for any server.

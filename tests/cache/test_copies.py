@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.cache.copies import BLOCK, PART, Copy, Passing, Put, Range, Read, Stored, beside
+from factory.cache.copies import BLOCK, PART, Copy, Passing, Range, Read, Stored, beside
 from factory.cache.tier import Tier
 from factory.errors import StorageError
+from factory.storage.base import Put
 
 BLOCKS = 3 * PART // BLOCK + 1
 DATA = np.random.default_rng(0).integers(0, 256, BLOCKS * BLOCK - 100, np.uint8)
@@ -127,6 +128,22 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "pwritev", short)
     copy = stored(tmp_path, read)
+    assert copy.fetch(ALL)
+    assert (copy.data == DATA).all()
+
+
+def test_many_small_pieces_are_written(tmp_path: Path) -> None:
+    def crumbling(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+        for number, (start, length) in enumerate(ranges):
+            end = start + length
+            put(
+                number,
+                0,
+                [DATA[at : min(at + 500, end)].tobytes() for at in range(start, end, 500)],
+            )
+            yield length
+
+    copy = stored(tmp_path, crumbling)
     assert copy.fetch(ALL)
     assert (copy.data == DATA).all()
 
