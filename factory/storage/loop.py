@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 # of a batch of pictures the first half is decoded while the second one is on its way.
 _PARTS = 2
 
-# Threads that put what came to its place: as many as the cache fetches shards side by side, each
-# of which writes to a file of its own.
-_PUTTING = 8
+# Threads that put what came to its place: as many as can copy at once, and no more than the cache
+# fetches shards side by side, each of which is a file of its own.
+_PUTTING = min(8, os.cpu_count() or 1)
 
 T = TypeVar("T")
 S = TypeVar("S")
