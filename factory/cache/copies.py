@@ -5,8 +5,8 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.mapping import mapped_file
 from factory.errors import StorageError
+from factory.storage.base import Put
 
 if TYPE_CHECKING:
     from factory.cache.tier import Tier
@@ -27,14 +28,17 @@ BLOCK = 64 * 2**10
 # once an epoch, and requests of some MiB fill a network. Whole files would make the first batch,
 # which needs a row of many, wait for them all.
 PART = 8 * 2**20
-# Parts that are asked for in one go; each thread that fetches holds so much.
-_AT_ONCE_BYTES = 4 * PART
-_AT_ONCE_SPANS = 64
 
 # First byte and number of bytes.
 Range = tuple[int, int]
-# Yields the bytes of ranges in their order, or what went wrong with one.
-Read = Callable[[Sequence[Range]], Iterator[bytes | Bytes | StorageError]]
+# Puts the bytes of ranges somewhere, and yields in their order how many each had, or what went
+# wrong with it; see `Storage.read_to`.
+Read = Callable[[Sequence[Range], Put], Generator[int | StorageError, None, None]]
+
+# Pieces that one call writes: Linux takes no more, and small packets make many.
+_PIECES = 1024
+# Takes the first byte and pieces from there on.
+_Write = Callable[[int, Sequence[bytes | memoryview]], None]
 
 # Before the blocks: when it was used, a plan, and the last step in sight that needs it.
 _HEAD = np.dtype([("used", "<i8"), ("plan", "<u8"), ("step", "<i8")])
@@ -107,21 +111,23 @@ class _Partial:
 
     def _widened(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return all missing blocks of the parts that some blocks lie in."""
-        width = PART // BLOCK
-        parts = np.unique(blocks // width)
-        wide = (parts[:, None] * width + np.arange(width)).ravel()
-        wide = wide[wide < len(self._present)]
-        missing: NDArray[np.int64] = wide[self._present[wide] == 0]
-        return missing
+        missing = self._everything()
+        widened: NDArray[np.int64] = missing[np.isin(self._parts(missing), self._parts(blocks))]
+        return widened
 
     def _everything(self) -> NDArray[np.int64]:
         """Return all missing blocks."""
         return np.flatnonzero(self._present == 0)
 
-    def _runs(self, blocks: NDArray[np.int64]) -> list[Range]:
-        """Return the ranges that blocks cover, none longer than a part."""
+    def _parts(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which part each block lies in; a short end belongs to the part before it."""
         width = PART // BLOCK
-        cuts = np.flatnonzero((np.diff(blocks) != 1) | (blocks[1:] % width == 0)) + 1
+        count = max(1, (len(self._present) + width // 2) // width)
+        return np.minimum(blocks // width, count - 1)
+
+    def _runs(self, blocks: NDArray[np.int64]) -> list[Range]:
+        """Return the ranges that blocks cover, none longer than its part."""
+        cuts = np.flatnonzero((np.diff(blocks) != 1) | (np.diff(self._parts(blocks)) != 0)) + 1
         size = self.data.size
         runs = []
         for run in np.split(blocks, cuts):
@@ -130,21 +136,30 @@ class _Partial:
         return runs
 
     def _fill(self, runs: list[Range]) -> None:
-        """Read some ranges, write them to their places and note that they are there."""
-        for some in [runs] if self._whole else _together(runs):
-            for (start, length), found in zip(some, self._read(some), strict=True):
-                if isinstance(found, StorageError):
-                    raise found
-                if len(found) != length:
-                    raise DamagedError(
-                        f"{self._where} is {start + len(found)} bytes, and {self.data.size} "
-                        "were published"
-                    )
-                self._write(start, found)
-                self._present[start // BLOCK : -(-(start + length) // BLOCK)] = 1
+        """Read some ranges to their places, and note of each that it is there once it is."""
+        with self._target() as write:
+
+            def put(number: int, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
+                start, length = runs[number]
+                # What lies behind a range may be there already, and in use.
+                if offset + sum(map(len, pieces)) > length:
+                    raise StorageError(f"{self._where} gave more bytes than {length} from {start}")
+                write(start + offset, pieces)
+
+            with closing(self._read(runs, put)) as found:
+                for (start, length), size in zip(runs, found, strict=True):
+                    if isinstance(size, StorageError):
+                        raise size
+                    if size != length:
+                        raise DamagedError(
+                            f"{self._where} is {start + size} bytes, and {self.data.size} "
+                            "were published"
+                        )
+                    self._present[start // BLOCK : -(-(start + length) // BLOCK)] = 1
         self.complete = bool(self._present.all())
 
-    def _write(self, start: int, found: bytes | Bytes) -> None:
+    def _target(self) -> AbstractContextManager[_Write]:
+        """Return what takes the first byte and pieces from there on, in any thread."""
         raise NotImplementedError
 
 
@@ -179,8 +194,13 @@ class Passing(_Partial):
                 self._fill(self._runs(wide if self.kept or self._whole else blocks))
         return True
 
-    def _write(self, start: int, found: bytes | Bytes) -> None:
-        self._memory[start : start + len(found)] = np.frombuffer(found, np.uint8)
+    def _target(self) -> AbstractContextManager[_Write]:
+        return nullcontext(self._write)
+
+    def _write(self, start: int, pieces: Sequence[bytes | memoryview]) -> None:
+        for piece in pieces:
+            self._memory[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+            start += len(piece)
 
 
 class Stored(_Partial):
@@ -258,17 +278,54 @@ class Stored(_Partial):
         finally:
             os.close(fd)
 
-    def _write(self, start: int, found: bytes | Bytes) -> None:
-        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+    def _target(self) -> AbstractContextManager[_Write]:
+        return _open_for_pieces(self.path)
+
+
+@contextmanager
+def _open_for_pieces(path: Path) -> Iterator[_Write]:
+    """Yield what writes to a file; once this is left nothing more is written.
+
+    By `pwrite`, not into the map: that costs a fault for each page, twice the time.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    free = threading.Condition()
+    writing = 0
+    closed = False
+
+    def write(at: int, pieces: Sequence[bytes | memoryview]) -> None:
+        nonlocal writing
+        with free:
+            if closed:
+                return  # of a request that was given up; nobody will note these bytes
+            writing += 1
         try:
-            view = memoryview(found)  # type: ignore[arg-type]
-            while view:
-                written = os.pwrite(fd, view, start)
-                view, start = view[written:], start + written
+            _write_all(fd, at, pieces)
         except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
         finally:
-            os.close(fd)
+            with free:
+                writing -= 1
+                free.notify_all()
+
+    try:
+        yield write
+    finally:
+        with free:
+            closed = True
+            free.wait_for(lambda: not writing)
+        os.close(fd)
+
+
+def _write_all(fd: int, at: int, pieces: Sequence[bytes | memoryview]) -> None:
+    left = [memoryview(piece) for piece in pieces]
+    while left:
+        written = os.pwritev(fd, left[:_PIECES], at)
+        at += written
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if left:
+            left[0] = left[0][written:]
 
 
 def beside(path: Path) -> Path:
@@ -299,17 +356,3 @@ def blocks_of(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
     counts = np.where(lengths > 0, (starts + lengths - 1) // BLOCK - first + 1, 0)
     offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.unique(np.repeat(first, counts) + offsets)
-
-
-def _together(runs: list[Range]) -> Iterator[list[Range]]:
-    """Yield ranges in groups that are read at once."""
-    some: list[Range] = []
-    size = 0
-    for run in runs:
-        if some and (size + run[1] > _AT_ONCE_BYTES or len(some) == _AT_ONCE_SPANS):
-            yield some
-            some, size = [], 0
-        some.append(run)
-        size += run[1]
-    if some:
-        yield some

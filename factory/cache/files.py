@@ -1,6 +1,6 @@
 """How do the bytes of a published file reach this process?"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import Storage
+from factory.storage.base import Put, Storage
 from factory.storage.local import LocalStorage
 
 # Small files fetched at once: enough to hide a server's latency, few enough for any server.
@@ -185,18 +185,18 @@ class Files:
         return data
 
     def _read_published(
-        self, name: str, size: int, ranges: Sequence[Range]
-    ) -> Iterator[bytes | Bytes | StorageError]:
+        self, name: str, size: int, ranges: Sequence[Range], put: Put
+    ) -> Generator[int | StorageError, None, None]:
         del size
         key = self.key(name)
-        return self.storage.read_many([(key, start, length) for start, length in ranges])
+        return self.storage.read_to([(key, start, length) for start, length in ranges], put)
 
     def _read_packed(
-        self, name: str, size: int, plain_size: int, ranges: Sequence[Range]
-    ) -> Iterator[bytes | Bytes | StorageError]:
+        self, name: str, size: int, plain_size: int, ranges: Sequence[Range], put: Put
+    ) -> Generator[int | StorageError, None, None]:
         """Read a packed file whole, unpack it and cut ranges from it."""
         data = unpacked(self.published(name, size), plain_size, self.where(name))
-        return (data[start : start + length] for start, length in ranges)
+        yield from _put_from(data, ranges, put)
 
     def _read_below(
         self,
@@ -205,16 +205,26 @@ class Files:
         plain_size: int,
         published: Read,
         ranges: Sequence[Range],
-    ) -> Iterator[bytes | Bytes | StorageError]:
+        put: Put,
+    ) -> Generator[int | StorageError, None, None]:
         """Read ranges from the first of some tiers that has room, or from the storage."""
         packed = name.endswith(SUFFIX)
         for number, tier in enumerate(tiers):
             read = partial(self._read_below, tiers[number + 1 :], name, plain_size, published)
             copy = tier.open(plain_name(name), plain_size, read, self.where(name), whole=packed)
             if copy is not None and copy.fetch(np.array(ranges, np.int64)):
-                return (copy.data[start : start + length] for start, length in ranges)
-        return published(ranges)
+                yield from _put_from(copy.data, ranges, put)
+                return
+        yield from published(ranges, put)
 
     def _check_size(self, name: str, found: int, size: int) -> None:
         if size not in (UNKNOWN_SIZE, found):
             raise DamagedError(f"{self.where(name)} is {found} bytes, and {size} were published")
+
+
+def _put_from(data: Bytes, ranges: Sequence[Range], put: Put) -> Generator[int, None, None]:
+    """Hand ranges of what is there on."""
+    for number, (start, length) in enumerate(ranges):
+        piece = data[start : start + length].data
+        put(number, 0, [piece])
+        yield len(piece)

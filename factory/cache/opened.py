@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -77,10 +78,14 @@ class OpenShards:
             ObjectNotFoundError, DamagedError, StorageError: As `open` does.
         """
         ranges = row_ranges(record, rows)
+        found = self._shards.get(plain_name(record.name))
+        if found is not None and isinstance(found[1], Stored) and found[1].has(ranges):
+            found[1].needed(plan, step)
+            return True
         with self._opening.setdefault(record.name, threading.Lock()):
             found = self._shards.get(plain_name(record.name))
             copies = self._files.copies(record.name, record.size, record.plain_size)
-            for copy in copies if found is None else [found[1], *copies]:
+            for copy in copies if found is None else chain([found[1]], copies):
                 if not isinstance(copy, Stored):
                     return False  # of what is read where it lies nothing need come nearer
                 copy.needed(plan, step)

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,11 @@ from factory.sampling.plan import Plan
 logger = logging.getLogger(__name__)
 
 _MIB = 2**20
-# Rows asked for together: enough to keep a network busy from one group to the next, and little
-# enough that the first steps' rows are not waited for long.
-_GROUP_BYTES = 64 * _MIB
+# Rows asked for together: enough to keep a network busy, and little enough that the first steps'
+# rows are not waited for long.
+_GROUP_BYTES = 32 * _MIB
+# Groups under way: the next one keeps the network busy while the last rows of one come.
+_GROUPS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +169,24 @@ class FetchAhead:
             store.shard_files.expect(self._plan, step)
 
     def _run(self, parts: Iterable[Part]) -> None:
+        under_way: deque[Future[bool]] = deque()
+        with ThreadPoolExecutor(_GROUPS, thread_name_prefix="fetch-ahead-group") as pool:
+            for group, steps in self._groups(parts):
+                there = True
+                if len(under_way) == _GROUPS:
+                    there = under_way.popleft().result()
+                    if all(store.at_hand for store in self._stores):
+                        return
+                if not self._wait(steps, there):
+                    return
+                under_way.append(pool.submit(self._fetch, group))
+
+    def _groups(
+        self, parts: Iterable[Part]
+    ) -> Iterator[tuple[list[tuple[int, Rows]], list[tuple[int, int]]]]:
+        """Yield rows that are fetched together, each with its step, and the bytes of the steps."""
         group: list[tuple[int, Rows]] = []
-        size = 0
+        steps: list[tuple[int, int]] = []
         for part in parts:
             step = part.step.global_step
             if self._closing:
@@ -179,41 +198,45 @@ class FetchAhead:
             except FactoryError as error:
                 self._note(error)
                 continue
-            nbytes = sum(each.nbytes for each in rows)
             group += [(step, each) for each in rows]
-            size += nbytes
-            with self._moved:
-                self._ahead.append((step, nbytes))
-            if size >= min(_GROUP_BYTES, self._limit):
-                if not self._fetch(group):
-                    return
-                group, size = [], 0
-        self._fetch(group)
+            steps.append((step, sum(each.nbytes for each in rows)))
+            if sum(nbytes for _, nbytes in steps) >= min(_GROUP_BYTES, self._limit):
+                yield group, steps
+                group, steps = [], []
+        yield group, steps
+
+    def _wait(self, steps: list[tuple[int, int]], there: bool) -> bool:
+        """Wait for the trainer before a group is begun, and count it; False to end.
+
+        Args:
+            steps: The steps of the group, and the bytes of their rows.
+            there: Whether a group before it came whole. Without room, or a server that fails,
+                the next try follows the trainer's next step.
+        """
+        with self._moved:
+            before = self._reached
+            self._moved.wait_for(
+                lambda: (
+                    self._closing
+                    or (self._left() < self._limit and (there or self._reached != before))
+                )
+            )
+            self._ahead.extend(steps)
+            return not self._closing
 
     def _fetch(self, group: list[tuple[int, Rows]]) -> bool:
-        """Fetch the rows of some steps, and wait for the trainer; False to end."""
-        missing = False
+        """Fetch the rows of some steps; False if some have no room, or do not come."""
+        there = True
         for store in self._stores:
             of_store = [(step, rows) for step, rows in group if rows.store is store]
             if not of_store or self._closing:
                 continue
             try:
-                missing |= not store.bring(*_joined(of_store), self._plan, of_store[0][0])
+                there &= store.bring(*_joined(of_store), self._plan, of_store[0][0])
             except FactoryError as error:
                 self._note(error)
-                missing = True
-        with self._moved:
-            before = self._reached
-            # Without room, or a server that fails, the next try follows the trainer's next step.
-            self._moved.wait_for(
-                lambda: (
-                    self._closing
-                    or (self._left() < self._limit and not (missing and self._reached == before))
-                )
-            )
-            if self._closing:
-                return False
-        return not all(store.at_hand for store in self._stores)
+                there = False
+        return there
 
     def _left(self) -> int:
         return sum(nbytes for _, nbytes in self._ahead)

@@ -1,7 +1,7 @@
 """The contract every storage keeps: named bytes below one root."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 # Of an object: key, first byte, and number of bytes or None for all that follow.
 Span = tuple[str, int, int | None]
+# Takes bytes of several spans: a span's number, the first byte in the span, and pieces that follow
+# one another. It may be called in any thread and wait for a disk.
+Put = Callable[[int, int, "Sequence[bytes | memoryview]"], None]
+
+# Where spans are held whole before they are put somewhere, so much is asked for in one go.
+_HELD_BYTES = 32 * 2**20
+_HELD_SPANS = 64
 
 
 class Storage(ABC):
@@ -94,6 +101,23 @@ class Storage(ABC):
         """
         return (self._read_or_error(span) for span in spans)
 
+    def read_to(
+        self, spans: Sequence[Span], put: Put
+    ) -> Generator["int | StorageError", None, None]:
+        """Hand the bytes of several spans on; yield of each, in their order, how many it has.
+
+        Like `read_many`, for large spans that need not be held in memory whole. A number comes
+        after all bytes of its span were put; those of spans that follow may be put before it,
+        and bytes of one that failed, or was tried again, too. `put` raises only StorageError,
+        which then stands in the place of the span's number. Once the iterator is closed `put`
+        may still run, and is begun no more a bounded time later.
+        """
+        number = 0
+        for group in in_groups([length or 0 for _, _, length in spans]):
+            for found in self.read_many(spans[group]):
+                yield found if isinstance(found, StorageError) else _put_whole(found, number, put)
+                number += 1
+
     def _read_or_error(self, span: Span) -> "bytes | StorageError":
         try:
             return self.read(*span)
@@ -142,6 +166,26 @@ class TabularStorage(Storage):
         Raises:
             TableError: A column is not there; the message lists those that are.
         """
+
+
+def in_groups(lengths: Sequence[int]) -> Iterator[slice]:
+    """Yield which of some spans, of these lengths in bytes, are held in memory at once."""
+    start = size = 0
+    for number, length in enumerate(lengths):
+        if number > start and (size + length > _HELD_BYTES or number - start == _HELD_SPANS):
+            yield slice(start, number)
+            start, size = number, 0
+        size += length
+    if lengths:
+        yield slice(start, len(lengths))
+
+
+def _put_whole(found: bytes, number: int, put: Put) -> "int | StorageError":
+    try:
+        put(number, 0, [found])
+    except StorageError as error:
+        return error
+    return len(found)
 
 
 def safe_key(key: str) -> str:

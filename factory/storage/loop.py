@@ -4,13 +4,15 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factory.storage.budget import Endpoint, Slot
+from factory.storage.opened import PerProcess
 from factory.storage.retry import LEAST_RATE, ExhaustedError, Fault, Patience, Tries
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 # Results are taken by halves of those under way: one by one a scan of S3 took a fifth longer, and
 # of a batch of pictures the first half is decoded while the second one is on its way.
 _PARTS = 2
+
+# Threads that put what came to its place: as many as can copy at once, and no more than the cache
+# fetches shards side by side, each of which is a file of its own.
+_PUTTING = min(8, os.cpu_count() or 1)
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -40,6 +46,19 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+async def putting(work: Callable[..., None], *given: Any) -> None:
+    """Run what may wait for a disk, in threads that nothing else waits for."""
+    pool = _POOLS.get("putting")
+    await asyncio.get_running_loop().run_in_executor(pool, partial(work, *given))
+
+
+def _pool(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_PUTTING, thread_name_prefix=f"factory-{name}")
+
+
+_POOLS: PerProcess[str, ThreadPoolExecutor] = PerProcess(_pool)
 
 
 def sent_once(session: "aiohttp.ClientSession") -> "aiohttp.ClientSession":

@@ -1,13 +1,14 @@
 """How are bytes kept in a bucket of an S3-compatible object store?"""
 
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
-from factory.storage.base import Span, Storage, safe_key
+from factory.storage.base import Put, Span, Storage, safe_key
 from factory.storage.budget import Endpoint, endpoint
 from factory.storage.loop import Flights, Progress, persist, run
 from factory.storage.opened import PerProcess
@@ -20,7 +21,7 @@ from factory.storage.rules import (
     strip_prefix,
     temporary_name,
 )
-from factory.storage.s3_body import get
+from factory.storage.s3_body import get, pour
 from factory.storage.s3_client import (
     check_endpoint,
     close_files,
@@ -51,6 +52,10 @@ ONE_PUT_BYTES = 64 * 2**20
 # Reads begun before the first of them is taken, for each connection: when one ends, the next
 # one is there already, and no more than this many results wait in memory.
 _AHEAD = 2
+# What one call asks for ahead where spans are large, bytes: who needs a few rows waits behind no
+# more of each other call. And spans, where they are larger still: one lands while others come.
+_ASKED_BYTES = 64 * 2**20
+_ASKED_SPANS = 4
 
 
 @dataclass(frozen=True)
@@ -216,21 +221,51 @@ class S3Storage(Storage):
     def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order, asked for side by side; see `Storage`."""
         server = self._filesystem(), self._endpoint
-        return Flights(
-            lambda span: self._read_one(span, server), spans, _AHEAD * self.max_connections
-        )
+        ahead = _AHEAD * self.max_connections
+        return Flights(lambda span: self._one(span, self._reader, b"", server), spans, ahead)
 
-    async def _read_one(
-        self, span: Span, server: "tuple[S3FileSystem, Endpoint]"
-    ) -> bytes | StorageError:
+    def read_to(self, spans: Sequence[Span], put: Put) -> Generator[int | StorageError, None, None]:
+        """Hand several spans on as they come, asked for side by side; see `Storage`."""
+        server = self._filesystem(), self._endpoint
+        largest = max((length or _ASKED_BYTES for _, _, length in spans), default=1)
+        ahead = min(_AHEAD * self.max_connections, max(_ASKED_SPANS, _ASKED_BYTES // largest))
+
+        def begin(job: tuple[int, Span]) -> Coroutine[Any, Any, int | StorageError]:
+            number, span = job
+            return self._one(span, partial(self._pourer, partial(put, number)), 0, server)
+
+        return Flights(begin, enumerate(spans), ahead)
+
+    def _pourer(
+        self, put: Callable[[int, Sequence[bytes]], None], full: str, start: int, length: int | None
+    ) -> "_Send[int]":
+        """Return what sends one request for a span that is not empty, and hands its bytes on."""
+        request = self._request(full, start, length)
+        verify = self.verify_checksum
+
+        async def send(client: "AioBaseClient", progress: Progress) -> int:
+            return await pour(
+                client, request, progress, put, start=start, length=length, verify=verify
+            )
+
+        return send
+
+    async def _one(
+        self,
+        span: Span,
+        reader: "Callable[[str, int, int | None], _Send[T]]",
+        nothing: T,
+        server: "tuple[S3FileSystem, Endpoint]",
+    ) -> T | StorageError:
+        """Read a span in the way that a reader does, or return what went wrong."""
         key, start, length = span
         check_span(start, length)
         try:
             full = self._full(key)
             if length == 0:
                 await self._ask(_call("head_object", Bucket=self.bucket, Key=full), server=server)
-                return b""
-            return await self._ask(self._reader(full, start, length), server=server)
+                return nothing
+            return await self._ask(reader(full, start, length), server=server)
         except StorageError as error:
             return error
         except Exception as error:  # noqa: BLE001 - translated, and given in the span's place

@@ -3,10 +3,11 @@
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import ContentMismatchError
-from factory.storage.loop import Progress
+from factory.storage.loop import Progress, putting
 from factory.storage.rules import cut
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 # As much as the client's own buffer holds, twice over.
 _CHUNK = 2**18
+# Bytes that are handed on at once: a word between two threads costs some 50 us, and as much is
+# held for each request.
+_HANDED = 2**20
 # Hashing up to this size takes the loop 0.2 ms; more is done beside it, in a thread.
 _HASHED_IN_LOOP = 2**17
 # HTTP's "range not satisfiable": the object exists, and ends before the span starts.
@@ -48,37 +52,133 @@ async def get(
         IncompleteReadError: Fewer bytes came than were announced.
         ContentMismatchError: The bytes are not those that the ETag was made of.
     """
+    answer = await _answer(client, request)
+    if answer is None:
+        return b""
+    wanted = _wanted_md5(answer, request) if verify else None
+    data = await _received(answer, request, progress, wanted)
+    # A proxy that knows no ranges sends the whole object.
+    return cut(data, start, length) if _range(answer) is None else data
+
+
+async def pour(
+    client: "AioBaseClient",
+    request: dict[str, str],
+    progress: Progress,
+    put: Callable[[int, Sequence[bytes]], None],
+    *,
+    start: int = 0,
+    length: int | None = None,
+    verify: bool = True,
+) -> int:
+    """Fetch a span as `get` does, in one try, and hand its bytes on as they come.
+
+    Args:
+        client: The client.
+        request: Bucket, key and range.
+        progress: Told of every part.
+        put: Takes the first byte in the span and pieces from there on; called in a thread.
+        start: First byte of the span.
+        length: Its length; None to the end.
+        verify: Hash whole objects, where the server gives their MD5.
+
+    Returns:
+        How many bytes it was.
+
+    Raises:
+        IncompleteReadError, ContentMismatchError: As `get` does; bytes were handed on already.
+    """
+    answer = await _answer(client, request)
+    if answer is None:
+        return 0
+    wanted = _wanted_md5(answer, request) if verify else None
+    if _range(answer) is None and (start or length is not None):
+        data = cut(await _received(answer, request, progress, wanted), start, length)
+        await putting(put, 0, [data])
+        return len(data)
+    md5 = hashlib.md5(usedforsecurity=False)
+
+    def hand(at: int, pieces: list[bytes]) -> None:
+        if wanted is not None:
+            for piece in pieces:
+                md5.update(piece)
+        put(at, pieces)
+
+    size = await _handed(answer, progress, hand)
+    if wanted is not None:
+        _compare(md5.hexdigest(), wanted, size, request)
+    return size
+
+
+async def _handed(
+    answer: dict[str, Any], progress: Progress, hand: Callable[[int, list[bytes]], None]
+) -> int:
+    """Receive a body, hand it on in threads, and return its size."""
+    size, left = 0, int(answer["ContentLength"])
+    async with answer["Body"] as body:
+        while left > 0 and (pieces := await _pieces(body, min(left, _HANDED), progress)):
+            await putting(hand, size, pieces)
+            some = sum(map(len, pieces))
+            size, left = size + some, left - some
+    _check_length(size, answer)
+    return size
+
+
+async def _answer(client: "AioBaseClient", request: dict[str, str]) -> dict[str, Any] | None:
+    """Return what the server says; None where the object ends before the span."""
     from botocore.exceptions import ClientError
 
     try:
-        answer = await client.get_object(**request)
+        answer: dict[str, Any] = await client.get_object(**request)
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != _RANGE_BEYOND_END:
             raise
-        return b""
-    data = await _received(answer, progress)
-    ranged = _RANGE.fullmatch(answer.get("ContentRange", ""))
-    whole = ranged is None or (ranged[1] == "0" and ranged[3] == str(int(ranged[2]) + 1))
-    if verify and whole and not request["Bucket"].endswith(_NO_MD5):
-        await _compare(data, answer, request)
-    # A proxy that knows no ranges sends the whole object.
-    return cut(data, start, length) if ranged is None else data
+        return None
+    return answer
 
 
-async def _received(answer: dict[str, Any], progress: Progress) -> bytes:
+async def _pieces(body: Any, least: int, progress: Progress) -> list[bytes]:
+    """Receive at least so many bytes, fewer at the end."""
+    pieces: list[bytes] = []
+    # Most bodies come in one part, and the end of those need not be asked for.
+    while least > 0 and (piece := await body.read(_CHUNK)):
+        progress.received(len(piece))
+        pieces.append(piece)
+        least -= len(piece)
+    return pieces
+
+
+async def _received(
+    answer: dict[str, Any], request: dict[str, str], progress: Progress, wanted: str | None
+) -> bytes:
+    """Receive a whole body, and compare it with the MD5 wanted."""
+    async with answer["Body"] as body:
+        parts = await _pieces(body, int(answer["ContentLength"]), progress)
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    _check_length(len(data), answer)
+    if wanted is not None:
+        found = _md5(data) if len(data) <= _HASHED_IN_LOOP else await asyncio.to_thread(_md5, data)
+        _compare(found, wanted, len(data), request)
+    return data
+
+
+def _check_length(found: int, answer: dict[str, Any]) -> None:
     from botocore.exceptions import IncompleteReadError
 
-    parts, left = [], int(answer["ContentLength"])
-    async with answer["Body"] as body:
-        # Most bodies come in one part, and the end of those need not be asked for.
-        while left > 0 and (part := await body.read(_CHUNK)):
-            progress.received(len(part))
-            parts.append(part)
-            left -= len(part)
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    if len(data) != answer["ContentLength"]:
-        raise IncompleteReadError(actual_bytes=len(data), expected_bytes=answer["ContentLength"])
-    return data
+    if found != answer["ContentLength"]:
+        raise IncompleteReadError(actual_bytes=found, expected_bytes=answer["ContentLength"])
+
+
+def _range(answer: dict[str, Any]) -> re.Match[str] | None:
+    """Return first byte, last byte and size of the object; None if all of it is sent."""
+    return _RANGE.fullmatch(answer.get("ContentRange", ""))
+
+
+def _wanted_md5(answer: dict[str, Any], request: dict[str, str]) -> str | None:
+    """Return the MD5 that the body must have; None where it is a part, or the server gives none."""
+    ranged = _range(answer)
+    whole = ranged is None or (ranged[1] == "0" and ranged[3] == str(int(ranged[2]) + 1))
+    return stored_md5(answer) if whole and not request["Bucket"].endswith(_NO_MD5) else None
 
 
 def stored_md5(answer: dict[str, Any]) -> str | None:
@@ -94,14 +194,10 @@ def stored_md5(answer: dict[str, Any]) -> str | None:
     return match[1].lower() if match else None
 
 
-async def _compare(data: bytes, answer: dict[str, Any], request: dict[str, str]) -> None:
-    wanted = stored_md5(answer)
-    if wanted is None:
-        return
-    found = _md5(data) if len(data) <= _HASHED_IN_LOOP else await asyncio.to_thread(_md5, data)
+def _compare(found: str, wanted: str, size: int, request: dict[str, str]) -> None:
     if found != wanted:
         raise ContentMismatchError(
-            f"cannot read s3://{request['Bucket']}/{request['Key']}: {len(data)} bytes came whose "
+            f"cannot read s3://{request['Bucket']}/{request['Key']}: {size} bytes came whose "
             f"MD5 is {found}, and the server's ETag says {wanted}; upload the object anew, or, "
             "if this server's ETags are no MD5, set storage.verify_checksum=false"
         )

@@ -1,17 +1,20 @@
 """How fast is an epoch of encoded rows from S3: the first, and the second from its copies?
 
 A server on loopback holds a cache; rows are gathered in random order, as a plan would, while
-coming ones are fetched ahead. What the S3 client reaches on the same bytes, in whole shards and
-in parts, is measured in turns with it, and the better of the two is the floor. Client and server
-share this machine's cores, so what the one gains the other loses.
+coming ones are fetched ahead. What the S3 client reaches on the same bytes is measured in turns
+with it: in whole shards and in parts, which are thrown away (the better of the two is the first
+floor), and in parts that are written to files as they come, which any copy must do (the second).
+Client and server share this machine's cores, so what the one gains the other loses.
 """
 
 import argparse
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,17 +60,16 @@ def _measure(root: Path, options: argparse.Namespace) -> Iterator[Line]:
     keys = write(TensorStore(far, "cache", shard_mb=options.shard_mb), options)
     write(TensorStore(here, "cache", shard_mb=options.shard_mb), options)
     rates: dict[str, list[float]] = {
-        "whole": [],
-        "parts": [],
-        "first": [],
-        "second": [],
-        "here": [],
+        name: [] for name in ("whole", "parts", "written", "first", "second", "here")
     }
     size = len(keys) * options.row_kb / 1024
     for number in range(options.runs):
         for name, part in (("whole", None), ("parts", _PART)):
             rates[name].append(size / timed(client, far, part))
-        copies = str(root / f"copies{number}")
+        rates["written"].append(size / timed(written, far, root / "written"))
+        # A page cache that fills up anew each time would be measured with it.
+        shutil.rmtree(root / "written")
+        copies = str(root / "copies")
         store = TensorStore(
             far, "cache", local_dir=copies, shard_mb=options.shard_mb, disk_gb=options.disk_gb
         )
@@ -78,22 +80,31 @@ def _measure(root: Path, options: argparse.Namespace) -> Iterator[Line]:
         ):
             rates[name].append(size / timed(epoch, each, keys, options, seed=number))
         store.close()
+        shutil.rmtree(copies)
     far.close()
-    conditions: dict[str, Any] = {
-        **vars(options),
-        "each": {n: _rounded(r) for n, r in rates.items()},
-    }
-    for name in ("bench", "run"):
-        conditions.pop(name, None)
-    yield "client, whole shards", statistics.median(rates["whole"]), "MiB/s", {}
-    yield "client, parts of 8 MiB", statistics.median(rates["parts"]), "MiB/s", {}
-    yield "first epoch", statistics.median(rates["first"]), "MiB/s", conditions
-    floors = [max(pair) for pair in zip(rates["whole"], rates["parts"], strict=True)]
-    first = [a / b for a, b in zip(rates["first"], floors, strict=True)]
-    yield "first epoch / client's best", statistics.median(first), "", {"target": ">= 0.7"}
-    second = [a / b for a, b in zip(rates["second"], rates["here"], strict=True)]
-    yield "second epoch", statistics.median(rates["second"]), "MiB/s", {}
-    yield "second epoch / gathered from a local cache", statistics.median(second), "", {}
+    yield from _lines(rates, options)
+
+
+def _lines(rates: dict[str, list[float]], options: argparse.Namespace) -> Iterator[Line]:
+    """Yield the medians of rates, MiB/s, and of what one is of another."""
+
+    def share(name: str, of: list[float]) -> float:
+        return statistics.median(a / b for a, b in zip(rates[name], of, strict=True))
+
+    each = {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
+    given = {name: value for name, value in vars(options).items() if name not in ("bench", "run")}
+    for name, meaning, conditions in (
+        ("whole", "client, whole shards", {}),
+        ("parts", "client, parts of 8 MiB", {}),
+        ("written", "client, parts written as they come", {}),
+        ("first", "first epoch", {**given, "each": each}),
+        ("second", "second epoch", {}),
+    ):
+        yield meaning, statistics.median(rates[name]), "MiB/s", conditions
+    best = [max(pair) for pair in zip(rates["whole"], rates["parts"], strict=True)]
+    yield "first epoch / client's best", share("first", best), "", {"target": ">= 0.7"}
+    yield "first epoch / client's parts written", share("first", rates["written"]), "", {}
+    yield "second epoch / gathered from a local cache", share("second", rates["here"]), "", {}
 
 
 def write(store: Any, options: argparse.Namespace) -> Any:
@@ -114,6 +125,33 @@ def write(store: Any, options: argparse.Namespace) -> Any:
 
 def client(storage: Any, part: int | None) -> None:
     """Read all shards, whole or in parts, as fast as the client can."""
+    for data in storage.read_many(spans_of(storage, part)):
+        if isinstance(data, Exception):
+            raise data
+
+
+def written(storage: Any, folder: Path) -> None:
+    """Write all shards to files in parts, each piece as it comes."""
+    spans = spans_of(storage, _PART)
+    folder.mkdir()
+    with ExitStack() as stack:
+        names = {key for key, _, _ in spans}
+        files = {
+            key: stack.enter_context((folder / Path(key).name).open("wb", buffering=0))
+            for key in names
+        }
+
+        def put(number: int, offset: int, pieces: Any) -> None:
+            key, start, _ = spans[number]
+            os.pwritev(files[key].fileno(), pieces, start + offset)
+
+        for size in storage.read_to(spans, put):
+            if isinstance(size, Exception):
+                raise size
+
+
+def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]]:
+    """Return what is asked for to read all shards: whole, or in parts of so many bytes."""
     spans: list[tuple[str, int, int | None]] = []
     for info in storage.objects("cache/shards"):
         if part is None:
@@ -121,9 +159,7 @@ def client(storage: Any, part: int | None) -> None:
         else:
             starts = range(0, info.size, part)
             spans += [(info.key, start, min(part, info.size - start)) for start in starts]
-    for data in storage.read_many(spans):
-        if isinstance(data, Exception):
-            raise data
+    return spans
 
 
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
@@ -154,7 +190,3 @@ def timed(work: Any, *given: Any, **named: Any) -> float:
     start = time.perf_counter()
     work(*given, **named)
     return time.perf_counter() - start
-
-
-def _rounded(rates: list[float]) -> list[float]:
-    return [round(rate, 1) for rate in rates]

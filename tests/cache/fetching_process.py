@@ -1,12 +1,14 @@
 """What a process does that reads a remote cache through the tiers of its machine."""
 
+import os
 import threading
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from factory.cache.recipe import recipe_keys
 from factory.cache.store import TensorStore
-from factory.storage import LocalStorage
+from factory.storage import LocalStorage, S3Storage, Storage
 
 RECIPE = {"kind": "latents", "encoder": "test"}
 THREADS = 4
@@ -47,12 +49,12 @@ class FarStorage(LocalStorage):
         return (self._read_or_error(span) for span in spans)
 
 
-def store_of(storage: LocalStorage, local: str, **limits: float | str | None) -> TensorStore:
+def store_of(storage: Storage, local: str, **limits: float | str | None) -> TensorStore:
     """Return a store of 64 KiB rows, 32 to a shard."""
     return TensorStore(storage, "cache", local_dir=local, shard_mb=2, **limits)  # type: ignore[arg-type]
 
 
-def read_all(storage: LocalStorage, local: str, rows: int, limits: dict[str, float]) -> None:
+def read_all(storage: Storage, local: str, rows: int, limits: dict[str, float]) -> None:
     """Read all rows in several threads, and compare them."""
     store = store_of(storage, local, **limits)
     keys = recipe_keys(RECIPE, {"row": range(rows)})
@@ -74,3 +76,19 @@ def read_all(storage: LocalStorage, local: str, rows: int, limits: dict[str, flo
         thread.join()
     if wrong:
         raise SystemExit(str(wrong[0]))
+
+
+def read_all_from_server(
+    endpoint: str,
+    environment: dict[str, str],
+    local: str,
+    rows: int,
+    limits: dict[str, float],
+    begun: Event,
+) -> None:
+    """Read all rows from a server, as `read_all` does, and say when the first is asked for."""
+    os.environ.update(environment)
+    storage = S3Storage(environment["DATA_BUCKET"], endpoint_url=endpoint)
+    store_of(storage, local, **limits).open()  # connected, and the index is there
+    begun.set()
+    read_all(storage, local, rows, limits)

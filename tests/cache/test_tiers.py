@@ -5,6 +5,7 @@ import fcntl
 import logging
 import multiprocessing
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -210,6 +211,59 @@ def test_a_full_disk_is_read_past(
     with caplog.at_level(logging.WARNING):
         assert values(store, range(ROWS)) == list(range(ROWS))
     assert caplog.text.count("lower cache.disk_gb") == 1
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB of its own, of which somebody else has taken all but 3."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    if request.param == "tmpfs":
+        commands = [["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]]
+    else:
+        with image.open("wb") as file:
+            file.truncate(16 * 2**20)
+        make = ["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)]
+        commands = [make, ["mount", "-o", "loop", str(image), str(folder)]]
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    for command in commands:
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip(f"there is no {command[0]}")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"nothing can be mounted here: {error.stderr.strip()}")
+    try:
+        found = os.statvfs(folder)
+        with (folder / "of-others").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - 3 * 2**20)
+        yield folder
+    finally:
+        # Copies that are still mapped keep it until they are let go of.
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_runs_full_is_read_past(
+    far: FarStorage, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(far, str(small_disk))
+    order = np.random.default_rng(0).permutation(ROWS).tolist()
+    for start in [*range(0, ROWS, 8)] * 2:
+        assert values(store, order[start : start + 8]) == order[start : start + 8]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no room for copies in" in caplog.text
+    assert "No space left on device" in caplog.text
+    free = os.statvfs(small_disk)
+    assert free.f_bavail * free.f_frsize < 2**20  # some copies found room
+    assert taken(small_disk) > 2**20
+    # Who frees some space has the rest copied.
+    (small_disk / "of-others").unlink()
+    assert values(store, order) == order
+    count = len(reads(far))
+    assert values(store, order) == order
+    assert len(reads(far)) == count
+    store.close()
 
 
 def test_memory_comes_before_the_disk_and_goes_with_its_last_user(

@@ -101,6 +101,34 @@ def test_no_more_is_fetched_than_the_limit(name: str, tmp_path: Path) -> None:
     assert ahead._thread is None
 
 
+@dataclass(frozen=True)
+class Paired(Server):
+    """A storage that gives a shard only once another one is asked for, too."""
+
+    both: threading.Barrier = field(default_factory=lambda: threading.Barrier(2), compare=False)
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Wait for the other one."""
+        if "shards" in key:
+            self.both.wait()
+        return super().read(key, start, length)
+
+
+def test_the_next_rows_are_asked_for_while_the_last_are_on_their_way(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.runtime.ahead._GROUP_BYTES", 16 * ROW_BYTES)  # those of a shard
+    store = TensorStore(Paired(name=name), "cache", local_dir=str(tmp_path))
+    ahead = ahead_of(store, megabytes=100)
+    parts = ahead.along(steps)  # type: ignore[arg-type]
+    next(parts)
+    thread = ahead._thread
+    assert thread is not None
+    thread.join()
+    assert store.at_hand
+    parts.close()  # type: ignore[attr-defined]
+
+
 def test_what_fails_ahead_is_noted_and_met_by_who_needs_it(name: str, tmp_path: Path) -> None:
     server = Server(name=name)
     store = TensorStore(server, "cache", local_dir=str(tmp_path))

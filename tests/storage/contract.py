@@ -1,6 +1,7 @@
 """What every storage must do, whatever it keeps its bytes in."""
 
 import pickle
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -89,6 +90,37 @@ class StorageContract:
         assert list(reads) == []
         storage.read_many(spans).close()
         assert list(storage.read_many(spans)) == [b"%d" % n for n in range(20)]
+
+    def test_hands_many_spans_on(self, storage: Storage) -> None:
+        names = [f"f{n}/{n}.bin" for n in range(12)]
+        for n, name in enumerate(names):
+            storage.write(name, b"0123456789"[: n % 10 + 1])
+        spans = [(name, 1, 4) for name in names] + [(names[4], 2, None), (names[4], 0, 0)]
+        spans[3:3] = [("absent", 0, 5), ("../out", 0, 5)]
+        got = [bytearray() for _ in spans]
+        full = StorageError("no room")
+
+        def put(number: int, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
+            if number == 7:
+                raise full
+            got[number][offset:] = b"".join(pieces)
+
+        found = list(storage.read_to(spans, put))
+        assert [type(found[n]) for n in (3, 4)] == [ObjectNotFoundError, UnsafeKeyError]
+        assert found[7] is full
+        for n in {*range(len(spans))} - {3, 4, 7}:
+            assert found[n] == len(got[n])
+            assert bytes(got[n]) == storage.read(*spans[n])
+        assert list(storage.read_to([], put)) == []
+
+    def test_handing_on_may_be_left_early(self, storage: Storage) -> None:
+        for n in range(20):
+            storage.write(f"f/{n}", b"%d" % n)
+        spans = [(f"f/{n}", 0, None) for n in range(20)]
+        handed = storage.read_to(spans, lambda *_: None)
+        assert next(handed) == 1
+        handed.close()
+        assert list(handed) == []
 
     def test_overwrites(self, storage: Storage) -> None:
         storage.write("a", b"one")

@@ -2,12 +2,13 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import pytest
 
 from factory.errors import ContentMismatchError
-from factory.storage.s3_body import get, stored_md5
+from factory.storage.s3_body import get, pour, stored_md5
 from factory.storage.s3_faults import fault_of
 
 DATA = bytes(range(256)) * 1200  # more than is hashed in the loop
@@ -46,6 +47,9 @@ class Client:
         return self.said
 
 
+Fetch = Callable[..., bytes]
+
+
 def fetched(client: Client, bucket: str = "b", **options: Any) -> bytes:
     told = Told()
     request = {"Bucket": bucket, "Key": "k"}
@@ -54,30 +58,64 @@ def fetched(client: Client, bucket: str = "b", **options: Any) -> bytes:
     return data
 
 
-def test_a_whole_object_is_compared() -> None:
-    assert fetched(Client(DATA)) == DATA
+def poured(client: Client, bucket: str = "b", **options: Any) -> bytes:
+    told, got = Told(), bytearray()
+
+    def put(at: int, pieces: Sequence[bytes]) -> None:
+        assert at == len(got)
+        got.extend(b"".join(pieces))
+
+    request = {"Bucket": bucket, "Key": "k"}
+    size = asyncio.run(pour(client, request, told, put, **options))  # type: ignore[arg-type]
+    assert told.size == client.said["ContentLength"]
+    assert size == len(got)
+    return bytes(got)
+
+
+@pytest.fixture(params=[fetched, poured])
+def fetch(request: pytest.FixtureRequest) -> Fetch:
+    """Each of the ways to take a body."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_large_bodies_are_handed_on_in_parts() -> None:
+    data = bytes(range(256)) * 2**14  # 4 MiB
+    pieces: list[int] = []
+
+    def put(at: int, some: Sequence[bytes]) -> None:
+        pieces.append(sum(map(len, some)))
+
+    client = Client(data, ETag="")
+    request = {"Bucket": "b", "Key": "k"}
+    assert asyncio.run(pour(client, request, Told(), put)) == len(data)  # type: ignore[arg-type]
+    assert pieces == [2**20] * 4
+    assert poured(Client(data, ETag="")) == data
+
+
+def test_a_whole_object_is_compared(fetch: Fetch) -> None:
+    assert fetch(Client(DATA)) == DATA
     with pytest.raises(ContentMismatchError, match=r"b/k: 307199 bytes.*verify_checksum=false"):
-        fetched(Client(DATA[1:]))
-    assert fetched(Client(DATA[1:]), verify=False) == DATA[1:]
+        fetch(Client(DATA[1:]))
+    assert fetch(Client(DATA[1:]), verify=False) == DATA[1:]
 
 
-def test_a_range_that_is_the_whole_object_is_compared_and_a_part_is_not() -> None:
+def test_a_range_that_is_the_whole_object_is_compared_and_a_part_is_not(fetch: Fetch) -> None:
     whole = f"bytes 0-{len(DATA) - 1}/{len(DATA)}"
     with pytest.raises(ContentMismatchError):
-        fetched(Client(DATA[:-1] + b"!", ContentRange=whole))
+        fetch(Client(DATA[:-1] + b"!", ContentRange=whole))
     part = f"bytes 0-9/{len(DATA)}"
-    assert fetched(Client(DATA[5:15], ContentRange=part), length=10) == DATA[5:15]
+    assert fetch(Client(DATA[5:15], ContentRange=part), length=10) == DATA[5:15]
 
 
-def test_a_server_that_knows_no_ranges_sends_all_and_the_span_is_cut() -> None:
-    assert fetched(Client(DATA), start=7, length=5) == DATA[7:12]
+def test_a_server_that_knows_no_ranges_sends_all_and_the_span_is_cut(fetch: Fetch) -> None:
+    assert fetch(Client(DATA), start=7, length=5) == DATA[7:12]
 
 
-def test_fewer_bytes_than_announced_may_pass() -> None:
+def test_fewer_bytes_than_announced_may_pass(fetch: Fetch) -> None:
     client = Client(DATA)
     client.said["ContentLength"] += 1
-    with pytest.raises(Exception, match="307200") as caught:
-        asyncio.run(get(client, {"Bucket": "b", "Key": "k"}, Told()))  # type: ignore[arg-type]
+    with pytest.raises(Exception, match="307201") as caught:
+        fetch(client)
     assert fault_of(caught.value) is not None
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -94,6 +94,37 @@ def test_what_passes_is_read_again(storage: S3Storage, proxy: Proxy, name: str) 
     assert asked(proxy) == 2
     assert counts(proxy).retries == 1
     assert counts(proxy).failed == 0
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_is_handed_on_again(storage: S3Storage, proxy: Proxy, name: str) -> None:
+    """Bytes of the first try are in their places already, and those of the second replace them."""
+    proxy.script = Script(first=[PASSING[name]])
+    got = bytearray(len(DATA))
+
+    def put(number: int, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
+        data = b"".join(pieces)
+        got[offset : offset + len(data)] = data
+
+    with closing(hurried(storage, name)) as hurrying:
+        assert list(hurrying.read_to([("whole.bin", 0, None)], put)) == [len(DATA)]
+    assert bytes(got) == DATA
+    assert asked(proxy) == 2
+    assert counts(proxy).failed == 0
+
+
+def test_a_place_that_takes_no_bytes_is_not_the_servers_fault(
+    storage: S3Storage, proxy: Proxy
+) -> None:
+    full = StorageError("no room")
+
+    def put(number: int, *_: object) -> None:
+        if number == 0:
+            raise full
+
+    found = list(storage.read_to([("whole.bin", 0, None), ("n/1.bin", 0, 50)], put))
+    assert found == [full, 50]
+    assert asked(proxy) == 2
 
 
 @pytest.mark.parametrize("name", PASSING)
@@ -207,6 +238,19 @@ def test_reads_are_a_bounded_number_ahead(proxy: Proxy, prefix: str) -> None:
         next(found)
         assert storage.read("whole.bin") == DATA  # stands in the queue behind what is ahead
         assert asked(proxy) <= 1 + 4 + 1
+    storage.close()
+
+
+def test_of_large_spans_few_are_ahead(proxy: Proxy, prefix: str) -> None:
+    storage = S3Storage(BUCKET, prefix, proxy.url, timeout_s=60)
+    free = threading.Event()
+    proxy.script = Script(always=faults.held(free), key="n/")
+    spans = [(f"n/{n}.bin", 0, 16 * 2**20) for n in range(40)]
+    threading.Thread(target=_when_full, args=(proxy, 4, free)).start()
+    found = storage.read_to(spans, lambda *_: None)
+    assert next(found) == 100
+    assert proxy.most == 4
+    assert list(found) == [len(b"%d" % n) * 100 for n in range(1, 40)]
     storage.close()
 
 
