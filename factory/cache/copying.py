@@ -9,10 +9,13 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache, lru_cache, reduce
 from operator import or_
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+
+from factory.cache.pace import Pace
 
 # What a word may be; the widest that fits is the quickest.
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
@@ -24,6 +27,10 @@ _FIRST = 4096
 _KEPT = 64
 # The elements that torch counts in a view, each as often as rows overlap, must fit into an int64.
 _MOST = 2**62
+# Less is copied by one thread, some 30 microseconds, before another one has woken up, bytes.
+_WORTH = 2**20
+# One for all copies: they share the machine.
+_PACE = Pace()
 
 
 def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
@@ -46,14 +53,22 @@ def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
         return
     rows = _everywhere(base, reach, stride, word)
     starts = torch.from_numpy((np.array(addresses) - base) // word)
-    # Several threads copy hardly faster than one, and all wait for the last: where processors have
-    # other things to do, that takes ten times as long. Batches are made by several threads anyway.
-    limit, before = _thread_limit(), torch.get_num_threads()
-    limit(1)
+    _select(rows, starts, matrix)
+
+
+def _select(rows: torch.Tensor, starts: torch.Tensor, out: torch.Tensor) -> None:
+    """Copy rows, by several threads where these are allowed and quicker."""
+    threads, limit = torch.get_num_threads(), _thread_limit()
+    large = threads > 1 and out.nbytes >= _WORTH
+    together = large and _PACE.together()
+    began = perf_counter()
+    limit(threads if together else 1)
     try:
-        torch.index_select(rows, 0, starts, out=matrix)
+        torch.index_select(rows, 0, starts, out=out)
     finally:
-        limit(before)
+        limit(threads)
+    if large:
+        _PACE.note(together, out.nbytes, began)
 
 
 @cache
