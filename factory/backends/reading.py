@@ -14,6 +14,7 @@ from factory.backends.picture import Picture
 from factory.backends.source import Source, Unusable
 from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
+from factory.cache.located import Located
 from factory.cache.open_rows import Row
 from factory.cache.recipe import Keys
 from factory.cache.store import UnusableRowsError
@@ -53,7 +54,9 @@ class Reading(Protocol):
     by one, and what cannot be used is replaced by others, until there is one for each place.
     """
 
-    def stored(self, rows: Rows, cuts: CutArrays | None = None) -> torch.Tensor | None:
+    def stored(
+        self, rows: Rows, cuts: CutArrays | None = None, located: Located | None = None
+    ) -> torch.Tensor | None:
         """Return what is there of B rows of one shape, [B, ...]; None if samples must be read."""
 
     def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
@@ -153,12 +156,16 @@ class EncodedReading:
         self._rows = EncodedRows(embeds, source.encode_mode, source.name)
         self._pieces: dict[int, Piece] = {}
 
-    def stored(self, rows: Rows, cuts: CutArrays | None = None) -> torch.Tensor | None:
+    def stored(
+        self, rows: Rows, cuts: CutArrays | None = None, located: Located | None = None
+    ) -> torch.Tensor | None:
         """Return the latents of all rows, if they are in the cache and may be used."""
         if not self._source.encode_mode.keeps:
             return None
         try:
-            fields = self._source.read_latents(rows, cuts, self._epoch, empty=self._empty)
+            fields = self._source.read_latents(
+                rows, cuts, self._epoch, located=located, empty=self._empty
+            )
         except UnusableRowsError:
             return None  # looked at one by one in `read`
         return fields["latents"]

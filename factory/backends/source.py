@@ -232,6 +232,7 @@ class Source:
         cuts: CutArrays | None = None,
         epoch: int = 0,
         *,
+        located: Located | None = None,
         empty: Empty = new_memory,
     ) -> dict[str, torch.Tensor]:
         """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...].
@@ -240,6 +241,7 @@ class Source:
             rows: Rows of the catalog, int64 [B].
             cuts: How they are cut, where that is known already.
             epoch: The epoch they are for.
+            located: Where they lay when that was looked up, if it was.
             empty: Makes the tensors that are returned.
 
         Raises:
@@ -248,7 +250,9 @@ class Source:
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        if (located := self.located(self.latents, rows)) is not None:
+        if located is None:
+            located = self.located(self.latents, rows)
+        if located is not None:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
                 return located.read(empty=empty)

@@ -33,6 +33,46 @@ _WORTH = 2**20
 _PACE = Pace()
 
 
+class Rows:
+    """Rows of one length that lie anywhere in memory, ready to be copied."""
+
+    def __init__(self, addresses: Sequence[int], stride: int, word: int = max(_WORDS)) -> None:
+        """Work out how they are copied; nothing is read.
+
+        Args:
+            addresses: Where each of n rows begins, bytes, in memory of this process that the
+                caller keeps.
+            stride: Bytes of a row, above 0.
+            word: The longest word that may be copied at once, bytes.
+        """
+        self._addresses, self._stride = addresses, stride
+        self._word = _word(addresses, stride | word)
+        base = max(_FIRST, min(addresses) // _GRAIN * _GRAIN)
+        reach = -(-(max(addresses) + stride - base) // _GRAIN) * _GRAIN
+        self._memory = None
+        if reach // self._word * (stride // self._word) <= _MOST:
+            self._memory = _everywhere(base, reach, stride, self._word)
+            self._starts = torch.from_numpy((np.array(addresses) - base) // self._word)
+
+    def copy(self, first: int, out: torch.Tensor) -> None:
+        """Copy rows from one on, as many as `out` has.
+
+        Args:
+            first: The first of them, from 0.
+            out: Where they are put, [n, ...], contiguous, on the CPU, and apart from all rows.
+        """
+        count = out.shape[0]
+        if out.data_ptr() % self._word:
+            some = self._addresses[first : first + count]
+            Rows(some, self._stride, _word([out.data_ptr()], self._word)).copy(0, out)
+            return
+        matrix = out.view(count, -1).view(_WORDS[self._word])
+        if self._memory is None:
+            _copy_one_by_one(self._addresses[first : first + count], matrix)
+        else:
+            _select(self._memory, self._starts[first : first + count], matrix)
+
+
 def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
     """Copy rows to `out`, in the order of their addresses.
 
@@ -41,19 +81,8 @@ def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
             keeps; a row is as long as one of `out`, and none of them overlaps it.
         out: Where they are put, [n, ...], contiguous and on the CPU.
     """
-    if not out.numel():
-        return
-    stride = out.nbytes // len(addresses)
-    word = _word(addresses, stride, out.data_ptr())
-    base = max(_FIRST, min(addresses) // _GRAIN * _GRAIN)
-    reach = -(-(max(addresses) + stride - base) // _GRAIN) * _GRAIN
-    matrix = out.view(len(addresses), -1).view(_WORDS[word])
-    if reach // word * (stride // word) > _MOST:
-        _copy_one_by_one(addresses, matrix)
-        return
-    rows = _everywhere(base, reach, stride, word)
-    starts = torch.from_numpy((np.array(addresses) - base) // word)
-    _select(rows, starts, matrix)
+    if out.numel():
+        Rows(addresses, out.nbytes // len(addresses)).copy(0, out)
 
 
 def _select(rows: torch.Tensor, starts: torch.Tensor, out: torch.Tensor) -> None:
@@ -80,9 +109,9 @@ def _thread_limit() -> Any:
     return getattr(ctypes.PyDLL(None), "omp_set_num_threads", lambda _: None)
 
 
-def _word(addresses: Sequence[int], *more: int) -> int:
-    """Return the length of the longest word that everything begins with and is made of, bytes."""
-    bits = reduce(or_, addresses, reduce(or_, more, max(_WORDS)))
+def _word(addresses: Sequence[int], lengths: int) -> int:
+    """Return the length of the longest word that all begin with and are made of, bytes."""
+    bits = reduce(or_, addresses, lengths)
     return bits & -bits  # the lowest bit that is set
 
 

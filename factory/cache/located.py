@@ -1,5 +1,6 @@
 """Where do rows lie, as it was looked up before they are read?"""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.index import Found
+from factory.cache.ready import Ready
 from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
 
@@ -19,20 +21,28 @@ class Located:
         store: The store.
         snapshot: What numbers its shards.
         found: Where they lie.
+        ready: What is left to do where they were looked at already; None where they were not.
     """
 
     store: TensorStore
     snapshot: Snapshot
     found: Found
+    ready: Ready | None = None
 
-    def __getitem__(self, some: slice) -> "Located":
-        """Return some of them."""
-        found = self.found
-        part = Found(found.shard[some], found.row[some], found.checksum[some])
-        return Located(self.store, self.snapshot, part)
+    def split(self, counts: Sequence[int]) -> "Iterator[Located]":
+        """Yield the first rows, those that follow, and so on: so many each; look at all at once."""
+        found, end = self.found, 0
+        for count, ready in zip(
+            counts, self.store.ready(found, self.snapshot, counts), strict=True
+        ):
+            some = slice(end, end := end + count)
+            part = Found(found.shard[some], found.row[some], found.checksum[some])
+            yield Located(self.store, self.snapshot, part, ready)
 
     def read(self, *, pad: bool = False, empty: Empty = new_memory) -> dict[str, torch.Tensor]:
         """Return the rows, each field a tensor [n, ...]; see `TensorStore.read`."""
+        if self.ready is not None:
+            return self.ready.read(empty)
         return self.store.read(self.found, self.snapshot, pad=pad, empty=empty)
 
     def foresee(self) -> None:

@@ -23,6 +23,7 @@ from factory.cache.index import Found
 from factory.cache.local_tables import LocalTables
 from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression, plain_name
+from factory.cache.ready import Ready, ready
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.segment import ShardRecord
 from factory.cache.shard import Shard
@@ -290,6 +291,18 @@ class TensorStore:
             with suppress(CacheError, StorageError):  # whoever reads them meets it again
                 shard = self._open.whole(record.name) or self._open.open(record, rows)
                 shard.foresee(rows, again=self._crowded)
+
+    def ready(self, found: Found, snapshot: Snapshot, counts: Sequence[int]) -> list[Ready | None]:
+        """Return which rows of some batches need only be copied, None for batches that need more.
+
+        Args:
+            found: Where the rows lie, those of all batches one after the other.
+            snapshot: What numbers their shards.
+            counts: How many rows each batch has.
+        """
+        numbers, shards = found.shard.tolist(), snapshot.index.shards
+        opened = {n: self._open.whole(shards[n].name) for n in set(numbers) if n >= 0}
+        return ready([opened.get(n) for n in numbers], found.row.tolist(), counts)
 
     def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.

@@ -15,7 +15,6 @@ from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.vision_reading import VisionReading
 from factory.bulk import Engine
-from factory.catalog.cuts import CutArrays
 from factory.runtime.batch import Batch, Replacement
 from factory.runtime.conditioning import Partners
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
@@ -113,7 +112,7 @@ class Collate:
 
         everyone = givers(source, begin)
         partners = self._partners(source, rows, epoch)
-        stored = _stored(everyone, rows, partners.rows, known.cuts)
+        stored = _stored(everyone, known, partners.rows)
         if stored is not None:
             return known, partners, stored, []
         stand_ins = self._fill(source, part, everyone)
@@ -162,9 +161,8 @@ class Collate:
 
 def _stored(
     everyone: Sequence[Giver],
-    rows: NDArray[np.int64],
+    known: Outline,
     partners: Mapping[str, NDArray[np.int64]],
-    cuts: CutArrays,
 ) -> dict[str, Tensors] | None:
     """Return what all give, if none of them has to read a sample."""
     found = {}
@@ -172,7 +170,11 @@ def _stored(
     for one in sorted(everyone, key=lambda one: one.source.latents is not None):
         # Partners are cut alike, but have their own way to say so.
         own = one.name not in partners
-        values = one.stored(rows, cuts) if own else one.stored(partners[one.name])
+        values = (
+            one.stored(known.rows, known.cuts, known.latents)
+            if own
+            else one.stored(partners[one.name])
+        )
         if values is None:
             return None
         found[one.name] = values

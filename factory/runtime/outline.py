@@ -9,6 +9,7 @@ by whoever makes the first batch of them; and what they need of a disk is asked 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,7 +37,8 @@ class Outline:
         captions: The captions they have in the epoch.
         original_size: Source sizes (width, height), px, int32 [B, 2].
         cuts: How they are resized and cut.
-        text: Where the rows of the captions lay when this was made; None where nobody has looked.
+        latents: Where the rows of the latents lay when this was made; None where nobody has looked.
+        text: Where those of the captions lay.
     """
 
     rows: NDArray[np.int64]
@@ -44,6 +46,7 @@ class Outline:
     captions: list[str]
     original_size: NDArray[np.int32]
     cuts: CutArrays
+    latents: Located | None
     text: Located | None
 
     @classmethod
@@ -60,8 +63,8 @@ class Outline:
         keys = facts.keys(rows)
         captions = source.catalog.captions_of(rows, seed=seed, epoch=epoch, keys=keys)
         text = source.locate_text(captions)
-        pictures = (source.located(embeds, rows) for embeds in (source.latents, source.vision))
-        for located in (*pictures, text):
+        latents, vision = (source.located(each, rows) for each in (source.latents, source.vision))
+        for located in (latents, vision, text):
             if located is not None:
                 located.foresee()
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
@@ -71,6 +74,7 @@ class Outline:
             captions,
             size.astype(np.int32),
             source.cuts(rows, epoch),
+            latents,
             text,
         )
 
@@ -88,7 +92,11 @@ class Outline:
     def split(self, counts: Sequence[int]) -> "Iterator[Outline]":
         """Yield the first samples, those that follow, and so on: so many each."""
         end = 0
-        for count in counts:
+        parts = (
+            repeat(None) if each is None else each.split(counts)
+            for each in (self.latents, self.text)
+        )
+        for count, latents, text in zip(counts, *parts, strict=False):
             some = slice(end, end := end + count)
             cuts = self.cuts
             yield Outline(
@@ -97,7 +105,8 @@ class Outline:
                 self.captions[some],
                 self.original_size[some],
                 CutArrays(cuts.intermediary[some], cuts.crop[some], cuts.target[some]),
-                None if self.text is None else self.text[some],
+                latents,
+                text,
             )
 
 
