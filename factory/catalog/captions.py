@@ -122,6 +122,26 @@ class Captions(ABC):
             spoken = [f"{before} {text}" for text in spoken]
         return tuple(spoken)
 
+    def chosen_from(self, key: str, raw: Sequence[str]) -> Sequence[str]:
+        """Return what `captions` does, sooner where a sample has one plain text."""
+        if self._plain is not None and len(raw) == 1 and raw[0]:
+            text = raw[0].strip()
+            if text and not any(mark in text for mark in self._plain):
+                return (text,)
+        return self.captions(key, raw)
+
+    @cached_property
+    def _plain(self) -> str | None:
+        """Marks without which a raw text is the caption, trimmed; None where it never is."""
+        changed = self.edits or self.shuffle is not None or self.prepend
+        # A class below may cut its texts in its own way.
+        return None if changed or "_marks" not in vars(type(self)) else self._marks
+
+    @property
+    def _marks(self) -> str | None:
+        """Marks at which a single raw text is cut into captions; None where more is done to it."""
+        return None
+
     def silent(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
         """Mark the samples that have no caption, bool [n]; agrees with `captions` on each.
 
@@ -224,6 +244,10 @@ class TextFileCaptions(RawTextCaptions):
             raise ValueError(f"suffix must start with a dot, such as .txt; got {self.suffix!r}")
         super().__post_init__()
         object.__setattr__(self, "sidecar", self.suffix)
+
+    @property
+    def _marks(self) -> str:
+        return "\r\n" if self.split_lines else "\r"
 
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
         del key
@@ -328,6 +352,10 @@ class ColumnCaptions(RawTextCaptions):
     @property
     def _entries(self) -> int:
         return len(self.columns)
+
+    @property
+    def _marks(self) -> str:
+        return LIST_SEPARATOR
 
     def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
         del key

@@ -103,7 +103,7 @@ class Catalog:
         """
         keys = self.facts.keys(rows) if keys is None else keys
         raws = self.facts.texts("text", rows)
-        every, dropout = self.captions.captions, self.captions.dropout
+        every, dropout = self.captions.chosen_from, self.captions.dropout
         found = []
         for key, raw in zip(keys, raws, strict=True):
             if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key):

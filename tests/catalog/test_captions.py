@@ -1,6 +1,7 @@
 """Caption strategies, and decoding of caption files."""
 
 import pickle
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -205,3 +206,30 @@ def test_all_bad_filters_are_named_at_once() -> None:
         "filters entry 1",
         "filters entry 3",
     ]
+
+
+class Halves(ColumnCaptions):
+    """Cuts its texts in its own way."""
+
+    def _texts(self, key: str, raw: Sequence[str]) -> Iterable[str]:
+        return (half for text in raw for half in text.split(";"))
+
+
+@given(
+    strategy=st.sampled_from(
+        [
+            ColumnCaptions(),
+            ColumnCaptions(columns=("a", "b"), fallback_columns=("b",)),
+            ColumnCaptions(prepend="x"),
+            ColumnCaptions(filters=["a"]),
+            ColumnCaptions(shuffle=Shuffle()),
+            TextFileCaptions(),
+            TextFileCaptions(split_lines=False),
+            FilenameCaptions(),
+            Halves(),
+        ]
+    ),
+    raw=st.lists(st.text("ab ;,\r\n\x1e\t\u2028", max_size=6), max_size=2),
+)
+def test_the_short_way_to_captions_leads_to_the_same(strategy: Captions, raw: list[str]) -> None:
+    assert tuple(strategy.chosen_from("a/b.png", raw)) == strategy.captions("a/b.png", raw)
