@@ -9,13 +9,10 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache, lru_cache, reduce
 from operator import or_
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-
-from factory.cache.pace import Pace
 
 # What a word may be; the widest that fits is the quickest.
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
@@ -27,10 +24,6 @@ _FIRST = 4096
 _KEPT = 64
 # The elements that torch counts in a view, each as often as rows overlap, must fit into an int64.
 _MOST = 2**62
-# Less is copied by one thread, some 30 microseconds, before another one has woken up, bytes.
-_WORTH = 2**20
-# One for all copies: they share the machine.
-_PACE = Pace()
 
 
 class Rows:
@@ -86,18 +79,18 @@ def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
 
 
 def _select(rows: torch.Tensor, starts: torch.Tensor, out: torch.Tensor) -> None:
-    """Copy rows, by several threads where these are allowed and quicker."""
+    """Copy rows by this thread alone.
+
+    Several are quicker only while they do nothing but wait for the next copy, which keeps
+    processors busy; and where these have other work, each copy waits for the last of its threads,
+    ten times as long. Batches are made by several threads anyway.
+    """
     threads, limit = torch.get_num_threads(), _thread_limit()
-    large = threads > 1 and out.nbytes >= _WORTH
-    together = large and _PACE.together()
-    began = perf_counter()
-    limit(threads if together else 1)
+    limit(1)
     try:
         torch.index_select(rows, 0, starts, out=out)
     finally:
         limit(threads)
-    if large:
-        _PACE.note(together, out.nbytes, began)
 
 
 @cache
