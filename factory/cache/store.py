@@ -26,7 +26,7 @@ from factory.cache.packing import check_compression, plain_name
 from factory.cache.ready import Ready, ready
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.segment import ShardRecord
-from factory.cache.shard import Shard
+from factory.cache.shard import Shard, foresee_rows
 from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
@@ -284,13 +284,19 @@ class TensorStore:
         """
         if self.shard_files.copied:
             return  # copies are fetched by the plan, and what was just written is in memory
-        for number in set(found.shard.tolist()) - {-1}:
-            record, rows = snapshot.index.shards[number], found.row[found.shard == number]
-            if plain_name(record.name) != record.name:  # packed: to look at a row unpacks them all
-                continue
-            with suppress(CacheError, StorageError):  # whoever reads them meets it again
-                shard = self._open.whole(record.name) or self._open.open(record, rows)
-                shard.foresee(rows, again=self._crowded)
+        numbers, shards = found.shard.tolist(), snapshot.index.shards
+        opened = {n: self._where_published(shards[n]) for n in set(numbers) if n >= 0}
+        rows = found.row.tolist()
+        foresee_rows([opened.get(n) for n in numbers], rows, again=self._crowded)
+
+    def _where_published(self, record: ShardRecord) -> Shard | None:
+        """Return a shard that is read where it was published; None where it cannot be."""
+        shard = self._open.whole(record.name)
+        # To look at a row of a packed one would unpack them all.
+        if shard is None and plain_name(record.name) == record.name:
+            with suppress(CacheError, StorageError):  # whoever reads its rows meets it again
+                return self._open.open(record, np.empty(0, np.int64))
+        return shard
 
     def ready(self, found: Found, snapshot: Snapshot, counts: Sequence[int]) -> list[Ready | None]:
         """Return which rows of some batches need only be copied, None for batches that need more.

@@ -65,6 +65,25 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
     assert len(asked) == 2  # both fields of the other row
 
 
+def test_rows_of_the_batch_that_comes_first_are_asked_for_first(
+    tmp_path: Path, keys_of: Any, rows_of: Make, asked: list[tuple[int, int]]
+) -> None:
+    store = TensorStore(LocalStorage(str(tmp_path)), "cache", shard_rows=4)
+    fill(store, keys_of(12), rows_of(12))
+    wanted = found(store, keys_of(12)[[9, 1, 5, 9, 0]])
+    assert len(set(wanted.shard.tolist())) == 3
+    store.foresee(wanted, store.snapshot())
+    records = store.snapshot().index.shards
+    shards = [store._open.whole(records[number].name) for number in wanted.shard.tolist()]
+    places = list(zip(shards, wanted.row.tolist(), strict=True))
+    assert [address for address, _ in asked] == [
+        address + row * field.stride
+        for shard, row in [places[n] for n in (0, 1, 2, 4)]
+        if shard is not None
+        for address, field in zip(shard.addresses, shard.layout, strict=True)
+    ]
+
+
 def test_rows_that_may_have_left_memory_are_asked_for_again(
     store: TensorStore, keys_of: Any, rows_of: Make, asked: list[Any],
     monkeypatch: pytest.MonkeyPatch,
