@@ -153,7 +153,6 @@ class EncodedReading:
         """Store the parts; nothing is read yet."""
         self._source, self._embeds, self._engine = source, embeds, engine
         self._epoch, self._tally, self._empty = epoch, tally, empty
-        self._rows = EncodedRows(embeds, source.encode_mode, source.name)
         self._pieces: dict[int, Piece] = {}
 
     def stored(
@@ -240,6 +239,10 @@ class EncodedReading:
 
         wanted = Wanted(keys, labels, self._recipe)
         return self._rows.complete(wanted, found, encode, self._tally)["latents"]
+
+    @property
+    def _rows(self) -> EncodedRows:
+        return EncodedRows(self._embeds, self._source.encode_mode, self._source.name)
 
     @property
     def _recipe(self) -> dict[str, object]:

@@ -168,13 +168,10 @@ def _stored(
     found = {}
     # Pixels are never there; asked first, they keep others from gathering in vain.
     for one in sorted(everyone, key=lambda one: one.source.latents is not None):
-        # Partners are cut alike, but have their own way to say so.
-        own = one.name not in partners
-        values = (
-            one.stored(known.rows, known.cuts, known.latents)
-            if own
-            else one.stored(partners[one.name])
-        )
+        if one.name in partners:
+            values = one.stored(partners[one.name])
+        else:
+            values = one.reading.stored(known.rows, known.cuts, known.latents)
         if values is None:
             return None
         found[one.name] = values

@@ -9,8 +9,6 @@ import torch
 from factory.backends.conditioning import ConditioningBackend
 from factory.backends.reading import Piece, Reading, Rows, Tensors
 from factory.backends.source import Source, Unusable
-from factory.cache.located import Located
-from factory.catalog.cuts import CutArrays
 
 
 @dataclass(frozen=True)
@@ -30,21 +28,17 @@ class Giver:
         """The backend's name."""
         return self.source.name
 
-    def stored(
-        self, rows: Rows, cuts: CutArrays | None = None, located: Located | None = None
-    ) -> Tensors | None:
-        """Return what it gives for rows of its own that are there; None if samples must be read.
+    def stored(self, rows: Rows) -> Tensors | None:
+        """Return what a partner gives for rows that are there; None if samples must be read.
 
         Args:
             rows: Its rows, int64 [B]; -1 for samples that it gives nothing to.
-            cuts: How they are cut, where that is known already.
-            located: Where its own rows lay when that was looked up, if it was.
         """
         present = rows[rows >= 0]
         if not len(present):
             return []
         if not self._shapes_differ:
-            return self.reading.stored(present, cuts, located)
+            return self.reading.stored(present)
         sizes = self.source.catalog.cuts(present).target
         found: dict[int, torch.Tensor] = {}
         for size in np.unique(sizes, axis=0):

@@ -126,4 +126,5 @@ class Neighbours:
                 whole = describe(np.concatenate(self._rows))
                 self._found = dict(enumerate(whole.split([len(rows) for rows in self._rows])))
             known = self._found.pop(batch, None)
-        return describe(self._rows[batch]) if known is None else known
+        # A copy: whoever is given an outline may write to it.
+        return describe(self._rows[batch].copy()) if known is None else known
