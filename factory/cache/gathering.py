@@ -181,7 +181,7 @@ def put_rows(
     batch: Mapping[str, torch.Tensor], places: Sequence[int], rows: Mapping[str, torch.Tensor]
 ) -> None:
     """Copy rows, fields [n, ...], to their places in a batch, where longer ones may be."""
-    at = torch.tensor(places)
+    at = torch.tensor(places, device="cpu")  # whatever the trainer's default device is
     for name, tensor in rows.items():
         if tensor.ndim > 1:
             batch[name][:, : tensor.shape[1]][at] = tensor

@@ -125,11 +125,12 @@ class Partners:
         """Return what stands for one missing partner; of loose references an empty tensor."""
         partner = self._partner(name)
         if not _backend(partner).strict:
-            return torch.empty(0)
+            return torch.empty(0, device="cpu")
         if latents is not None and partner.gives_latents:
             return latents.new_zeros(latents.shape[-_LATENT_DIMS:])
         wide, tall = target[0].tolist()
-        return _backend(partner).delivered(torch.zeros((tall, wide, _COLOURS), dtype=torch.uint8))
+        black = torch.zeros((tall, wide, _COLOURS), dtype=torch.uint8, device="cpu")
+        return _backend(partner).delivered(black)
 
 
 def _backend(partner: Source) -> ConditioningBackend:
@@ -150,7 +151,7 @@ def _spread(values: Tensors, places: Rows, count: int, missing: torch.Tensor) ->
 def _drawn(theirs: Mapping[str, Rows], found: Mapping[str, Tensors]) -> Beside:
     """Put what each sample drew into its place: one tensor if all are of one shape and type."""
     count = len(next(iter(theirs.values())))
-    names, given = [""] * count, [torch.empty(0)] * count
+    names, given = [""] * count, [torch.empty(0, device="cpu")] * count
     for name, of in theirs.items():
         for place, value in zip(np.flatnonzero(of >= 0).tolist(), found[name], strict=True):
             names[place], given[place] = name, value

@@ -48,6 +48,14 @@ def test_shorter_rows_are_filled_up_with_zeros(
         assert (batch["pooled"][place] == number).all()
 
 
+def test_rows_are_put_together_on_the_cpu_whatever_device_is_the_default(
+    filled: TensorStore, keys_of: MakeKeys
+) -> None:
+    with torch.device("meta"):  # as a trainer that has a GPU may set it
+        batch = filled.gather(keys_of(len(LENGTHS)), pad=True)
+    assert batch["pooled"][:, 0].tolist() == list(range(len(LENGTHS)))
+
+
 def test_memory_used_again_shows_nothing_of_before(filled: TensorStore, keys_of: MakeKeys) -> None:
     def dirty(shape: tuple[int, ...], *, dtype: torch.dtype) -> torch.Tensor:
         return torch.ones(tuple(shape), dtype=dtype)
