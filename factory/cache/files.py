@@ -10,7 +10,7 @@ import numpy as np
 
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.copies import Copy, Passing, Range, Read, Whole
-from factory.cache.mapping import mapped_file
+from factory.cache.mapping import foresee, mapped_file
 from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
@@ -20,6 +20,10 @@ from factory.storage.local import LocalStorage
 
 # Small files fetched at once: enough to hide a server's latency, few enough for any server.
 _CONNECTIONS = 16
+# Asked of the disk before a large file's header is touched: a page, which is what all but headers
+# of very many fields take. Touched unasked it would come with what the system reads around it, up
+# to megabytes of rows that nobody may want.
+_HEADER = 4096
 
 
 @dataclass(eq=False)
@@ -81,7 +85,9 @@ class Files:
             if copy is not None:
                 yield copy
         if path is not None and mappable:
-            yield Whole(self._mapped(path, name, size))
+            data = self._mapped(path, name, size)
+            foresee(data.ctypes.data, min(size, _HEADER))
+            yield Whole(data)
         else:
             # Where there is no tier at all, what was used is held in memory.
             kept = not tiers

@@ -153,15 +153,35 @@ def resident(data: Any) -> Any:
     return np.frombuffer(flags, np.uint8) % 2 == 1
 
 
-def test_the_system_reads_what_was_asked_for_and_nothing_around_it(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(os.urandom(512 * PAGE))
+def put_out_of_memory(path: Path) -> Any:
+    """Have the system forget a file; return its map, of which no page is in memory."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     data = mapped_file(path)
     if resident(data).any():
         pytest.skip("this file system keeps its files in memory")
+    return data
+
+
+def test_to_open_a_shard_reads_its_header_and_no_row(
+    tmp_path: Path, keys_of: Any, rows_of: Make
+) -> None:
+    store = TensorStore(LocalStorage(str(tmp_path)), "cache")
+    fill(store, keys_of(64), rows_of(64, width=4 * PAGE))
+    (record,) = store.snapshot().index.shards
+    path = store.storage.local_path(store.shard_files.key(record.name))
+    assert path is not None
+    store.close()
+    data = put_out_of_memory(path)
+    store._open.open(record, np.empty(0, np.int64))
+    assert np.flatnonzero(resident(data)).tolist() == [0]
+
+
+def test_the_system_reads_what_was_asked_for_and_nothing_around_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(512 * PAGE))
+    data = put_out_of_memory(path)
     foresee(data.ctypes.data + 200 * PAGE + 7, 3 * PAGE)
     assert data[200 * PAGE + 7 : 203 * PAGE + 7].any()  # waits for it
     assert np.flatnonzero(resident(data)).tolist() == [200, 201, 202, 203]
