@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.backends.sets import partner_rows
 from factory.backends.source import Source
 from factory.cache.located import Located
 from factory.catalog.cuts import CutArrays
@@ -64,7 +65,8 @@ class Outline:
         captions = source.catalog.captions_of(rows, seed=seed, epoch=epoch, keys=keys)
         text = source.locate_text(captions)
         latents, vision = (source.located(each, rows) for each in (source.latents, source.vision))
-        for located in (latents, vision, text):
+        beside = _beside(source, rows, seed=seed, epoch=epoch)
+        for located in (latents, vision, text, *beside):
             if located is not None:
                 located.foresee()
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
@@ -108,6 +110,16 @@ class Outline:
                 latents,
                 text,
             )
+
+
+def _beside(
+    source: Source, rows: NDArray[np.int64], *, seed: int, epoch: int
+) -> Iterator[Located | None]:
+    """Yield where the rows of the partners lie that some samples have in an epoch."""
+    for name, partners in partner_rows(source, rows, seed=seed, epoch=epoch).items():
+        partner, there = source.conditioning[name][0], partners[partners >= 0]
+        for embeds in (partner.latents, partner.vision):
+            yield partner.located(embeds, there)
 
 
 class Neighbours:

@@ -9,10 +9,13 @@ import torch
 
 from factory import Batch, ConfigError, FactoryDataModule
 from factory.backends.sets import partner_rows
+from factory.cache.index import Found
+from factory.cache.located import Located
 from factory.catalog.caption_draws import conditioning_draw
 from factory.conditioning import Canny
 from factory.errors import EmptyBackendError
 from factory.explain.samples import samples_of
+from factory.runtime.outline import Outline
 from tests.conditioning.building import beside, ready, write_sources
 from tests.pictures import colour, write_pictures
 
@@ -176,3 +179,28 @@ def test_no_partner_in_any_set_is_an_error_that_names_all(tmp_path: Path) -> Non
     sets = [beside(tmp_path, "one"), beside(tmp_path, "two")]
     with pytest.raises(EmptyBackendError, match="no sample has a partner in 'one, two'"):
         ready(tmp_path, *sets, conditioning_sampling="random")
+
+
+@pytest.mark.parametrize("sampling", ["combined", "random"])
+def test_rows_of_partners_are_asked_of_the_disk_with_those_of_their_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str
+) -> None:
+    write_sets(tmp_path)
+    sets = [beside(tmp_path, "one"), beside(tmp_path, "two")]
+    data = ready(tmp_path, *sets, encoded=True, conditioning_sampling=sampling)
+    source = data.sources["pics"]
+    asked: list[Found] = []
+    monkeypatch.setattr(Located, "foresee", lambda self: asked.append(self.found))
+    rows = source.catalog.decisions.order.astype(np.int64)
+    Outline.of(source, rows, seed=7, epoch=0)
+
+    assert source.places is not None
+    wanted = [source.places.at(rows)]
+    for name, theirs in partner_rows(source, rows, seed=7, epoch=0).items():
+        places = source.conditioning[name][0].places
+        assert places is not None
+        wanted.append(places.at(theirs[theirs >= 0]))
+    assert [(f.shard.tolist(), f.row.tolist()) for f in asked] == [
+        (f.shard.tolist(), f.row.tolist()) for f in wanted
+    ]
+    data.close()
