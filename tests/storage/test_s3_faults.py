@@ -74,7 +74,7 @@ def storage(proxy: Proxy, prefix: str) -> Iterator[S3Storage]:
 
 def hurried(storage: S3Storage, name: str) -> S3Storage:
     """Return a storage that does not wait long for what hangs; the others have time enough."""
-    return replace(storage, timeout_s=0.5) if "hang" in name else storage
+    return replace(storage, timeout_s=2) if "hang" in name else storage
 
 
 def asked(proxy: Proxy) -> int:
