@@ -196,7 +196,8 @@ def show_transfers(
     for name, transfer in done.items():
         missing = transfer.missing
         nbytes = sum(each.size for each in missing) if dry else transfer.nbytes
-        replaced = len(transfer.damaged & {each.name for each in missing})
+        damaged = transfer.damaged & {each.name for each in missing}
+        replaced = len(damaged) if dry else transfer.replaced
         table.add_row(
             name, number(len(missing) if dry else transfer.shards), size(nbytes),
             Text(number(replaced), style="yellow" if replaced else "dim"), number(transfer.known),
