@@ -25,9 +25,9 @@ from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression, plain_name
 from factory.cache.ready import Ready, ready
 from factory.cache.recipe import Keys, as_keys, canonical
-from factory.cache.segment import ShardRecord
+from factory.cache.segment import Segment, ShardRecord
 from factory.cache.shard import Shard
-from factory.cache.snapshot import Snapshot, newest_stamp, take_snapshot
+from factory.cache.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
@@ -381,6 +381,10 @@ class TensorStore:
             with self._lock:
                 snapshot = self._snapshot or self._refresh()
         return snapshot
+
+    def segment(self, name: str) -> Segment:
+        """Return a piece of the index; see `segment_in`."""
+        return segment_in(self.index_files, name)
 
     def opened(self, record: ShardRecord) -> Shard:
         """Return a shard opened anew, whatever this store has opened already.

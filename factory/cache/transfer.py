@@ -187,7 +187,7 @@ class _Copying:
         """Copy a shard; False if it is not what its index says."""
         where = self.source.shard_files.where(record.name)
         try:
-            segment = read_segment(self.source.index_files.data(piece), piece)
+            segment = self.source.segment(piece)
             data = self.source.shard_files.published(record.name, record.size)
             bad = _unsound(self.source, segment, record, data, where)
         except _DAMAGE as error:
@@ -256,7 +256,7 @@ def _damaged(
             name, record = pair
             files = target.shard_files
             try:
-                segment = read_segment(source.index_files.data(name), name)
+                segment = source.segment(name)
             except _DAMAGE as error:
                 problems.append(f"{error}; {files.where(record.name)} is not compared")
                 advance(record.size)
