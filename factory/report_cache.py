@@ -196,7 +196,8 @@ def show_transfers(
     for name, transfer in done.items():
         missing = transfer.missing
         nbytes = sum(each.size for each in missing) if dry else transfer.nbytes
-        replaced = len(transfer.damaged & {each.name for each in missing})
+        damaged = transfer.damaged & {each.name for each in missing}
+        replaced = len(damaged) if dry else transfer.replaced
         table.add_row(
             name, number(len(missing) if dry else transfer.shards), size(nbytes),
             Text(number(replaced), style="yellow" if replaced else "dim"), number(transfer.known),
@@ -206,12 +207,14 @@ def show_transfers(
         detail = f" ({redact(found.detail)})" if found.verdict in _TOLD else ""
         verdict = "to be copied" if dry and found.verdict is Verdict.copied else found.verdict
         known = "" if found.samples is None else f", {plural(found.samples, 'sample')}"
-        console.print(Text(f"facts of {name}{known}: {verdict}{detail}"), soft_wrap=True)
+        mark = _ILL if found.verdict is Verdict.damaged else Text()
+        line = mark + Text(f"facts of {name}{known}: {verdict}{detail}")
+        console.print(line, soft_wrap=True)
     problems = {name: each.problems for name, each in done.items() if each.problems}
     for name, lines in problems.items():
         console.print(_ILL + Text(f"{name}: {plural(len(lines), 'problem')}"))
         _list(console, lines)
-    if not problems:
+    if not problems and not any(each.verdict is Verdict.damaged for each in facts.values()):
         console.print(_WELL + Text(_summary(list(done.values()), seconds)))
 
 

@@ -15,6 +15,7 @@ config is, 130 an interrupt.
 
 import argparse
 import logging
+import math
 import os
 import re
 import sys
@@ -264,8 +265,8 @@ def _gc(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.garbage import collect, garbage
     from factory.report_cache import show_garbage
 
-    if options.min_age < 0:
-        raise ConfigError(f"--min-age must be at least 0, got {options.min_age:g}")
+    if not 0 <= options.min_age < math.inf:
+        raise ConfigError(f"--min-age must be at least 0, in minutes, got {options.min_age:g}")
     found = {
         name: garbage(store) if options.dry_run else collect(store, options.min_age * _MINUTE_S)
         for name, store in _filled(data, options).items()

@@ -102,6 +102,19 @@ def test_a_shard_that_was_cut_short_is_pushed_again(
     assert (tmp_path / "other" / path.relative_to(root)).read_bytes() == data
 
 
+def test_damaged_facts_are_told_in_the_end_too(
+    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "cache/catalog/photos.parquet"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"no table")
+    assert script.main(["push", "--to", str(root / "other")]) == 1
+    shown = capsys.readouterr().out
+    assert "✗ facts of photos: not copied: damaged" in shown
+    assert "✓" not in shown
+    assert not (root / "other/cache/catalog/photos.parquet").exists()
+
+
 def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_read(
     script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +286,7 @@ def test_an_interrupt_leaves_no_traceback(
         (["du", "--store", "nope"], "there are latents, captions"),
         (["du", "cache.ram_gbb=1"], "did you mean 'ram_gb'"),
         (["gc", "--min-age", "-1"], "--min-age must be at least 0"),
+        (["gc", "--min-age", "nan"], "--min-age must be at least 0"),
         (["push", "--to", "a", "--to", "b"], "give one folder, or overrides alone"),
         (["push", "--to", "s3"], "'s3' is a storage; give storage=s3, or ./s3"),
         (["push", "--to", "gs://bucket"], "only s3://BUCKET/PATH is known"),

@@ -24,7 +24,6 @@ from factory.cache.segment import (
     ShardRecord,
     new_segment,
     notes_of,
-    read_segment,
 )
 from factory.cache.shard import Layout, OpenShard, matrices_of
 from factory.cache.store import TensorStore, UnusableRowsError
@@ -247,5 +246,5 @@ class _Work:
 
     def _read_notes(self, name: str) -> tuple[Keys, list[str]]:
         """Return the keys of a segment, and what was noted of each."""
-        segment = read_segment(self.store.index_files.data(name), name)
+        segment = self.store.segment(name)
         return segment.keys, notes_of(segment, name)

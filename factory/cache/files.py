@@ -147,8 +147,14 @@ class Files:
         """Remove a file and its local copies."""
         self.storage.delete(self.key(name))
         self.forget(name)
-        if self.mirror is not None and self.storage.local_path(self.key(name)) is None:
-            LocalStorage(root=self.mirror).delete(name)
+        self.forget_mirrored(name)
+
+    def forget_mirrored(self, name: str) -> bool:
+        """Remove the copy of a small file; False if none is made of it."""
+        if self.mirror is None or self.storage.local_path(self.key(name)) is not None:
+            return False
+        LocalStorage(root=self.mirror).delete(name)
+        return True
 
     def forget(self, name: str) -> None:
         """Remove the copies of a large file."""

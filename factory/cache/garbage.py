@@ -14,7 +14,7 @@ from factory.cache.counting import counted, newest_origins
 from factory.cache.index import Index
 from factory.cache.lease import alone
 from factory.cache.recipe import Keys
-from factory.cache.segment import SHARD_NAME, ShardRecord, read_segment
+from factory.cache.segment import SHARD_NAME, ShardRecord
 from factory.cache.store import TensorStore
 from factory.cache.table import Origin
 from factory.records import UNKNOWN_SIZE, ObjectInfo
@@ -228,4 +228,4 @@ def _stamp(segment: str) -> int:
 
 
 def _keys(store: TensorStore, segment: str) -> Keys:
-    return read_segment(store.index_files.data(segment), segment).keys
+    return store.segment(segment).keys

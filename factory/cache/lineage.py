@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.cache.recipe import canonical, recipe_keys
-from factory.cache.segment import note, notes_of, read_segment
+from factory.cache.segment import note, notes_of
 from factory.cache.store import TensorStore
 
 # What a part is called that one side has and the other lacks.
@@ -99,7 +99,7 @@ def _shown(value: Any) -> str:
 
 
 def _in(store: TensorStore, name: str, label: str) -> Iterator[Recorded]:
-    segment = read_segment(store.index_files.data(name), name)
+    segment = store.segment(name)
     if not segment.notes_size:
         return
     # Looked for as text: taking apart the few that match is a hundred times as quick.

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from factory.cache.container import DamagedError, header, parse
+from factory.cache.container import DamagedError, digest, header, parse
 from factory.cache.index import Found
 from factory.cache.mapping import mapped_file
 from factory.cache.recipe import KEY_DTYPE, Keys
@@ -29,7 +29,7 @@ PIECE = 2**16
 # Files kept for one backend: that of this run, and those of runs with other settings.
 _KEPT = 4
 # Raised with what a file means.
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".places"
 # In the place of a shard's number: there is no row, and it was not looked up yet.
 _ABSENT, _UNKNOWN = -1, -2
@@ -120,9 +120,12 @@ class Kept:
         return self.folder / f"{xxhash.xxh3_128_hexdigest(identity.encode())}{_SUFFIX}"
 
     def forget_old(self) -> None:
-        """Remove all but the newest few; processes that have them mapped are not disturbed."""
+        """Remove all but the newest few; processes that have them mapped are not disturbed.
+
+        What a process left half written that was killed goes with them.
+        """
         dated = []
-        for path in self.folder.glob(f"*{_SUFFIX}"):
+        for path in self.folder.glob(f"*{_SUFFIX}*"):
             with suppress(FileNotFoundError):  # another process removed it
                 dated.append((path.stat().st_mtime_ns, path))
         for _, path in sorted(dated)[:-_KEPT]:
@@ -281,24 +284,35 @@ def _write(path: Path, columns: Columns) -> None:
     """Write it whole under a name of its own, then give it its name."""
     shard, row, checksum = columns
     shape = shard.shape
-    head = header([("checksum", "U64", shape), ("row", "U32", shape), ("shard", "I32", shape)], {})
+    data = [np.ascontiguousarray(column).data for column in (checksum, row, shard)]
+    head = header(
+        [("checksum", "U64", shape), ("row", "U32", shape), ("shard", "I32", shape)],
+        {"digest": _digest(data)},
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.write(head)
-            for column in (checksum, row, shard):
-                file.write(np.ascontiguousarray(column).data)
+            for column in data:
+                file.write(column)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
+def _digest(columns: Iterable[memoryview]) -> str:
+    return f"{digest(columns):016x}"
+
+
 def _opened(path: Path, count: int) -> Columns:
-    tensors = parse(mapped_file(path), str(path))[1]
+    metadata, tensors = parse(mapped_file(path), str(path))
     if {name: (t.code, t.shape) for name, t in tensors.items()} != {
         "checksum": ("U64", (count,)), "row": ("U32", (count,)), "shard": ("I32", (count,))
     }:  # fmt: skip
         raise DamagedError(f"{path} does not hold {count} places")
     checksum, row, shard = (tensors[name].data for name in ("checksum", "row", "shard"))
+    # Wrong places would pass for damage of the rows that lie there.
+    if metadata.get("digest") != _digest([checksum.data, row.data, shard.data]):
+        raise DamagedError(f"{path} does not match its checksum")
     return shard.view(np.int32), row.view(np.uint32), checksum.view(np.uint64)

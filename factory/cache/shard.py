@@ -195,7 +195,7 @@ class Shard:
         Raises:
             DamagedError: A row is beyond the shard's end.
         """
-        if max(rows) >= self.rows:
+        if max(rows, default=-1) >= self.rows:
             raise DamagedError(self.beyond)
         bad = []
         for row, checksum in zip(rows, checksums, strict=True):

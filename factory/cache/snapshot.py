@@ -8,7 +8,7 @@ from functools import cached_property
 
 import xxhash
 
-from factory.cache.container import DamagedError
+from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
 from factory.cache.index import Index
 from factory.cache.local_tables import LocalTables
@@ -74,6 +74,28 @@ def newest_stamp(index: Files) -> int:
         StorageError: The storage cannot be listed.
     """
     return _newest(name for name in index.listed() if SEGMENT_NAME.fullmatch(name))
+
+
+def segment_in(index: Files, name: str, data: Bytes | None = None) -> Segment:
+    """Return a segment; a copy of it that was damaged on this machine is fetched once more.
+
+    Args:
+        index: The segments' files.
+        name: Its file name.
+        data: Its bytes, where they were read already.
+
+    Raises:
+        ObjectNotFoundError: There is no such segment.
+        DamagedError: It is not what was published.
+        CacheError: It was written in another format.
+        StorageError: It cannot be read.
+    """
+    try:
+        return read_segment(index.data(name) if data is None else data, name)
+    except DamagedError:
+        if not index.forget_mirrored(name):
+            raise
+    return read_segment(index.data(name), name)
 
 
 def _newest(segments: Iterable[str]) -> int:
@@ -230,12 +252,13 @@ class _Look:
             try:
                 if isinstance(data, Exception):
                     raise data
-                yield name, read_segment(data, name)
+                yield name, segment_in(self._index, name, data)
             except ObjectNotFoundError:
                 continue  # another process removed it since it was listed
             except DamagedError as error:
                 self.unsound[name] = (
-                    f"{error}; its rows count as missing; delete it to be rid of this"
+                    f"{error}; its rows count as missing; delete {self._index.where(name)} to be "
+                    "rid of this"
                 )
 
     def _lost_sentence(self, record: ShardRecord, segment: str) -> str:

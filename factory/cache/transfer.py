@@ -52,6 +52,7 @@ class Transfer:
         known: Shards that are there already, and stay.
         verified: Whether those were compared with their checksums.
         shards: Shards copied so far.
+        replaced: How many of them took the place of damaged ones.
         nbytes: Their bytes.
         problems: What was left out, a sentence each.
     """
@@ -61,6 +62,7 @@ class Transfer:
     known: int = 0
     verified: bool = False
     shards: int = 0
+    replaced: int = 0
     nbytes: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -83,20 +85,28 @@ def compare(source: TensorStore, target: TensorStore, *, verify: bool = False) -
         StorageError: A store cannot be listed or read.
     """
     source.refresh()
-    ours, theirs = source.index_files.listed(), target.index_files.listed()
-    sizes = {name: info.size for name, info in target.shard_files.listed().items()}
     unread = sorted(source.snapshot().unread)
     transfer = Transfer(
         verified=verify,
         problems=[f"{source.index_files.where(name)} is damaged; not copied" for name in unread],
     )
-    listed = pieces(source)
     if verify:
-        there = [(name, each) for name, records in listed for each in records]
+        sizes = _sizes(target)
+        there = [(name, each) for name, records in pieces(source) for each in records]
         there = [(name, each) for name, each in there if sizes.get(each.name) == each.size]
-        transfer.damaged = _damaged(source, target, there)
-        transfer.damaged |= _damaged_pieces(target, ours.keys() & theirs.keys())
-    for name, records in listed:
+        transfer.damaged = _damaged(source, target, there, transfer.problems)
+        both = source.index_files.listed().keys() & target.index_files.listed().keys()
+        transfer.damaged |= _damaged_pieces(target, both)
+    _look(source, target, transfer)
+    return transfer
+
+
+def _look(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
+    """Note what the target lacks now, and what of it is known to be damaged."""
+    ours, theirs = source.index_files.listed(), target.index_files.listed()
+    sizes = _sizes(target)
+    transfer.pieces, transfer.known = [], 0
+    for name, records in pieces(source):
         lacking = [
             each
             for each in records
@@ -107,7 +117,10 @@ def compare(source: TensorStore, target: TensorStore, *, verify: bool = False) -
         whole = name in theirs and name in ours and theirs[name].size == ours[name].size
         if lacking or not whole or name in transfer.damaged:
             transfer.pieces.append((name, lacking))
-    return transfer
+
+
+def _sizes(store: TensorStore) -> dict[str, int]:
+    return {name: info.size for name, info in store.shard_files.listed().items()}
 
 
 def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
@@ -126,11 +139,13 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
         return
     claim = f"{target.folder}/upkeep"
     try:
-        with (
-            alone(target.storage, claim, "copying to this cache", _CLAIM_S) as lease,
-            _told(f"copy {source.folder.rpartition('/')[2]}", transfer.missing) as advance,
-        ):
-            _Copying(source, target, transfer, lease, advance).run()
+        with alone(target.storage, claim, "copying to this cache", _CLAIM_S) as lease:
+            # To compare takes a while, in which garbage may have been removed: a shard without
+            # its piece, which was there, among it.
+            _look(source, target, transfer)
+            title = f"copy {source.folder.rpartition('/')[2]}"
+            with _told(title, transfer.missing) as advance:
+                _Copying(source, target, transfer, lease, advance).run()
     except StorageError as error:
         done, of = transfer.shards, len(transfer.missing)
         error.add_note(
@@ -172,7 +187,7 @@ class _Copying:
         """Copy a shard; False if it is not what its index says."""
         where = self.source.shard_files.where(record.name)
         try:
-            segment = read_segment(self.source.index_files.data(piece), piece)
+            segment = self.source.segment(piece)
             data = self.source.shard_files.published(record.name, record.size)
             bad = _unsound(self.source, segment, record, data, where)
         except _DAMAGE as error:
@@ -190,6 +205,7 @@ class _Copying:
             files.forget(record.name)  # this machine's copies are of what was damaged
         with self._lock:
             self.transfer.shards += 1
+            self.transfer.replaced += record.name in self.transfer.damaged
             self.transfer.nbytes += record.size
         self.advance(record.size)
         return True
@@ -219,9 +235,19 @@ def pieces(store: TensorStore) -> list[tuple[str, list[ShardRecord]]]:
 
 
 def _damaged(
-    source: TensorStore, target: TensorStore, shards: list[tuple[str, ShardRecord]]
+    source: TensorStore,
+    target: TensorStore,
+    shards: list[tuple[str, ShardRecord]],
+    problems: list[str],
 ) -> set[str]:
-    """Return the names of those of some shards that are not what was published."""
+    """Return the names of those of some shards that are not what was published.
+
+    Args:
+        source: Whose index says what was published.
+        target: Where they lie.
+        shards: The shards, each with the piece of the index that lists it.
+        problems: What cannot be compared is added, a sentence each.
+    """
     found = set()
     with _told("compare shards", [record for _, record in shards]) as advance:
 
@@ -229,7 +255,12 @@ def _damaged(
             """Look at a shard, listed by a piece of the index."""
             name, record = pair
             files = target.shard_files
-            segment = read_segment(source.index_files.data(name), name)
+            try:
+                segment = source.segment(name)
+            except _DAMAGE as error:
+                problems.append(f"{error}; {files.where(record.name)} is not compared")
+                advance(record.size)
+                return
             try:
                 data = files.published(record.name, record.size)
                 if _unsound(source, segment, record, data, files.where(record.name)):

@@ -16,7 +16,6 @@ from factory.cache.segment import (
     Segment,
     ShardRecord,
     new_segment,
-    read_segment,
 )
 from factory.cache.store import TensorStore
 from factory.cache.writer import publish_segment
@@ -106,7 +105,7 @@ def inspect(store: TensorStore) -> Findings:
     with progress("verify cache", len(records), "shards") as advance:
         for name in sorted(store.snapshot().segments):
             try:
-                segment = read_segment(store.index_files.data(name), name)
+                segment = store.segment(name)
             except (DamagedError, ObjectNotFoundError) as error:
                 found.problems.append(str(error))
                 continue

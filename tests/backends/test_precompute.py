@@ -32,7 +32,7 @@ from factory.backends.precompute import (
 from factory.backends.source import Source
 from factory.backends.video import ReadClip
 from factory.bulk import Engine
-from factory.cache.placement import Kept, _write
+from factory.cache.placement import Kept, _path, _write
 from factory.cache.recipe import Keys, recipe_key
 from factory.cache.upkeep import drop
 from factory.cache.writer import Writer
@@ -348,8 +348,9 @@ def test_rows_that_a_kept_file_says_are_nowhere_are_encoded(
     drop(source.latents.store, source.latents.keys(source.backend.reader, [source.picture(3)]))
     again = source_of(storage, Staged())
     found = again.find(again.latents, kept)
-    identity = f"1/12/{found.identity}/{found.snapshot.identity}"
-    _write(kept.path(identity), (found.shard, found.row, found.checksum))
+    path = _path(kept, again._asked(again.latents), found.snapshot)
+    assert path is not None
+    _write(path, (found.shard, found.row, found.checksum))
     made.clear()
     last = source_of(storage, Staged())
     filled = fill_pictures(last, last.latents, ENGINE, kept=kept)

@@ -118,6 +118,41 @@ def test_a_copy_of_the_wrong_size_is_fetched_again(
     assert store.gather(keys_of(768))["field"][:, 0].tolist() == list(range(768))
 
 
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_damaged_copy_of_the_index_is_fetched_again(
+    remote: Remote,
+    keys_of: MakeKeys,
+    rows_of: Make,
+    tmp_path: Path,
+    merged: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if merged:  # then looking at the cache again reads no piece of its index
+        monkeypatch.setattr("factory.cache.snapshot.SMALL", 1)
+    store = filled(remote, keys_of, rows_of, tmp_path)
+    store.open()
+    store.close()
+    for path in (tmp_path / "copies/index").glob("*.safetensors"):
+        flip(path)
+    store.refresh()
+    assert store.problems == []
+    assert verify(store) == []
+    assert store.gather(keys_of(768))["field"][:, 0].tolist() == list(range(768))
+
+
+def test_a_piece_of_the_index_that_is_damaged_where_it_lies_is_named(
+    remote: Remote, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
+) -> None:
+    store = filled(remote, keys_of, rows_of, tmp_path)
+    (name, *_) = store.index_files.listed()
+    key = store.index_files.key(name)
+    data = remote.read(key)
+    remote.write(key, data[:-1] + bytes([data[-1] ^ 4]))
+    store.refresh()
+    (problem,) = store.problems
+    assert f"delete {store.index_files.where(name)} " in problem
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_a_damaged_copy_is_fetched_again(
     remote: Remote, keys_of: MakeKeys, rows_of: Make, tmp_path: Path, held: bool

@@ -156,6 +156,7 @@ def test_what_is_damaged_there_is_replaced(
     assert len(found.pieces) == (which == "cut piece")  # its size tells
     found = copied(source, target, verify=True)
     assert found.damaged == (set() if which == "cut piece" else {name})
+    assert found.replaced == (which == "shard")
     assert verify(target) == []
     assert target.problems == []
     assert rows_there(target, keys_of(3 * FULL)) == list(range(5, 3 * FULL))
@@ -171,7 +172,7 @@ def test_a_shard_damaged_at_both_ends_is_told_and_left(
     transfer = copied(source, target, verify=True)
     assert transfer.damaged == {name}
     assert name in transfer.problems[0]
-    assert transfer.shards == 0
+    assert (transfer.shards, transfer.replaced) == (0, 0)
 
 
 def test_a_target_that_turns_read_only_lists_what_it_has(
@@ -211,6 +212,43 @@ def test_garbage_of_the_target_is_left_alone_meanwhile(
     assert len(refused) == 3
     assert target.shard_files.listed().keys() == target.snapshot().records.keys()
     assert [info.key for info in target.storage.objects() if "upkeep" in info.key] == []
+
+
+def test_garbage_that_went_since_the_comparison_is_copied_again(
+    source: TensorStore, target: TensorStore, keys_of: MakeKeys
+) -> None:
+    target.storage.shards_left.append(1)  # type: ignore[attr-defined]
+    with pytest.raises(AccessDeniedError):
+        copied(source, target)
+    target.storage.shards_left.clear()  # type: ignore[attr-defined]
+    for name in target.index_files.listed():  # as if it had been killed before it listed the shard
+        target.index_files.delete(name)
+    transfer = compare(source, target)
+    assert transfer.known == 1
+    assert len(collect(target, min_age_s=0)) == 1
+    copy(source, target, transfer)
+    target.refresh()
+    assert target.problems == []
+    assert rows_there(target, keys_of(3 * FULL)) == list(range(5, 3 * FULL))
+
+
+def test_shards_whose_piece_of_the_index_is_damaged_here_are_not_compared(
+    source: TensorStore, target: TensorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.cache.snapshot.SMALL", 1)  # so that merged tables are read later
+    source.close()
+    copied(source, target)
+    piece = min(source.index_files.listed())
+    key = source.index_files.key(piece)
+    source.storage.write(key, source.storage.read(key)[:-1] + b"\7")
+    source.close()
+    name = damage(target, 2, row=9)
+    transfer = copied(source, target, verify=True)
+    assert transfer.damaged == {name}
+    (problem,) = transfer.problems
+    assert piece in problem
+    assert problem.endswith("is not compared")
+    assert verify(target) == []
 
 
 def test_a_cache_that_is_being_tidied_is_left_alone(

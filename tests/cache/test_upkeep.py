@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from factory.cache.garbage import collect
 from factory.cache.recipe import Keys
+from factory.cache.segment import Place, new_segment
 from factory.cache.store import TensorStore
 from factory.cache.upkeep import drop, inspect, verify
+from factory.cache.writer import publish_segment
 
 from .conftest import RECIPE
 
@@ -35,6 +38,18 @@ def damaged(store: TensorStore, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
         data[4096 + 256 * row] ^= 4
     path.write_bytes(data)
     return store
+
+
+def test_a_piece_of_the_index_may_list_a_shard_and_no_row_of_it(
+    store: TensorStore, keys_of: MakeKeys, rows_of: Make
+) -> None:
+    write(store, keys_of(ROWS), rows_of(ROWS))
+    (record,) = store.snapshot().records.values()
+    stamp, none = store.next_stamp(), np.zeros(0, np.uint64)
+    piece = new_segment(stamp, [Place(stamp, record)], keys_of(0), none, none, none)
+    publish_segment(store.index_files, piece)
+    found = inspect(store)
+    assert (found.problems, found.leftovers) == ([], [])
 
 
 def test_rows_that_count_are_problems(damaged: TensorStore) -> None:
