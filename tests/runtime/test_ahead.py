@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from factory.cache.located import Located
 from factory.cache.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.errors import StorageUnavailableError
-from factory.runtime.ahead import FetchAhead, Rows
+from factory.runtime.ahead import FetchAhead
 from factory.storage import MemoryStorage
 
 ROWS, BATCH = 256, 8
@@ -52,10 +53,10 @@ def name() -> str:
 def ahead_of(store: TensorStore, megabytes: float) -> FetchAhead:
     """Return what fetches the rows of steps of 8 rows, in order."""
 
-    def needs(part: SimpleNamespace) -> Iterator[Rows]:
+    def needs(part: SimpleNamespace) -> Iterator[Located]:
         first = part.step.global_step * BATCH
         snapshot = store.snapshot()
-        yield Rows(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+        yield Located(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
     return FetchAhead(needs, [store], megabytes, plan=5)  # type: ignore[arg-type]
 
