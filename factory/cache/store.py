@@ -304,22 +304,24 @@ class TensorStore:
         opened = {n: self._open.whole(shards[n].name) for n in set(numbers) if n >= 0}
         return ready([opened.get(n) for n in numbers], found.row.tolist(), counts)
 
-    def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
+    def bring(self, found: Found, snapshot: Snapshot, plan: int, steps: NDArray[np.int64]) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.
 
         Args:
             found: Where n rows lie; those that are nowhere are left out.
             snapshot: What numbers their shards.
             plan: Which plan will use them.
-            step: The step that will.
+            steps: The step that will use each, int64 [n].
 
         Raises:
             ObjectNotFoundError, DamagedError, StorageError: What a shard has met.
         """
 
         def one(number: int) -> bool:
-            rows = found.row[found.shard == number]
-            return self._open.bring(snapshot.index.shards[number], rows, plan, step)
+            mine = found.shard == number
+            # A copy stays until the last of its rows was used.
+            last = int(steps[mine].max())
+            return self._open.bring(snapshot.index.shards[number], found.row[mine], plan, last)
 
         return all(_side_by_side(one, np.unique(found.shard[found.shard >= 0]).tolist()))
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from factory.backends.source import Source
 from factory.cache.index import Found
@@ -145,6 +146,15 @@ class FetchAhead:
             store.shard_files.expect(self._plan, step)
 
     def _run(self, parts: Iterable[Part]) -> None:
+        try:
+            self._fetch_all(parts)
+        except RuntimeError as error:
+            # The interpreter ends, and begins no thread any more.
+            if "shutdown" not in str(error):
+                raise
+
+    def _fetch_all(self, parts: Iterable[Part]) -> None:
+        """Fetch group after group, until everything is here or nobody waits for it."""
         under_way: deque[Future[bool]] = deque()
         with ThreadPoolExecutor(_GROUPS, thread_name_prefix="fetch-ahead-group") as pool:
             for group, steps in self._groups(parts):
@@ -152,10 +162,12 @@ class FetchAhead:
                 if len(under_way) == _GROUPS:
                     there = under_way.popleft().result()
                     if all(store.at_hand for store in self._stores):
-                        return
+                        break
                 if not self._wait(steps, there):
-                    return
+                    break
                 under_way.append(pool.submit(self._fetch, group))
+        for last in under_way:
+            last.result()  # a fault in it is not lost
 
     def _groups(
         self, parts: Iterable[Part]
@@ -208,7 +220,8 @@ class FetchAhead:
             if not of_store or self._closing:
                 continue
             try:
-                there &= store.bring(*_joined(of_store), self._plan, of_store[0][0])
+                found, snapshot, each = _joined(of_store)
+                there &= store.bring(found, snapshot, self._plan, each)
             except FactoryError as error:
                 self._note(error)
                 there = False
@@ -252,10 +265,14 @@ def _pictures(source: Source, rows: np.ndarray) -> Iterator[Located]:
         yield located
 
 
-def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot]:
-    """Return all rows of one store as one; those that another snapshot numbers are left out."""
+def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot, NDArray[np.int64]]:
+    """Return all rows of one store as one, and the step of each, int64 [n].
+
+    Those that another snapshot numbers are left out.
+    """
     snapshot = rows[0][1].snapshot
-    found = [each.found for _, each in rows if each.snapshot is snapshot]
+    alike = [(step, each.found) for step, each in rows if each.snapshot is snapshot]
+    found = [each for _, each in alike]
     return (
         Found(
             np.concatenate([each.shard for each in found]),
@@ -263,4 +280,5 @@ def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot]:
             np.concatenate([each.checksum for each in found]),
         ),
         snapshot,
+        np.concatenate([np.full(each.shard.size, step) for step, each in alike]),
     )
