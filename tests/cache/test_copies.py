@@ -186,3 +186,19 @@ def test_of_the_steps_that_need_a_copy_the_last_one_counts(tmp_path: Path) -> No
     for plan, step, counts in ((7, 20, 20), (7, 10, 20), (7, 30, 30), (8, 5, 5)):
         copy.needed(plan, step)
         assert head_of(copy.path)[1:] == (plan, counts)
+
+
+def test_nothing_comes_once_a_fetch_has_failed(kind: str, tmp_path: Path) -> None:
+    puts: list[Put] = []
+
+    def failing(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+        puts.append(put)
+        yield StorageError("the line broke")
+
+    copy = copy_of(kind, tmp_path, failing)
+    with pytest.raises(StorageError, match="the line broke"):
+        copy.fetch(ALL)
+    copy._read = read  # type: ignore[attr-defined]
+    assert copy.fetch(ALL)
+    puts[0](0, 0, [b"\2" * BLOCK])
+    assert (copy.data == DATA).all()
