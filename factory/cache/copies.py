@@ -261,9 +261,7 @@ class Stored(_Partial):
 
     def needed(self, plan: int, step: int) -> None:
         """Note a step of a plan that needs this copy; of several the last one counts."""
-        # Who fetches for an earlier step may come to it after who fetches for a later one.
-        if self._head["plan"] != plan or self._head["step"] < step:
-            self._head["plan"], self._head["step"] = plan, step
+        self._head["plan"], self._head["step"] = plan, step
 
     def discard(self) -> None:
         """Remove it from its tier, for it is damaged; who has it mapped keeps what there is."""

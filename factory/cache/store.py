@@ -304,24 +304,22 @@ class TensorStore:
         opened = {n: self._open.whole(shards[n].name) for n in set(numbers) if n >= 0}
         return ready([opened.get(n) for n in numbers], found.row.tolist(), counts)
 
-    def bring(self, found: Found, snapshot: Snapshot, plan: int, steps: NDArray[np.int64]) -> bool:
+    def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.
 
         Args:
             found: Where n rows lie; those that are nowhere are left out.
             snapshot: What numbers their shards.
             plan: Which plan will use them.
-            steps: The step that will use each, int64 [n].
+            step: The step that will.
 
         Raises:
             ObjectNotFoundError, DamagedError, StorageError: What a shard has met.
         """
 
         def one(number: int) -> bool:
-            mine = found.shard == number
-            # A copy stays until the last of its rows was used.
-            last = int(steps[mine].max())
-            return self._open.bring(snapshot.index.shards[number], found.row[mine], plan, last)
+            rows = found.row[found.shard == number]
+            return self._open.bring(snapshot.index.shards[number], rows, plan, step)
 
         return all(_side_by_side(one, np.unique(found.shard[found.shard >= 0]).tolist()))
 

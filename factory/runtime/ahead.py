@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from factory.backends.source import Source
 from factory.cache.index import Found
@@ -220,8 +219,7 @@ class FetchAhead:
             if not of_store or self._closing:
                 continue
             try:
-                found, snapshot, each = _joined(of_store)
-                there &= store.bring(found, snapshot, self._plan, each)
+                there &= store.bring(*_joined(of_store), self._plan, of_store[0][0])
             except FactoryError as error:
                 self._note(error)
                 there = False
@@ -265,14 +263,10 @@ def _pictures(source: Source, rows: np.ndarray) -> Iterator[Located]:
         yield located
 
 
-def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot, NDArray[np.int64]]:
-    """Return all rows of one store as one, and the step of each, int64 [n].
-
-    Those that another snapshot numbers are left out.
-    """
+def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot]:
+    """Return all rows of one store as one; those that another snapshot numbers are left out."""
     snapshot = rows[0][1].snapshot
-    alike = [(step, each.found) for step, each in rows if each.snapshot is snapshot]
-    found = [each for _, each in alike]
+    found = [each.found for _, each in rows if each.snapshot is snapshot]
     return (
         Found(
             np.concatenate([each.shard for each in found]),
@@ -280,5 +274,4 @@ def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot, NDArray[n
             np.concatenate([each.checksum for each in found]),
         ),
         snapshot,
-        np.concatenate([np.full(each.shard.size, step) for step, each in alike]),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.cache.copies import BLOCK, PART, Copy, Passing, Range, Read, Stored, beside, head_of
+from factory.cache.copies import BLOCK, PART, Copy, Passing, Range, Read, Stored, beside
 from factory.cache.tier import Tier
 from factory.errors import StorageError
 from factory.storage.base import Put
@@ -179,13 +179,6 @@ def test_nothing_is_written_once_a_fetch_has_failed(
     puts[0](0, 0, [b"\2" * BLOCK])
     assert (copy.data[:BLOCK] == 1).all()
     assert noted(copy) == 0
-
-
-def test_of_the_steps_that_need_a_copy_the_last_one_counts(tmp_path: Path) -> None:
-    copy = stored(tmp_path, read)
-    for plan, step, counts in ((7, 20, 20), (7, 10, 20), (7, 30, 30), (8, 5, 5)):
-        copy.needed(plan, step)
-        assert head_of(copy.path)[1:] == (plan, counts)
 
 
 def test_nothing_comes_once_a_fetch_has_failed(kind: str, tmp_path: Path) -> None:

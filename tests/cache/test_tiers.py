@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from factory.cache.copies import BLOCK, blocks_of
 from factory.cache.recipe import recipe_keys
@@ -81,12 +80,6 @@ def values(store: TensorStore, rows: "range | list[int]") -> list[int]:
     return store.gather(KEYS[np.array(rows)])["field"][:, 0].tolist()
 
 
-def brought(store: TensorStore, rows: NDArray[np.int64], step: int) -> bool:
-    """Fetch rows that a step of plan 7 needs."""
-    snapshot = store.snapshot()
-    return store.bring(snapshot.index.find(KEYS[rows]), snapshot, 7, np.full(len(rows), step))
-
-
 @pytest.fixture
 def start() -> Start:
     """Start a process that reads all rows."""
@@ -143,14 +136,14 @@ def test_what_the_plan_needs_last_is_removed_first(far: FarStorage, tmp_path: Pa
     rows = [np.flatnonzero(found.shard == number) for number in range(4)]
     store.shard_files.expect(plan=7, now=10)
     for number, step in ((0, 30), (1, 11)):
-        assert brought(store, rows[number], step)
+        assert store.bring(index.find(KEYS[rows[number]]), store.snapshot(), 7, step)
     # Needed at step 20: later than shard 1, and sooner than shard 0, though that is used now.
     assert values(store, rows[0].tolist()) == rows[0].tolist()
-    assert brought(store, rows[2], 20)
+    assert store.bring(index.find(KEYS[rows[2]]), store.snapshot(), 7, 20)
     there = {path.name for path in tmp_path.glob("shards/*.safetensors")}
     assert there == {index.shards[1].name, index.shards[2].name}
     # What is needed later than all that is there does not push anything out.
-    assert not brought(store, rows[3], 40)
+    assert not store.bring(index.find(KEYS[rows[3]]), store.snapshot(), 7, 40)
     assert there <= {path.name for path in tmp_path.glob("shards/*.safetensors")}
 
 

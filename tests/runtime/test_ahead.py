@@ -164,29 +164,6 @@ def test_closing_leaves_no_thread(name: str, tmp_path: Path) -> None:
     assert "fetch-ahead" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_what_later_steps_of_a_group_need_makes_no_room(name: str, tmp_path: Path) -> None:
-    server = Server(name=name)
-    # Room for four shards of 1 MiB, and a half of another.
-    store = TensorStore(server, "cache", local_dir=str(tmp_path), disk_gb=4.5 / 1024)
-    ahead = ahead_of(store, megabytes=100)
-
-    def fetched(first: int) -> bool:
-        some = list(steps())[first : first + 8]  # the rows of four shards
-        group = [(part.step.global_step, each) for part in some for each in ahead._needs(part)]  # type: ignore[arg-type]
-        return ahead._fetch(group)
-
-    ahead._reach(0)
-    assert fetched(0)
-    count = len(server.reads)
-    ahead._reach(2)
-    assert not fetched(8)  # the first shard alone is needed no more
-    new = len(server.reads) - count
-    assert new
-    for step in range(2, 8):
-        assert taken(store, step) == list(range(step * BATCH, (step + 1) * BATCH))
-    assert len(server.reads) == count + new
-
-
 def test_a_fault_in_the_last_group_is_not_lost(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
