@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -195,7 +195,7 @@ class Passing(_Partial):
         return True
 
     def _target(self) -> AbstractContextManager[_Write]:
-        return nullcontext(self._write)
+        return _while_fetching(self._write)
 
     def _write(self, start: int, pieces: Sequence[bytes | memoryview]) -> None:
         for piece in pieces:
@@ -284,37 +284,51 @@ class Stored(_Partial):
 
 @contextmanager
 def _open_for_pieces(path: Path) -> Iterator[_Write]:
-    """Yield what writes to a file; once this is left nothing more is written.
+    """Yield what writes to a file.
 
     By `pwrite`, not into the map: that costs a fault for each page, twice the time.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def write(at: int, pieces: Sequence[bytes | memoryview]) -> None:
+        try:
+            _write_all(fd, at, pieces)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+    try:
+        with _while_fetching(write) as writing:
+            yield writing
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _while_fetching(write: _Write) -> Iterator[_Write]:
+    """Yield what writes as it is told until this is left; afterwards nothing more is written."""
     free = threading.Condition()
     writing = 0
     closed = False
 
-    def write(at: int, pieces: Sequence[bytes | memoryview]) -> None:
+    def guarded(at: int, pieces: Sequence[bytes | memoryview]) -> None:
         nonlocal writing
         with free:
             if closed:
                 return  # of a request that was given up; nobody will note these bytes
             writing += 1
         try:
-            _write_all(fd, at, pieces)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+            write(at, pieces)
         finally:
             with free:
                 writing -= 1
                 free.notify_all()
 
     try:
-        yield write
+        yield guarded
     finally:
         with free:
             closed = True
             free.wait_for(lambda: not writing)
-        os.close(fd)
 
 
 def _write_all(fd: int, at: int, pieces: Sequence[bytes | memoryview]) -> None:

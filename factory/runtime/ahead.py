@@ -11,6 +11,7 @@ import numpy as np
 
 from factory.backends.source import Source
 from factory.cache.index import Found
+from factory.cache.located import Located
 from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.errors import FactoryError
@@ -27,31 +28,6 @@ _GROUP_BYTES = 32 * _MIB
 _GROUPS = 2
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of one store that a step needs.
-
-    Attributes:
-        store: The store.
-        snapshot: What numbers its shards.
-        found: Where they lie.
-    """
-
-    store: TensorStore
-    snapshot: Snapshot
-    found: Found
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows."""
-        numbers, counts = np.unique(self.found.shard, return_counts=True)
-        pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
-        return sum(self._row_bytes(number) * count for number, count in pairs if number >= 0)
-
-    def _row_bytes(self, number: int) -> int:
-        return sum(field.stride for field in self.snapshot.index.shards[number].layout)
-
-
 @dataclass(frozen=True)
 class Needs:
     """Says which encoded rows a part of a step is made of.
@@ -64,7 +40,7 @@ class Needs:
     sources: Mapping[str, Source]
     seed: int
 
-    def __call__(self, part: Part) -> Iterator[Rows]:
+    def __call__(self, part: Part) -> Iterator[Located]:
         """Yield the rows of latents, of captions and of what they are conditioned on."""
         source = self.sources.get(part.step.backend)
         if source is None:
@@ -73,9 +49,9 @@ class Needs:
         yield from _pictures(source, rows)
         if source.text is not None:
             captions = source.catalog.captions_of(rows, seed=self.seed, epoch=part.step.epoch)
-            snapshot = source.text.store.snapshot()
-            found = snapshot.index.find(source.text.keys(captions))
-            yield Rows(source.text.store, snapshot, found)
+            text = source.locate_text(captions)
+            if text is not None:
+                yield text
         for partner, partners in source.conditioning.values():
             yield from _pictures(partner, partners[rows])
 
@@ -102,7 +78,7 @@ class FetchAhead:
     """
 
     def __init__(
-        self, needs: Callable[[Part], Iterable[Rows]], stores: Sequence[TensorStore],
+        self, needs: Callable[[Part], Iterable[Located]], stores: Sequence[TensorStore],
         megabytes: float, plan: int,
     ) -> None:  # fmt: skip
         """Store the parts; no thread starts.
@@ -169,6 +145,15 @@ class FetchAhead:
             store.shard_files.expect(self._plan, step)
 
     def _run(self, parts: Iterable[Part]) -> None:
+        try:
+            self._fetch_all(parts)
+        except RuntimeError as error:
+            # The interpreter ends, and begins no thread any more.
+            if "shutdown" not in str(error):
+                raise
+
+    def _fetch_all(self, parts: Iterable[Part]) -> None:
+        """Fetch group after group, until everything is here or nobody waits for it."""
         under_way: deque[Future[bool]] = deque()
         with ThreadPoolExecutor(_GROUPS, thread_name_prefix="fetch-ahead-group") as pool:
             for group, steps in self._groups(parts):
@@ -176,16 +161,18 @@ class FetchAhead:
                 if len(under_way) == _GROUPS:
                     there = under_way.popleft().result()
                     if all(store.at_hand for store in self._stores):
-                        return
+                        break
                 if not self._wait(steps, there):
-                    return
+                    break
                 under_way.append(pool.submit(self._fetch, group))
+        for last in under_way:
+            last.result()  # a fault in it is not lost
 
     def _groups(
         self, parts: Iterable[Part]
-    ) -> Iterator[tuple[list[tuple[int, Rows]], list[tuple[int, int]]]]:
+    ) -> Iterator[tuple[list[tuple[int, Located]], list[tuple[int, int]]]]:
         """Yield rows that are fetched together, each with its step, and the bytes of the steps."""
-        group: list[tuple[int, Rows]] = []
+        group: list[tuple[int, Located]] = []
         steps: list[tuple[int, int]] = []
         for part in parts:
             step = part.step.global_step
@@ -224,7 +211,7 @@ class FetchAhead:
             self._ahead.extend(steps)
             return not self._closing
 
-    def _fetch(self, group: list[tuple[int, Rows]]) -> bool:
+    def _fetch(self, group: list[tuple[int, Located]]) -> bool:
         """Fetch the rows of some steps; False if some have no room, or do not come."""
         there = True
         for store in self._stores:
@@ -263,19 +250,20 @@ def fetch_ahead(sources: Mapping[str, Source], plan: Plan, megabytes: float) -> 
     return FetchAhead(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
 
 
-def _pictures(source: Source, rows: np.ndarray) -> Iterator[Rows]:
+def _pictures(source: Source, rows: np.ndarray) -> Iterator[Located]:
     """Yield the rows that a source's samples have in its stores of pictures."""
-    if source.places is not None and source.latents is not None:
-        yield Rows(source.latents.store, source.places.snapshot, source.places.at(rows))
-    without_places = source.latents if source.places is None else None
-    for embeds in (without_places, source.vision):
-        if embeds is not None:
+    for embeds in (source.latents, source.vision):
+        if embeds is None:
+            continue
+        located = source.located(embeds, rows)
+        if located is None:
             snapshot = embeds.store.snapshot()
             keys = embeds.keys(source.backend.reader, source.columns(rows))
-            yield Rows(embeds.store, snapshot, snapshot.index.find(keys))
+            located = Located(embeds.store, snapshot, snapshot.index.find(keys))
+        yield located
 
 
-def _joined(rows: list[tuple[int, Rows]]) -> tuple[Found, Snapshot]:
+def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot]:
     """Return all rows of one store as one; those that another snapshot numbers are left out."""
     snapshot = rows[0][1].snapshot
     found = [each.found for _, each in rows if each.snapshot is snapshot]

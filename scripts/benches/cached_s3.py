@@ -164,7 +164,8 @@ def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]
 
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
     """Gather all rows in random order, with those to come fetched ahead."""
-    from factory.runtime.ahead import FetchAhead, Rows
+    from factory.cache.located import Located
+    from factory.runtime.ahead import FetchAhead
 
     order = np.random.default_rng(seed).permutation(len(keys))
     steps = [order[n : n + options.batch_size] for n in range(0, len(order), options.batch_size)]
@@ -176,7 +177,7 @@ def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> N
     def needs(part: Any) -> Iterator[Any]:
         snapshot = store.snapshot()
         found = snapshot.index.find(keys[steps[part.step.global_step]])
-        yield Rows(store, snapshot, found)
+        yield Located(store, snapshot, found)
 
     out: dict[str, Any] = {}
     copied = store.shard_files.copied

@@ -179,3 +179,19 @@ def test_nothing_is_written_once_a_fetch_has_failed(
     puts[0](0, 0, [b"\2" * BLOCK])
     assert (copy.data[:BLOCK] == 1).all()
     assert noted(copy) == 0
+
+
+def test_nothing_comes_once_a_fetch_has_failed(kind: str, tmp_path: Path) -> None:
+    puts: list[Put] = []
+
+    def failing(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+        puts.append(put)
+        yield StorageError("the line broke")
+
+    copy = copy_of(kind, tmp_path, failing)
+    with pytest.raises(StorageError, match="the line broke"):
+        copy.fetch(ALL)
+    copy._read = read  # type: ignore[attr-defined]
+    assert copy.fetch(ALL)
+    puts[0](0, 0, [b"\2" * BLOCK])
+    assert (copy.data == DATA).all()

@@ -1,5 +1,7 @@
 """Are the rows of coming steps fetched before they are asked for, and no further than allowed?"""
 
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from factory.cache.located import Located
 from factory.cache.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.errors import StorageUnavailableError
-from factory.runtime.ahead import FetchAhead, Rows
+from factory.runtime.ahead import FetchAhead
 from factory.storage import MemoryStorage
 
 ROWS, BATCH = 256, 8
@@ -41,6 +44,11 @@ class Server(MemoryStorage):
 @pytest.fixture(scope="module")
 def name() -> str:
     """A cache of 16 shards with 16 rows each."""
+    return fill()
+
+
+def fill() -> str:
+    """Write a cache into memory, and return its storage's name."""
     name = uuid.uuid4().hex
     store = TensorStore(MemoryStorage(name=name), "cache", shard_mb=1)
     with store.writer(recipe={"kind": "test"}) as writer:
@@ -52,10 +60,10 @@ def name() -> str:
 def ahead_of(store: TensorStore, megabytes: float) -> FetchAhead:
     """Return what fetches the rows of steps of 8 rows, in order."""
 
-    def needs(part: SimpleNamespace) -> Iterator[Rows]:
+    def needs(part: SimpleNamespace) -> Iterator[Located]:
         first = part.step.global_step * BATCH
         snapshot = store.snapshot()
-        yield Rows(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+        yield Located(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
     return FetchAhead(needs, [store], megabytes, plan=5)  # type: ignore[arg-type]
 
@@ -154,3 +162,59 @@ def test_closing_leaves_no_thread(name: str, tmp_path: Path) -> None:
     next(ahead.along(steps))  # type: ignore[arg-type]
     ahead.close()
     assert "fetch-ahead" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_fault_in_the_last_group_is_not_lost(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TensorStore(Server(name=name), "cache", local_dir=str(tmp_path))
+
+    def fail(*_: object) -> bool:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(store, "bring", fail)
+    with pytest.raises(KeyError, match="a fault of ours"):
+        ahead_of(store, megabytes=100)._run(steps())  # type: ignore[arg-type]
+
+
+_LEAVING = """
+import threading
+threading._register_atexit(lambda: thread.join())  # called after what is registered later
+
+import concurrent.futures.thread as pools, sys, time
+from factory.cache.store import TensorStore
+from factory.runtime import ahead as module
+from tests.runtime.test_ahead import Server, ahead_of, fill, steps
+
+class Pool(pools.ThreadPoolExecutor):
+    def submit(self, *given):
+        try:
+            return super().submit(*given)
+        except RuntimeError:
+            refused.set()
+            raise
+
+class Late(Server):
+    def read(self, key, start=0, length=None):
+        if "shards" in key:
+            begun.release()
+            if threading.current_thread().name.endswith("_0"):
+                while not pools._shutdown:  # there is no event to wait for
+                    time.sleep(0.001)
+            else:
+                refused.wait()
+        return super().read(key, start, length)
+
+refused, begun = threading.Event(), threading.Semaphore(0)
+module.ThreadPoolExecutor, module._GROUP_BYTES = Pool, 2**20
+ahead = ahead_of(TensorStore(Late(name=fill()), "cache", local_dir=sys.argv[1]), megabytes=100)
+thread = threading.Thread(target=ahead._run, args=(steps(),), daemon=True)
+thread.start()
+begun.acquire(), begun.acquire()
+"""
+
+
+def test_a_process_that_ends_meanwhile_ends_without_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LEAVING, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
