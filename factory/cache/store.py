@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _MIB, _GIB = 2**20, 2**30
 # Shards fetched side by side. Each asks for several parts at once, so this few keep a network
-# busy; what is under way lies in memory, 32 MiB for each.
+# busy; what is under way lies in memory, 32 MiB for each where a storage cannot hand on pieces.
 _SIDE_BY_SIDE = 8
 # Of a machine's memory, what files may take up so that they are likely to stay in it: the rest is
 # for the trainer. To ask again for rows that are there takes up to 0.2 ms a batch.
