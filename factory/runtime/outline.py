@@ -24,7 +24,7 @@ from factory.catalog.cuts import CutArrays
 # Describes rows, int64 [n], of one backend in one epoch.
 Describe: TypeAlias = "Callable[[NDArray[np.int64]], Outline]"
 # Batches described together: what a call costs whatever it is asked is then an eighth for each,
-# less than one row's copy, and the first waits no longer than half a millisecond for the others.
+# less than one row's copy; where all is warm the first batch waits for less than a millisecond.
 TOGETHER = 8
 
 
