@@ -213,6 +213,11 @@ class Shard:
         return f"the index of {self.source} lists a row beyond its {self.rows}"
 
 
+# What is asked of a disk at once at most, bytes: more may have left memory before it is used, and
+# rows so large are read well as they are touched.
+FORESEEN = 256 * 2**20
+
+
 def foresee_rows(shards: Sequence[Shard | None], rows: Sequence[int], *, again: bool) -> None:
     """Have the system begin to read rows that will be gathered soon, the first ones first.
 
@@ -227,7 +232,11 @@ def foresee_rows(shards: Sequence[Shard | None], rows: Sequence[int], *, again: 
         for shard, row in zip(shards, rows, strict=True)
         if shard is not None and row < shard.rows and (again or not shard.verified[row])
     }
+    left = FORESEEN
     for shard, row in wanted:
+        if left <= 0:
+            return
+        left -= sum(field.stride for field in shard.layout)
         for address, field in zip(shard.addresses, shard.layout, strict=True):
             foresee(address + row * field.stride, field.stride)
 

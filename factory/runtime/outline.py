@@ -2,8 +2,8 @@
 
 Their names, captions and cuts, and where their captions' rows lie: all of it follows from the
 catalog. Asked for a batch of sixteen it takes as long as copying its rows; asked for several
-batches at once, hardly longer. Steps that come one after another are therefore described together,
-by whoever makes the first batch of them; and what they need of a disk is asked of it at once.
+batches at once, hardly longer. Those that come one after another are therefore described together,
+by whoever makes the first of them; and what they need of a disk is asked of it at once.
 """
 
 import threading
@@ -23,9 +23,9 @@ from factory.catalog.cuts import CutArrays
 
 # Describes rows, int64 [n], of one backend in one epoch.
 Describe: TypeAlias = "Callable[[NDArray[np.int64]], Outline]"
-# Batches described together: what a call costs whatever it is asked is then an eighth for each,
-# less than one row's copy; where all is warm the first batch waits for less than a millisecond.
-TOGETHER = 8
+# Samples described together: what a call costs whatever it is asked is then little for each, and
+# the first batch waits for some two milliseconds where all is warm.
+TOGETHER = 512
 
 
 @dataclass(frozen=True, eq=False)

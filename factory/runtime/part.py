@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,10 +75,9 @@ class Part:
 def together(parts: Iterable[Part]) -> Iterator[Part]:
     """Yield parts in their order, those near each other to be described together.
 
-    So many are taken at once, of which those of one backend and epoch belong together.
+    Of those that are taken at once, those of one backend and epoch belong together.
     """
-    left = iter(parts)
-    while some := list(islice(left, TOGETHER)):
+    for some in _some_at_a_time(parts):
         rows: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
         for part in some:
             rows.setdefault(_owner(part), []).append(part.rows)
@@ -86,6 +85,20 @@ def together(parts: Iterable[Part]) -> Iterator[Part]:
         for part in some:
             number, neighbours = next(near[_owner(part)])
             yield replace(part, near=partial(neighbours.outline, number))
+
+
+def _some_at_a_time(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Yield parts in groups: no more than have so many samples, but one at least."""
+    some: list[Part] = []
+    samples = 0
+    for part in parts:
+        if some and samples + len(part.places) > TOGETHER:
+            yield some
+            some, samples = [], 0
+        some.append(part)
+        samples += len(part.places)
+    if some:
+        yield some
 
 
 def _owner(part: Part) -> tuple[str, int]:

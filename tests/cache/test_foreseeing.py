@@ -21,6 +21,8 @@ from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 
 ROWS = 40
+# 64 numbers of four bytes, and one of one.
+ROW_BYTES = 257
 PAGE = mmap.PAGESIZE
 Make = Callable[..., torch.Tensor]
 
@@ -82,6 +84,16 @@ def test_rows_of_the_batch_that_comes_first_are_asked_for_first(
         if shard is not None
         for address, field in zip(shard.addresses, shard.layout, strict=True)
     ]
+
+
+def test_no_more_is_asked_for_at_once_than_stays_in_memory_until_it_is_used(
+    store: TensorStore, keys_of: Any, rows_of: Make, asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fill(store, keys_of(ROWS), rows_of(ROWS))
+    monkeypatch.setattr(shard_module, "FORESEEN", 3 * ROW_BYTES)
+    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    assert sum(length for _, length in asked) == 3 * ROW_BYTES
 
 
 def test_rows_that_may_have_left_memory_are_asked_for_again(

@@ -20,7 +20,7 @@ from factory.backends.precompute import fill_captions
 from factory.backends.source import Source
 from factory.catalog.captions import FilenameCaptions
 from factory.encoder.hashed_text import HashedText
-from factory.runtime.outline import Neighbours, Outline
+from factory.runtime.outline import TOGETHER, Neighbours, Outline
 from factory.runtime.part import Part, together
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
@@ -181,3 +181,22 @@ def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Pat
 
     found = source.read_text(captions, located=located)["embeds"]
     assert torch.equal(found, wanted)
+
+
+def test_so_many_samples_are_described_together_and_at_least_one_batch() -> None:
+    asked: list[int] = []
+
+    class NotedError(Exception):
+        """What is to be described was noted."""
+
+    def note(rows: Rows) -> Outline:
+        asked.append(len(rows))
+        raise NotedError
+
+    alike = TOGETHER // 3
+    third = list(range(2 * alike))  # of which every second place counts
+    sizes = [third, third, third, third, list(range(3 * TOGETHER)), [1]]
+    for part in together(parts(*(("a", each) for each in sizes))):
+        with pytest.raises(NotedError):
+            part.outline(note)
+    assert asked == [3 * alike] * 3 + [alike, 3 * TOGETHER // 2, 1]
