@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.cache.container import DTYPES, Bytes, digest
 from factory.cache.copying import copy_rows
-from factory.cache.shard import Field, Layout, Shard, describe, matrices_of
+from factory.cache.shard import Field, Layout, Shard, addresses_of, describe, matrices_of
 from factory.errors import CacheError
 
 Checksums: TypeAlias = NDArray[np.uint64]
@@ -75,9 +75,7 @@ def gather_rows(
     batch = _tensors(layout, len(rows), out, empty)
     pairs = list(zip(shards, rows, strict=True))
     for number, field in enumerate(layout):
-        stride = field.stride
-        addresses = [shard.addresses[number] + row * stride for shard, row in pairs]
-        copy_rows(addresses, batch[field.name])
+        copy_rows(addresses_of(pairs, number, field.stride), batch[field.name])
     if checksums is not None and unverified:
         _compare(shards, rows, checksums, matrices_of(layout, batch), unverified)
     return batch

@@ -9,6 +9,7 @@ import torch
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.index import Found
 from factory.cache.ready import Ready
+from factory.cache.shard import row_bytes
 from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
 
@@ -54,7 +55,5 @@ class Located:
         """Bytes of all rows."""
         numbers, counts = np.unique(self.found.shard, return_counts=True)
         pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
-        return sum(self._row_bytes(number) * count for number, count in pairs if number >= 0)
-
-    def _row_bytes(self, number: int) -> int:
-        return sum(field.stride for field in self.snapshot.index.shards[number].layout)
+        shards = self.snapshot.index.shards
+        return sum(row_bytes(shards[n].layout) * count for n, count in pairs if n >= 0)

@@ -11,7 +11,7 @@ import torch
 
 from factory.cache.gathering import batch_of, put_rows
 from factory.cache.recipe import KEY_DTYPE, Keys, canonical
-from factory.cache.shard import Layout, layout_of
+from factory.cache.shard import Layout, layout_of, row_bytes
 from factory.cache.store import TensorStore
 from factory.cache.writer import capacity_of, checked_rows
 
@@ -118,8 +118,8 @@ class OpenRows:
         """
         layout, tensors = checked_rows(keys, fields, labels)
         with self._lock:
-            row_bytes = sum(part.stride for part in layout)
-            group = self._groups.setdefault((canonical(recipe), layout), _Group(recipe, row_bytes))
+            new = _Group(recipe, row_bytes(layout))
+            group = self._groups.setdefault((canonical(recipe), layout), new)
             for index, key in enumerate(key.tobytes() for key in keys):
                 if key not in self._rows:
                     self._rows[key] = Row(tensors, index)

@@ -12,7 +12,7 @@ from factory.cache.copies import Copy, Stored, Whole
 from factory.cache.files import Files
 from factory.cache.packing import plain_name
 from factory.cache.segment import ShardRecord
-from factory.cache.shard import Shard
+from factory.cache.shard import Shard, row_bytes
 from factory.errors import CacheError
 
 Rows: TypeAlias = NDArray[np.integer[Any]]
@@ -133,7 +133,7 @@ class OpenShards:
 
 def row_ranges(record: ShardRecord, rows: Rows) -> NDArray[np.int64]:
     """Return what must be there to read rows, int64 [ranges, 2]: the header, and each field."""
-    start = record.plain_size - record.rows * sum(field.stride for field in record.layout)
+    start = record.plain_size - record.rows * row_bytes(record.layout)
     ranges = [np.array([[0, start]], np.int64)]
     numbers = np.asarray(rows, np.int64)
     for field in record.layout:

@@ -8,7 +8,7 @@ import torch
 from factory.cache.container import DTYPES
 from factory.cache.copying import Rows
 from factory.cache.gathering import Empty
-from factory.cache.shard import Shard
+from factory.cache.shard import Shard, addresses_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,5 +84,4 @@ def _sound(shards: Sequence[Shard | None], rows: Sequence[int]) -> list[tuple[Sh
 
 
 def _rows(pairs: Sequence[tuple[Shard, int]], field: int, stride: int) -> Rows | None:
-    addresses = [shard.addresses[field] + row * stride for shard, row in pairs]
-    return Rows(addresses, stride) if stride else None
+    return Rows(addresses_of(pairs, field, stride), stride) if stride else None

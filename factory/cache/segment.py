@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factory.cache.container import HEADER_LIMIT, Bytes, DamagedError, digest, header, parse
 from factory.cache.packing import packed, unpacked
 from factory.cache.recipe import KEY_BYTES, KEY_DTYPE, Keys, canonical
-from factory.cache.shard import Layout, layout_from_json, layout_json
+from factory.cache.shard import Layout, layout_from_json, layout_json, row_bytes
 
 SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors(\.zst)?")
 SEGMENT_NAME = re.compile(r"([0-9a-f]{16})-[0-9a-f]{32}\.safetensors")
@@ -267,9 +267,9 @@ def _records(
         # A name with a path in it would lead out of the cache's folder.
         if not SHARD_NAME.fullmatch(name):
             raise ValueError(f"no shard: {name!r}")
-        row_bytes = sum(field.stride for field in layouts[whole(layout)])
+        each = row_bytes(layouts[whole(layout)])
         # No shard is larger than its rows and a header: what is unpacked is bounded by that.
-        if whole(plain_size) > whole(rows) * row_bytes + HEADER_LIMIT:
+        if whole(plain_size) > whole(rows) * each + HEADER_LIMIT:
             raise ValueError(f"no shard: {name!r} of {rows} rows claims {plain_size} bytes")
         yield ShardRecord(
             name, whole(size), rows, layouts[layout], recipes[whole(recipe)], plain_size

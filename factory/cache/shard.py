@@ -69,6 +69,11 @@ def describe(layout: Layout) -> str:
     return ", ".join(str(field) for field in sorted(layout, key=lambda field: field.name))
 
 
+def row_bytes(layout: Layout) -> int:
+    """Return the bytes of one row, all fields together."""
+    return sum(field.stride for field in layout)
+
+
 def layout_json(layout: Layout) -> list[list[Any]]:
     """Return the layout as JSON values."""
     return [[field.name, field.code, list(field.shape)] for field in layout]
@@ -121,7 +126,7 @@ class OpenShard:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row, all fields together."""
-        return sum(field.stride for field in self.layout)
+        return row_bytes(self.layout)
 
     def append(self, matrices: Sequence[Bytes]) -> None:
         """Copy rows in, uint8 [n, stride] of each field in the layout's order; n must fit."""
@@ -213,6 +218,17 @@ class Shard:
         return f"the index of {self.source} lists a row beyond its {self.rows}"
 
 
+def addresses_of(pairs: Iterable[tuple[Shard, int]], number: int, stride: int) -> list[int]:
+    """Return where a field of some rows begins in the memory of this process, bytes.
+
+    Args:
+        pairs: Shards of one layout, and rows that they have.
+        number: The field's number in the layout.
+        stride: Bytes that it has in a row.
+    """
+    return [shard.addresses[number] + row * stride for shard, row in pairs]
+
+
 # What is asked of a disk at once at most, bytes: more may have left memory before it is used, and
 # rows so large are read well as they are touched.
 FORESEEN = 256 * 2**20
@@ -236,7 +252,7 @@ def foresee_rows(shards: Sequence[Shard | None], rows: Sequence[int], *, again: 
     for shard, row in wanted:
         if left <= 0:
             return
-        left -= sum(field.stride for field in shard.layout)
+        left -= row_bytes(shard.layout)
         for address, field in zip(shard.addresses, shard.layout, strict=True):
             foresee(address + row * field.stride, field.stride)
 

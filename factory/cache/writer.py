@@ -25,7 +25,14 @@ from factory.cache.segment import (
     note,
     pack_segment,
 )
-from factory.cache.shard import Layout, OpenShard, layout_of, matrices_of, unfinite_rows
+from factory.cache.shard import (
+    Layout,
+    OpenShard,
+    layout_of,
+    matrices_of,
+    row_bytes,
+    unfinite_rows,
+)
 from factory.errors import CacheError, StorageError
 
 # However small rows are, a shard takes no more: the keys and labels of open rows are Python
@@ -54,8 +61,8 @@ def capacity_of(layout: Layout, shard_bytes: int, shard_rows: int | None = None)
         shard_bytes: Size it is closed at.
         shard_rows: Rows it is closed at, if it is not full before; None for no such limit.
     """
-    row_bytes = max(1, sum(part.stride for part in layout))
-    return min(max(1, shard_bytes // row_bytes), shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
+    fitting = shard_bytes // max(1, row_bytes(layout))
+    return min(max(1, fitting), shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
 
 
 def publish_segment(index: Files, segment: Segment) -> None:
