@@ -250,15 +250,42 @@ class Source:
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
+        return self.gather(self.latents, rows, cuts, epoch, located=located, empty=empty)
+
+    def gather(
+        self,
+        embeds: PictureEmbedBackend,
+        rows: NDArray[np.int64],
+        cuts: CutArrays | None = None,
+        epoch: int = 0,
+        *,
+        located: Located | None = None,
+        empty: Empty = new_memory,
+    ) -> dict[str, torch.Tensor]:
+        """Gather embeddings of pictures from where they lie, or by their keys: fields [B, ...].
+
+        Args:
+            embeds: `latents` or `vision`.
+            rows: Rows of the catalog, int64 [B].
+            cuts: How they are cut, where that is known already.
+            epoch: The epoch they are for.
+            located: Where they lay when that was looked up, if it was.
+            empty: Makes the tensors that are returned.
+
+        Raises:
+            UnusableRowsError: Rows are missing or damaged.
+            StorageError: The cache cannot be read.
+        """
         if located is None:
-            located = self.located(self.latents, rows)
+            located = self.located(embeds, rows)
         if located is not None:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
                 return located.read(empty=empty)
-        cuts = self.cuts(rows, epoch) if cuts is None else cuts
-        pictures = self.columns(rows, cuts)
-        return self.latents.gather(self.backend.reader, pictures, empty=empty, **self.marks(epoch))
+        pictures = self.columns(rows, self.cuts(rows, epoch) if cuts is None else cuts)
+        # Image embeddings are those of the first epoch's cuts, whichever are trained on.
+        marks = self.marks(epoch) if embeds is self.latents else {}
+        return embeds.gather(self.backend.reader, pictures, empty=empty, **marks)
 
     def located(
         self, embeds: PictureEmbedBackend | None, rows: NDArray[np.int64]

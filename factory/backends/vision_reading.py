@@ -53,14 +53,11 @@ class VisionReading:
         vision, reader = source.vision, source.backend.reader
         if vision is None:
             return {}
-        if (located := source.located(vision, rows)) is not None:
-            # Rows that lie elsewhere by now are found by their keys.
-            with suppress(UnusableRowsError):
-                return located.read(empty=self.empty)
-        pictures = source.columns(rows, None if source.redraws else cuts)
-        keys = vision.keys(reader, pictures)
+        cuts = None if source.redraws else cuts
         with suppress(UnusableRowsError):  # looked at one by one below
-            return vision.store.gather(keys, empty=self.empty)
+            return source.gather(vision, rows, cuts, empty=self.empty)
+        pictures = source.columns(rows, cuts)
+        keys = vision.keys(reader, pictures)
         wanted = Wanted(keys, pictures.keys, vision.recipe(reader))
         encoded = EncodedRows(vision, EncodeMode.precompute, source.name)
         found = encoded.find(wanted)
