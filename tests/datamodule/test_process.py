@@ -3,7 +3,7 @@
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,27 +213,24 @@ def test_opening_once_more_lists_and_scans_nothing(
     data.close()
 
 
-def test_a_catalog_that_was_published_since_is_refused(root: Path) -> None:
-    data = data_module(root, encoded=False)
-    data.prepare_data()
-    data.setup()
-    opener = opener_of(data)
+def add_pictures(root: Path) -> None:
     write_pictures(root / "a", 2, first=50)
-    other = data_module(root, encoded=False)
-    other.prepare_data()
-    with pytest.raises(CacheError, match=r"backend 'a': the catalog .*cache\.prefix.*=thread"):
-        opener()
-    for each in (data, other):
-        each.close()
 
 
-def test_captions_that_were_published_since_are_refused(root: Path) -> None:
+def change_a_caption(root: Path) -> None:
+    (root / "a/0003.txt").write_text("another caption")
+
+
+@pytest.mark.parametrize("change", [add_pictures, change_a_caption])
+def test_a_catalog_that_was_published_since_is_refused(
+    root: Path, change: Callable[[Path], None]
+) -> None:
     data = data_module(root, encoded=False)
     data.prepare_data()
     data.setup()
     opener = opener_of(data)
     opener().close()
-    (root / "a/0003.txt").write_text("another caption")
+    change(root)
     other = data_module(root, encoded=False)
     other.prepare_data()
     with pytest.raises(CacheError, match=r"backend 'a': the catalog .*cache\.prefix.*=thread"):
