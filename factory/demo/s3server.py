@@ -41,6 +41,8 @@ LOG_LINES = 12
 REGION = "us-east-1"
 # The server writes its stream sockets here, whatever TMPDIR says.
 _SOCKETS = Path("/tmp")  # noqa: S108
+# Tells, in the server's folder, which ports it was given: its sockets are named after them.
+_PORTS = "ports.json"
 
 # Runs in a process of its own, asks Linux to be ended with its parent, and becomes the server.
 # (Done there, because code run between fork and exec may hang where threads are running.)
@@ -91,6 +93,13 @@ def _free_ports() -> dict[str, int]:
             ports.append(port)
             taken |= pair
     return dict(zip(SERVICES, ports, strict=True))
+
+
+def _remove_sockets(ports: dict[str, int]) -> None:
+    """Remove the sockets of a server that has ended, which does not always do so itself."""
+    for service, port in ports.items():
+        path = _SOCKETS / f"seaweedfs-{service}-grpc-{port + GRPC_OFFSET}.sock"
+        path.unlink(missing_ok=True)
 
 
 def _command(program: str, ports: dict[str, int]) -> list[str]:
@@ -150,7 +159,8 @@ class S3Server:
     that other users of the machine must not see.
 
     On Linux the server ends with the thread that started it, if that is the main thread, so
-    that a killed run leaves no server behind.
+    that a killed run leaves no server behind; the sockets that one leaves are removed by the next
+    server on its folder.
     """
 
     def __init__(self, directory: Path, buckets: Sequence[str] = ("training-data",)) -> None:
@@ -213,6 +223,7 @@ class S3Server:
             return self
         program = _server_program()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        left = self._ports_of_killed()
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._launch(program)
@@ -224,6 +235,8 @@ class S3Server:
                     raise
             else:
                 break
+        # Only now: that this server has the folder shows that the other one has ended.
+        _remove_sockets(left)
         return self
 
     def close(self) -> None:
@@ -304,6 +317,7 @@ class S3Server:
         """Write the settings and start the process in a session of its own."""
         self._write_settings()
         self._ports = _free_ports()
+        (self.directory / _PORTS).write_text(json.dumps(self._ports), encoding="utf-8")
         command = _command(program, self._ports)
         # The death of a thread counts as that of the parent, so only the main one will do.
         main_thread = threading.current_thread() is threading.main_thread()
@@ -344,9 +358,16 @@ class S3Server:
         """Remove what would otherwise outlive the process, the file with the keys first."""
         for name in ("s3.json", "s3.sock", "filer.sock"):
             (self.directory / name).unlink(missing_ok=True)
-        for service, port in self._ports.items():
-            socket_name = f"seaweedfs-{service}-grpc-{port + GRPC_OFFSET}.sock"
-            (_SOCKETS / socket_name).unlink(missing_ok=True)
+        _remove_sockets(self._ports)
+        (self.directory / _PORTS).unlink(missing_ok=True)
+
+    def _ports_of_killed(self) -> dict[str, int]:
+        """Return the ports of a server on this folder whose run did not live to tidy up."""
+        try:
+            said = json.loads((self.directory / _PORTS).read_bytes())
+            return {service: int(said[service]) for service in SERVICES}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}  # nobody was killed, or while writing it, before there were sockets
 
     def _wait_until_ready(self) -> None:
         """Poll with signed requests, which no other server would accept."""
