@@ -43,9 +43,12 @@ def _more(before: Traces) -> Traces:
 
 
 def _named() -> list[str]:
-    """Return what lies in shared memory, but for locks of other tests that run meanwhile."""
+    """Return what lies in shared memory, but for what other tests that run meanwhile may make.
+
+    That is locks, and the folder in which all runs of a user keep copies of caches.
+    """
     names = [path.name for path in NAMED.iterdir()] if NAMED.is_dir() else []
-    return [name for name in names if not name.startswith("sem.")]
+    return [name for name in names if not name.startswith(("sem.", "tensor-cache-"))]
 
 
 def _files() -> list[str]:
