@@ -7,12 +7,12 @@ around all of them, and so overlap, needs no loop: choosing rows of it is copyin
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache, lru_cache, reduce
-from operator import or_
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 # What a word may be; the widest that fits is the quickest.
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
@@ -29,23 +29,23 @@ _MOST = 2**62
 class Rows:
     """Rows of one length that lie anywhere in memory, ready to be copied."""
 
-    def __init__(self, addresses: Sequence[int], stride: int, word: int = max(_WORDS)) -> None:
+    def __init__(self, addresses: NDArray[np.int64], stride: int, word: int = max(_WORDS)) -> None:
         """Work out how they are copied; nothing is read.
 
         Args:
-            addresses: Where each of n rows begins, bytes, in memory of this process that the
-                caller keeps.
+            addresses: Where each of n rows begins, bytes, int64 [n], n above 0, in memory of
+                this process that the caller keeps.
             stride: Bytes of a row, above 0.
             word: The longest word that may be copied at once, bytes.
         """
         self._addresses, self._stride = addresses, stride
         self._word = _word(addresses, stride | word)
-        base = max(_FIRST, min(addresses) // _GRAIN * _GRAIN)
-        reach = -(-(max(addresses) + stride - base) // _GRAIN) * _GRAIN
+        base = max(_FIRST, int(addresses.min()) // _GRAIN * _GRAIN)
+        reach = -(-(int(addresses.max()) + stride - base) // _GRAIN) * _GRAIN
         self._memory = None
         if reach // self._word * (stride // self._word) <= _MOST:
             self._memory = _everywhere(base, reach, stride, self._word)
-            self._starts = torch.from_numpy((np.array(addresses) - base) // self._word)
+            self._starts = torch.from_numpy((addresses - base) // self._word)
 
     def copy(self, first: int, out: torch.Tensor) -> None:
         """Copy rows from one on, as many as `out` has.
@@ -57,7 +57,8 @@ class Rows:
         count = out.shape[0]
         if out.data_ptr() % self._word:
             some = self._addresses[first : first + count]
-            Rows(some, self._stride, _word([out.data_ptr()], self._word)).copy(0, out)
+            place = np.array([out.data_ptr()], np.int64)
+            Rows(some, self._stride, _word(place, self._word)).copy(0, out)
             return
         matrix = out.view(count, -1).view(_WORDS[self._word])
         if self._memory is None:
@@ -66,7 +67,7 @@ class Rows:
             _select(self._memory, self._starts[first : first + count], matrix)
 
 
-def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
+def copy_rows(addresses: Sequence[int] | NDArray[np.int64], out: torch.Tensor) -> None:
     """Copy rows to `out`, in the order of their addresses.
 
     Args:
@@ -75,7 +76,8 @@ def copy_rows(addresses: Sequence[int], out: torch.Tensor) -> None:
         out: Where they are put, [n, ...], contiguous and on the CPU.
     """
     if out.numel():
-        Rows(addresses, out.nbytes // len(addresses)).copy(0, out)
+        places = np.asarray(addresses, np.int64)
+        Rows(places, out.nbytes // len(addresses)).copy(0, out)
 
 
 def _select(rows: torch.Tensor, starts: torch.Tensor, out: torch.Tensor) -> None:
@@ -102,9 +104,9 @@ def _thread_limit() -> Any:
     return getattr(ctypes.PyDLL(None), "omp_set_num_threads", lambda _: None)
 
 
-def _word(addresses: Sequence[int], lengths: int) -> int:
+def _word(addresses: NDArray[np.int64], lengths: int) -> int:
     """Return the length of the longest word that all begin with and are made of, bytes."""
-    bits = reduce(or_, addresses, lengths)
+    bits = int(np.bitwise_or.reduce(addresses)) | lengths
     return bits & -bits  # the lowest bit that is set
 
 
@@ -119,8 +121,8 @@ def _everywhere(base: int, reach: int, stride: int, word: int) -> torch.Tensor:
     return words.as_strided((words.numel() - width + 1, width), (1, 1))
 
 
-def _copy_one_by_one(addresses: Sequence[int], out: torch.Tensor) -> None:
-    for address, row in zip(addresses, out, strict=True):
+def _copy_one_by_one(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
+    for address, row in zip(addresses.tolist(), out, strict=True):
         row.copy_(torch.from_numpy(np.asarray(_Memory(address, row.nbytes))).view(row.dtype))
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from factory.cache.chosen import Chosen
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.index import Found
-from factory.cache.ready import Ready
+from factory.cache.ready import Ready, ready
 from factory.cache.shard import row_bytes
 from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
@@ -33,12 +35,10 @@ class Located:
     def split(self, counts: Sequence[int]) -> "Iterator[Located]":
         """Yield the first rows, those that follow, and so on: so many each; look at all at once."""
         found, end = self.found, 0
-        for count, ready in zip(
-            counts, self.store.ready(found, self.snapshot, counts), strict=True
-        ):
+        for count, whole in zip(counts, ready(self._chosen, counts), strict=True):
             some = slice(end, end := end + count)
             part = Found(found.shard[some], found.row[some], found.checksum[some])
-            yield Located(self.store, self.snapshot, part, ready)
+            yield Located(self.store, self.snapshot, part, whole)
 
     def read(self, *, pad: bool = False, empty: Empty = new_memory) -> dict[str, torch.Tensor]:
         """Return the rows, each field a tensor [n, ...]; see `TensorStore.read`."""
@@ -48,7 +48,11 @@ class Located:
 
     def foresee(self) -> None:
         """Have the system begin to read those that lie on this machine; nothing is waited for."""
-        self.store.foresee(self.found, self.snapshot)
+        self.store.foresee(self._chosen)
+
+    @cached_property
+    def _chosen(self) -> Chosen:
+        return self.store.choose(self.found, self.snapshot)
 
     @property
     def nbytes(self) -> int:

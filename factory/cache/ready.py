@@ -1,14 +1,17 @@
 """Which rows need nothing more than to be copied?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from factory.cache.chosen import Chosen
 from factory.cache.container import DTYPES
 from factory.cache.copying import Rows
 from factory.cache.gathering import Empty
-from factory.cache.shard import Shard, addresses_of
+from factory.cache.shard import Layout, Shard
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,51 +40,49 @@ class Ready:
         return batch
 
 
-def ready(
-    shards: Sequence[Shard | None], rows: Sequence[int], counts: Sequence[int]
-) -> list[Ready | None]:
+def ready(chosen: Chosen, counts: Sequence[int]) -> list[Ready | None]:
     """Return what is to be copied for each of some batches; None for those with more to do.
 
     Args:
-        shards: The shard of each row, where it is open and all on this machine.
-        rows: The rows' numbers in them.
-        counts: How many rows each batch has.
+        chosen: The rows of all batches one after the other.
+        counts: How many rows each batch has, one at least.
     """
     found: list[Ready | None] = [None] * len(counts)
-    alike: dict[int, list[tuple[int, list[tuple[Shard, int]]]]] = {}
-    end = 0
-    for number, count in enumerate(counts):
-        some = slice(end, end := end + count)
-        pairs = _sound(shards[some], rows[some])
-        if pairs:
-            # Of one object where they are equal, but for shards open since an older snapshot.
-            alike.setdefault(id(pairs[0][0].layout), []).append((number, pairs))
-    for batches in alike.values():
-        every = [pair for _, pairs in batches for pair in pairs]
+    for layout, kept, which in _alike(chosen.shards):
+        here = which[chosen.which] & chosen.sound
+        starts = np.cumsum(counts, dtype=np.int64) - np.array(counts, np.int64)
+        whole = np.logical_and.reduceat(here, starts)
+        here &= np.repeat(whole, counts)
         fields = [
-            (each.name, each.shape, DTYPES[each.code], _rows(every, number, each.stride))
-            for number, each in enumerate(every[0][0].layout)
+            (field.name, field.shape, DTYPES[field.code], _rows(chosen, here, number, field.stride))
+            for number, field in enumerate(layout)
         ]
-        kept, first = list({shard for shard, _ in every}), 0
-        for number, pairs in batches:
-            found[number] = Ready(kept, fields, first, len(pairs))
-            first += len(pairs)
+        first = 0
+        for batch in np.flatnonzero(whole).tolist():
+            found[batch] = Ready(kept, fields, first, counts[batch])
+            first += counts[batch]
     return found
 
 
-def _sound(shards: Sequence[Shard | None], rows: Sequence[int]) -> list[tuple[Shard, int]]:
-    """Return the rows of a batch with their shards; none unless all are sound and of one layout."""
-    pairs: list[tuple[Shard, int]] = []
-    layout = None
-    for shard, row in zip(shards, rows, strict=True):
-        if shard is None or not (0 <= row < shard.rows and shard.verified[row]):
-            return []
-        layout = layout or shard.layout
-        if shard.layout is not layout and shard.layout != layout:
-            return []
-        pairs.append((shard, row))
-    return pairs
+def _alike(
+    shards: Sequence[Shard | None],
+) -> Iterator[tuple[Layout, list[Shard], NDArray[np.bool_]]]:
+    """Yield each layout that there is, the shards that have it, and which those are, bool [n]."""
+    # Of one object where they are equal, but for shards open since an older snapshot.
+    left = {id(shard.layout): shard.layout for shard in shards if shard is not None}
+    while left:
+        layout = next(iter(left.values()))
+        equal = {number for number, other in left.items() if other == layout}
+        which = [shard is not None and id(shard.layout) in equal for shard in shards]
+        kept = [shard for shard, mine in zip(shards, which, strict=True) if shard and mine]
+        yield layout, kept, np.array(which, np.bool_)
+        left = {number: other for number, other in left.items() if number not in equal}
 
 
-def _rows(pairs: Sequence[tuple[Shard, int]], field: int, stride: int) -> Rows | None:
-    return Rows(addresses_of(pairs, field, stride), stride) if stride else None
+def _rows(chosen: Chosen, here: NDArray[np.bool_], field: int, stride: int) -> Rows | None:
+    """Return a field of some rows, bool [n]; None where it has no byte."""
+    if not (stride and here.any()):
+        return None
+    bases = [0 if shard is None else shard.addresses[field] for shard in chosen.shards]
+    addresses = np.array(bases, np.int64)[chosen.which[here]] + chosen.rows[here] * stride
+    return Rows(addresses, stride)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from factory.cache.container import CODES, DTYPES, Bytes, DamagedError, digest, header, parse
-from factory.cache.mapping import foresee
 from factory.errors import CacheError
 
 
@@ -174,6 +173,7 @@ class Shard:
         fields: The bytes of all rows, uint8 [rows, stride] for each field of the layout.
         addresses: Where each field begins in the memory of this process, bytes.
         verified: For each row whether it was found sound, one byte each.
+        verified_at: Where those bytes lie in the memory of this process.
     """
 
     def __init__(self, data: Bytes, source: str, layout: Layout, rows: int) -> None:
@@ -190,7 +190,8 @@ class Shard:
             raise DamagedError(f"{source} does not hold the {rows} rows that its index lists")
         self.fields = [tensors[f.name].data.reshape(rows, f.stride) for f in layout]
         self.addresses = [field.ctypes.data for field in self.fields]
-        self.verified = bytearray(rows)
+        flags = np.zeros(rows, np.uint8)
+        self.verified, self.verified_at = flags.data, flags.ctypes.data
 
     def unsound(self, rows: Sequence[int], checksums: Sequence[int]) -> list[int]:
         """Return those of the rows whose bytes do not give their checksum.
@@ -227,34 +228,6 @@ def addresses_of(pairs: Iterable[tuple[Shard, int]], number: int, stride: int) -
         stride: Bytes that it has in a row.
     """
     return [shard.addresses[number] + row * stride for shard, row in pairs]
-
-
-# What is asked of a disk at once at most, bytes: more may have left memory before it is used, and
-# rows so large are read well as they are touched.
-FORESEEN = 256 * 2**20
-
-
-def foresee_rows(shards: Sequence[Shard | None], rows: Sequence[int], *, again: bool) -> None:
-    """Have the system begin to read rows that will be gathered soon, the first ones first.
-
-    Args:
-        shards: The shard of each of n rows; None leaves it out.
-        rows: Their numbers in it.
-        again: Whether those that were read before may have left memory since.
-    """
-    # Row by row: with a mask for each shard, rows of many shards took a fifth of their batch.
-    wanted = {
-        (shard, row): None
-        for shard, row in zip(shards, rows, strict=True)
-        if shard is not None and row < shard.rows and (again or not shard.verified[row])
-    }
-    left = FORESEEN
-    for shard, row in wanted:
-        if left <= 0:
-            return
-        left -= row_bytes(shard.layout)
-        for address, field in zip(shard.addresses, shard.layout, strict=True):
-            foresee(address + row * field.stride, field.stride)
 
 
 def matrices_of(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[Bytes]:

@@ -16,6 +16,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from factory.cache.chosen import Chosen
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.files import Files
 from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
@@ -23,10 +24,9 @@ from factory.cache.index import Found
 from factory.cache.local_tables import LocalTables
 from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression, plain_name
-from factory.cache.ready import Ready, ready
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.segment import Segment, ShardRecord
-from factory.cache.shard import Shard, foresee_rows
+from factory.cache.shard import Shard
 from factory.cache.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
@@ -275,40 +275,31 @@ class TensorStore:
                 fetched_again.add(record.name)
                 del shards, rows
 
-    def foresee(self, found: Found, snapshot: Snapshot) -> None:
-        """Have the system begin to read rows of this machine that will be read soon.
+    def choose(self, found: Found, snapshot: Snapshot) -> Chosen:
+        """Look at rows in the shards that are read where they were published.
 
         Args:
-            found: Where n rows lie; those that are nowhere are left out.
+            found: Where n rows lie; those that are nowhere are of no shard.
             snapshot: What numbers their shards.
         """
-        if self.shard_files.copied:
-            return  # copies are fetched by the plan, and what was just written is in memory
-        numbers, shards = found.shard.tolist(), snapshot.index.shards
-        opened = {n: self._where_published(shards[n]) for n in set(numbers) if n >= 0}
-        rows = found.row.tolist()
-        foresee_rows([opened.get(n) for n in numbers], rows, again=self._crowded)
+        shards = snapshot.index.shards
+        return Chosen.of(found, lambda number: self._where_published(shards[number]))
+
+    def foresee(self, chosen: Chosen) -> None:
+        """Have the system begin to read rows of this machine that will be read soon."""
+        # Copies are fetched by the plan, and what was just written is in memory.
+        if not self.shard_files.copied:
+            chosen.foresee(again=self._crowded)
 
     def _where_published(self, record: ShardRecord) -> Shard | None:
         """Return a shard that is read where it was published; None where it cannot be."""
         shard = self._open.whole(record.name)
         # To look at a row of a packed one would unpack them all.
-        if shard is None and plain_name(record.name) == record.name:
+        packed = plain_name(record.name) != record.name
+        if shard is None and not packed and not self.shard_files.copied:
             with suppress(CacheError, StorageError):  # whoever reads its rows meets it again
                 return self._open.open(record, np.empty(0, np.int64))
         return shard
-
-    def ready(self, found: Found, snapshot: Snapshot, counts: Sequence[int]) -> list[Ready | None]:
-        """Return which rows of some batches need only be copied, None for batches that need more.
-
-        Args:
-            found: Where the rows lie, those of all batches one after the other.
-            snapshot: What numbers their shards.
-            counts: How many rows each batch has.
-        """
-        numbers, shards = found.shard.tolist(), snapshot.index.shards
-        opened = {n: self._open.whole(shards[n].name) for n in set(numbers) if n >= 0}
-        return ready([opened.get(n) for n in numbers], found.row.tolist(), counts)
 
     def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.

@@ -122,13 +122,22 @@ class Captions(ABC):
             spoken = [f"{before} {text}" for text in spoken]
         return tuple(spoken)
 
-    def chosen_from(self, key: str, raw: Sequence[str]) -> Sequence[str]:
-        """Return what `captions` does, sooner where a sample has one plain text."""
-        if self._plain is not None and len(raw) == 1 and raw[0]:
-            text = raw[0].strip()
-            if text and not any(mark in text for mark in self._plain):
-                return (text,)
-        return self.captions(key, raw)
+    def plain(self, raws: Sequence[Sequence[str] | None]) -> list[str]:
+        """Return the caption of each sample that has a single one, whole but for space around it.
+
+        Sooner than `captions`, where most samples are such. "" stands for those that may not be.
+
+        Args:
+            raws: The raw texts of n samples, as `captions` takes them; None for none.
+        """
+        marks = self._plain
+        if marks is None:
+            return [""] * len(raws)
+        texts = [raw[0].strip() if raw and len(raw) == 1 else "" for raw in raws]
+        joined = "".join(texts)
+        if any(mark in joined for mark in marks):
+            return ["" if any(mark in text for mark in marks) else text for text in texts]
+        return texts
 
     @cached_property
     def _plain(self) -> str | None:

@@ -103,15 +103,16 @@ class Catalog:
         """
         keys = self.facts.keys(rows) if keys is None else keys
         raws = self.facts.texts("text", rows)
-        every, dropout = self.captions.chosen_from, self.captions.dropout
-        found = []
-        for key, raw in zip(keys, raws, strict=True):
+        every, dropout = self.captions.captions, self.captions.dropout
+        found = self.captions.plain(raws)
+        if not dropout and all(found):
+            return found
+        for place, (key, raw) in enumerate(zip(keys, raws, strict=True)):
             if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key):
-                found.append("")
-                continue
-            texts = every(key, raw or ())
-            one = len(texts) == 1  # the rule, and nothing to choose from
-            found.append(texts[0] if one else choose(texts, seed=seed, epoch=epoch, key=key))
+                found[place] = ""
+            elif not found[place]:
+                texts = every(key, raw or ())
+                found[place] = choose(texts, seed=seed, epoch=epoch, key=key)
         return found
 
     def all_texts(self) -> Iterator[str]:

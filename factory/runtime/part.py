@@ -1,7 +1,7 @@
 """Which samples of a planned step does one batch hold?"""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from typing import Any, TypeAlias
@@ -84,7 +84,8 @@ def together(parts: Iterable[Part]) -> Iterator[Part]:
         near = {owner: enumerate(repeat(Neighbours(each))) for owner, each in rows.items()}
         for part in some:
             number, neighbours = next(near[_owner(part)])
-            yield replace(part, near=partial(neighbours.outline, number))
+            near_it = partial(neighbours.outline, number)
+            yield Part(part.step, part.places, part.valid, near_it)
 
 
 def _some_at_a_time(parts: Iterable[Part]) -> Iterator[list[Part]]:

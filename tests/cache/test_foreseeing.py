@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from factory.cache import shard as shard_module
+from factory.cache import chosen
 from factory.cache.index import Found
 from factory.cache.mapping import foresee, mapped_file
 from factory.cache.recipe import Keys
@@ -31,7 +31,7 @@ Make = Callable[..., torch.Tensor]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Addresses and lengths of what the system is asked to read."""
     found: list[tuple[int, int]] = []
-    monkeypatch.setattr(shard_module, "foresee", lambda *part: found.append(part))
+    monkeypatch.setattr(chosen, "foresee", lambda *part: found.append(part))
     return found
 
 
@@ -51,7 +51,7 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
     keys = keys_of(ROWS)
     fill(store, keys, rows_of(ROWS))
     wanted = found(store, keys[[3, 7, 3]])
-    store.foresee(wanted, store.snapshot())
+    store.foresee(store.choose(wanted, store.snapshot()))
     (number,) = set(wanted.shard.tolist())
     opened = store._open.whole(store.snapshot().index.shards[number].name)
     assert opened is not None
@@ -63,7 +63,7 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
 
     store.gather(keys[[3]])
     asked.clear()
-    store.foresee(wanted, store.snapshot())
+    store.foresee(store.choose(wanted, store.snapshot()))
     assert len(asked) == 2  # both fields of the other row
 
 
@@ -74,7 +74,7 @@ def test_rows_of_the_batch_that_comes_first_are_asked_for_first(
     fill(store, keys_of(12), rows_of(12))
     wanted = found(store, keys_of(12)[[9, 1, 5, 9, 0]])
     assert len(set(wanted.shard.tolist())) == 3
-    store.foresee(wanted, store.snapshot())
+    store.foresee(store.choose(wanted, store.snapshot()))
     records = store.snapshot().index.shards
     shards = [store._open.whole(records[number].name) for number in wanted.shard.tolist()]
     places = list(zip(shards, wanted.row.tolist(), strict=True))
@@ -91,8 +91,8 @@ def test_no_more_is_asked_for_at_once_than_stays_in_memory_until_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     fill(store, keys_of(ROWS), rows_of(ROWS))
-    monkeypatch.setattr(shard_module, "FORESEEN", 3 * ROW_BYTES)
-    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    monkeypatch.setattr(chosen, "FORESEEN", 3 * ROW_BYTES)
+    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert sum(length for _, length in asked) == 3 * ROW_BYTES
 
 
@@ -105,7 +105,7 @@ def test_rows_that_may_have_left_memory_are_asked_for_again(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     fill(store, keys, rows_of(ROWS))
     store.gather(keys)
-    store.foresee(found(store, keys), store.snapshot())
+    store.foresee(store.choose(found(store, keys), store.snapshot()))
     assert len(asked) == 2 * ROWS
 
 
@@ -119,7 +119,7 @@ def test_rows_that_are_nowhere_or_damaged_are_left_to_whoever_reads_them(
         path = store.storage.local_path(store.shard_files.key(record.name))
         assert path is not None
         path.write_bytes(b"short")
-    store.foresee(wanted, store.snapshot())
+    store.foresee(store.choose(wanted, store.snapshot()))
     assert not asked
 
 
@@ -138,7 +138,7 @@ def test_of_rows_elsewhere_nothing_is_fetched(keys_of: Any, rows_of: Make) -> No
     store = TensorStore(far, "cache")
     fill(store, keys_of(ROWS), rows_of(ROWS))
     before = far.reads
-    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert far.reads == before
 
 
@@ -147,10 +147,10 @@ def test_packed_shards_are_not_unpacked_before_they_are_needed(
 ) -> None:
     store = TensorStore(LocalStorage(str(tmp_path)), "cache", compression="zstd")
     fill(store, keys_of(ROWS), rows_of(ROWS))
-    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert not asked
     assert store.gather(keys_of(ROWS))["field"].shape[0] == ROWS
-    store.foresee(found(store, keys_of(ROWS)), store.snapshot())
+    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert not asked
 
 

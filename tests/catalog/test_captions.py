@@ -229,7 +229,22 @@ class Halves(ColumnCaptions):
             Halves(),
         ]
     ),
-    raw=st.lists(st.text("ab ;,\r\n\x1e\t\u2028", max_size=6), max_size=2),
+    raws=st.lists(
+        st.none() | st.lists(st.text("ab ;,\r\n\x1e\t\u2028", max_size=6), max_size=2),
+        max_size=3,
+    ),
 )
-def test_the_short_way_to_captions_leads_to_the_same(strategy: Captions, raw: list[str]) -> None:
-    assert tuple(strategy.chosen_from("a/b.png", raw)) == strategy.captions("a/b.png", raw)
+def test_the_short_way_to_captions_leads_to_the_same(
+    strategy: Captions, raws: list[list[str] | None]
+) -> None:
+    plain = strategy.plain(raws)
+    assert len(plain) == len(raws)
+    for text, raw in zip(plain, raws, strict=True):
+        if text:
+            assert strategy.captions("a/b.png", raw or []) == (text,)
+
+
+def test_the_short_way_is_open_to_single_plain_texts() -> None:
+    raws = [[" a cat "], None, ["two\nlines"], [], ["a", "b"], ["\t"], ["last"]]
+    assert TextFileCaptions().plain(raws) == ["a cat", "", "", "", "", "", "last"]
+    assert TextFileCaptions(prepend="x").plain(raws) == [""] * len(raws)
