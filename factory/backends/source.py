@@ -24,7 +24,7 @@ from factory.cache.located import Located
 from factory.cache.placement import Asked, Kept, Placement, place, place_lazily
 from factory.cache.recipe import canonical
 from factory.cache.store import UnusableRowsError
-from factory.catalog.catalog import Catalog
+from factory.catalog.catalog import Catalog, Spoken
 from factory.catalog.cuts import CutArrays
 from factory.catalog.misfortune import is_own
 from factory.encoder.pixels import RawPixels
@@ -43,6 +43,7 @@ class Source:
         text: Where encoded captions are kept, or None to give texts only.
         vision: Where image embeddings to condition on are kept, or None for none.
         places: Where the latents of the catalog's rows lie, once `locate` was called.
+        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up.
         found: Where its rows lie in the stores that were asked by `find`, by their names.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
@@ -58,6 +59,7 @@ class Source:
     text: TextEmbedBackend | None = None
     vision: VisionEmbedBackend | None = None
     places: Placement | None = None
+    text_places: Placement | None = None
     found: dict[str, Placement] = field(default_factory=dict)
     conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
     encode_mode: EncodeMode = EncodeMode.precompute
@@ -190,12 +192,28 @@ class Source:
         latents, vision = self.latents, self.vision
         if vision is not None:
             self.find(vision, kept)
+        if self.text is not None:
+            self._locate_text(self.text, kept)
         if latents is None or not self.locatable:
             return
         if self.encode_mode.ahead:
             self.places = self.find(latents, kept)
         elif self.places is None:
             self.places = place_lazily(latents.store, self._asked(latents), kept)
+
+    def _locate_text(self, text: TextEmbedBackend, kept: Kept | None) -> None:
+        """Look up where captions lie that are a sample's own text in every epoch."""
+        catalog = self.catalog
+        if not (self.encode_text_mode.ahead and catalog.captions.leaves_texts):
+            return
+        asked = Asked(
+            len(catalog.facts),
+            catalog.decisions.order,
+            lambda rows: text.keys(catalog.own_captions(rows)),
+            f"{self.identity}/{catalog.texts_identity}/{canonical(text.recipe)}",
+        )
+        kept = None if kept is None else Kept(kept.folder / text.name)
+        self.text_places = place(text.store, asked, kept, self.text_places)
 
     def find(self, embeds: PictureEmbedBackend, kept: Kept | None = None) -> Placement:
         """Return where all kept rows lie in a store, which have none, and the keys of those.
@@ -301,16 +319,23 @@ class Source:
         places = self.places if embeds is self.latents else self.found.get(embeds.name)
         return None if places is None else Located(embeds.store, places.snapshot, places.at(rows))
 
-    def locate_text(self, captions: Sequence[str]) -> Located | None:
-        """Look up where encoded captions lie; None where nothing is kept of them.
+    def locate_text(self, spoken: Spoken) -> Located | None:
+        """Return where encoded captions lie; None where nothing is kept of them.
 
         Raises:
             StorageError: The cache cannot be read.
         """
         if self.text is None or not self.encode_text_mode.keeps:
             return None
-        snapshot = self.text.store.snapshot()
-        return Located(self.text.store, snapshot, snapshot.index.find(self.text.keys(captions)))
+        store, captions, places = self.text.store, spoken.captions, self.text_places
+        if places is None:
+            snapshot = store.snapshot()
+            return Located(store, snapshot, snapshot.index.find(self.text.keys(captions)))
+        snapshot, found = places.snapshot, places.at(spoken.rows)
+        if others := np.flatnonzero(~spoken.own).tolist():
+            keys = self.text.keys([captions[place] for place in others])
+            found.put(np.array(others), snapshot.index.find(keys))
+        return Located(store, snapshot, found)
 
     def read_text(
         self,

@@ -29,6 +29,11 @@ class Found:
     row: NDArray[Any]
     checksum: NDArray[np.uint64]
 
+    def put(self, places: NDArray[np.int64], others: "Found") -> None:
+        """Let the rows at some places be others, whose arrays are that long."""
+        self.shard[places], self.row[places] = others.shard, others.row
+        self.checksum[places] = others.checksum
+
 
 @dataclass(frozen=True, eq=False)
 class Newest:

@@ -130,7 +130,7 @@ class Captions(ABC):
         Args:
             raws: The raw texts of n samples, as `captions` takes them; None for none.
         """
-        marks = self._plain
+        marks = self._plain_marks
         if marks is None:
             return [""] * len(raws)
         texts = [raw[0].strip() if raw and len(raw) == 1 else "" for raw in raws]
@@ -139,8 +139,13 @@ class Captions(ABC):
             return ["" if any(mark in text for mark in marks) else text for text in texts]
         return texts
 
+    @property
+    def leaves_texts(self) -> bool:
+        """Whether a raw text may be a caption as it is, so that `plain` finds any."""
+        return self._plain_marks is not None
+
     @cached_property
-    def _plain(self) -> str | None:
+    def _plain_marks(self) -> str | None:
         """Marks without which a raw text is the caption, trimmed; None where it never is."""
         changed = self.edits or self.shuffle is not None or self.prepend
         # A class below may cut its texts in its own way.

@@ -17,6 +17,21 @@ from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
 
 
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """The captions of n samples in an epoch.
+
+    Attributes:
+        rows: Their rows, int64 [n].
+        captions: What each has.
+        own: Which of these are the sample's one raw text, trimmed, in every epoch: bool [n].
+    """
+
+    rows: NDArray[np.int64]
+    captions: list[str]
+    own: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Catalog:
     """Facts and decisions of one backend.
@@ -91,6 +106,17 @@ class Catalog:
         epoch: int,
         keys: Sequence[str] | None = None,
     ) -> list[str]:
+        """Return the captions some rows have in an epoch, see `spoken`."""
+        return self.spoken(rows, seed=seed, epoch=epoch, keys=keys).captions
+
+    def spoken(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        seed: int,
+        epoch: int,
+        keys: Sequence[str] | None = None,
+    ) -> Spoken:
         """Return the captions some rows have in an epoch: functions of (seed, epoch, key).
 
         They are "" where the strategy's dropout strikes.
@@ -105,15 +131,20 @@ class Catalog:
         raws = self.facts.texts("text", rows)
         every, dropout = self.captions.captions, self.captions.dropout
         found = self.captions.plain(raws)
-        if not dropout and all(found):
-            return found
+        own = np.array([bool(text) for text in found], np.bool_)
+        if own.all() and not dropout:
+            return Spoken(rows, found, own)
         for place, (key, raw) in enumerate(zip(keys, raws, strict=True)):
             if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key):
-                found[place] = ""
+                found[place], own[place] = "", False
             elif not found[place]:
                 texts = every(key, raw or ())
                 found[place] = choose(texts, seed=seed, epoch=epoch, key=key)
-        return found
+        return Spoken(rows, found, own)
+
+    def own_captions(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the caption of each row that is `Spoken.own`, and "" for those that have none."""
+        return self.captions.plain(self.facts.texts("text", rows))
 
     def all_texts(self) -> Iterator[str]:
         """Yield every caption of every kept row in the order of rows, repeats included."""

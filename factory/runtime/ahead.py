@@ -48,8 +48,8 @@ class Needs:
         rows = part.rows
         yield from _pictures(source, rows)
         if source.text is not None:
-            captions = source.catalog.captions_of(rows, seed=self.seed, epoch=part.step.epoch)
-            text = source.locate_text(captions)
+            spoken = source.catalog.spoken(rows, seed=self.seed, epoch=part.step.epoch)
+            text = source.locate_text(spoken)
             if text is not None:
                 yield text
         for partner, partners in source.conditioning.values():

@@ -62,8 +62,8 @@ class Outline:
         """
         facts = source.catalog.facts
         keys = facts.keys(rows)
-        captions = source.catalog.captions_of(rows, seed=seed, epoch=epoch, keys=keys)
-        text = source.locate_text(captions)
+        spoken = source.catalog.spoken(rows, seed=seed, epoch=epoch, keys=keys)
+        text = source.locate_text(spoken)
         latents, vision = (source.located(each, rows) for each in (source.latents, source.vision))
         beside = _beside(source, rows, seed=seed, epoch=epoch)
         for located in (latents, vision, text, *beside):
@@ -73,7 +73,7 @@ class Outline:
         return cls(
             rows,
             keys,
-            captions,
+            spoken.captions,
             size.astype(np.int32),
             source.cuts(rows, epoch),
             latents,

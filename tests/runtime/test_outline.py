@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from factory import CachePlace, ImageBackend, TextEmbedBackend
+from factory.backends.encode_mode import EncodeMode
 from factory.backends.precompute import fill_captions
 from factory.backends.source import Source
-from factory.catalog.captions import FilenameCaptions
+from factory.cache.placement import Kept
+from factory.catalog.captions import Captions, FilenameCaptions, TextFileCaptions
+from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText
 from factory.runtime.outline import TOGETHER, Neighbours, Outline
 from factory.runtime.part import Part, together
@@ -32,18 +35,30 @@ COUNT = 12
 Rows = NDArray[np.int64]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+@pytest.fixture(scope="module", params=["by key", "by row"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Twelve pictures of two shapes with captions that were encoded."""
     root = tmp_path_factory.mktemp("outlined")
-    write_pictures(root / "p", COUNT, sizes=((96, 64), (64, 96)))
+    if request.param == "by key":
+        return spoken_source(root, FilenameCaptions(dropout=0.3))
+    made = spoken_source(root, TextFileCaptions(dropout=0.3))
+    made.locate()
+    assert made.text_places is not None
+    return made
+
+
+def spoken_source(root: Path, caption: Captions, word: str = "picture") -> Source:
+    """Return pictures with captions that were encoded; of every third one there are two."""
+    for path in write_pictures(root / "p", COUNT, sizes=((96, 64), (64, 96))):
+        lines = ["", *(f"{word} {path.stem} {n}" for n in range(1 + (int(path.stem) % 3 == 0))), ""]
+        path.with_suffix(".txt").write_text("\n".join(lines))
     backend = ImageBackend(
         name="pics", prefix="p", storage=LocalStorage(str(root)), resolution=64, alignment=16,
-        caption=FilenameCaptions(dropout=0.3),
+        caption=caption,
     )  # fmt: skip
     catalog = backend.catalog(backend.scan(None, ENGINE), 0)
     text = TextEmbedBackend(
-        name="text", cache=CachePlace(MemoryStorage("outlined")), encoder=HashedText()
+        name="text", cache=CachePlace(MemoryStorage(root.name)), encoder=HashedText()
     )
     fill_captions(text, [*text.own_texts(), *catalog.all_texts()], ENGINE)
     return Source(backend, catalog, text=text)
@@ -158,6 +173,58 @@ def test_a_part_in_another_process_is_described_alone(source: Source) -> None:
     assert asked == [[0, 2]]
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_captions_lie_where_their_keys_say_whoever_was_asked(
+    tmp_path: Path, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = spoken_source(tmp_path, TextFileCaptions(dropout=dropout))
+    assert source.text is not None
+    rows = np.arange(COUNT)
+    by_key = [describe(source, epoch)(rows) for epoch in range(4)]
+    source.locate()
+    asked: list[str] = []
+    keys = TextEmbedBackend.keys
+    monkeypatch.setattr(
+        TextEmbedBackend, "keys", lambda self, some: asked.extend(some) or keys(self, some)
+    )
+    for epoch, known in enumerate(by_key):
+        asked.clear()
+        found = describe(source, epoch)(rows)
+        assert told(found) == told(known)
+        own = [f"picture {n:04d} 0" for n in range(COUNT) if n % 3]
+        # No key is made of a caption that a sample has in every epoch.
+        assert asked == [caption for caption in found.captions if caption not in own]
+        assert asked
+
+
+def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
+    kept, found = Kept(tmp_path / "places"), []
+    first = spoken_source(tmp_path, TextFileCaptions())
+    changed = spoken_source(tmp_path, TextFileCaptions(), word="another")
+    text = first.text
+    assert text is not None
+    fill_captions(text, changed.catalog.all_texts(), ENGINE)
+    for catalog in (first.catalog, changed.catalog, first.catalog):
+        source = Source(first.backend, catalog, text=replace(text))
+        source.locate(kept)
+        known = describe(source)(np.arange(COUNT))
+        assert known.text is not None
+        read = source.read_text(known.captions, located=known.text)["embeds"]
+        assert torch.equal(read, source.read_text(known.captions)["embeds"])
+        found.append(known.captions)
+    assert found[0] == found[2] != found[1]
+    assert len(list((tmp_path / "places/text").iterdir())) == 2
+
+
+@pytest.mark.parametrize("mode", [EncodeMode.on_demand, EncodeMode.transient])
+def test_captions_that_are_encoded_later_are_found_by_their_keys(
+    tmp_path: Path, mode: EncodeMode
+) -> None:
+    source = replace(spoken_source(tmp_path, TextFileCaptions()), encode_text_mode=mode)
+    source.locate()
+    assert source.text_places is None
+
+
 def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Path) -> None:
     place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     text = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), write_batch_size=3)
@@ -166,7 +233,8 @@ def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Pat
     backend = ImageBackend(name="pics", storage=LocalStorage(str(tmp_path)), resolution=64)
     source = Source(backend, None, text=text)  # type: ignore[arg-type]
     wanted = source.read_text(captions)["embeds"]
-    located = source.locate_text(captions)
+    none = np.zeros(len(captions), np.bool_)
+    located = source.locate_text(Spoken(np.arange(len(captions)), captions, none))
     assert located is not None
     before = {record.name for record in text.store.snapshot().index.shards}
     text.store.close()
