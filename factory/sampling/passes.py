@@ -1,6 +1,6 @@
 """Which rows make up the n-th batch that one backend gives in an epoch?"""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal, get_args
 
@@ -208,7 +208,7 @@ class Passes:
             made = batches[0]
             if follows:
                 self._ahead = {(epoch, number + at): each for at, each in enumerate(batches)}
-        return replace(made, rows=made.rows.copy())
+        return PassBatch(made.bucket, made.rows.copy(), made.duplicates, made.pass_index)
 
     def _make(self, epoch: int, pass_index: int, first: int, count: int) -> list[PassBatch]:
         """Return `count` batches of a pass in a row, from its `first`."""
