@@ -5,9 +5,10 @@ the rows. Where the rows of a catalog lie is therefore looked up once, kept in a
 machine and mapped by every process that trains: numbers of shards and rows, 16 bytes a sample.
 """
 
+import gc
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -224,7 +225,7 @@ def _looked_at(snapshot: Snapshot, asked: Asked, columns: Columns) -> Placement:
     """Return what was kept, with the keys of what it lacks: few, or none."""
     lacking = np.flatnonzero(columns[0][asked.wanted] < 0)
     keys = _joined(
-        asked.keys_of(np.asarray(asked.wanted[lacking[start : start + PIECE]], np.int64))
+        _keys(asked, np.asarray(asked.wanted[lacking[start : start + PIECE]], np.int64))
         for start in range(0, len(lacking), PIECE)
     )
     return Placement(snapshot, *columns, asked.identity, lacking, keys)
@@ -235,12 +236,35 @@ def _looked_up(snapshot: Snapshot, asked: Asked) -> Placement:
     columns, lacking, missing = _empty(asked.count, _ABSENT), [], []
     for start in range(0, len(asked.wanted), PIECE):
         rows = np.asarray(asked.wanted[start : start + PIECE], np.int64)
-        keys = asked.keys_of(rows)
+        keys = _keys(asked, rows)
         left = _put(columns, rows, snapshot.index.find(keys))
         lacking.append(start + left)
         missing.append(keys[left])
     places = np.concatenate([np.zeros(0, np.int64), *lacking])
     return Placement(snapshot, *columns, asked.identity, places, _joined(missing))
+
+
+def _keys(asked: Asked, rows: NDArray[np.int64]) -> Keys:
+    """Make the keys of some rows, as many as are looked up at once."""
+    with _garbage_left():
+        return asked.keys_of(rows)
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Let garbage lie for a moment, so that nobody looks for it.
+
+    The columns of keys are some hundred thousand objects, at which the collector begins to look
+    through all that this process has, again and again: for more than half of the time.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _completed(snapshot: Snapshot, asked: Asked, columns: Columns, before: Placement) -> Placement:
