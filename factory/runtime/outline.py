@@ -23,9 +23,11 @@ from factory.catalog.cuts import CutArrays
 
 # Describes rows, int64 [n], of one backend in one epoch.
 Describe: TypeAlias = "Callable[[NDArray[np.int64]], Outline]"
-# Samples described together: what a call costs whatever it is asked is then little for each, and
-# the first batch waits for some two milliseconds where all is warm.
-TOGETHER = 512
+# Samples described together: what a call costs whatever it is asked is then little for each. More
+# than these gain nothing, and whoever needs the next batch waits until all are described.
+TOGETHER = 1024
+# The same at the beginning, and twice as many each time: the first batch comes soon.
+AT_FIRST = 64
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.runtime.outline import TOGETHER, Describe, Neighbours, Outline
+from factory.runtime.outline import AT_FIRST, TOGETHER, Describe, Neighbours, Outline
 from factory.sampling.plan import PlanStep
 from factory.sampling.substitutes import substitute_key
 
@@ -91,11 +91,11 @@ def together(parts: Iterable[Part]) -> Iterator[Part]:
 def _some_at_a_time(parts: Iterable[Part]) -> Iterator[list[Part]]:
     """Yield parts in groups: no more than have so many samples, but one at least."""
     some: list[Part] = []
-    samples = 0
+    samples, most = 0, AT_FIRST
     for part in parts:
-        if some and samples + len(part.places) > TOGETHER:
+        if some and samples + len(part.places) > most:
             yield some
-            some, samples = [], 0
+            some, samples, most = [], 0, min(2 * most, TOGETHER)
         some.append(part)
         samples += len(part.places)
     if some:

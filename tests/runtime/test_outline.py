@@ -1,5 +1,6 @@
 """Batches that follow one another are described together, each as if it were alone."""
 
+import itertools
 import pickle
 import threading
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from factory.cache.placement import Kept
 from factory.catalog.captions import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText
-from factory.runtime.outline import TOGETHER, Neighbours, Outline
+from factory.runtime.outline import AT_FIRST, TOGETHER, Neighbours, Outline
 from factory.runtime.part import Part, together
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
@@ -261,10 +262,11 @@ def test_so_many_samples_are_described_together_and_at_least_one_batch() -> None
         asked.append(len(rows))
         raise NotedError
 
-    alike = TOGETHER // 3
-    third = list(range(2 * alike))  # of which every second place counts
-    sizes = [third, third, third, third, list(range(3 * TOGETHER)), [1]]
-    for part in together(parts(*(("a", each) for each in sizes))):
+    alike = AT_FIRST // 2
+    few, many = list(range(2 * alike)), list(range(3 * TOGETHER))
+    for part in together(parts(*[("a", few)] * 100, ("a", many), ("a", [1]))):
         with pytest.raises(NotedError):
             part.outline(note)
-    assert asked == [3 * alike] * 3 + [alike, 3 * TOGETHER // 2, 1]
+    # Every second place counts; each batch is asked for alone, and nothing is kept of a failure.
+    groups = [count for count, _ in itertools.groupby(asked)]  # two in a row of 1024
+    assert groups == [64, 128, 256, 512, 1024, 6 * alike, 3 * TOGETHER // 2, 1]
