@@ -67,6 +67,11 @@ def show_usage(found: Mapping[str, Usage], cache: CachePlace, others: Mapping[st
     tiers = {folder: held for each in found.values() for folder, held in each.tiers.items()}
     if any(used for used, _ in tiers.values()) or cache.storage.remote:
         console.print(_tier_table(tiers))
+    for name, each in found.items():
+        own = cache.store(name)
+        if (each.storage, each.folder) != (own.storage.identity, own.folder):
+            where = place(each.storage, each.folder)
+            console.print(Text(f"{name} lies in a place of its own: {where}"), soft_wrap=True)
     if dead_rows:
         console.print("[dim]dead rows go with `cache.py compact`, then `cache.py gc`[/]")
     if others:

@@ -11,7 +11,9 @@ from factory import CachePlace
 from factory.cache.recipe import recipe_keys
 from factory.cache.transfer import compare, copy
 from factory.cache.upkeep import drop
+from factory.cache.usage import usage
 from factory.demo.session import S3_SETTINGS
+from factory.report_cache import show_usage
 from factory.storage import LocalStorage
 from tests.bad_input.making import forbidding
 from tests.filled_cache import fill, load_script
@@ -53,6 +55,20 @@ def test_usage_names_stores_recipes_and_dead_rows(
     shown = capsys.readouterr().out
     for text in ("latents BlockDCT/1", "text HashedText/1", "latents F16 [16,", "index", "all"):
         assert text in shown
+
+
+def test_usage_says_which_store_lies_in_a_place_of_its_own(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, apart = (CachePlace(LocalStorage(str(each))) for each in (root, root / "apart"))
+    shutil.move(root / "cache/tensors/captions", root / "apart/cache/tensors/captions")
+    stores = {"latents": here.store("latents"), "captions": apart.store("captions")}
+    show_usage({name: usage(store) for name, store in stores.items()}, here, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Cache in file://{root}/cache"
+    told = [line for line in lines if "place of its own" in line]
+    place = f"file://{root}/apart/cache/tensors/captions"
+    assert told == [f"captions lies in a place of its own: {place}"]
 
 
 def test_verifying_tells_a_damaged_row_and_fails(

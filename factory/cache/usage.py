@@ -43,11 +43,15 @@ class Usage:
     """What a store holds.
 
     Attributes:
+        storage: Identity of the storage it lies in.
+        folder: Its folder there.
         groups: Its shards by recipe and layout.
         index_bytes: Bytes of its index.
         tiers: Bytes of the copies of all stores that share a tier, by its folder.
     """
 
+    storage: str
+    folder: str
     groups: list[Group]
     index_bytes: int
     tiers: Mapping[str, tuple[int, int | None]]
@@ -76,7 +80,8 @@ def usage(store: TensorStore) -> Usage:
         group.nbytes += record.size
     tiers = {str(tier.folder): (tier.used(), tier.limit) for tier in store.shard_files.tiers}
     index_bytes = sum(max(info.size, 0) for info in store.index_files.listed().values())
-    return Usage(sorted(groups.values(), key=lambda group: -group.nbytes), index_bytes, tiers)
+    ordered = sorted(groups.values(), key=lambda group: -group.nbytes)
+    return Usage(store.storage.identity, store.folder, ordered, index_bytes, tiers)
 
 
 def held(place: CachePlace) -> dict[str, int]:
