@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
 from factory.storage.base import Span, Storage, safe_key
+from factory.storage.drafts import draft
 from factory.storage.rules import check_span, is_listed, safe_prefix, temporary_name
 
 if TYPE_CHECKING:
@@ -178,26 +179,17 @@ class LocalStorage(Storage):
         return self._read_or_error(span)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Write a file beside its place, flush it to disk, then move it in.
+        """Write a file beside its place, flush it to disk, then move it in; see `draft`.
 
         Raises:
             StorageError: The disk is full; nothing is left behind.
             AccessDeniedError: The folder may not be written to.
         """
         path = self._own_path(key)
-        temporary = path.parent / temporary_name()
         with _translated(path, "write", len(data)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
+            with draft(path) as file:
+                file.write(data)
             _sync_folder(path.parent)
 
     def delete(self, key: str) -> None:
