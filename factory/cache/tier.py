@@ -125,10 +125,18 @@ class Tier:
         """Tell whether so many bytes fit without removing anything."""
         return self.limit is None or self._state()[0] + size <= self.limit
 
-    def reserve(self, copy: Stored, runs: list[Range]) -> bool:
-        """Allocate room for ranges of a copy; False if there is none."""
+    def reserve(self, copy: Stored, runs: list[Range], *, removing: bool = True) -> bool:
+        """Allocate room for ranges of a copy; False if there is none.
+
+        Args:
+            copy: The copy.
+            runs: The ranges.
+            removing: Whether other copies may be removed for it.
+        """
         need = sum(_rounded(length) for _, length in runs)
         with self._locked() as uses:
+            if not (removing or self.has_room(need)):
+                return False
             mine = self._next_step(*head_of(copy.path)[1:])
             if not self._make_room(need, copy.name, mine, uses):
                 return False

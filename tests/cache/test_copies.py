@@ -64,6 +64,30 @@ def test_pieces_land_in_their_places(kind: str, tmp_path: Path) -> None:
     assert (copy.data == DATA).all()
 
 
+def test_nothing_is_removed_for_more_than_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = Tier(tmp_path, (BLOCKS + 2) * BLOCK, "cache.disk_gb")
+    first, second = (tier.open(f"{name}.safetensors", DATA.size, read, name) for name in "ab")
+    assert first is not None
+    assert second is not None
+    has_room, left = tier.has_room, [second]
+    del second
+
+    def race(size: int) -> bool:
+        found = has_room(size)
+        while left:  # another thread takes the room that there was for all of the first copy
+            assert found
+            assert left.pop().fetch(ALL)
+        return found
+
+    monkeypatch.setattr(tier, "has_room", race)
+    assert first.fetch(np.array([[5, 1]], np.int64))
+    assert first.data[5] == DATA[5]
+    assert noted(first) == 1
+    assert (tmp_path / "b.safetensors").exists()
+
+
 def test_a_short_end_comes_with_the_part_before_it(kind: str, tmp_path: Path) -> None:
     asked: list[Range] = []
 
