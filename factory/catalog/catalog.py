@@ -131,7 +131,7 @@ class Catalog:
         raws = self.facts.texts("text", rows)
         every, dropout = self.captions.captions, self.captions.dropout
         found = self.captions.plain(raws)
-        own = np.array([bool(text) for text in found], np.bool_)
+        own = np.fromiter(map(bool, found), np.bool_, len(found))
         if own.all() and not dropout:
             return Spoken(rows, found, own)
         for place, (key, raw) in enumerate(zip(keys, raws, strict=True)):
