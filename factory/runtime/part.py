@@ -89,17 +89,25 @@ def together(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 def _some_at_a_time(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Yield parts in groups: no more than have so many samples, but one at least."""
+    """Yield parts in groups: no more than have so many samples, but one at least.
+
+    Where no more can be planned, those before it still come first.
+    """
     some: list[Part] = []
-    samples, most = 0, AT_FIRST
-    for part in parts:
-        if some and samples + len(part.places) > most:
-            yield some
-            some, samples, most = [], 0, min(2 * most, TOGETHER)
-        some.append(part)
-        samples += len(part.places)
+    samples, most, failure = 0, AT_FIRST, None
+    try:
+        for part in parts:
+            if some and samples + len(part.places) > most:
+                yield some
+                some, samples, most = [], 0, min(2 * most, TOGETHER)
+            some.append(part)
+            samples += len(part.places)
+    except Exception as error:  # noqa: BLE001 - raised in its turn
+        failure = error
     if some:
         yield some
+    if failure is not None:
+        raise failure
 
 
 def _owner(part: Part) -> tuple[str, int]:

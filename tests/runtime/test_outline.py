@@ -3,7 +3,7 @@
 import itertools
 import pickle
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +118,17 @@ def test_parts_keep_their_order_and_are_described_with_those_of_their_backend() 
         with pytest.raises(NotedError):
             part.outline(note)
     assert asked == [[0, 2, 4, 6], [3], [0, 2, 4, 6], [0, 2, 4, 6]]
+
+
+def test_what_was_planned_comes_before_the_error_of_what_cannot_be() -> None:
+    def planned() -> Iterator[Part]:
+        yield from parts(*[("a", [0, 1])] * 100)
+        raise OSError("a plan that ends in mid-air")
+
+    found: list[int] = []
+    with pytest.raises(OSError, match="in mid-air"):
+        found.extend(part.step.step for part in together(planned()))
+    assert found == list(range(100))
 
 
 def test_threads_that_ask_at_once_have_all_described_once(source: Source) -> None:
