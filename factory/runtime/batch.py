@@ -1,15 +1,18 @@
 """What a training step receives: samples of one backend and one bucket."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import torch
 
+from factory.runtime.staging import each_tensor
+
+# Fields of a batch that hold many values and no tensor.
+_TEXTS = ("keys", "captions", "conditioning_set", "replaced")
+
 
 class Replacement(NamedTuple):
     """One sample that could not be used, and what stands in for it.
-
-    A tuple, since Lightning refuses frozen dataclasses where it moves a batch to the device.
 
     Attributes:
         place: Its place in the global batch, from 0.
@@ -34,7 +37,7 @@ class Replacement(NamedTuple):
 class Batch:
     """Samples of one backend and one bucket; B is this rank's share of a micro-batch.
 
-    A plain dataclass, so Lightning moves its tensors to the device field by field.
+    Lightning, and anybody else, moves it by `to`.
 
     Attributes:
         backend: Name of the backend the samples come from.
@@ -106,3 +109,31 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.keys)
+
+    def to(self, device: "torch.device | str", *, non_blocking: bool | None = None) -> "Batch":
+        """Return the batch with all its tensors on a device; itself if they are there.
+
+        Without it Lightning would look at every caption and key of a batch, too, each time: for
+        as long as making a batch takes.
+
+        Args:
+            device: Where to.
+            non_blocking: Whether not to wait for copies, as in `torch.Tensor.to`; None waits for
+                those that others would see too early: all but those to CUDA.
+        """
+        device = torch.device(device)
+        late = device.type == "cuda" if non_blocking is None else non_blocking
+        moved = False
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal moved
+            there = tensor.to(device, non_blocking=late)
+            moved |= there is not tensor
+            return there
+
+        tensors = {
+            each.name: each_tensor(getattr(self, each.name), move)
+            for each in fields(self)
+            if each.name not in _TEXTS
+        }
+        return replace(self, **tensors) if moved else self
