@@ -204,13 +204,14 @@ class Source:
     def _locate_text(self, text: TextEmbedBackend, kept: Kept | None) -> None:
         """Look up where captions lie that are a sample's own text in every epoch."""
         catalog = self.catalog
-        if not (self.encode_text_mode.ahead and catalog.captions.leaves_texts):
+        marks = catalog.captions.plain_marks
+        if marks is None or not self.encode_text_mode.ahead:
             return
         asked = Asked(
             len(catalog.facts),
             catalog.decisions.order,
             lambda rows: text.keys(catalog.own_captions(rows)),
-            f"{self.identity}/{catalog.texts_identity}/{canonical(text.recipe)}",
+            f"{self.identity}/{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
         )
         kept = None if kept is None else Kept(kept.folder / text.name)
         self.text_places = place(text.store, asked, kept, self.text_places)
