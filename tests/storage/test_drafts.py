@@ -38,7 +38,7 @@ def knows_unnamed_files(folder: Path) -> bool:
     return True
 
 
-@pytest.fixture(params=["unnamed", "named", "refused"])
+@pytest.fixture(params=["unnamed", "named", "refused", "unlinked"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on a file system that knows files without a name, or not."""
     if request.param == "unnamed" and not knows_unnamed_files(tmp_path):
@@ -54,6 +54,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             return real(path, flags, *rest, **named)
 
         monkeypatch.setattr(os, "open", refuse)
+    if request.param == "unlinked":
+
+        def forbid(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", forbid)
     return tmp_path
 
 
