@@ -43,7 +43,8 @@ class Source:
         text: Where encoded captions are kept, or None to give texts only.
         vision: Where image embeddings to condition on are kept, or None for none.
         places: Where the latents of the catalog's rows lie, once `locate` was called.
-        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up.
+        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up;
+            None again once a row was not usable there.
         found: Where its rows lie in the stores that were asked by `find`, by their names.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
@@ -357,9 +358,12 @@ class Source:
         if self.text is None:
             return {}
         if located is not None:
-            # Rows that lie elsewhere by now, or nowhere, are looked for by their keys.
-            with suppress(UnusableRowsError):
+            try:
                 return located.read(pad=self.text.pads, empty=empty)
+            except UnusableRowsError:
+                # Rows that lie elsewhere by now, or nowhere, are looked for by their keys. So are
+                # those of all later batches: others lie elsewhere, too, or this one does again.
+                self.text_places = None
         return read_captions(
             self.text, captions, self.encode_text_mode, self.name, tally, empty=empty
         )

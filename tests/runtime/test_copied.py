@@ -20,6 +20,7 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
+from factory.runtime.outline import Outline
 from factory.runtime.part import Part, together
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
@@ -111,10 +112,15 @@ def test_batches_are_the_same_after_all_rows_were_moved_by_another_process(tmp_p
         assert compact(other).rows
         collect(other, min_age_s=0)
         assert not any(other.storage.exists(other.shard_files.key(name)) for name in before)
+        embeds.store._open.keep_only(set())  # as if none had been opened before
     assert [first, told(collate(described[1]))] == wanted
     for epoch in range(1, 3):
         again = [told(collate(part)) for part in together(parts(source, epoch))]
         assert again == [told(collate(part)) for part in parts(source, epoch)]
+    for part in together(parts(source)):  # captions are found where they lie now
+        text = part.outline(lambda rows: Outline.of(source, rows, seed=3, epoch=1)).text
+        assert text is not None
+        assert text.ready is not None
 
 
 @pytest.mark.parametrize("damaged", ["stop", "rebuild"])
