@@ -43,7 +43,8 @@ class Source:
         text: Where encoded captions are kept, or None to give texts only.
         vision: Where image embeddings to condition on are kept, or None for none.
         places: Where the latents of the catalog's rows lie, once `locate` was called.
-        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up.
+        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up;
+            None again once a row was not usable there.
         found: Where its rows lie in the stores that were asked by `find`, by their names.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
@@ -204,13 +205,14 @@ class Source:
     def _locate_text(self, text: TextEmbedBackend, kept: Kept | None) -> None:
         """Look up where captions lie that are a sample's own text in every epoch."""
         catalog = self.catalog
-        if not (self.encode_text_mode.ahead and catalog.captions.leaves_texts):
+        marks = catalog.captions.plain_marks
+        if marks is None or not self.encode_text_mode.ahead:
             return
         asked = Asked(
             len(catalog.facts),
             catalog.decisions.order,
             lambda rows: text.keys(catalog.own_captions(rows)),
-            f"{self.identity}/{catalog.texts_identity}/{canonical(text.recipe)}",
+            f"{self.identity}/{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
         )
         kept = None if kept is None else Kept(kept.folder / text.name)
         self.text_places = place(text.store, asked, kept, self.text_places)
@@ -356,9 +358,12 @@ class Source:
         if self.text is None:
             return {}
         if located is not None:
-            # Rows that lie elsewhere by now, or nowhere, are looked for by their keys.
-            with suppress(UnusableRowsError):
+            try:
                 return located.read(pad=self.text.pads, empty=empty)
+            except UnusableRowsError:
+                # Rows that lie elsewhere by now, or nowhere, are looked for by their keys. So are
+                # those of all later batches: others lie elsewhere, too, or this one does again.
+                self.text_places = None
         return read_captions(
             self.text, captions, self.encode_text_mode, self.name, tally, empty=empty
         )

@@ -1,6 +1,6 @@
 """Which rows need nothing more than to be copied?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ from factory.cache.container import DTYPES
 from factory.cache.copying import Rows
 from factory.cache.gathering import Empty
 from factory.cache.shard import Layout, Shard
+
+# In the place of a layout's number: there is none that counts.
+_NONE = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +51,21 @@ def ready(chosen: Chosen, counts: Sequence[int]) -> list[Ready | None]:
         counts: How many rows each batch has, one at least.
     """
     found: list[Ready | None] = [None] * len(counts)
-    for layout, kept, which in _alike(chosen.shards):
-        here = which[chosen.which] & chosen.sound
-        starts = np.cumsum(counts, dtype=np.int64) - np.array(counts, np.int64)
-        whole = np.logical_and.reduceat(here, starts)
-        here &= np.repeat(whole, counts)
+    layouts, which = _layouts(chosen.shards)
+    mine = which[chosen.which]
+    starts = np.cumsum(counts, dtype=np.int64) - np.array(counts, np.int64)
+    sound = np.logical_and.reduceat(chosen.sound, starts)
+    least, most = np.minimum.reduceat(mine, starts), np.maximum.reduceat(mine, starts)
+    common = np.where(sound & (least == most), least, _NONE)
+    # Of the layouts that a whole batch has: captions may be of many lengths, which batches mix.
+    for number in np.unique(common[common != _NONE]).tolist():
+        having = zip(chosen.shards, which.tolist(), strict=True)
+        kept = [shard for shard, own in having if shard is not None and own == number]
+        whole = common == number
+        here = np.repeat(whole, counts)
         fields = [
-            (field.name, field.shape, DTYPES[field.code], _rows(chosen, here, number, field.stride))
-            for number, field in enumerate(layout)
+            (field.name, field.shape, DTYPES[field.code], _rows(chosen, here, place, field.stride))
+            for place, field in enumerate(layouts[number])
         ]
         first = 0
         for batch in np.flatnonzero(whole).tolist():
@@ -64,24 +74,19 @@ def ready(chosen: Chosen, counts: Sequence[int]) -> list[Ready | None]:
     return found
 
 
-def _alike(
-    shards: Sequence[Shard | None],
-) -> Iterator[tuple[Layout, list[Shard], NDArray[np.bool_]]]:
-    """Yield each layout that there is, the shards that have it, and which those are, bool [n]."""
+def _layouts(shards: Sequence[Shard | None]) -> tuple[list[Layout], NDArray[np.int64]]:
+    """Return the layouts of shards, each once, and which of them each shard has, int64 [n]."""
     # Of one object where they are equal, but for shards open since an older snapshot.
-    left = {id(shard.layout): shard.layout for shard in shards if shard is not None}
-    while left:
-        layout = next(iter(left.values()))
-        equal = {number for number, other in left.items() if other == layout}
-        which = [shard is not None and id(shard.layout) in equal for shard in shards]
-        kept = [shard for shard, mine in zip(shards, which, strict=True) if shard and mine]
-        yield layout, kept, np.array(which, np.bool_)
-        left = {number: other for number, other in left.items() if number not in equal}
+    objects = {id(shard.layout): shard.layout for shard in shards if shard is not None}
+    known: dict[Layout, int] = {}
+    numbers = {one: known.setdefault(layout, len(known)) for one, layout in objects.items()}
+    which = [_NONE if shard is None else numbers[id(shard.layout)] for shard in shards]
+    return list(known), np.array(which, np.int64)
 
 
 def _rows(chosen: Chosen, here: NDArray[np.bool_], field: int, stride: int) -> Rows | None:
-    """Return a field of some rows, bool [n]; None where it has no byte."""
-    if not (stride and here.any()):
+    """Return a field of some rows, bool [n], one at least; None where it has no byte."""
+    if not stride:
         return None
     bases = [0 if shard is None else shard.addresses[field] for shard in chosen.shards]
     addresses = np.array(bases, np.int64)[chosen.which[here]] + chosen.rows[here] * stride

@@ -130,23 +130,21 @@ class Captions(ABC):
         Args:
             raws: The raw texts of n samples, as `captions` takes them; None for none.
         """
-        marks = self._plain_marks
+        marks = self.plain_marks
         if marks is None:
             return [""] * len(raws)
-        texts = [raw[0].strip() if raw and len(raw) == 1 else "" for raw in raws]
+        texts = [raw[0].strip() if raw and len(raw) == 1 and raw[0] else "" for raw in raws]
         joined = "".join(texts)
         if any(mark in joined for mark in marks):
             return ["" if any(mark in text for mark in marks) else text for text in texts]
         return texts
 
-    @property
-    def leaves_texts(self) -> bool:
-        """Whether a raw text may be a caption as it is, so that `plain` finds any."""
-        return self._plain_marks is not None
-
     @cached_property
-    def _plain_marks(self) -> str | None:
-        """Marks without which a raw text is the caption, trimmed; None where it never is."""
+    def plain_marks(self) -> str | None:
+        """Marks without which a raw text is the caption, trimmed; None where it never is.
+
+        Of equal marks and texts `plain` makes equal captions, whatever else a strategy does.
+        """
         changed = self.edits or self.shuffle is not None or self.prepend
         # A class below may cut its texts in its own way.
         return None if changed or "_marks" not in vars(type(self)) else self._marks

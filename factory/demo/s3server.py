@@ -96,10 +96,26 @@ def _free_ports() -> dict[str, int]:
 
 
 def _remove_sockets(ports: dict[str, int]) -> None:
-    """Remove the sockets of a server that has ended, which does not always do so itself."""
+    """Remove the sockets of a server that has ended, which does not always do so itself.
+
+    Its ports may be another server's by now: a socket at which somebody answers is left alone.
+    """
     for service, port in ports.items():
         path = _SOCKETS / f"seaweedfs-{service}-grpc-{port + GRPC_OFFSET}.sock"
-        path.unlink(missing_ok=True)
+        if _is_left(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # who is too busy to answer at once is there, too
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+    return False
 
 
 def _command(program: str, ports: dict[str, int]) -> list[str]:

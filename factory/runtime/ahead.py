@@ -216,13 +216,14 @@ class FetchAhead:
         there = True
         for store in self._stores:
             of_store = [(step, rows) for step, rows in group if rows.store is store]
-            if not of_store or self._closing:
-                continue
-            try:
-                there &= store.bring(*_joined(of_store), self._plan, of_store[0][0])
-            except FactoryError as error:
-                self._note(error)
-                there = False
+            for step, found, snapshot in _joined(of_store):
+                if self._closing:
+                    return there
+                try:
+                    there &= store.bring(found, snapshot, self._plan, step)
+                except FactoryError as error:
+                    self._note(error)
+                    there = False
         return there
 
     def _left(self) -> int:
@@ -263,15 +264,17 @@ def _pictures(source: Source, rows: np.ndarray) -> Iterator[Located]:
         yield located
 
 
-def _joined(rows: list[tuple[int, Located]]) -> tuple[Found, Snapshot]:
-    """Return all rows of one store as one; those that another snapshot numbers are left out."""
-    snapshot = rows[0][1].snapshot
-    found = [each.found for _, each in rows if each.snapshot is snapshot]
-    return (
-        Found(
-            np.concatenate([each.shard for each in found]),
-            np.concatenate([each.row for each in found]),
-            np.concatenate([each.checksum for each in found]),
-        ),
-        snapshot,
-    )
+def _joined(rows: list[tuple[int, Located]]) -> Iterator[tuple[int, Found, Snapshot]]:
+    """Yield rows of one store that one snapshot numbers as one, and the first of their steps."""
+    for snapshot in {id(each.snapshot): each.snapshot for _, each in rows}.values():
+        some = [(step, each.found) for step, each in rows if each.snapshot is snapshot]
+        found = [each for _, each in some]
+        yield (
+            some[0][0],
+            Found(
+                np.concatenate([each.shard for each in found]),
+                np.concatenate([each.row for each in found]),
+                np.concatenate([each.checksum for each in found]),
+            ),
+            snapshot,
+        )

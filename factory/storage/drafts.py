@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,12 +50,12 @@ def _opened(temporary: Path) -> BinaryIO:
     # By way of /proc it gets its name in the end.
     if _UNNAMED and _OPEN_FILES.exists():
         try:
-            descriptor = os.open(temporary.parent, _UNNAMED | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(temporary.parent, _UNNAMED | os.O_RDWR | os.O_CLOEXEC, 0o666)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
         else:
-            return os.fdopen(descriptor, "wb")
+            return os.fdopen(descriptor, "w+b")
     return temporary.open("xb")
 
 
@@ -65,5 +66,12 @@ def _name(file: BinaryIO, temporary: Path) -> None:
         # Python has the system follow the link to the open file only where a folder is told.
         own = _OPEN_FILES / str(file.fileno())
         os.link(own, temporary.name, dst_dir_fd=folder, follow_symlinks=True)
+    except OSError:
+        # File systems may know such files and give them no name later, as do some rules of safety.
+        file.seek(0)
+        with temporary.open("xb") as named:
+            shutil.copyfileobj(file, named)
+            named.flush()
+            os.fsync(named.fileno())
     finally:
         os.close(folder)

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -245,6 +246,6 @@ def test_the_short_way_to_captions_leads_to_the_same(
 
 
 def test_the_short_way_is_open_to_single_plain_texts() -> None:
-    raws = [[" a cat "], None, ["two\nlines"], [], ["a", "b"], ["\t"], ["last"]]
-    assert TextFileCaptions().plain(raws) == ["a cat", "", "", "", "", "", "last"]
+    raws: list[Any] = [[" a cat "], None, ["two\nlines"], [], ["a", "b"], ["\t"], [None], ["last"]]
+    assert TextFileCaptions().plain(raws) == ["a cat", "", "", "", "", "", "", "last"]
     assert TextFileCaptions(prepend="x").plain(raws) == [""] * len(raws)

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,6 +232,25 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         path.touch()
     with S3Server(tmp_path / "s3"):
         assert not any(path.exists() for path in left)
+
+
+def test_sockets_that_another_server_uses_by_now_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not the test's own folder: the path of a socket may hold no more than 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="s3") as folder:
+        monkeypatch.setattr(s3server, "_SOCKETS", Path(folder))
+        ports = {"s3": 1, "volume": 2, "filer": 3}
+        used, ended, _ = (
+            Path(folder) / f"seaweedfs-{service}-grpc-{port + GRPC_OFFSET}.sock"
+            for service, port in ports.items()
+        )
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(ended))
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(used))
+            server.listen(0)
+            for _ in range(3):  # more than wait in line
+                s3server._remove_sockets(ports)
+                assert [path.exists() for path in (used, ended)] == [True, False]
 
 
 @pytest.mark.parametrize("said", ["", "[1]", '{"s3": 1}', '{"s3": "../x", "master": 1}'])

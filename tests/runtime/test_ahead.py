@@ -94,6 +94,30 @@ def test_all_rows_are_fetched_before_they_are_asked_for(name: str, tmp_path: Pat
     assert len(server.reads) == count
 
 
+def test_rows_that_were_located_at_different_times_are_all_fetched(
+    name: str, tmp_path: Path
+) -> None:
+    """As those of captions: one backend's were located at first, another's as batches come."""
+    store = TensorStore(Server(name=name), "cache", local_dir=str(tmp_path))
+    snapshots = [store.snapshot()]
+    store.refresh()
+    snapshots.append(store.snapshot())
+
+    def needs(part: SimpleNamespace) -> Iterator[Located]:
+        first = part.step.global_step * BATCH
+        snapshot = snapshots[first // 16 % 2]  # every other shard
+        yield Located(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+
+    ahead = FetchAhead(needs, [store], 100, plan=5)  # type: ignore[arg-type]
+    parts = ahead.along(steps)  # type: ignore[arg-type]
+    next(parts)
+    thread = ahead._thread
+    assert thread is not None
+    thread.join()
+    assert store.at_hand
+    parts.close()  # type: ignore[attr-defined]
+
+
 def test_no_more_is_fetched_than_the_limit(name: str, tmp_path: Path) -> None:
     server = Server(name=name)
     # No room for whole shards, so that rows are fetched alone.

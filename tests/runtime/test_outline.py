@@ -228,6 +228,24 @@ def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
     assert len(list((tmp_path / "places/text").iterdir())) == 2
 
 
+def test_places_of_captions_are_those_of_the_captions_that_the_texts_are_cut_into(
+    tmp_path: Path,
+) -> None:
+    kept = Kept(tmp_path / "places")
+    lines = spoken_source(tmp_path, TextFileCaptions())
+    text, catalog = lines.text, lines.catalog
+    assert text is not None
+    whole = replace(catalog, captions=TextFileCaptions(split_lines=False))
+    fill_captions(text, whole.all_texts(), ENGINE)
+    for each in (catalog, whole, catalog):
+        source = Source(lines.backend, each, text=replace(text))
+        source.locate(kept)
+        known = describe(source)(np.arange(COUNT))
+        assert known.text is not None
+        read = source.read_text(known.captions, located=known.text)["embeds"]
+        assert torch.equal(read, source.read_text(known.captions)["embeds"])
+
+
 @pytest.mark.parametrize("mode", [EncodeMode.on_demand, EncodeMode.transient])
 def test_captions_that_are_encoded_later_are_found_by_their_keys(
     tmp_path: Path, mode: EncodeMode

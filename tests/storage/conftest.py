@@ -81,13 +81,8 @@ def weed_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:  # it may wait half a minute for its own parts
             server.kill()
             server.wait()
-        for port in (
-            s3,
-            master,
-            filer,
-            volume,
-            admin,
-        ):  # the server leaves its own sockets behind, wherever TMPDIR is
+        # The server leaves its own sockets behind, wherever TMPDIR is.
+        for port in (s3, master, filer, volume, admin):
             for number in (port, port + 10000):
                 for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
                     left.unlink(missing_ok=True)

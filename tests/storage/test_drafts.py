@@ -38,13 +38,15 @@ def knows_unnamed_files(folder: Path) -> bool:
     return True
 
 
-@pytest.fixture(params=["unnamed", "named", "refused"])
+@pytest.fixture(params=["unnamed", "named", "refused", "unlinked", "no list"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on a file system that knows files without a name, or not."""
     if request.param == "unnamed" and not knows_unnamed_files(tmp_path):
         pytest.skip("the file system knows no files without a name")
     if request.param == "named":
         monkeypatch.setattr(drafts, "_UNNAMED", 0)
+    if request.param == "no list":  # of open files, where /proc is not mounted
+        monkeypatch.setattr(drafts, "_OPEN_FILES", tmp_path / "none")
     if request.param == "refused":
         real = os.open
 
@@ -54,6 +56,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             return real(path, flags, *rest, **named)
 
         monkeypatch.setattr(os, "open", refuse)
+    if request.param == "unlinked":
+
+        def forbid(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", forbid)
     return tmp_path
 
 
