@@ -8,7 +8,9 @@ processes of one run; none is ever read from data.
 import io
 import math
 import pickle
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:  # loaded where there are tensors, for it takes a second
@@ -51,14 +53,19 @@ class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, memory: "Callable[[], SharedMemory]") -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._memory = memory
+        # Where torch was never loaded, nothing is a tensor.
+        self._tensor = getattr(sys.modules.get("torch"), "Tensor", None)
         self.lent: dict[int, Segment] = {}  # by the address of the storage
         self.loose: list[tuple[int, torch.Tensor]] = []  # each with its offset
         self.loose_bytes, self.nbytes = 0, 0
 
-    def persistent_id(self, value: Any) -> Place | None:
-        kind = type(value)
-        if kind.__name__ != "Tensor" or kind.__module__ != "torch" or value.is_sparse:
-            return None
+    def reducer_override(self, value: Any) -> Any:
+        # Not a `persistent_id`, which is asked for every name and caption, too.
+        if type(value) is not self._tensor or value.is_sparse:
+            return NotImplemented
+        return _place, self._set_aside(value)
+
+    def _set_aside(self, value: "torch.Tensor") -> Place:
         name, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
         nbytes = -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
         self.nbytes += nbytes
@@ -95,25 +102,42 @@ def _bytes(tensor: "torch.Tensor") -> bytearray:
         return bytearray(flat.view(torch.uint8).numpy().tobytes())
 
 
+def _place(name: str, shape: tuple[int, ...], *where: Any) -> Any:
+    """Stand for a tensor in a pickle; who reads it knows the memory."""
+    raise pickle.UnpicklingError(f"a tensor {name}{shape} at {where}, read without its memory")
+
+
 class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, rest: bytes, leases: "Mapping[int, NDArray[np.uint8]]", made: int | None
-    ) -> None:
-        super().__init__(io.BytesIO(rest))
-        self._leases, self._made = leases, made
+    def __init__(self, packed: Packed, leases: "Mapping[int, NDArray[np.uint8]]") -> None:
+        super().__init__(io.BytesIO(packed.rest))
+        # Not a method: it is remembered in here, and would keep leases until cycles are collected.
+        self._put_back = partial(_put_back, leases, packed.made)
 
-    def persistent_load(self, place: Any) -> "torch.Tensor":
-        import torch
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _place.__name__):
+            return self._put_back
+        return super().find_class(module, name)
 
-        name, shape, where, *offset = place
-        dtype: torch.dtype = getattr(torch, name)
-        count = math.prod(shape)
-        if not count:
-            return torch.empty(shape, dtype=dtype)
-        if isinstance(where, bytearray):
-            return torch.frombuffer(where, dtype=dtype).view(shape)
-        memory = self._leases[self._made if where is None else where]  # type: ignore[index]
-        return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset[0]).view(shape)
+
+def _put_back(
+    leases: "Mapping[int, NDArray[np.uint8]]",
+    made: int | None,
+    name: str,
+    shape: tuple[int, ...],
+    where: bytearray | int | None,
+    offset: int = 0,
+) -> "torch.Tensor":
+    """Return the tensor of a place."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    count = math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    if isinstance(where, bytearray):
+        return torch.frombuffer(where, dtype=dtype).view(shape)
+    memory = leases[made if where is None else where]  # type: ignore[index]
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
 
 
 def pack(value: Any, memory: "Callable[[], SharedMemory]") -> Packed:
@@ -162,4 +186,4 @@ def unpack(packed: Packed, leases: "Mapping[int, NDArray[np.uint8]]") -> Any:
         packed: The value taken apart.
         leases: The bytes of its segments, by their numbers.
     """
-    return _Unpickler(packed.rest, leases, packed.made).load()
+    return _Unpickler(packed, leases).load()

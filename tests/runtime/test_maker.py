@@ -155,6 +155,19 @@ def test_a_gathered_batch_that_is_kept_is_never_written_over(
         assert (made == number).all()
 
 
+def test_a_gathered_batch_outlives_the_process_that_made_it(
+    gathering: MakerProcess[Any, Any],
+) -> None:
+    """And nothing of its memory is left once it is gone; see `no_trace_left`."""
+    batches = iter(fetch(gathering, [("one", n) for n in range(100)]))
+    first, second = next(batches), next(batches)
+    psutil.Process(gathering.pid).kill()
+    with pytest.raises(FetchError, match="was killed by SIGKILL"):
+        list(batches)
+    assert (first == 0).all()
+    assert (second == 1).all()
+
+
 def test_a_batch_of_more_segments_than_files_in_a_frame(
     gathering: MakerProcess[Any, Any],
 ) -> None:
