@@ -75,8 +75,10 @@ class ThreadCrew(Generic[Job, Made]):
 
     @alone.setter
     def alone(self, value: bool) -> None:
-        # Whoever waits for a job now is given one more.
-        (self._helped.clear if value and not self._closed else self._helped.set)()
+        if value:
+            self._helped.clear()  # whoever waits for a job now is given one more
+        if self._closed or not value:  # looked at last: whoever closes wakes all after it says so
+            self._helped.set()
 
     def submit(self, ticket: Ticket[Job, Made]) -> None:
         """Take on a job; dropped where this is closed."""

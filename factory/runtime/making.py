@@ -146,7 +146,7 @@ class Workshop:
         ages = [ticket.age() or 0.0 for ticket in list(self._tickets.values())]
         if max(ages, default=0.0) > _QUICK_S:
             self._crew.alone = False
-        return bool(ages)
+        return bool(ages) and self._setup["workers"] > 1
 
     def close(self) -> None:
         """Stop, and let what is open go; what hangs is left."""
