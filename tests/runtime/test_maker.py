@@ -13,14 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from factory.errors import CacheError, FetchError
-from factory.runtime.channel import Channel, Kind
 from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess, ProcessCrew
-from factory.runtime.making import Workshop
-from factory.runtime.sent_once import Sender
 from factory.runtime.ticket import Ticket
 from tests.runtime.traces import left, traces
 from tests.runtime.work import Gathering, Opened, name, open_gate, perform
@@ -177,39 +173,6 @@ def test_a_batch_of_more_segments_than_files_in_a_frame(
 ) -> None:
     (made,) = fetch(gathering, [("many", 150)])
     assert [int(one[0]) for one in made] == list(range(150))
-
-
-@pytest.fixture
-def workshop() -> Iterator[tuple[Workshop, Channel]]:
-    """Return what works in the process, here, and the trainer's end of its socket."""
-    logger, threads = logging.getLogger("factory"), torch.get_num_threads()
-    before = [*logger.handlers], logger.level, logger.propagate
-    ours, theirs = map(Channel, socket.socketpair())
-    setup = {"opener": pickle.dumps(Opened()), "main": {}, "workers": 1, "level": logging.WARNING}
-    made = Workshop(theirs, setup)
-    yield made, ours
-    made.close()
-    logger.handlers, logger.level, logger.propagate = before
-    torch.set_num_threads(threads)
-    ours.close()
-    theirs.close()
-
-
-@pytest.mark.parametrize("quick", [True, False])
-def test_quick_jobs_are_left_to_one_thread(
-    workshop: tuple[Workshop, Channel], monkeypatch: pytest.MonkeyPatch, quick: bool
-) -> None:
-    made, channel = workshop
-    monkeypatch.setattr("factory.runtime.making._QUICK_S", 3600 if quick else 0)
-    sender = Sender()
-    for number in range(2):
-        made.take(Kind.JOB, sender.dumps((number, ("give", number), [])))
-    seen = 0
-    while seen < 2:  # the first is done with altogether when the second comes
-        frame = channel.receive()
-        assert frame is not None
-        seen += frame[0] is Kind.MADE
-    assert made._crew.alone is quick
 
 
 def test_a_job_that_takes_long_is_not_waited_for_by_the_next(
