@@ -5,7 +5,7 @@ where they are; they are opened again from what was published, which lists and s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from factory.backends.image import SampleBackend
@@ -17,6 +17,7 @@ from factory.preparation import end_epoch, load
 from factory.registry import Backend, Registry
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
+from factory.runtime.memory import BatchMemory
 from factory.runtime.part import Part, Publish
 from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.memory import MemoryStorage
@@ -87,6 +88,10 @@ class Reopened:
                 end_epoch(self._registry, sources, part.step.epoch - 1, first=False)
                 self._epoch = part.step.epoch
         return self._collate(part)
+
+    def gather_in(self, memory: BatchMemory) -> None:
+        """Have batches gathered in such memory from now on."""
+        self._collate = replace(self._collate, memory=memory)
 
     def close(self) -> None:
         """Publish what is open, and close every store and storage."""

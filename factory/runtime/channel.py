@@ -12,6 +12,10 @@ from enum import IntEnum
 
 # Kind, bytes that follow, and files that come with the frame.
 _HEAD = struct.Struct("<BIB")
+# Files that may come with one frame; the system allows some 250.
+MOST_FILES = 64
+# Read at a time, bytes: some frames as they usually are; and more of one that is known to be long.
+_PART, _LARGE_PART = 2**16, 2**20
 # Of a timeout of a socket, as the kernel takes it: seconds, microseconds.
 _TIME = struct.Struct("@ll")
 
@@ -33,6 +37,7 @@ class Kind(IntEnum):
     BROKEN = 14
     ANSWER = 15
     LOG = 16
+    MEMORY = 17
 
 
 class Channel:
@@ -48,6 +53,8 @@ class Channel:
         """
         self._socket, self._sending = sock, threading.Lock()
         self._files: deque[int] = deque()
+        # What has come, and where in it the frame ends that comes first, as far as that is known.
+        self._read, self._end = b"", _HEAD.size
         if send_timeout_s is not None:
             seconds, rest = divmod(send_timeout_s, 1)
             # Of sending alone: a timeout of Python's socket would hold for receiving, too.
@@ -73,40 +80,52 @@ class Channel:
             if sent < len(data):
                 self._socket.sendall(memoryview(data)[sent:])
 
+    @property
+    def pending(self) -> bool:
+        """Whether a frame is here as a whole, so that `receive` need not wait."""
+        return self._end <= len(self._read)
+
     def receive(self) -> tuple[Kind, bytes, list[int]] | None:
         """Wait for a frame; None where the other end is gone.
 
         Raises:
             OSError: Files that came with it were lost, for want of descriptors.
         """
-        head = self._exactly(_HEAD.size, files=1)
-        if head is None:
-            return None
-        kind, length, files = _HEAD.unpack(head)
-        body = self._exactly(length) if length else b""
-        if body is None:
-            return None
+        while not self.pending:
+            if not self._fill():
+                return None
+        kind, _, files = _HEAD.unpack_from(self._read)
+        body = self._read[_HEAD.size : self._end]
+        self._read = self._read[self._end :]
+        self._look()
         if len(self._files) < files:
             raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; raise it by ulimit -n")
         return Kind(kind), body, [self._files.popleft() for _ in range(files)]
 
-    def _exactly(self, length: int, files: int = 0) -> bytes | None:
-        parts, missing = [], length
-        while missing:
-            try:
-                part = self._some(missing, files)
-            except OSError:  # gone, or closed on this side
-                return None
-            if not part:
-                return None
-            parts.append(part)
-            missing -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _look(self) -> None:
+        """Note where the frame ends that has begun, as far as that is known."""
+        self._end = _HEAD.size
+        if len(self._read) >= _HEAD.size:
+            self._end += _HEAD.unpack_from(self._read)[1]
 
-    def _some(self, length: int, files: int) -> bytes:
-        if not files:
-            return self._socket.recv(length)
-        data, found, _, _ = socket.recv_fds(self._socket, length, files)
+    def _fill(self) -> bool:
+        """Read on to where the frame ends, as far as that is known; False where nobody sends."""
+        parts, length = [self._read], len(self._read)
+        while length < self._end:
+            try:
+                part = self._some(max(_PART, min(self._end - length, _LARGE_PART)))
+            except OSError:  # gone, or closed on this side
+                return False
+            if not part:
+                return False
+            parts.append(part)
+            length += len(part)
+        self._read = b"".join(parts)
+        self._look()
+        return True
+
+    def _some(self, length: int) -> bytes:
+        data, found, _, _ = socket.recv_fds(self._socket, length, MOST_FILES)
         for file in found:
             os.set_inheritable(file, False)  # whoever forks later takes none along
         self._files.extend(found)

@@ -60,7 +60,25 @@ class ThreadCrew(Generic[Job, Made]):
         self._changing = threading.Lock()
         self._gate = threading.Event()
         self._gate.set()
+        self._helped = threading.Event()
+        self._helped.set()
         self._closed = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether one thread does all the work; at first all of them do.
+
+        Where a job takes less than threads wait for each other at the interpreter, they cost more
+        than they give.
+        """
+        return not self._helped.is_set()
+
+    @alone.setter
+    def alone(self, value: bool) -> None:
+        if value:
+            self._helped.clear()  # whoever waits for a job now is given one more
+        if self._closed or not value:  # looked at last: whoever closes wakes all after it says so
+            self._helped.set()
 
     def submit(self, ticket: Ticket[Job, Made]) -> None:
         """Take on a job; dropped where this is closed."""
@@ -70,7 +88,8 @@ class ThreadCrew(Generic[Job, Made]):
             if len(self._threads) < self._workers:
                 # Daemons: the end of the program does not wait for a read that hangs.
                 name = f"{self._name}_{len(self._threads)}"
-                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                first = not self._threads
+                thread = threading.Thread(target=self._work, args=[first], name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
             self._waiting.put(ticket)
@@ -95,10 +114,11 @@ class ThreadCrew(Generic[Job, Made]):
                 for _ in self._threads:
                     self._waiting.put(None)
         self._gate.set()
+        self._helped.set()
         join(self._threads, CLOSE_S if wait else 0.0)
 
-    def _work(self) -> None:
-        while (ticket := self._waiting.get()) is not None:
+    def _work(self, first: bool) -> None:
+        while (first or self._helped.wait()) and (ticket := self._waiting.get()) is not None:
             self._gate.wait()
             if not (self._closed or ticket.cancelled):
                 self._do(ticket)

@@ -31,7 +31,8 @@ class Prefetch:
         batches: Batches kept ready or in the making.
         megabytes: Memory that those may hold, MiB; one batch is always allowed.
         timeout_s: Seconds to wait for a batch before the run is stopped with a report.
-        workers: Threads that make batches; each makes a whole one.
+        workers: Threads that make batches; each makes a whole one. In another process one of them
+            makes all where that takes a few milliseconds each: more would be in its way.
         pin_memory: Whether batches go through pinned memory; "auto" means where there is CUDA.
         device_ahead: Copy the next batch to the trainer's CUDA device while it works on this
             one.

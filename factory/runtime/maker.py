@@ -1,8 +1,8 @@
 """Who makes the batches: another process, so that the trainer's interpreter is free.
 
 It is a fresh interpreter, never a fork, so connections that are open here do no harm there. It
-hears of its jobs over a socket, gives batches through shared memory, and ends when the socket
-does, whatever became of the trainer.
+hears of its jobs over a socket, gathers batches in shared memory, and ends when the socket does,
+whatever became of the trainer.
 """
 
 import logging
@@ -35,7 +35,8 @@ class MakerProcess(Generic[Job, Made]):
 
         Args:
             opener: Returns, over there, what makes a batch of a job; a picklable value. What it
-                returns may have a `close`, which is called at the end.
+                returns may have a `gather_in`, which is told the memory whose tensors need not be
+                copied, and a `close`, which is called at the end.
             workers: Threads that make batches, each a whole one.
             timeout_s: Seconds to wait for the process to take a job.
         """

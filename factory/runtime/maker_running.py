@@ -22,8 +22,9 @@ from factory.runtime.carried import received
 from factory.runtime.channel import Channel, Kind, watch
 from factory.runtime.crew import CLOSE_S, join
 from factory.runtime.making import DUMP, NOT_OURS
-from factory.runtime.packing import unpack
+from factory.runtime.packing import Packed, unpack
 from factory.runtime.segments import Leases
+from factory.runtime.sent_once import Sender
 from factory.runtime.ticket import Ticket
 
 # It ends itself, hard, when its work is over: a thread that hangs would hold up a soft end.
@@ -63,7 +64,8 @@ class Running:
         self._answers: SimpleQueue[bytes] = SimpleQueue()
         self._broken: bytes | None = None
         self._failure: Exception | None = None
-        self._leases = Leases()
+        self._leases, self._sender = Leases(), Sender()
+        self._submitting = threading.Lock()
         self.ended = self.up = self.ready = self._closing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._dump, dump = os.pipe()
@@ -94,17 +96,23 @@ class Running:
     def submit(self, ticket: Ticket[Any, Any]) -> None:
         """Send a job."""
         number = next(self._numbers)
-        try:
-            body = pickle.dumps((number, ticket.job, self._leases.take_released()))
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            ticket.fail(error)
-            return
-        with self._lock:
-            if not self.ended:
-                self._tickets[number] = ticket
-        if number not in self._tickets:
-            ticket.fail(self._reason([ticket]))
-            return
+        with self._submitting:  # what is sent once goes with the first that has it
+            released = self._leases.take_released()
+            try:
+                body = self._sender.dumps((number, ticket.job, released))
+            except (pickle.PicklingError, TypeError, AttributeError) as error:
+                self._leases.released.extend(released)
+                ticket.fail(error)
+                return
+            with self._lock:
+                if not self.ended:
+                    self._tickets[number] = ticket
+            if number in self._tickets:
+                self._send_job(ticket, body)
+            else:
+                ticket.fail(self._reason([ticket]))
+
+    def _send_job(self, ticket: Ticket[Any, Any], body: bytes) -> None:
         try:
             self._channel.send(Kind.JOB, body)
         except BlockingIOError:
@@ -179,8 +187,9 @@ class Running:
             # The socket's end alone may be held open by a process that it has started.
             poll.register(self._ending, select.POLLIN)
         while True:
-            ready = {file for file, _ in poll.poll()}
-            if self._channel.fileno() not in ready:
+            if not (
+                self._channel.pending or self._channel.fileno() in {file for file, _ in poll.poll()}
+            ):
                 break
             try:
                 frame = self._channel.receive()
@@ -199,7 +208,9 @@ class Running:
 
     def _take(self, kind: Kind, body: bytes, files: list[int]) -> None:
         if kind is Kind.MADE:
-            self._arrive(pickle.loads(body), files)  # noqa: S301 - from our own process
+            self._arrive(*pickle.loads(body))  # noqa: S301 - from our own process
+        elif kind is Kind.MEMORY:
+            self._leases.add(json.loads(body), files)
         elif kind is Kind.FAILED:
             number, data = pickle.loads(body)  # noqa: S301 - as above
             ticket = self._tickets.pop(number, None)
@@ -220,22 +231,20 @@ class Running:
             name, level, text = json.loads(body)
             logging.getLogger(name).log(level, "%s", text)
 
-    def _arrive(self, place: tuple[Any, ...], files: list[int]) -> None:
-        number, seconds, segment, tensor_bytes, nbytes, retired = place
-        for file in files:
-            self._leases.add(segment, file)
+    def _arrive(self, number: int, seconds: float, retired: list[int], *parts: Any) -> None:
         for gone in retired:
             self._leases.forget(gone)
-        lease = self._leases.lend(segment)
+        packed = Packed(*parts)
+        leases = {segment: self._leases.lend(segment) for segment in packed.segments}
         ticket = self._tickets.pop(number, None)
         if ticket is None or ticket.cancelled:
-            return  # with the lease the segment is free again
+            return  # with the leases the segments are free again
         try:
-            made = unpack(lease, tensor_bytes, nbytes)
+            made = unpack(packed, leases)
         except Exception as error:  # noqa: BLE001 - raised at the consumer
             ticket.fail(error)
         else:
-            ticket.complete(made, tensor_bytes, seconds)
+            ticket.complete(made, packed.tensor_bytes, seconds)
 
     def _lost(self) -> None:
         """Say what became of the process, to everybody who waits for a batch of it."""

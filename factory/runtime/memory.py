@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,10 +20,28 @@ from factory.cache.container import Bytes
 # Bytes of a block, and whether it is page-locked.
 Kind: TypeAlias = tuple[int, bool]
 # Smaller tensors come from the allocator's own stock, which is as quick.
-_SMALL = 2**16
+SMALL = 2**16
 # Sizes are rounded up by at most an eighth, so that batches of captions that differ by a token
 # use each other's memory.
 _STEPS = 8
+# Unused memory is taken for what is smaller, but not for what is less than two thirds of it: so
+# much may be in use that nobody asked for.
+_WIDE = 3 / 2
+
+
+@dataclass(eq=False)
+class Block:
+    """A piece of memory.
+
+    Attributes:
+        kind: Its bytes, and whether it is page-locked.
+        data: The bytes.
+        holders: How many have it who let go of it independently of each other.
+    """
+
+    kind: Kind
+    data: Bytes
+    holders: int = 0
 
 
 class BatchMemory:
@@ -39,27 +58,26 @@ class BatchMemory:
         """Begin with none."""
         self.pin = pin
         self._lock = threading.Lock()
-        self._free: OrderedDict[Kind, list[Bytes]] = OrderedDict()
+        self._free: OrderedDict[Kind, list[Block]] = OrderedDict()
         self._unused, self._used, self._most = 0, 0, 0
-        self._leased: dict[int, tuple[weakref.ref[Bytes], Kind, Bytes]] = {}
-        self._returned: deque[tuple[Kind, Bytes]] = deque()
+        self._leased: dict[int, tuple[weakref.ref[Bytes], Block]] = {}
+        self._returned: deque[Block] = deque()
 
     def tensor(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a contiguous tensor on the CPU, with anything in it."""
         nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes < _SMALL:
+        if nbytes < SMALL:
             return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=self.pin)
-        kind = (_rounded(nbytes), self.pin)
-        block = self._take(kind)
-        lease = block[:nbytes]
+        block = self._take((_rounded(nbytes), self.pin))
+        lease = block.data[:nbytes]
         watch = weakref.ref(lease, self._note)
-        self._leased[id(watch)] = watch, kind, block
+        self._leased[id(watch)] = watch, block
         return torch.from_numpy(lease).view(dtype).view(tuple(shape))
 
     def _note(self, watch: "weakref.ref[Bytes]") -> None:
         """Note that a tensor is gone, and no more: this may run in the midst of anything."""
-        _, kind, block = self._leased.pop(id(watch))
-        self._returned.append((kind, block))
+        _, block = self._leased.pop(id(watch))
+        self._returned.append(block)
 
     @property
     def nbytes(self) -> int:
@@ -68,32 +86,64 @@ class BatchMemory:
             self._collect()
             return self._used + self._unused
 
-    def _take(self, kind: Kind) -> Bytes:
-        size, pin = kind
+    def _take(self, kind: Kind) -> Block:
         with self._lock:
             self._collect()
-            self._used += size
-            self._most = max(self._most, self._used)
-            blocks = self._free.get(kind)
-            if blocks:
-                self._unused -= size
-                return blocks.pop()
+            block = self._fitting(kind)
+            if block is not None:
+                self._unused -= block.kind[0]
+                self._begin_use(block)
+        if block is None:
+            block = self._new(kind)  # may take a while, or fail
+            with self._lock:
+                self._begin_use(block)
+                self._trim()
+        return block
+
+    def _fitting(self, kind: Kind) -> Block | None:
+        """Take the smallest unused block that will do."""
+        size, pin = kind
+        blocks = self._free.get(kind)
+        if not blocks:
+            wide = [
+                other for other, some in self._free.items()
+                if some and other[1] == pin and size <= other[0] <= size * _WIDE
+            ]  # fmt: skip
+            blocks = self._free[min(wide)] if wide else None
+        return blocks.pop() if blocks else None
+
+    def _begin_use(self, block: Block) -> None:
+        block.holders = 1
+        self._used += block.kind[0]
+        self._most = max(self._most, self._used)
+
+    def _new(self, kind: Kind) -> Block:
+        """Return a block that was not there before."""
+        size, pin = kind
         if pin:
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
-        return np.empty(size, dtype=np.uint8)
+            return Block(kind, torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
+        return Block(kind, np.empty(size, dtype=np.uint8))
+
+    def _gone(self, block: Block) -> None:
+        """Let a block go that nobody holds, and that is one too many."""
 
     def _collect(self) -> None:
         """Take back what nobody looks at any more, and let go of what is too much."""
         while self._returned:
-            kind, block = self._returned.popleft()
-            self._used -= kind[0]
-            self._unused += kind[0]
-            self._free.setdefault(kind, []).append(block)
-            self._free.move_to_end(kind)
+            block = self._returned.popleft()
+            block.holders -= 1
+            if not block.holders:
+                self._used -= block.kind[0]
+                self._unused += block.kind[0]
+                self._free.setdefault(block.kind, []).append(block)
+                self._free.move_to_end(block.kind)
+        self._trim()
+
+    def _trim(self) -> None:
         while self._used + self._unused > self._most:
             kind, blocks = next(iter(self._free.items()))  # of the size not used for longest
             if blocks:
-                blocks.pop()
+                self._gone(blocks.pop())
                 self._unused -= kind[0]
             if not blocks:
                 del self._free[kind]

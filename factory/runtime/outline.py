@@ -20,6 +20,7 @@ from factory.backends.sets import partner_rows
 from factory.backends.source import Source
 from factory.cache.located import Located
 from factory.catalog.cuts import CutArrays
+from factory.runtime.sent_once import SentOnce
 
 # Describes rows, int64 [n], of one backend in one epoch.
 Describe: TypeAlias = "Callable[[NDArray[np.int64]], Outline]"
@@ -124,14 +125,21 @@ def _beside(
             yield partner.located(embeds, there)
 
 
-class Neighbours:
-    """Samples of several batches of one backend and epoch, described by the first who asks."""
+class Neighbours(SentOnce):
+    """Samples of several batches of one backend and epoch, described by the first who asks.
+
+    In each process anew: to another one only the rows are sent.
+    """
 
     def __init__(self, rows: Sequence[NDArray[np.int64]]) -> None:
         """Hold the rows of each batch; nothing is described."""
         self._rows: list[NDArray[np.int64]] = list(rows)
         self._found: dict[int, Outline] | None = None
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the rows alone."""
+        return Neighbours, (self._rows,)
 
     def outline(self, batch: int, describe: Describe) -> Outline:
         """Return what is known of one batch; it is given once, and made anew if asked again."""

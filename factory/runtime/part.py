@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,18 +33,13 @@ class Part:
         step: The planned step, with the whole global batch.
         places: Places in the global batch, int64 [B]; a place may come twice, as padding.
         valid: bool [B], False where a sample only pads ranks to equal size; None means all.
-        near: Describes it together with other parts; None where it is described alone, as it is
-            in another process.
+        near: Describes it together with other parts; None where it is described alone.
     """
 
     step: PlanStep
     places: NDArray[np.int64]
     valid: NDArray[np.bool_] | None = None
     near: Outlined | None = field(default=None, repr=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the part alone."""
-        return Part, (self.step, self.places, self.valid)
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -13,10 +13,10 @@ from factory.backends.conditioning import KINDS
 from factory.backends.image import Crop
 from factory.errors import EmptyBackendError, PairingError
 from factory.runtime.collate import batch_bytes
-from factory.runtime.packing import pack, unpack
 from factory.runtime.staging import each_tensor
 from tests.conditioning.building import beside, ready, write_sources
 from tests.pictures import colour, write_pictures
+from tests.runtime.crossing import Crossing
 
 LABELS = (10, 100, 200)
 
@@ -158,10 +158,7 @@ def test_lists_are_counted_copied_and_sent_as_tensors_are(tmp_path: Path) -> Non
     assert batch_bytes(batch) == batch.pixels.nbytes + sum(one.nbytes for one in given)
     moved = each_tensor(batch, lambda tensor: tensor.float())
     assert all(one.dtype == torch.float32 for one in moved.conditioning["cond"])
-    packed = pack(batch)
-    memory = np.zeros(packed.nbytes, dtype=np.uint8)
-    packed.write(memory)
-    back = unpack(memory, packed.tensor_bytes, packed.nbytes)
+    back = Crossing().through(batch)
     assert all(map(torch.equal, back.conditioning["cond"], given))
 
 

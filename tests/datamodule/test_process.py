@@ -31,6 +31,7 @@ from factory.preparation import load
 from factory.reopening import Reopen, reopen
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.quarantine import QuarantineLimit
+from factory.runtime.shared_memory import SharedMemory
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -209,6 +210,23 @@ def test_opening_once_more_lists_and_scans_nothing(
     ours, theirs = data._collate()(part), again(pickle.loads(pickle.dumps(part)))
     assert ours.keys == theirs.keys
     assert torch.equal(ours.pixels, theirs.pixels)
+    again.close()
+    data.close()
+
+
+def test_rows_are_gathered_where_the_trainer_sees_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.runtime.memory.SMALL", 1)  # as these are
+    data = data_module(root)
+    data.prepare_data()
+    data.setup()
+    memory, again = SharedMemory(), opener_of(data)()
+    again.gather_in(memory)
+    batch = again(next(data.train_dataloader()._parts(0, 0)))
+    assert batch.latents is not None
+    for tensor in (batch.latents, *batch.text.values()):
+        assert memory.lend(tensor) is not None
     again.close()
     data.close()
 

@@ -19,7 +19,7 @@ from factory.runtime.fetcher import BatchFetcher, Prefetch
 from factory.runtime.maker import MakerProcess, ProcessCrew
 from factory.runtime.ticket import Ticket
 from tests.runtime.traces import left, traces
-from tests.runtime.work import Opened, name, open_gate, perform
+from tests.runtime.work import Gathering, Opened, name, open_gate, perform
 
 Make = Callable[..., MakerProcess[Any, Any]]
 
@@ -39,6 +39,14 @@ def no_trace_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def maker() -> Iterator[MakerProcess[Any, Any]]:
     """Return a process of the test's own; it starts with the first job."""
     made = MakerProcess(Opened(), workers=2, timeout_s=60)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gathering() -> Iterator[MakerProcess[Any, Any]]:
+    """Return a process whose batches are gathered where this one sees them."""
+    made: MakerProcess[Any, Any] = MakerProcess(Gathering, workers=2, timeout_s=60)
     yield made
     made.close()
 
@@ -117,6 +125,73 @@ def test_a_segment_too_small_is_replaced(shared: MakerProcess[Any, Any]) -> None
         assert (made == number).all()
         del made
     assert segments(shared) <= 4 + 2 + 1
+
+
+def test_what_is_gathered_in_shared_memory_arrives_without_a_copy(
+    gathering: MakerProcess[Any, Any],
+) -> None:
+    batches = iter(fetch(gathering, [("one", 1), ("over", 2)]))
+    made = next(batches)
+    assert next(batches) == 2
+    assert (made == 2).all()
+
+
+def test_memory_does_not_grow_over_an_epoch(gathering: MakerProcess[Any, Any]) -> None:
+    seen = []
+    for made in fetch(gathering, [("one", n % 100) for n in range(300)]):
+        assert (made == len(seen) % 100).all()
+        del made
+        seen.append(segments(gathering))
+    assert max(seen) <= 4 + 2 + 1
+    assert seen[-1] == max(seen[:20])
+
+
+def test_a_gathered_batch_that_is_kept_is_never_written_over(
+    gathering: MakerProcess[Any, Any],
+) -> None:
+    kept = [made[5:7] for made in fetch(gathering, [("one", n) for n in range(40)])]
+    gathering.close()  # nor taken away
+    for number, made in enumerate(kept):
+        assert (made == number).all()
+
+
+def test_a_gathered_batch_outlives_the_process_that_made_it(
+    gathering: MakerProcess[Any, Any],
+) -> None:
+    """And nothing of its memory is left once it is gone; see `no_trace_left`."""
+    batches = iter(fetch(gathering, [("one", n) for n in range(100)]))
+    first, second = next(batches), next(batches)
+    psutil.Process(gathering.pid).kill()
+    with pytest.raises(FetchError, match="was killed by SIGKILL"):
+        list(batches)
+    assert (first == 0).all()
+    assert (second == 1).all()
+
+
+def test_a_batch_of_more_segments_than_files_in_a_frame(
+    gathering: MakerProcess[Any, Any],
+) -> None:
+    (made,) = fetch(gathering, [("many", 150)])
+    assert [int(one[0]) for one in made] == list(range(150))
+
+
+def test_a_job_that_takes_long_is_not_waited_for_by_the_next(
+    maker: MakerProcess[Any, Any], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    list(fetch(maker, [("give", n) for n in range(60)]))
+    crew: ProcessCrew[Any, Any] = ProcessCrew(maker, own=False)
+    slow: Ticket[Any, Any] = Ticket(("gate", 0, str(gate)))
+    quick: list[Ticket[Any, Any]] = [Ticket(("give", n)) for n in range(3)]
+    for ticket in (slow, *quick):
+        crew.submit(ticket)
+    for ticket in quick:
+        assert ticket.wait(60)
+    assert not slow.done
+    open_gate(gate)
+    assert slow.wait(60)
+    crew.close()
 
 
 def test_a_batch_that_is_kept_is_never_written_over(maker: MakerProcess[Any, Any]) -> None:
@@ -365,7 +440,7 @@ def test_batches_that_cannot_be_taken_here_are_an_error_at_once(
     with pytest.raises(
         FetchError, match=r"cannot be taken \(.*Too many open files; raise"
     ) as caught:
-        list(fetch(maker, [("give", 0)]))
+        list(fetch(maker, [("bytes", 0, 10**5)]))
     assert isinstance(caught.value.__cause__, OSError)
     monkeypatch.undo()
     assert list(fetch(maker, [("give", 0)])) == [0]  # by another one

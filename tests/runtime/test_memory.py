@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.runtime.memory import BatchMemory
+from factory.runtime.memory import BatchMemory, Block, Kind
 
 LARGE = (16, 4, 64, 64)  # half a MiB of fp16
 
@@ -46,6 +46,18 @@ def test_the_last_view_of_a_tensor_keeps_its_memory() -> None:
     assert np.unique(array).tolist() == [3]
 
 
+def test_memory_that_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = BatchMemory()
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(memory, "_new", refuse)
+    with pytest.raises(MemoryError):
+        memory.tensor(LARGE, dtype=torch.float16)
+    assert memory.nbytes == 0
+
+
 def test_no_more_is_kept_than_was_in_use_at_once() -> None:
     memory = BatchMemory()
     size = 1
@@ -55,6 +67,25 @@ def test_no_more_is_kept_than_was_in_use_at_once() -> None:
         del tensors
     # An eighth for rounding up.
     assert memory.nbytes <= size * 9 / 8
+
+
+def test_what_is_a_little_larger_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that batches of two sizes do not drive out each other's memory."""
+    memory, made = BatchMemory(), []
+    new = memory._new
+
+    def note(kind: Kind) -> Block:
+        made.append(kind[0])
+        return new(kind)
+
+    monkeypatch.setattr(memory, "_new", note)
+    for number in range(20):
+        size = (2**21, 15 * 2**17)[number % 2]
+        held = [memory.tensor((size,), dtype=torch.uint8) for _ in range(3)]
+        del held
+    assert made == [2**21] * 3
+    memory.tensor((2**20,), dtype=torch.uint8)
+    assert made == [*[2**21] * 3, 2**20]  # what is twice as large will not
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(20_000, 400_000)), max_size=40))

@@ -1,7 +1,6 @@
 """Batches that follow one another are described together, each as if it were alone."""
 
 import itertools
-import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText
 from factory.runtime.outline import AT_FIRST, TOGETHER, Neighbours, Outline
 from factory.runtime.part import Part, together
+from factory.runtime.sent_once import Receiver, Sender
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -172,17 +172,19 @@ def test_a_failure_is_met_by_each_and_not_remembered(source: Source) -> None:
     assert near.outline(1, describe(source)).rows.tolist() == [2]
 
 
-def test_a_part_in_another_process_is_described_alone(source: Source) -> None:
-    first, _ = together(parts(("a", [0, 1, 2]), ("a", [4, 5])))
-    there = pickle.loads(pickle.dumps(first))
+def test_parts_in_another_process_are_described_together(source: Source) -> None:
+    alone = parts(("a", [0, 1, 2]), ("a", [4, 5]))
+    sender, receiver = Sender(), Receiver()
+    there = [receiver.loads(sender.dumps(part)) for part in together(alone)]
     asked: list[list[int]] = []
 
     def note(rows: Rows) -> Outline:
         asked.append(rows.tolist())
         return describe(source)(rows)
 
-    assert told(there.outline(note)) == told(describe(source)(np.array([0, 2])))
-    assert asked == [[0, 2]]
+    for part, lonely in zip(there, alone, strict=True):
+        assert told(part.outline(note)) == told(lonely.outline(describe(source)))
+    assert asked == [[0, 2, 4]]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.traces import traces
+
 ROOT = Path(__file__).parent.parent.parent
 # Until which a process must be gone; only a failure takes this long.
 PATIENCE_S = 30
@@ -51,6 +53,7 @@ def test_a_program_that_leaves_its_fetcher_open(start: Start) -> None:
 
 
 def test_a_program_that_is_killed_while_a_fork_of_it_lives(start: Start) -> None:
+    before = traces()["shared memory"]
     program, maker = start("fork")
     assert program.stdout is not None
     fork = int(program.stdout.readline())
@@ -58,6 +61,7 @@ def test_a_program_that_is_killed_while_a_fork_of_it_lives(start: Start) -> None
     assert gone(maker)
     os.kill(fork, signal.SIGKILL)
     assert program.communicate(timeout=PATIENCE_S) == ("", "")
+    assert not traces()["shared memory"] - before
 
 
 def test_a_program_that_is_interrupted_with_all_of_its_group(start: Start) -> None:

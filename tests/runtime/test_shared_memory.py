@@ -1,7 +1,10 @@
 """Batches taken apart, written to memory that two processes share, and put together again."""
 
+import errno
 import gc
 import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from factory.runtime.packing import pack, unpack
-from factory.runtime.segments import Leases, Segment, Segments
+from factory.runtime.segments import Leases
+from tests.runtime.crossing import Crossing
 
 DTYPES = [np.uint8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64, np.bool_]
 TENSORS = st.sampled_from(DTYPES).flatmap(
@@ -41,33 +45,36 @@ def same(one: Any, two: Any) -> bool:
 
 
 def comparable(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor.float()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.float()
 
 
-def through(value: Any) -> Any:
-    packed = pack(value)
-    memory = np.zeros(max(1, packed.nbytes), np.uint8)
-    packed.write(memory)
-    return unpack(memory, packed.tensor_bytes, packed.nbytes)
+@pytest.fixture
+def crossing() -> Iterator[Crossing]:
+    made = Crossing()
+    yield made
+    made.close()
 
 
 @given(value=VALUES)
 def test_whatever_holds_tensors_arrives_as_it_was(value: Any) -> None:
-    assert same(value, through(value))
+    assert same(value, Crossing().through(value))
 
 
-def test_strides_and_kinds_of_numbers_of_its_own() -> None:
+@pytest.mark.parametrize("times", [1, 3000])  # sent along, and copied to shared memory
+def test_strides_and_kinds_of_numbers_of_its_own(crossing: Crossing, times: int) -> None:
     value = {
-        "turned": torch.arange(12).reshape(3, 4).t(),
-        "part": torch.arange(12)[3:9:2],
-        "expanded": torch.ones(1).expand(5),
-        "bfloat16": torch.randn(3).bfloat16(),
-        "float8": torch.randn(3).to(torch.float8_e4m3fn),
-        "complex": torch.randn(2, dtype=torch.complex64),
+        "turned": torch.arange(12 * times).reshape(3, -1).t(),
+        "part": torch.arange(12 * times)[3:-3:2],
+        "expanded": torch.ones(1).expand(5 * times),
+        "bfloat16": torch.randn(3 * times).bfloat16(),
+        "float8": torch.randn(3 * times).to(torch.float8_e4m3fn),
+        "complex": torch.randn(2 * times, dtype=torch.complex64),
+        "conjugated": torch.randn(2 * times, dtype=torch.complex64).conj(),
+        "with a gradient": torch.ones(2 * times, requires_grad=True),
         "trained": torch.nn.Parameter(torch.ones(2)).detach(),
         "sparse": torch.eye(3).to_sparse(),
     }
-    again = through(value)
+    again = crossing.through(value)
     for name, tensor in value.items():
         if name != "sparse":
             assert torch.equal(comparable(tensor), comparable(again[name])), name
@@ -76,70 +83,147 @@ def test_strides_and_kinds_of_numbers_of_its_own() -> None:
     assert torch.equal(again["sparse"].to_dense(), torch.eye(3))
 
 
-def test_tensors_are_views_and_aligned() -> None:
-    packed = pack([torch.ones(3), torch.ones(5, dtype=torch.float64)])
-    memory = np.zeros(packed.nbytes, np.uint8)
-    packed.write(memory)
-    first, second = unpack(memory, packed.tensor_bytes, packed.nbytes)
-    assert first.data_ptr() == memory.ctypes.data
-    assert second.data_ptr() == memory.ctypes.data + 64
-    memory[:] = 0
-    assert first.sum() == second.sum() == 0
+FILES = Path("/proc/self/fd")
+LARGE = (4, 64, 1024)  # half a MiB of fp16
 
 
-def hand_over(segment: Segment) -> None:
-    for file in segment.hand_over():
-        os.close(file)
+def made_there(crossing: Crossing, number: float) -> torch.Tensor:
+    """Return a tensor that was gathered where the reader sees it."""
+    return crossing.memory.tensor(LARGE, dtype=torch.float16).fill_(number)
 
 
-@pytest.fixture(params=["in memory", "a file without a name"])
-def segments(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Segments:
-    if request.param != "in memory":
-        monkeypatch.delattr(os, "memfd_create")
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return Segments()
+def test_what_was_made_in_shared_memory_is_not_copied(crossing: Crossing) -> None:
+    made = made_there(crossing, 1)
+    packed = crossing.send({"a": made, "part": made[2], "small": torch.ones(3)})
+    there = crossing.receive(packed)
+    made.fill_(2)  # only to see that it is the same memory
+    assert packed.made is None
+    assert len(packed.segments) == crossing.mapped == 1
+    assert (there["a"] == 2).all()
+    assert there["a"].shape == LARGE
+    assert torch.equal(there["part"], made[2])
 
 
-def test_what_one_side_writes_the_other_reads(segments: Segments, tmp_path: Path) -> None:
-    segment, leases = segments.take(10), Leases()
-    segment.memory[:3] = b"abc"
-    (file,) = segment.hand_over()
-    assert segment.hand_over() == []
-    leases.add(segment.number, file)
-    lease = leases.lend(segment.number)
-    assert bytes(lease[:3]) == b"abc"
-    segment.memory[:3] = b"xyz"
-    assert bytes(lease[:3]) == b"xyz"
+def test_what_was_made_elsewhere_is_copied_once_all_to_one_segment(crossing: Crossing) -> None:
+    value = [torch.full((n, 1000), float(n)) for n in range(3, 9)]
+    packed = crossing.send(value)
+    assert packed.segments == (packed.made,)
+    assert all(map(torch.equal, crossing.receive(packed), value))
+
+
+def test_small_tensors_and_other_values_need_no_shared_memory() -> None:
+    def none() -> Any:
+        raise AssertionError("asked for")
+
+    packed = pack({"rows": torch.arange(16), "keys": ["a"]}, none)
+    assert packed.segments == ()
+    assert unpack(packed, {})["rows"].tolist() == list(range(16))
+
+
+def test_tensors_are_aligned(crossing: Crossing) -> None:
+    for made in crossing.through([torch.ones(2000 + n) for n in range(5)]):
+        assert made.data_ptr() % 64 == 0
+
+
+def test_memory_is_used_again_once_both_have_let_it_go(crossing: Crossing) -> None:
+    first = made_there(crossing, 1)
+    there = crossing.through(first)
+    place = first.data_ptr()
+    del first
+    gc.collect()
+    second = made_there(crossing, 2)  # the reader still looks at the first
+    assert second.data_ptr() != place
+    assert (there == 1).all()
+    part = there[1, 2:3]
+    del there
+    assert crossing.tell() == []
+    del part
+    assert len(crossing.tell()) == 1
+    assert made_there(crossing, 3).data_ptr() == place
+
+
+def test_memory_is_not_used_again_while_the_writer_looks_at_it(crossing: Crossing) -> None:
+    first = made_there(crossing, 1)
+    assert crossing.through(first).shape == LARGE  # and is gone
+    crossing.tell()
+    assert made_there(crossing, 2).data_ptr() != first.data_ptr()
+    assert (first == 1).all()
+
+
+def test_a_view_that_is_not_its_bytes_is_copied(crossing: Crossing) -> None:
+    made = crossing.memory.tensor((9000,), dtype=torch.complex64).fill_(1 + 2j)
+    assert (crossing.through(made.conj()) == 1 - 2j).all()
+    turned = made_there(crossing, 1).transpose(0, 2)
+    turned[0] = 2
+    assert torch.equal(crossing.through(turned), turned)
+
+
+def test_a_tensor_that_is_sent_again_is_copied_for_the_second_reader(crossing: Crossing) -> None:
+    kept = made_there(crossing, 1)
+    one, two = crossing.through(kept), crossing.through(kept)
+    one.fill_(5)  # the consumer's own
+    assert (two == 1).all()
+
+
+def test_what_cannot_be_packed_lends_nothing(crossing: Crossing) -> None:
+    made = made_there(crossing, 1)
+    place = made.data_ptr()
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pack([made, lambda: 0], lambda: crossing.memory)
+    del made
+    gc.collect()
+    assert made_there(crossing, 2).data_ptr() == place
+
+
+def test_no_more_segments_are_kept_than_were_in_use_at_once(crossing: Crossing) -> None:
+    """However batches differ in size; what is given up here is forgotten there."""
+    for number in range(200):
+        held = [
+            crossing.through(crossing.memory.tensor((2**16 + 5000 * k,), dtype=torch.uint8))
+            for k in (number % 13, number % 7, number % 29)
+        ]
+        del held
+        crossing.tell()
+    assert crossing.mapped <= 4
+    assert crossing.memory.nbytes <= 3 * (2**16 + 5000 * 28) * 9 / 8
+
+
+def test_a_lease_ends_with_the_last_view(crossing: Crossing) -> None:
+    there = crossing.through(made_there(crossing, 1))
+    part = there[2:4].view(torch.int16)
+    del there
+    gc.collect()
+    assert crossing.tell() == []
+    del part
+    gc.collect()
+    assert len(crossing.tell()) == 1
+    assert crossing.tell() == []
+
+
+def test_a_file_of_memory_has_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    crossing = Crossing()
+    assert (crossing.through(made_there(crossing, 1)) == 1).all()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lease_ends_with_the_last_view(segments: Segments) -> None:
-    segment, leases = segments.take(10), Leases()
-    leases.add(segment.number, *segment.hand_over())
-    lease = leases.lend(segment.number)
-    tensor = torch.frombuffer(lease, dtype=torch.uint8)
-    part = tensor[2:4].view(torch.int16)
-    del lease, tensor
-    gc.collect()
-    assert leases.take_released() == []
-    del part
-    gc.collect()
-    assert leases.take_released() == [segment.number]
-    assert leases.take_released() == []
+def test_without_room_nothing_is_counted_as_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    crossing, files = Crossing(), len(list(FILES.iterdir()))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        made_there(crossing, 1)
+    assert crossing.memory.nbytes == 0
+    assert len(list(FILES.iterdir())) == files
 
 
-def test_the_smallest_that_is_large_enough_is_taken(segments: Segments) -> None:
-    small, large = segments.take(1000), segments.take(10**6)
-    for segment in (large, small):
-        hand_over(segment)
-        segments.give_back(segment.number)
-    assert segments.take(500) is small
-    assert segments.take(500) is large
-    segments.give_back(small.number)
-    third = segments.take(10**5)  # in the place of the small one
-    assert third not in (small, large)
-    assert segments.retired() == [small.number]
-    assert segments.retired() == []
-    hand_over(third)
+def test_descriptors_are_closed_though_memory_cannot_be_mapped() -> None:
+    files = [os.memfd_create("empty") for _ in range(2)]  # of no byte
+    with pytest.raises(ValueError, match="empty file"):
+        Leases().add([1, 2], files)
+    for file in files:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)

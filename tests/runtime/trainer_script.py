@@ -37,11 +37,12 @@ def main() -> None:
     That is to "leave", to "wait" for the next one, or to wait with a "fork" of this process.
     """
     ending, gate = sys.argv[1:]
-    jobs = [("pid", 0), ("gate", 1, gate), ("gate", 2, gate)]
+    jobs = [("pid", 0), ("bytes", 1, 10**6), ("gate", 2, gate), ("gate", 3, gate)]
     batches = iter(BatchFetcher(Make(), jobs, Prefetch(mode="process")))
     held.append(batches)  # never closed
     try:
         say(next(batches))
+        held.append(next(batches))
         if ending == "fork":
             say(fork())
         if ending != "leave":

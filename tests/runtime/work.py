@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a process that makes no tensors starts within a tenth of a 
     import torch
 
     from factory.runtime.batch import Batch
+    from factory.runtime.shared_memory import SharedMemory
 
 Job = tuple[Any, ...]
 
@@ -55,6 +56,35 @@ class Working:
         """Leave the mark."""
         if self.mark:
             Path(self.mark).write_text("closed")
+
+
+class Gathering:
+    """Makes batches in memory that it is given."""
+
+    memory: "SharedMemory"
+
+    def gather_in(self, memory: "SharedMemory") -> None:
+        """Take the memory."""
+        self.memory = memory
+
+    def __call__(self, job: Job) -> Any:
+        """Return a tensor that tells a number, or so many of them.
+
+        Or write a number to the one that was made last, wherever it is by now.
+        """
+        verb, number = job
+        if verb == "many":
+            return [self._made(one) for one in range(number)]
+        if verb == "over":
+            self.last.fill_(number)
+            return number
+        self.last = self._made(number)
+        return self.last
+
+    def _made(self, number: int) -> "torch.Tensor":
+        import torch
+
+        return self.memory.tensor((2**17,), dtype=torch.uint8).fill_(number)
 
 
 def perform(job: Job) -> Any:
@@ -163,6 +193,7 @@ def some_bytes(number: int, size: int) -> "torch.Tensor":
 
 VERBS = {
     "give": lambda number: number,
+    "thread": lambda number: threading.current_thread().name,
     "pid": lambda number: os.getpid(),
     "gate": pass_gate,
     "announced": announced,
