@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -67,10 +68,7 @@ class Collate:
         if stream is not None:
             return stream_batch(stream, part, self.engine, self.seed)
         source = self.sources[step.backend]
-
-        def describe(rows: NDArray[np.int64]) -> Outline:
-            return Outline.of(source, rows, seed=self.seed, epoch=step.epoch)
-
+        describe: Describe = partial(Outline.of, source, seed=self.seed, epoch=step.epoch)
         known = part.outline(describe)
         content = self._copied(source, part, known)
         if content is None:

@@ -10,6 +10,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ _STEPS = 8
 # Unused memory is taken for what is smaller, but not for what is less than two thirds of it: so
 # much may be in use that nobody asked for.
 _WIDE = 3 / 2
+# Shapes whose bytes are known: those of all buckets and lengths of captions of a run.
+_KEPT = 4096
 
 
 @dataclass(eq=False)
@@ -65,14 +68,16 @@ class BatchMemory:
 
     def tensor(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a contiguous tensor on the CPU, with anything in it."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes < SMALL:
-            return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=self.pin)
-        block = self._take((_rounded(nbytes), self.pin))
-        lease = block.data[:nbytes]
+        shape = tuple(shape)
+        size, in_bytes = _measured(shape, dtype)
+        if not size:
+            return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=self.pin)
+        block = self._take((size, self.pin))
+        # Of its shape at once: each further view costs as much as finding the block.
+        lease: Bytes = np.ndarray(in_bytes, np.uint8, block.data)
         watch = weakref.ref(lease, self._note)
         self._leased[id(watch)] = watch, block
-        return torch.from_numpy(lease).view(dtype).view(tuple(shape))
+        return torch.from_numpy(lease).view(dtype)
 
     def _note(self, watch: "weakref.ref[Bytes]") -> None:
         """Note that a tensor is gone, and no more: this may run in the midst of anything."""
@@ -147,6 +152,15 @@ class BatchMemory:
                 self._unused -= kind[0]
             if not blocks:
                 del self._free[kind]
+
+
+@lru_cache(_KEPT)
+def _measured(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, tuple[int, ...]]:
+    """Return the bytes of the block a tensor wants, 0 for none, and its shape as bytes."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < SMALL:
+        return 0, ()
+    return _rounded(nbytes), (*shape[:-1], shape[-1] * dtype.itemsize)
 
 
 def _rounded(nbytes: int) -> int:

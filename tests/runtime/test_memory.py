@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.runtime.memory import BatchMemory, Block, Kind
+from factory.runtime.memory import SMALL, BatchMemory, Block, Kind
 
 LARGE = (16, 4, 64, 64)  # half a MiB of fp16
 
@@ -116,3 +116,18 @@ def test_several_threads_may_ask() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("shape", [(SMALL - 1,), (SMALL,), (1, SMALL + 1, 1), (0, 9), (5, SMALL)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.bfloat16, torch.float64])
+def test_tensors_are_what_was_asked_for_however_large(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    memory = BatchMemory()
+    made = memory.tensor(list(shape), dtype=dtype)
+    assert (tuple(made.shape), made.dtype, made.device.type) == (shape, dtype, "cpu")
+    assert made.is_contiguous()
+    made.zero_()  # all of it is there
+    other = memory.tensor(shape, dtype=dtype)
+    other.fill_(1)
+    assert not made.any()
