@@ -97,7 +97,7 @@ class Collate:
         if text is not None and text.ready is None:
             return None
         return {
-            "valid": torch.from_numpy(_valid(part, ())),
+            "valid": _valid(part, ()),
             "latents": latents.read(empty=self.memory.tensor)["latents"],
             "text": {} if text is None else text.read(empty=self.memory.tensor),
         }
@@ -113,7 +113,7 @@ class Collate:
         vision = VisionReading(self.engine, tally, empty)
         beside = partners.gather(values, latents, known.cuts.target)
         content = {
-            "valid": torch.from_numpy(_valid(part, stand_ins)),
+            "valid": _valid(part, stand_ins),
             "latents": latents,
             "pixels": own if source.latents is None else None,
             "text": source.read_text(known.captions, tally, located=known.text, empty=empty),
@@ -246,13 +246,13 @@ def _replacement(source: Source, part: Part, stand_in: StandIn) -> Replacement:
     )
 
 
-def _valid(part: Part, stand_ins: Sequence[StandIn]) -> NDArray[np.bool_]:
+def _valid(part: Part, stand_ins: Sequence[StandIn]) -> torch.Tensor:
     """Return which samples count, bool [B]: in validation no substitute does."""
     if part.valid is None:
-        return np.ones(len(part.places), dtype=np.bool_)
+        return torch.ones(len(part.places), dtype=torch.bool, device="cpu")
     valid = part.valid.copy()
     valid[[each.index for each in stand_ins]] = False
-    return valid
+    return torch.from_numpy(valid)
 
 
 def batch_bytes(batch: Batch) -> int:

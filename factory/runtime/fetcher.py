@@ -269,7 +269,8 @@ class BatchFetcher(Generic[Job, Made]):
         return made
 
     def _wait_for_resume(self, timeout: float | None) -> None:
-        if not self._state.gate.wait(timeout):
+        gate = self._state.gate
+        if not (gate.is_set() or gate.wait(timeout)):
             raise FetchError(
                 f"no batch within prefetch.timeout_s={timeout:g} s: the fetcher is paused; call "
                 "resume()"
