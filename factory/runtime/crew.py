@@ -75,6 +75,7 @@ class ThreadCrew(Generic[Job, Made]):
 
     @alone.setter
     def alone(self, value: bool) -> None:
+        """Have one thread do all the work, or all of them again."""
         if value:
             self._helped.clear()  # whoever waits for a job now is given one more
         if self._closed or not value:  # looked at last: whoever closes wakes all after it says so
