@@ -211,6 +211,16 @@ def test_captions_lie_where_their_keys_say_whoever_was_asked(
         assert asked
 
 
+def checked_captions(source: Source, kept: Kept) -> list[str]:
+    """Return all captions of a source, which are found where they are said to lie."""
+    source.locate(kept)
+    known = describe(source)(np.arange(COUNT))
+    assert known.text is not None
+    read = source.read_text(known.captions, located=known.text)["embeds"]
+    assert torch.equal(read, source.read_text(known.captions)["embeds"])
+    return known.captions
+
+
 def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
     kept, found = Kept(tmp_path / "places"), []
     first = spoken_source(tmp_path, TextFileCaptions())
@@ -220,12 +230,7 @@ def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
     fill_captions(text, changed.catalog.all_texts(), ENGINE)
     for catalog in (first.catalog, changed.catalog, first.catalog):
         source = Source(first.backend, catalog, text=replace(text))
-        source.locate(kept)
-        known = describe(source)(np.arange(COUNT))
-        assert known.text is not None
-        read = source.read_text(known.captions, located=known.text)["embeds"]
-        assert torch.equal(read, source.read_text(known.captions)["embeds"])
-        found.append(known.captions)
+        found.append(checked_captions(source, kept))
     assert found[0] == found[2] != found[1]
     assert len(list((tmp_path / "places/text").iterdir())) == 2
 
@@ -240,12 +245,7 @@ def test_places_of_captions_are_those_of_the_captions_that_the_texts_are_cut_int
     whole = replace(catalog, captions=TextFileCaptions(split_lines=False))
     fill_captions(text, whole.all_texts(), ENGINE)
     for each in (catalog, whole, catalog):
-        source = Source(lines.backend, each, text=replace(text))
-        source.locate(kept)
-        known = describe(source)(np.arange(COUNT))
-        assert known.text is not None
-        read = source.read_text(known.captions, located=known.text)["embeds"]
-        assert torch.equal(read, source.read_text(known.captions)["embeds"])
+        checked_captions(Source(lines.backend, each, text=replace(text)), kept)
 
 
 @pytest.mark.parametrize("mode", [EncodeMode.on_demand, EncodeMode.transient])
