@@ -69,7 +69,7 @@ class BatchMemory:
     def tensor(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a contiguous tensor on the CPU, with anything in it."""
         shape = tuple(shape)
-        size, in_bytes = _measured(shape, dtype)
+        size, in_bytes = _measured(shape, dtype, SMALL)
         if not size:
             return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=self.pin)
         block = self._take((size, self.pin))
@@ -155,10 +155,12 @@ class BatchMemory:
 
 
 @lru_cache(_KEPT)
-def _measured(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, tuple[int, ...]]:
+def _measured(
+    shape: tuple[int, ...], dtype: torch.dtype, small: int
+) -> tuple[int, tuple[int, ...]]:
     """Return the bytes of the block a tensor wants, 0 for none, and its shape as bytes."""
     nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes < SMALL:
+    if nbytes < small:
         return 0, ()
     return _rounded(nbytes), (*shape[:-1], shape[-1] * dtype.itemsize)
 
