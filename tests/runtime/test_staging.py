@@ -95,15 +95,15 @@ def test_a_stall_names_the_batch_that_is_missing() -> None:
         release.wait(30)
         return job
 
+    before = set(threading.enumerate())
     fetcher = fetch(FakeDevice(), make=make, timeout_s=0.05, workers=1)
     try:
         with pytest.raises(FetchError, match="0 is still in the making"):
             next(iter(fetcher))
     finally:
         release.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("factory-"):
-            thread.join(10)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
 
 
 def test_closed_while_the_consumer_waits() -> None:
