@@ -1,6 +1,8 @@
 """Options of the whole test run; pytest wants them in the outermost conftest."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,11 @@ from hypothesis import settings
 # examples are the same for everybody; new ones are found by those who work on it.
 settings.register_profile("factory", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("factory")
+
+# A shell has what it starts in the background ignore interrupts, and so would all programs that
+# tests start and interrupt.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

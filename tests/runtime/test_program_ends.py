@@ -64,22 +64,9 @@ def test_a_program_that_is_killed_while_a_fork_of_it_lives(start: Start) -> None
     assert not traces()["shared memory"] - before
 
 
-def interrupted(program: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Interrupt a program and its group; return what it said.
-
-    Python overlooks an interrupt that comes in the moment before it begins to wait for a lock,
-    and whoever sits at a terminal then presses the keys once more.
-    """
-    os.killpg(program.pid, signal.SIGINT)
-    try:
-        return program.communicate(timeout=PATIENCE_S / 2)
-    except subprocess.TimeoutExpired:
-        os.killpg(program.pid, signal.SIGINT)
-        return program.communicate(timeout=PATIENCE_S)
-
-
 def test_a_program_that_is_interrupted_with_all_of_its_group(start: Start) -> None:
     program, maker = start("wait")
-    assert interrupted(program) == ("interrupted\n", "")
+    os.killpg(program.pid, signal.SIGINT)
+    assert program.communicate(timeout=PATIENCE_S) == ("interrupted\n", "")
     assert program.returncode == 0
     assert gone(maker)
