@@ -162,8 +162,8 @@ class EncodedReading:
         if not self._source.encode_mode.keeps:
             return None
         try:
-            fields = self._source.read_latents(
-                rows, cuts, self._epoch, located=located, empty=self._empty
+            fields = self._source.gather(
+                self._embeds, rows, cuts, self._epoch, located=located, empty=self._empty
             )
         except UnusableRowsError:
             return None  # looked at one by one in `read`

@@ -21,7 +21,7 @@ from factory.backends.picture import Picture, PictureColumns, read_pixels
 from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.located import Located
-from factory.cache.placement import Asked, Kept, Placement, place, place_lazily
+from factory.cache.placement import Asked, Kept, KeysOf, Placement, place, place_lazily
 from factory.cache.recipe import canonical
 from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog, Spoken
@@ -208,11 +208,9 @@ class Source:
         marks = catalog.captions.plain_marks
         if marks is None or not self.encode_text_mode.ahead:
             return
-        asked = Asked(
-            len(catalog.facts),
-            catalog.decisions.order,
+        asked = self._kept_rows(
             lambda rows: text.keys(catalog.own_captions(rows)),
-            f"{self.identity}/{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
+            f"{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
         )
         kept = None if kept is None else Kept(kept.folder / text.name)
         self.text_places = place(text.store, asked, kept, self.text_places)
@@ -239,30 +237,21 @@ class Source:
     def _asked(self, embeds: PictureEmbedBackend) -> Asked:
         """Return the kept rows as what is looked for in a store of embeddings."""
         reader = self.backend.reader
-        return Asked(
-            len(self.catalog.facts),
-            self.catalog.decisions.order,
-            lambda rows: embeds.keys(reader, self.columns(rows)),
-            f"{self.identity}/{canonical(embeds.recipe(reader))}",
+        return self._kept_rows(
+            lambda rows: embeds.keys(reader, self.columns(rows)), canonical(embeds.recipe(reader))
         )
 
-    def read_latents(
-        self,
-        rows: NDArray[np.int64],
-        cuts: CutArrays | None = None,
-        epoch: int = 0,
-        *,
-        located: Located | None = None,
-        empty: Empty = new_memory,
-    ) -> dict[str, torch.Tensor]:
-        """Gather encoded pictures of one bucket, in the order of the rows: fields [B, ...].
+    def _kept_rows(self, keys_of: KeysOf, what: str) -> Asked:
+        """Return the kept rows as what is looked for by some keys, which follow from `what`."""
+        catalog = self.catalog
+        identity = f"{self.identity}/{what}"
+        return Asked(len(catalog.facts), catalog.decisions.order, keys_of, identity)
+
+    def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Gather encoded pictures of one bucket, as cut in the first epoch; see `gather`.
 
         Args:
             rows: Rows of the catalog, int64 [B].
-            cuts: How they are cut, where that is known already.
-            epoch: The epoch they are for.
-            located: Where they lay when that was looked up, if it was.
-            empty: Makes the tensors that are returned.
 
         Raises:
             UnusableRowsError: Latents are missing or damaged; see `reading.EncodedReading`.
@@ -270,7 +259,7 @@ class Source:
         """
         if self.latents is None:
             raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.gather(self.latents, rows, cuts, epoch, located=located, empty=empty)
+        return self.gather(self.latents, rows)
 
     def gather(
         self,

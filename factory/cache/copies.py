@@ -243,13 +243,13 @@ class Stored(_Partial):
             blocks = self._missing(ranges)
             if not blocks.size:
                 return True
-            runs = self._runs(self._everything() if self._whole else blocks)
             if not self._whole and self._tier.has_room(self.data.size):
                 wide = self._runs(self._widened(blocks))
                 # Others may have taken that room since: nothing is removed for more than was asked.
                 if self._tier.reserve(self, wide, removing=False):
                     self._fill(wide)
                     return True
+            runs = self._runs(self._everything() if self._whole else blocks)
             if not self._tier.reserve(self, runs):
                 return False
             self._fill(runs)

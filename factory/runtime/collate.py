@@ -112,7 +112,7 @@ class Collate:
         latents = None if source.latents is None else own
         vision = VisionReading(self.engine, tally, empty)
         beside = partners.gather(values, latents, known.cuts.target)
-        content = {
+        return known, {
             "valid": _valid(part, stand_ins),
             "latents": latents,
             "pixels": own if source.latents is None else None,
@@ -122,9 +122,10 @@ class Collate:
             "conditioning_valid": beside.valid,
             "conditioning_set": beside.drawn,
             "replaced": tuple(_replacement(source, part, each) for each in stand_ins),
+            # Last: captions and image embeddings are counted, too.
+            "encoded": tally.encoded,
+            "rebuilt": tally.rebuilt,
         }
-        # Last: captions were counted, too.
-        return known, {**content, "encoded": tally.encoded, "rebuilt": tally.rebuilt}
 
     def _read(
         self, source: Source, part: Part, known: Outline, describe: Describe, tally: Tally

@@ -1,8 +1,8 @@
 """How are batches gathered where another process reads them, so that they need no copy?"""
 
+import itertools
 import mmap
 import os
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,8 +36,7 @@ class SharedMemory(BatchMemory):
     def __init__(self) -> None:
         """Begin with none."""
         super().__init__()
-        self._count = 0
-        self._counting = threading.Lock()
+        self._numbers = itertools.count(1)
         self._known: dict[int, Segment] = {}  # by address
         self._lent: dict[int, Segment] = {}  # by number
         self._retired: list[int] = []
@@ -93,12 +92,9 @@ class SharedMemory(BatchMemory):
         except BaseException:
             os.close(file)
             raise
-        with self._counting:
-            self._count += 1
-            number = self._count
         address = int(data.ctypes.data)
         segment = self._known[address] = Segment(
-            kind, data, number=number, address=address, file=file
+            kind, data, number=next(self._numbers), address=address, file=file
         )
         return segment
 

@@ -73,6 +73,16 @@ def steps() -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(step=SimpleNamespace(global_step=step))
 
 
+def fetch_all(ahead: FetchAhead) -> Iterator[SimpleNamespace]:
+    """Take the first part, and wait for the thread, which ends by itself once all is there."""
+    parts = ahead.along(steps)  # type: ignore[arg-type]
+    next(parts)
+    thread = ahead._thread
+    assert thread is not None
+    thread.join()
+    return parts  # type: ignore[return-value]
+
+
 def taken(store: TensorStore, step: int) -> list[int]:
     got = store.gather(KEYS[step * BATCH : (step + 1) * BATCH])
     return np.asarray(got["field"][:, 0]).tolist()
@@ -81,12 +91,7 @@ def taken(store: TensorStore, step: int) -> list[int]:
 def test_all_rows_are_fetched_before_they_are_asked_for(name: str, tmp_path: Path) -> None:
     server = Server(name=name)
     store = TensorStore(server, "cache", local_dir=str(tmp_path))
-    ahead = ahead_of(store, megabytes=100)
-    parts = ahead.along(steps)  # type: ignore[arg-type]
-    next(parts)
-    thread = ahead._thread
-    assert thread is not None
-    thread.join()  # ends by itself, once all is there
+    parts = fetch_all(ahead_of(store, megabytes=100))
     count = len(server.reads)
     assert count == len(set(server.reads))
     assert taken(store, 0) == list(range(BATCH))
@@ -108,12 +113,7 @@ def test_rows_that_were_located_at_different_times_are_all_fetched(
         snapshot = snapshots[first // 16 % 2]  # every other shard
         yield Located(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
-    ahead = FetchAhead(needs, [store], 100, plan=5)  # type: ignore[arg-type]
-    parts = ahead.along(steps)  # type: ignore[arg-type]
-    next(parts)
-    thread = ahead._thread
-    assert thread is not None
-    thread.join()
+    parts = fetch_all(FetchAhead(needs, [store], 100, plan=5))  # type: ignore[arg-type]
     assert store.at_hand
     parts.close()  # type: ignore[attr-defined]
 
@@ -151,12 +151,7 @@ def test_the_next_rows_are_asked_for_while_the_last_are_on_their_way(
 ) -> None:
     monkeypatch.setattr("factory.runtime.ahead._GROUP_BYTES", 16 * ROW_BYTES)  # those of a shard
     store = TensorStore(Paired(name=name), "cache", local_dir=str(tmp_path))
-    ahead = ahead_of(store, megabytes=100)
-    parts = ahead.along(steps)  # type: ignore[arg-type]
-    next(parts)
-    thread = ahead._thread
-    assert thread is not None
-    thread.join()
+    parts = fetch_all(ahead_of(store, megabytes=100))
     assert store.at_hand
     parts.close()  # type: ignore[attr-defined]
 
