@@ -1,0 +1,31 @@
+"""A damaged file is read as it was, or refused with an error of ours; no process ends of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.formats import FORMATS
+from tests.fuzz.harness import fuzz
+
+NAMES = [
+    f"tests.fuzz.formats:{name}"
+    for name in FORMATS
+    if name not in ("catalog-arrow", "ledger", "saved-arrow")
+]
+
+
+def test_some_damaged_files_of_every_kind(tmp_path: Path) -> None:
+    reports = fuzz(NAMES, 30, tmp_path)
+    assert {name: report.failures for name, report in reports.items() if report.failures} == {}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", NAMES)
+def test_thousands_of_damaged_files(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    report = fuzz([name], 3000, tmp_path)[name]
+    record_property("counts", dict(report.counts))
+    assert report.failures == []
