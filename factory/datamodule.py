@@ -28,6 +28,7 @@ from factory.reopening import check_reopenable, reopen
 from factory.runtime.agreement import agree_on_plan
 from factory.runtime.ahead import fetch_ahead
 from factory.runtime.alignment import cut_of
+from factory.runtime.checkpoint_file import explain_failure
 from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
 from factory.runtime.encoded_counts import EncodedCounts
@@ -324,6 +325,10 @@ class FactoryDataModule(LightningDataModule):
         if cause is not None:
             exception.add_note(f"because {cause}; the report is in the log")
         self.teardown()
+        # Lightning asks nobody before it loads a checkpoint, and does not say which one it was.
+        found = explain_failure(getattr(self.trainer, "ckpt_path", None), exception)
+        if found is not None:
+            raise found from exception
 
     def close(self) -> None:
         """Stop prefetching and close every store and storage."""

@@ -16,7 +16,7 @@
     ├─ EmptyBackendError      no sample is left to train on
     ├─ PairingError           samples without the conditioning they must have
     ├─ PlanError              a mixture that cannot be planned
-    ├─ ResumeError            a checkpoint that belongs to another plan
+    ├─ ResumeError            a checkpoint that is damaged, without state or of another plan
     ├─ EngineError            bulk work that other machines cannot do
     ├─ CacheError             encoded tensors missing, damaged or of another shape
     ├─ QuarantineError        more samples cannot be used than the run allows
@@ -123,7 +123,7 @@ class PlanError(FactoryError, ValueError):
 
 
 class ResumeError(FactoryError):
-    """A checkpoint that belongs to another plan."""
+    """A checkpoint that is damaged, lacks the data's state, or belongs to another plan."""
 
 
 class EngineError(FactoryError):

@@ -12,6 +12,7 @@ from factory.builder import build, make
 from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
 from factory.report import show, stages_table, stream_lines, wide_console
+from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole
 
 logger = logging.getLogger("factory")
 
@@ -42,6 +43,8 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
         callbacks = [make(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
         trainer: Trainer = make(cfg.trainer, "trainer", callbacks=[report, *callbacks])
         model: LightningModule = make(cfg.model, "model")
+        if checkpoint is not None:  # only now: the model's module may allow classes of its own
+            check_trusted(Path(checkpoint))
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
     return data
 
@@ -58,6 +61,7 @@ def find_checkpoint(path: str | None, output_dir: Path) -> str | None:
 
     Raises:
         ConfigError: There is no such file.
+        ResumeError: It is not whole.
     """
     if path is None:
         return None
@@ -67,6 +71,7 @@ def find_checkpoint(path: str | None, output_dir: Path) -> str | None:
                 f"ckpt_path={path} is no file; give a checkpoint, or ckpt_path=last for the "
                 f"newest one below {output_dir}"
             )
+        check_whole(Path(path))
         return path
     found = sorted(output_dir.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
@@ -74,6 +79,7 @@ def find_checkpoint(path: str | None, output_dir: Path) -> str | None:
             f"ckpt_path=last: no run below {output_dir} left a checkpoint; start without "
             "ckpt_path, or give a file"
         )
+    check_whole(found[-1], output_dir.rglob(f"*{SUFFIX}"))
     return str(found[-1])
 
 
