@@ -14,6 +14,7 @@ from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import VIDEOS, Medium, Videos
+from factory.errors import MediaError
 from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.headers import MAX_PIXELS
@@ -67,12 +68,22 @@ class ReadClip:
         cut = picture.cut
         return decode_clip(
             open_object(self.storage, picture.key, picture.size, FRAMES_BLOCK),
-            self.clip.numbers(picture.frames),
+            lambda count: self._numbers(picture, count),
             each=lambda frame: fit(
                 self.composite.of(frame), cut.intermediary, cut.crop, cut.target
             ),
             max_pixels=max(MAX_PIXELS, picture.pixels * self.composite.image_count),
         )
+
+    def _numbers(self, picture: Picture, count: int) -> range:
+        """Return the frames of a clip by how many the video has, whatever a table claims."""
+        if count < self.clip.minimum_frames:
+            raise MediaError(
+                TOO_SHORT,
+                f"it holds {count} frames, of which its catalog claims {picture.frames}, and a "
+                f"clip needs {self.clip.minimum_frames}",
+            )
+        return self.clip.numbers(count)
 
 
 @dataclass(frozen=True, kw_only=True)

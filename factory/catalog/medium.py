@@ -150,9 +150,12 @@ class Videos(Medium):
 
     Attributes:
         suffixes: File suffixes that count as videos.
+        measurement: Numbers how size and frames are measured: videos whose facts were measured
+            by an earlier one are measured again.
     """
 
     suffixes: tuple[str, ...] = VIDEOS
+    measurement: int = field(default=2, init=False)
 
     def measure(
         self, storage: Storage, info: ObjectInfo, *, max_pixels: int, verify: bool

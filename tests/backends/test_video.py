@@ -1,17 +1,20 @@
 """Backends of videos: clips of one length, each with its own frames, encoded once."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from factory import CachePlace, ConditioningBackend, ImageEmbedBackend, VideoBackend
-from factory.backends.source import Source
+from factory.backends.source import Source, Unusable
 from factory.catalog.discovery import Discovery
+from factory.catalog.facts import Facts
 from factory.catalog.parquet import ParquetTable
 from factory.encoder.dct import BlockDCT
 from factory.errors import CacheError, EmptyBackendError, MissingExtraError
@@ -24,6 +27,7 @@ from tests.clips import read_numbers, shows, write_clip, write_clips
 from tests.pictures import colour, write_pictures
 from tests.pixels import pixels_of
 
+VIDEOS = Path(__file__).parents[1] / "media" / "videos"
 SHARED: dict[str, Any] = {"resolution": 64, "alignment": 16}
 
 
@@ -61,6 +65,26 @@ def test_clips_are_dropped_or_named_by_their_length(storage: Watched, tmp_path: 
     assert source_of(storage, frames=9).catalog.decisions.kept == 7
     with pytest.raises(EmptyBackendError, match=r"a clip needs 14 frames: lower .*\.frames=14"):
         source_of(storage, frames=14)
+
+
+def test_clips_of_variable_rate_and_of_edit_lists_are_kept(tmp_path: Path) -> None:
+    shutil.copytree(VIDEOS, tmp_path / "v")
+    for name, frames in (("v06_vfr.mkv", 16), ("v25_elst.mp4", 15)):
+        for wanted in (frames, 8):
+            only = Discovery(include=[name])
+            source = source_of(LocalStorage(str(tmp_path)), metadata=only, frames=wanted)
+            (clip,) = pixels_of(source, source.catalog.decisions.order, ENGINE)
+            assert len(clip) == wanted
+
+
+def test_facts_measured_by_older_rules_are_measured_again(storage: Watched) -> None:
+    made = backend(storage)
+    known = made.scan(None, ENGINE)
+    old = Facts(
+        known.with_column("frames", np.full(len(known), 99)).table,
+        known.origin | {"medium": known.origin["medium"].replace(", measurement=2", "")},
+    )
+    assert set(made.scan(old, ENGINE).column("frames").tolist()) == {13}
 
 
 def test_suffixes_say_what_counts(storage: Watched, tmp_path: Path) -> None:
@@ -161,6 +185,28 @@ def test_a_table_tells_the_frames(storage: Watched, tmp_path: Path) -> None:
     assert read_numbers(clip) == [4, 5, 6, 7]
     with pytest.raises(EmptyBackendError, match=r"metadata\.frames_column"):
         source_of(storage, metadata=ParquetTable("v/table.parquet"))
+
+
+def test_a_wrong_count_in_a_table_gives_the_middle_of_what_is_there_or_a_reason(
+    storage: Watched, tmp_path: Path
+) -> None:
+    columns = {
+        "file_name": ["0000.mp4", "0001.mp4", "0002.mp4"],
+        "width": [96] * 3,
+        "height": [64] * 3,
+        "length": [64, 7, 13],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "v" / "table.parquet")
+    table = ParquetTable("v/table.parquet", frames_column="length")
+    source = source_of(storage, metadata=table)
+    for clip in pixels_of(source, source.catalog.decisions.order, ENGINE).numpy():
+        assert read_numbers(clip) == [4, 5, 6, 7]
+    long = source_of(storage, metadata=table, frames=40)
+    (found,) = long.samples(long.catalog.decisions.order, ENGINE)
+    assert isinstance(found, Unusable)
+    assert found.reason == (
+        "too few frames: it holds 13 frames, of which its catalog claims 64, and a clip needs 40"
+    )
 
 
 def test_pictures_condition_clips(storage: Watched, tmp_path: Path) -> None:
