@@ -1,5 +1,6 @@
 """How do the samples of a stream become global batches, one after another?"""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from factory.backends.stream import StreamBackend
 from factory.backends.waiting import StreamSample, Waiting
 from factory.errors import EmptyBackendError, ResumeError
 from factory.storage.row_stream import RowStream
+
+logger = logging.getLogger("factory")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Assembly:
         self.made, self._pass, self._fruitful = mark.made, mark.pass_index, mark.fruitful
         self._counts = Counter(mark.counts)
         limit = int(backend.buffer_mb * 2**20)
+        self._details: dict[str, str] = {}
         self._waiting = Waiting(batch_size, backend.buffer, limit)
         self._places: dict[int, Place] = {}
         self._block: Sequence[Outcome] = ()
@@ -175,8 +179,19 @@ class Assembly:
             self._waiting.add(outcome)
             self._fruitful = True
         else:
-            self._counts[f"dropped: {outcome}"] += 1
+            self._drop(outcome)
         return True
+
+    def _drop(self, why: str) -> None:
+        """Count a row that is dropped; the first one of each reason is told with its detail."""
+        reason, _, detail = why.partition(": ")
+        self._counts[f"dropped: {reason}"] += 1
+        if detail and reason not in self._details:
+            self._details[reason] = detail
+            logger.warning("stream %s drops rows as %s: %s", self._backend.name, reason, detail)
+
+    def _examples(self) -> str:
+        return "".join(f"; {reason}: {detail}" for reason, detail in self._details.items())
 
     def _emit(self, bucket: str) -> StreamBatch:
         taken = self._waiting.take(bucket)
@@ -192,7 +207,7 @@ class Assembly:
         if not self._fruitful:
             raise EmptyBackendError(
                 f"backend {self._backend.name!r}: no row of {self._backend.storage.identity} "
-                f"gives a sample: {summary(self._counts) or 'it has no rows'}"
+                f"gives a sample: {summary(self._counts) or 'it has no rows'}{self._examples()}"
             )
         self._blocks.close()
         self._pass += 1

@@ -24,7 +24,7 @@ from factory.storage.row_stream import Row, RowStream, ShardRows
 LARGEST_SHARD = 2**40
 # Seconds a row may take when a stream is closed: what is slower hangs.
 CLOSE_S = 10.0
-# What becomes of one row: a sample, or the reason it is dropped for.
+# What becomes of one row: a sample, or why it is dropped, "reason: detail".
 Outcome = StreamSample | str
 
 
@@ -185,16 +185,25 @@ def judge(
     for row in rows:
         place = places[row.key]
         if place not in names:
-            outcomes.append(made.reasons[int(made.reason[place])])
+            outcomes.append(_why(facts, place, made.reasons[int(made.reason[place])]))
             continue
         wide, tall = widths[place], heights[place]
         number = row.shard * LARGEST_SHARD + row.index
         data = row.data or b""
-        picture = Picture(number, row.key, "", catalog.cut(place), wide * tall, len(data))
+        picture = Picture(number, row.key, "", catalog.cut(place), wide, tall, len(data))
         outcomes.append(
             StreamSample(-1, names[place], picture, (wide, tall), data, catalog.texts(place))
         )
     return outcomes
+
+
+def _why(facts: Facts, place: int, reason: str) -> str:
+    """Return why a row is dropped, "reason: detail" where there is a detail."""
+    for name in ("error", "text_error"):
+        text = facts.texts(name, [place])[0]
+        if text is not None and text.partition(":")[0] == reason:
+            return str(text)
+    return reason
 
 
 def _fact(backend: StreamBackend, row: Row) -> Fact:

@@ -10,9 +10,9 @@ from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
-from factory.catalog.decisions import Decisions, decide
+from factory.catalog.decisions import NO_CAPTION, OVER_LIMIT, Decisions, decide
 from factory.catalog.discovery import Discovery
-from factory.catalog.facts import Facts
+from factory.catalog.facts import SIZE_DIFFERS, Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
@@ -25,6 +25,21 @@ from factory.media.video import Clip
 from factory.sampling.schedule import Window
 from factory.storage.base import Storage
 from factory.storage.rules import strip_prefix
+
+# What mends rows of tables, by the reason they are dropped for.
+_TABLE_ADVICE = {
+    "duplicate row": "nothing, if the first row of each is the right one; remove the others",
+    "file missing": "bring these files, or take their rows out of the table",
+    "no size in table": (
+        "write sizes above 0 into the table, or have the files measured: metadata.width_column="
+        "null and metadata.height_column=null"
+    ),
+    "no frames in table": "write numbers of frames above 0 into the table",
+    "no file name": "fill metadata.file_column, or take these rows out of the table",
+    "unsafe name": "write names below the prefix into the table",
+    "ambiguous name": "write names with their suffixes, and set metadata.extensionless=false",
+    "unsafe path": "save the dataset anew with save_to_disk, which embeds its pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -307,7 +322,17 @@ class SampleBackend:
             "maximum_aspect_ratio": (
                 f"raise {where}.maximum_aspect_ratio={self.maximum_aspect_ratio}"
             ),
-            "no caption": self._caption_advice(where),
+            NO_CAPTION: self._caption_advice(where),
+            OVER_LIMIT: (
+                f"nothing, if {where}.max_samples={self.max_samples} is meant; null keeps all"
+            ),
+            SIZE_DIFFERS: (
+                f"correct the sizes in the table, or have the files measured: {where}.metadata."
+                f"width_column=null and {where}.metadata.height_column=null, or metadata@{where}="
+                "discovery for columns of a dataset"
+            ),
+            **_TABLE_ADVICE,
+            **{one.reason: f"loosen {where}.filters" for one in self.filters},
         }
 
     def _caption_advice(self, where: str) -> str:

@@ -1,7 +1,7 @@
 """One picture of a backend, from its object to pixels of its bucket's shape."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from factory.bulk import Engine
 from factory.catalog.cuts import Cut, CutArrays
-from factory.errors import StorageError
+from factory.catalog.facts import SIZE_DIFFERS
+from factory.errors import MediaError, StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSIONS, decode
@@ -30,7 +31,8 @@ class Picture:
         key: Storage key.
         etag: Changes whenever the content does.
         cut: How it is resized and cut.
-        pixels: Its width x height as the catalog has them, px.
+        width: Its width as the catalog has it, px; 0 where that is not known.
+        height: Its height likewise.
         size: Its bytes, or `UNKNOWN_SIZE`.
         frames: Its frames as the catalog has them.
     """
@@ -39,9 +41,53 @@ class Picture:
     key: str
     etag: str
     cut: Cut
-    pixels: int = 0
+    width: int = 0
+    height: int = 0
     size: int = UNKNOWN_SIZE
     frames: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """Its width x height as the catalog has them, px."""
+        return self.width * self.height
+
+    def check(self, width: int, height: int, frames: int | None = None) -> None:
+        """Refuse a file that is not as the catalog has it: its cut would stretch it.
+
+        Every reader calls this with what it finds before it resizes anything.
+
+        Args:
+            width: Width of the file after orientation, or of the part of it that is used, px.
+            height: Height likewise.
+            frames: Frames that decoding counted; None where they were not all counted.
+
+        Raises:
+            MediaError: They differ; both are named.
+        """
+        if self.pixels and (width, height) != (self.width, self.height):
+            turned = " (turned by its orientation)" if (height, width) == self.sides else ""
+            raise MediaError(
+                SIZE_DIFFERS,
+                f"{self.width} x {self.height} px by its facts, {width} x {height} px in the "
+                f"file{turned}",
+            )
+        if frames is not None and frames != self.frames:
+            raise MediaError(
+                SIZE_DIFFERS, f"{self.frames} frames by its facts, {frames} in the file"
+            )
+
+    def check_whole(self, composite: Composite) -> Callable[[int, int], None]:
+        """Return `check` for the size of a whole file, of which a part is used."""
+
+        def check(width: int, height: int) -> None:
+            self.check(width // composite.image_count, height)
+
+        return check
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Its width and height as the catalog has them, px."""
+        return self.width, self.height
 
 
 @dataclass(frozen=True)
@@ -53,7 +99,8 @@ class PictureColumns:
         keys: Storage keys.
         etags: As in `Picture`.
         cuts: How they are resized and cut.
-        pixels: As in `Picture`, int64 [n].
+        widths: As in `Picture`, integers [n].
+        heights: As in `Picture`, integers [n].
         sizes: Their bytes, or `UNKNOWN_SIZE`, int64 [n].
         frames: As in `Picture`, integers [n].
     """
@@ -62,7 +109,8 @@ class PictureColumns:
     keys: Sequence[str]
     etags: Sequence[str]
     cuts: CutArrays
-    pixels: NDArray[np.int64]
+    widths: NDArray[Any]
+    heights: NDArray[Any]
     sizes: NDArray[np.int64]
     frames: NDArray[Any]
 
@@ -76,15 +124,17 @@ class PictureColumns:
             [picture.key for picture in pictures],
             [picture.etag for picture in pictures],
             CutArrays(*(np.array(pair, np.int32).reshape(-1, 2) for pair in pairs)),
-            np.array([picture.pixels for picture in pictures], np.int64),
+            np.array([picture.width for picture in pictures], np.int64),
+            np.array([picture.height for picture in pictures], np.int64),
             np.array([picture.size for picture in pictures], np.int64),
             np.array([picture.frames for picture in pictures], np.int64),
         )
 
     def each(self) -> list[Picture]:
         """Return one `Picture` a row."""
-        numbers = (self.pixels.tolist(), self.sizes.tolist(), self.frames.tolist())
-        columns = (self.rows.tolist(), self.keys, self.etags, self.cuts.each(), *numbers)
+        numbers = (self.widths, self.heights, self.sizes, self.frames)
+        lists = (column.tolist() for column in numbers)
+        columns = (self.rows.tolist(), self.keys, self.etags, self.cuts.each(), *lists)
         return list(map(Picture, *columns))
 
 
@@ -179,14 +229,17 @@ class ReadPicture:
         """Return RGB pixels [H, W, 3] of the target size from a picture's bytes.
 
         Raises:
-            MediaError: They are not the picture they claim to be.
+            MediaError: They are not the picture they claim to be, or one of another size.
         """
         cut, fast = picture.cut, self.decode == "fast"
         # What the scan let in by a limit of its own is no bomb here.
         most = max(MAX_PIXELS, picture.pixels * self.composite.image_count)
         # At a reduced size the border between two strips may lie inside a pixel.
         enough = cut.intermediary if fast and not self.composite else None
-        pixels = self.composite.of(decode(data, at_least=enough, max_pixels=most))
+
+        check = picture.check_whole(self.composite)
+        pixels = decode(data, at_least=enough, max_pixels=most, check=check)
+        pixels = self.composite.of(pixels)
         return fit(
             pixels, cut.intermediary, cut.crop, cut.target,
             exact=self.decode == "exact", nearest=self.decode == "nearest",

@@ -121,7 +121,8 @@ class Source:
             facts.texts("key", rows),
             facts.texts("etag", rows),
             self.catalog.cuts(rows) if cuts is None else cuts,
-            facts.take("width", rows).astype(np.int64) * facts.take("height", rows),
+            facts.take("width", rows),
+            facts.take("height", rows),
             facts.take("size", rows),
             facts.take("frames", rows),
         )

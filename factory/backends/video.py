@@ -61,17 +61,22 @@ class ReadClip:
         """Return RGB frames [F, H, W, 3] of the target size.
 
         Raises:
-            MediaError: The object is not the video it claims to be, or ends too early.
+            MediaError: The object is not the video it claims to be, is of another size, or
+                ends too early.
             StorageError: It cannot be read.
             MissingExtraError: PyAV is not installed.
         """
         cut = picture.cut
+
+        def shaped(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            part = self.composite.of(frame)
+            picture.check(part.shape[1], part.shape[0])
+            return fit(part, cut.intermediary, cut.crop, cut.target)
+
         return decode_clip(
             open_object(self.storage, picture.key, picture.size, FRAMES_BLOCK),
             lambda count: self._numbers(picture, count),
-            each=lambda frame: fit(
-                self.composite.of(frame), cut.intermediary, cut.crop, cut.target
-            ),
+            each=shaped,
             max_pixels=max(MAX_PIXELS, picture.pixels * self.composite.image_count),
         )
 

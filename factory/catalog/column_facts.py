@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.bulk import Engine
-from factory.catalog.cells import caption_lists, plain, texts, whole
+from factory.catalog.cells import caption_lists, plain, shown, texts, whole
 from factory.catalog.columns import Column, find
 from factory.catalog.facts import Facts
 from factory.catalog.metadata import Scan
@@ -70,10 +70,11 @@ class ColumnFacts:
         numbers = {name: self._whole(scan, table, name) for name in self._sizes}
         missing = np.any([values == 0 for values in numbers.values()], axis=0)
         errors: list[str | None] = [None] * len(table)
-        keys = table["key"]
-        for row in np.flatnonzero(missing).tolist():
-            given = " x ".join(repr(table[name][row].as_py()) for name in numbers)
-            errors[row] = f"no size in table: {keys[row].as_py()} has {given}"
+        rows = np.flatnonzero(missing)
+        keys = table["key"].take(pa.array(rows)).to_pylist()
+        cells = [shown(table[name], rows).to_pylist() for name in numbers]
+        for row, key, given in zip(rows.tolist(), keys, zip(*cells, strict=True), strict=True):
+            errors[row] = f"no size in table: {key} has {' x '.join(given)}"
         ones = np.ones(len(table), dtype=np.int32)
         frames = numbers.get(self.frames_column or "", ones)
         return {

@@ -29,10 +29,14 @@ def rank(keys: Column) -> pa.Array | None:
 
 def find(keys: Column, among: Column) -> NDArray[np.int64]:
     """Return where each key first stands among others, int64 [n]; -1 where it does not."""
-    if len(keys) == len(among) and keys.equals(among):
+    if len(keys) == len(among) and _chunked(keys).equals(_chunked(among)):
         return np.arange(len(keys), dtype=np.int64)
     places = pc.index_in(keys, value_set=among)
     return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _chunked(column: Column) -> pa.ChunkedArray:
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
 def flags(mask: Column) -> NDArray[np.bool_]:

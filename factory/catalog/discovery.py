@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from factory.bulk import Engine
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags, starting
-from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, TRANSIENT, Facts
+from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, TRANSIENT, Facts
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
-from factory.errors import EmptyBackendError, MediaError, TableError
+from factory.errors import EmptyBackendError, MediaError, TableError, UnsafeKeyError
 from factory.media.headers import MAX_PIXELS
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
@@ -156,7 +156,8 @@ class Discovery:
             return _joined([self._look(scan, engine, samples)])
         places = find(samples["key"], known["key"])
         same = same_etag(samples, known, places)
-        same &= ~starting(known["error"], TRANSIENT)[places]
+        # A file that differs from its facts was replaced under the same etag: a look mends it.
+        same &= ~starting(known["error"], (*TRANSIENT, SIZE_DIFFERS))[places]
         if scan.medium.whole:
             looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(known["error"]))
             same &= looked[places]
@@ -223,6 +224,8 @@ class _Measure:
         """Return why one sample cannot be used; raise what is not its own misfortune."""
         if isinstance(error, MediaError):
             return str(error)
+        if isinstance(error, UnsafeKeyError):
+            return f"unsafe path: {error}"
         if is_own(error, self.storage):
             return f"{NOT_READABLE}: {error}"
         error.add_note(f"while measuring {info.key!r} in {self.storage.identity}")

@@ -76,6 +76,8 @@ class Fact:
 # package that reads it installed.
 NOT_READABLE = "not readable"
 TRANSIENT = (NOT_READABLE, NEEDS_EXTRA)
+# Reason of a sample whose file is of another size than its facts: found when it is decoded.
+SIZE_DIFFERS = "size differs"
 
 
 @dataclass
@@ -291,7 +293,10 @@ def _complete(table: pa.Table) -> pa.Table:
         elif wanted.name == "text":
             columns.append(text_lists(table["text"]))
         else:
-            columns.append(table[wanted.name].cast(wanted.type))
+            column = table[wanted.name].cast(wanted.type)
+            if not wanted.nullable and column.null_count:
+                column = pc.fill_null(column, pa.scalar(DEFAULTS[wanted.name], wanted.type))
+            columns.append(column)
     extra = [name for name in table.column_names if name not in SCHEMA.names]
     fields = [*SCHEMA, *(table.schema.field(name) for name in extra)]
     others = (_without_nan(table[name]) for name in extra)

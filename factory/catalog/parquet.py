@@ -15,7 +15,7 @@ from factory.catalog.cells import caption_lists, shown, texts, whole
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
 from factory.catalog.discovery import PICTURES, Discovery
-from factory.catalog.facts import FOCUS, TRANSIENT, Facts
+from factory.catalog.facts import FOCUS, SIZE_DIFFERS, TRANSIENT, Facts
 from factory.catalog.globs import with_suffix
 from factory.catalog.metadata import Scan
 from factory.catalog.names import Named, look_up
@@ -332,10 +332,15 @@ def _at_places(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[
     return np.asarray(padded[places], dtype=np.int64)
 
 
+def _cells(table: pa.Table, name: str) -> NDArray[Any]:
+    return np.asarray(table[name].to_numpy())
+
+
 def still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
     """Keep the errors of pictures that proved unreadable when they were encoded.
 
-    Such a fact has a size and an error; what is wrong in the table itself has no size.
+    Such a fact has a size and an error; what is wrong in the table itself has no size. Where
+    the table gives another size than before, a picture may be of that one.
     """
     known = scan.known
     if known is None or known.origin.get("storage") != scan.storage.identity:
@@ -347,6 +352,9 @@ def still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
         return table
     places = find(table["key"], proved["key"])
     still = same_etag(table, proved, places) & flags(pc.is_null(table["error"]))
+    differs = starting(proved["error"], (SIZE_DIFFERS,))[places]
+    for name in ("width", "height", "frames"):
+        still &= ~differs | (_cells(table, name) == _cells(proved, name)[places])
     errors = proved["error"].cast(_TEXT).take(pa.array(places, mask=~still))
     index = table.schema.get_field_index("error")
     return table.set_column(index, "error", pc.coalesce(table["error"], errors))

@@ -10,11 +10,12 @@ import numpy as np
 from factory.backends.conditioning import ConditioningBackend
 from factory.backends.image import EvalBackend, SampleBackend
 from factory.backends.source import Source
-from factory.catalog.facts import TRANSIENT
+from factory.catalog.facts import SIZE_DIFFERS, TRANSIENT
 from factory.dryrun import rows
 from factory.dryrun.counting import batch_of, plan_of
 from factory.dryrun.figures import Backend, Bucket, Dropped, Level, Problem
 from factory.dryrun.wording import listed, number, percent, plural, short_name, size
+from factory.media.jpeg_xl import NEEDS_EXTRA
 
 # Above this share of the samples a filter does more than take out the odd one.
 MANY_DROPPED = 0.1
@@ -140,8 +141,13 @@ def _drops(backend: Backend, source: Source) -> Iterator[Problem]:
             f"{number(dropped.count)} of {plural(backend.found, 'sample')} ({percent(share)}) "
             f"dropped: {dropped.reason} ({listed(list(dropped.examples), SHOWN)})"
         )
-        if dropped.reason in TRANSIENT:
+        if dropped.reason.startswith(NEEDS_EXTRA):
+            extra = dropped.reason.removeprefix(NEEDS_EXTRA).strip()
+            fix = f"pip install 'data-backend-factory[{extra}]'"
+        elif dropped.reason in TRANSIENT:
             fix = "nothing, if it passes: they are tried again at the next start"
+        elif dropped.reason == SIZE_DIFFERS:
+            fix = dropped.advice or "correct the sizes in the table"
         elif dropped.reason == "no caption":
             fix = dropped.advice or "give each sample a caption"
         elif share > MANY_DROPPED:

@@ -2,18 +2,20 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from factory.backends.conditioning import is_generated
+from factory.backends.picture import Picture
 from factory.backends.source import Source
 from factory.bulk import Engine
 from factory.catalog.cuts import Cut
 from factory.dryrun import rows
 from factory.errors import FactoryError
+from factory.media.composite import Composite
 from factory.media.decode import decode
 from factory.storage.base import Storage
 
@@ -22,6 +24,8 @@ EDGE = 256
 QUALITY = 72
 # Larger objects are not fetched only to be looked at.
 MOST_BYTES = 64 * 2**20
+# Thumbnails show the whole picture: none is resized by its cut.
+_WHOLE = Cut((1, 1), (0, 0), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,14 @@ class _Draw:
     """Reads one picture and makes it small; picklable, so that any engine can run it."""
 
     storage: Storage
+    composite: Composite
 
-    def __call__(self, item: tuple[str, int]) -> str:
-        key, size = item
-        if size > MOST_BYTES:
+    def __call__(self, picture: Picture) -> str:
+        if picture.size > MOST_BYTES:
             return ""
-        pixels = decode(self.storage.read(key), at_least=(EDGE, EDGE))
+        data = self.storage.read(picture.key)
+        check = picture.check_whole(self.composite)
+        pixels = decode(data, at_least=(EDGE, EDGE), check=check)
         return data_uri(Image.fromarray(pixels))
 
 
@@ -76,7 +82,7 @@ def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
     names = _buckets(source, chosen)
     made = is_generated(source.backend)
     as_cut = made or source.backend.clip
-    images = _cut(source, chosen) if as_cut else _stills(source, chosen, engine)
+    images = _cut(source, chosen) if as_cut else _stills(source, chosen, names, engine)
     found = []
     for row, image in zip(chosen.tolist(), images, strict=True):
         catalog = source.catalog
@@ -100,11 +106,19 @@ def looks(source: Source, chosen: rows.Rows, engine: Engine) -> list[Look]:
     return found
 
 
-def _stills(source: Source, chosen: rows.Rows, engine: Engine) -> list[str | Exception]:
+def _stills(
+    source: Source, chosen: rows.Rows, kept: Collection[int], engine: Engine
+) -> list[str | Exception]:
+    draw = _Draw(source.backend.storage, source.backend.composite)
     facts = source.catalog.facts
     sizes = rows.sizes(facts, chosen).tolist()
-    items = [(facts.key(row), size) for row, size in zip(chosen.tolist(), sizes, strict=True)]
-    return [outcome for _, outcome in engine.map(_Draw(source.backend.storage), items)]
+    pictures = []
+    for row, size in zip(chosen.tolist(), sizes, strict=True):
+        # What is kept is shown with its cut, which must be one of this file.
+        sides = rows.sides(source.catalog, rows.one(row)) if row in kept else ()
+        width, height = (int(side[0]) for side in sides) if sides else (0, 0)
+        pictures.append(Picture(row, facts.key(row), "", _WHOLE, width, height, size))
+    return [outcome for _, outcome in engine.map(draw, pictures)]
 
 
 def _cut(source: Source, chosen: rows.Rows) -> list[str | Exception]:

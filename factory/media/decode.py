@@ -11,6 +11,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def decode(
     *,
     at_least: tuple[int, int] | None = None,
     max_pixels: int | None = MAX_PIXELS,
+    check: Callable[[int, int], None] | None = None,
 ) -> Pixels:
     """Return the pixels of a picture as it is meant to be seen.
 
@@ -58,6 +60,8 @@ def decode(
         at_least: Width and height, after orientation, px, that are enough: a JPEG may come at
             a reduced size that covers both. A picture smaller than that keeps its own size.
         max_pixels: Largest width x height accepted; None means no limit.
+        check: Called with width and height, after orientation, px, before anything is decoded;
+            what it raises refuses the picture.
 
     Returns:
         RGB, uint8 [H, W, 3], C-contiguous.
@@ -67,25 +71,28 @@ def decode(
             pixels", or those of `measure` for other bytes that give no picture.
     """
     header = read_header(data, len(data), max_pixels=max_pixels, count_frames=False)
+    if check is not None:
+        check(*header.upright)
     pixels: Pixels | None = None
     if header.format == "JPEG":
         pixels = _jpeg(data, header, at_least, max_pixels)
+        if pixels is not None:
+            return _upright(pixels, header.orientation)
     elif header.format == "JXL":
         pixels = _jpeg_xl(data)
     if pixels is None:
         pixels = _pillow(data, header.format, max_pixels)
-    if header.format != "JPEG":
-        _check_shape(pixels, header)
+    _check_shape(pixels.shape[1], pixels.shape[0], header)
     return _upright(pixels, header.orientation)
 
 
-def _check_shape(pixels: Pixels, header: Header) -> None:
+def _check_shape(width: int, height: int, header: Header) -> None:
     """Refuse pixels of another size than the header's: the cut was made for that one."""
-    if pixels.shape[:2] != (header.height, header.width):
+    if (width, height) != (header.width, header.height):
         raise MediaError(
             "damaged",
             f"{header.format} of {header.width} x {header.height} px by its header gives "
-            f"{pixels.shape[1]} x {pixels.shape[0]}",
+            f"{width} x {height}",
         )
 
 
@@ -103,6 +110,7 @@ def _jpeg(
         tall, wide, colours, _ = simplejpeg.decode_jpeg_header(data)
         # A file with two frame headers may have shown us a small one.
         check_size("JPEG", wide, tall, max_pixels)
+        _check_shape(wide, tall, header)
         if colours in ("CMYK", "YCCK"):
             return None
         # Strict decoding is the default, and what makes files that break off an error.

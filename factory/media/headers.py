@@ -75,10 +75,7 @@ def measure(
     header = read_header(head, size, max_pixels=max_pixels)
     if header.format == "JXL":
         codec()  # a sample that could not be decoded is dropped now, not in mid-training
-    width, height = header.width, header.height
-    if header.transposed:
-        width, height = height, width
-    return MediaFacts(width, height, header.format, header.frames)
+    return MediaFacts(*header.upright, header.format, header.frames)
 
 
 def read_header(

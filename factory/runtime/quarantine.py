@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.catalog.facts import SIZE_DIFFERS
 from factory.errors import QuarantineError
 from factory.runtime.batch import Batch, Replacement
 
@@ -121,16 +122,22 @@ def too_many(
         limit: How many were allowed.
         scanned: Whether the backend is scanned before it is trained on; a stream is not.
     """
+    where = f"data.backends.{backend}.metadata"
+    sizes = (
+        "have the files measured instead of reading their sizes from a table "
+        f"({where}.width_column=null, {where}.height_column=null), "
+        if any(SIZE_DIFFERS in why for why in found.values()) else ""
+    )  # fmt: skip
     verify = (
         "drop damaged ones at the scan by "
-        f"data.backends.{backend}.metadata.verify=true, " if scanned else ""
+        f"{where}.verify=true, " if scanned and not sizes else ""
     )  # fmt: skip
     listed = f"; all are listed in {limit.path}" if limit.path is not None else ""
     return QuarantineError(
         f"backend {backend!r}: {len(found)} of {kept} samples cannot be used, "
         f"{limit.allowed(kept)} may be (data.quarantine.share={limit.share:g}, "
         f"data.quarantine.at_least={limit.at_least}):\n{_lines(found)}\n"
-        f"Mend or remove them and continue from the checkpoint, {verify}or raise "
+        f"Mend or remove them and continue from the checkpoint, {sizes}{verify}or raise "
         f"data.quarantine.share{listed}"
     )
 

@@ -13,6 +13,7 @@ from factory.errors import (
     StorageError,
     StorageUnavailableError,
     TableError,
+    UnsafeKeyError,
 )
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import TabularStorage, safe_key
@@ -149,12 +150,13 @@ class HuggingFaceStorage(TabularStorage):
         """Return the bytes of a picture of which the dataset holds only the path.
 
         Raises:
-            StorageError: The path is not inside the dataset's folder, or there is no such file.
+            UnsafeKeyError: The path is not inside the dataset's folder.
+            StorageError: There is no such file.
         """
         folder = Path(self.dataset).absolute()
         inside = bool(path) and folder.is_dir() and (folder / str(path)).is_relative_to(folder)
         if not inside:
-            raise StorageError(
+            raise UnsafeKeyError(
                 f"row {index} of {self.identity} holds no bytes, only the path {path!r}, which "
                 "is not inside the dataset's folder; embed the pictures "
                 "(save the dataset anew with save_to_disk)"

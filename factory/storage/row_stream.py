@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from factory.errors import StorageError, TableError
+from factory.errors import StorageError, TableError, UnsafeKeyError
 from factory.storage.huggingface import (
     HuggingFaceStorage,
     column_paths,
@@ -179,6 +179,8 @@ class ShardRows:
             return picture["bytes"], None
         try:
             return self._storage.read_path(self.index, picture["path"]), None
+        except UnsafeKeyError as error:
+            return None, f"unsafe path: {error}"
         except StorageError as error:
             return None, f"not readable: {error}"
 

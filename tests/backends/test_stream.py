@@ -333,3 +333,16 @@ def test_a_hub_sends_only_what_is_read(folder: str, tmp_path: Path) -> None:
         "then": "picture 41",
         "shards": SHARDS,
     }
+
+
+def test_rows_with_outside_paths_say_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from datasets import Dataset, Features, Value
+
+    (tmp_path / "secret.png").write_bytes(picture(1, (64, 64)))
+    features = Features({"image": {"bytes": Value("binary"), "path": Value("string")}})
+    rows = {"image": [{"bytes": None, "path": "../secret.png"}] * 3}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    backend = stream(str(tmp_path / "set"), caption=InstanceCaptions(prompt="a"))
+    with pytest.raises(EmptyBackendError, match=r"3 dropped: unsafe path; .*'\.\./secret\.png'"):
+        one_pass(backend)
+    assert caplog.text.count("unsafe path") == 1

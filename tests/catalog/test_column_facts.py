@@ -50,7 +50,7 @@ def test_sizes_and_captions_come_from_columns() -> None:
     assert [facts.text(n) for n in range(3)] == [("a",), ("b",), ("",)]
     errors = facts.table["error"].to_pylist()
     assert errors[:2] == [None, None]
-    assert errors[2] == "no size in table: 2.img has None x 50"
+    assert errors[2] == "no size in table: 2.img has null x 50"
 
 
 def test_columns_of_any_name_and_frames() -> None:

@@ -63,7 +63,7 @@ def test_a_backend_trains_on_one_strip(kind: str) -> None:
         catalog = backend.catalog(whole, 0)
         assert catalog.facts.column("width").tolist() == [16]
         cut = catalog.cut(0)
-        read[index] = backend.reader(Picture(0, "a.png", "", cut, 16 * 8))
+        read[index] = backend.reader(Picture(0, "a.png", "", cut, 16, 8))
         assert read[index].shape[:2] == cut.target[::-1]
         # JPEG blocks of the 4:2:0 kind are as wide as a strip, so no colour crosses over.
         assert np.abs(read[index].astype(int) - 50 * index).max() <= 2

@@ -47,6 +47,11 @@ class Header(NamedTuple):
         """Whether orientation swaps width and height."""
         return self.orientation in _TRANSPOSED
 
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height after orientation, px."""
+        return (self.height, self.width) if self.transposed else (self.width, self.height)
+
 
 class Window:
     """The first bytes of a file, which know how to ask for more.
