@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from factory.catalog.changes import Changes, compare
 from factory.catalog.columns import Column, joined, rank, text_lists
 from factory.catalog.reading import TextLists, Texts, reader_of
+from factory.errors import CacheError
 from factory.media.jpeg_xl import NEEDS_EXTRA
+from factory.storage.extent import Extent
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
 _TEXT = pa.large_string()
@@ -90,11 +92,13 @@ class Facts:
         origin: What the facts were measured from (storage, prefix, metadata settings,
             caption source); facts of another origin are not reused.
         changes: What the refresh that made them found.
+        extent: The file that a memory map is of.
     """
 
     table: pa.Table
     origin: dict[str, Any] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
+    extent: Extent | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of_table(
@@ -138,15 +142,18 @@ class Facts:
         """Yield (first row, rows) of parts of at most `CHUNK_ROWS`, without copying."""
         first = 0
         for batch in self.table.to_batches(max_chunksize=CHUNK_ROWS):
+            self._look()
             yield first, batch
             first += batch.num_rows
 
     def column(self, name: str) -> NDArray[Any]:
         """Return a whole numeric column; copies it where the table has several chunks."""
+        self._look()
         return np.asarray(self.table[name].to_numpy())
 
     def take(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[Any]:
         """Return a numeric column at some rows, in their order; touches only these rows."""
+        self._look()
         wanted = np.asarray(rows, dtype=np.int64)
         views = self._views(name)
         if len(views) == 1:
@@ -160,6 +167,7 @@ class Facts:
 
     def texts(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> list[Any]:
         """Return a column of texts (or of lists of them) at some rows, in their order."""
+        self._look()
         wanted = np.asarray(rows, dtype=np.int64)
         if len(self._starts) == 1 and len(wanted):
             return self._read(name, 0, wanted)
@@ -171,6 +179,14 @@ class Facts:
             for place, cell in zip(here.tolist(), cells, strict=True):
                 found[place] = cell
         return found
+
+    def _look(self) -> None:
+        """Make sure that the mapped file, where there is one, was not cut."""
+        if self.extent is not None and self.extent.shrunk:
+            raise CacheError(
+                f"{self.extent.path} was cut while it was in use: it is shorter than the "
+                f"{self.extent.size} bytes it had; start again: it is made anew"
+            )
 
     def _read(self, name: str, number: int, rows: NDArray[np.int64]) -> list[Any]:
         """Return cells of a chunk at some of its rows."""
@@ -210,14 +226,16 @@ class Facts:
         """Return the same facts with some rows marked unusable."""
         rows = np.array(sorted(errors), dtype=np.int64)
         texts = pa.array([errors[row] for row in rows.tolist()], pa.string())
-        return Facts(_put(self.table, "error", rows, texts), self.origin, self.changes)
+        table = _put(self.table, "error", rows, texts)
+        return Facts(table, self.origin, self.changes, self.extent)
 
     def with_column(self, name: str, values: NDArray[Any]) -> "Facts":
         """Return the same facts with other values in a numeric column."""
         return self._with(name, pa.array(values, self.table.schema.field(name).type))
 
     def _with(self, name: str, column: pa.Array) -> "Facts":
-        return Facts(replaced(self.table, name, column), self.origin, self.changes)
+        table = replaced(self.table, name, column)
+        return Facts(table, self.origin, self.changes, self.extent)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """What a scan has measured so far, kept so that a killed scan goes on where it was."""
 
-import io
 import json
 import time
 from collections.abc import Mapping
@@ -9,13 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.errors import ObjectNotFoundError, StorageError
+from factory.errors import ContentMismatchError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
+from factory.storage.sealed import sealed, unsealed
 
 # Seconds of work that a kill may cost. A part holds what was measured in between, so a scan of
 # an hour writes some hundred and twenty of them.
 EVERY_S = 30.0
 _HEADER = b"factory"
+_PART = b"factory scan 1\n"
 
 
 @dataclass
@@ -74,19 +75,15 @@ class Journal:
         except ObjectNotFoundError:
             return []
 
-    def _bytes(self, table: pa.Table) -> memoryview:
-        sink = io.BytesIO()
+    def _bytes(self, table: pa.Table) -> bytes:
         header = {_HEADER: json.dumps(dict(self.origin), sort_keys=True).encode()}
-        table = table.replace_schema_metadata(header)
-        with pa.ipc.new_file(sink, table.schema) as out:
-            out.write_table(table)
-        return sink.getbuffer()
+        return sealed(_PART, table.replace_schema_metadata(header))
 
     def _part(self, key: str) -> pa.Table | None:
         try:
-            table = pa.ipc.open_file(pa.BufferReader(self.storage.read(key))).read_all()
+            table = unsealed(pa.py_buffer(self.storage.read(key)), _PART)
             header = json.loads((table.schema.metadata or {})[_HEADER])
-        except (pa.ArrowException, KeyError, OSError, ValueError):
+        except (ContentMismatchError, pa.ArrowException, KeyError, OSError, ValueError):
             return None  # cut off, or not ours: its files are measured again
         same = header == json.loads(json.dumps(dict(self.origin)))
         return table.replace_schema_metadata(None) if same else None

@@ -2,15 +2,14 @@
 
 Parquet is the exchange format: compressed, checked page by page, written to the cache's storage
 in one piece. From it follows, once on each machine, an uncompressed Arrow file that opens in
-milliseconds whatever its size, since nothing of it is read before it is asked for. Losing the
-Arrow file loses nothing.
+milliseconds whatever its size: a large one is compared with its checksum once, not at each opening.
+Losing the Arrow file loses nothing.
 """
 
 import io
 import json
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,17 @@ import xxhash
 
 from factory.catalog.columns import add_to_hash
 from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts, even
-from factory.errors import CacheError, ObjectNotFoundError
+from factory.errors import CacheError, ContentMismatchError, ObjectNotFoundError
 from factory.storage.base import Storage
-from factory.storage.rules import temporary_name
+from factory.storage.extent import Extent
+from factory.storage.sealed import open_sealed, write_sealed
 
 logger = logging.getLogger(__name__)
 
 # Raised when a column changes its meaning; a catalog of another version is measured anew.
 FORMAT_VERSION = 2
 _HEADER = b"factory"
+_MAPPED = b"factory catalog 1\n"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Shelf:
         found = self.storage.head(self.key)
         # Of another size it is another process's, written since: no etag is ours then.
         etag = found.etag if found.size == len(data) else ""
-        return Facts(self._map(facts.table, header, etag), facts.origin, facts.changes)
+        table, extent = self._map(facts.table, header, etag)
+        return Facts(table, facts.origin, facts.changes, extent)
 
     def load(self) -> Facts | None:
         """Open published facts; None if there are none of this format.
@@ -83,7 +85,8 @@ class Shelf:
             return None
         table, header = found
         # The etag from before the reading: of what is published meanwhile it is not the one.
-        return Facts(self._map(table, header, etag), dict(header["origin"]))
+        table, extent = self._map(table, header, etag)
+        return Facts(table, dict(header["origin"]), extent=extent)
 
     def published(self) -> Facts | None:
         """Read published facts whole, leaving no Arrow file; None if there are none, as `load`.
@@ -98,12 +101,12 @@ class Shelf:
 
     def _read(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
         try:
-            source = self._source()
-            file = pq.ParquetFile(source, page_checksum_verification=True)
-            header = json.loads((file.schema_arrow.metadata or {})[_HEADER])
-            if header["format_version"] != FORMAT_VERSION:
-                return None
-            table = even(_typed(file.read()))
+            with self._source() as source:
+                file = pq.ParquetFile(source, page_checksum_verification=True)
+                header = json.loads((file.schema_arrow.metadata or {})[_HEADER])
+                if header["format_version"] != FORMAT_VERSION:
+                    return None
+                table = even(_typed(file.read()))
             _check(table, header)
         except ObjectNotFoundError:
             return None
@@ -117,43 +120,60 @@ class Shelf:
     def _source(self) -> Any:
         path = self.storage.local_path(self.key)
         if path is not None:
-            return pa.memory_map(str(path))
+            return pa.OSFile(str(path))  # not mapped: it may be cut while it is read
         return pa.BufferReader(self.storage.read(self.key))
 
     def _opened(self, etag: str) -> Facts | None:
         """Open the Arrow file if it was made from the Parquet object of this etag."""
         try:
-            table = _mapped(self.mapped)
+            table, extent = open_sealed(self.mapped, _MAPPED)
             header = json.loads((table.schema.metadata or {})[_HEADER])
             expected = (FORMAT_VERSION, etag, len(table))
             if (header["format_version"], header["parquet"], header["rows"]) != expected:
                 return None
-            return Facts(_typed(table), dict(header["origin"]))
-        except (pa.ArrowException, KeyError, OSError, TypeError, ValueError):
+            return Facts(_typed(table), dict(header["origin"]), extent=extent)
+        except (
+            ContentMismatchError, pa.ArrowException, KeyError, OSError, TypeError, ValueError
+        ):  # fmt: skip
             return None  # absent, of another format or damaged: made anew from Parquet
 
-    def _map(self, table: pa.Table, header: Mapping[str, Any], etag: str) -> pa.Table:
-        """Write the Arrow file and return its memory map; the table itself where that fails."""
-        text = json.dumps({**header, "parquet": etag}).encode()
-        schema = table.schema.with_metadata({_HEADER: text})
-        temporary = self.mapped.parent / temporary_name()
+    def _map(
+        self, table: pa.Table, header: Mapping[str, Any], etag: str
+    ) -> tuple[pa.Table, Extent | None]:
+        """Write the Arrow file and open it; return the table itself where that fails."""
         try:
-            self.mapped.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-                    out.write_table(table.replace_schema_metadata(schema.metadata), CHUNK_ROWS)
-                temporary.replace(self.mapped)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-            return _typed(_mapped(self.mapped))
-        except (OSError, pa.ArrowException) as error:
+            write_mapped(self.mapped, table.schema, table.to_batches(CHUNK_ROWS), header, etag)
+            opened, extent = open_sealed(self.mapped, _MAPPED)
+            return _typed(opened), extent
+        except (ContentMismatchError, OSError, pa.ArrowException) as error:
             logger.warning(
                 "%s cannot be written (%s): the facts of %s stay in memory, in every process",
                 self.mapped, error, self.key,
             )  # fmt: skip
-            return table
+            return table, None
+
+
+def write_mapped(
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    header: Mapping[str, Any],
+    etag: str,
+) -> None:
+    """Write the Arrow file of a Parquet object.
+
+    Args:
+        path: Where it lies.
+        schema: Columns of the rows.
+        batches: The rows.
+        header: What the Parquet object says of itself.
+        etag: The object's etag.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = json.dumps({**header, "parquet": etag}).encode()
+    write_sealed(path, _MAPPED, schema.with_metadata({_HEADER: text}), batches)
 
 
 def _check(table: pa.Table, header: Mapping[str, Any]) -> None:
@@ -172,10 +192,6 @@ def checksum(table: pa.Table) -> str:
         for name in SCHEMA.names:
             add_to_hash(state, table[name].slice(at, CHUNK_ROWS).combine_chunks())
     return state.hexdigest()
-
-
-def _mapped(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def _typed(table: pa.Table) -> pa.Table:

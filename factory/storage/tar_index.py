@@ -9,16 +9,16 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from factory.errors import StorageError
+from factory.errors import ContentMismatchError, StorageError
+from factory.storage.extent import Extent
+from factory.storage.sealed import sealed, unsealed
 from factory.storage.tar_headers import Members
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A file starts with this and a checksum of the rest; the number is the format's version.
+# What a file starts with; the number is the format's version.
 _MAGIC = b"factory tar index 1\n"
-# Magic, checksum and padding: as long as Arrow aligns, so that a mapped table needs no copy.
-_HEAD = 64
 # Rows turned into Python objects together when listing.
 _LISTED_ROWS = 10_000
 _COLUMNS = ("name", "start", "size", "digest", "row")
@@ -55,14 +55,21 @@ class MemberIndex:
 
     Attributes:
         problems: How many entries were left out for each reason, and the first one's name.
+        extent: The file that the columns are mapped from, where they are.
     """
 
-    def __init__(self, table: "pa.Table", problems: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        table: "pa.Table",
+        problems: Mapping[str, tuple[int, str]],
+        extent: Extent | None = None,
+    ) -> None:
         """Keep the columns name, start, size [n, in the archive's order], digest and row.
 
         Args:
             table: digest uint64 [n] is ascending; row uint32 [n] is the member each is of.
             problems: What was left out.
+            extent: The file that the columns are mapped from, where they are.
         """
         self._table = table.combine_chunks()
         self._names = self._column("name")
@@ -71,6 +78,14 @@ class MemberIndex:
         self._digest: NDArray[np.uint64] = self._column("digest").to_numpy()
         self._row: NDArray[np.uint32] = self._column("row").to_numpy()
         self.problems = dict(problems)
+        self.extent = extent
+
+    def _look(self) -> None:
+        """Make sure that the mapped file, where there is one, was not cut."""
+        if self.extent is not None and self.extent.shrunk:
+            raise DamagedIndexError(
+                f"{self.extent.path} was cut while it was in use; start again: it is built anew"
+            )
 
     def _column(self, name: str) -> Any:
         import pyarrow as pa
@@ -104,6 +119,7 @@ class MemberIndex:
 
     def find(self, name: str) -> tuple[int, int] | None:
         """Return where a member's bytes start and how many they are; None if there is none."""
+        self._look()
         digest = np.uint64(_digest(name))
         spot = int(np.searchsorted(self._digest, digest))
         while spot < len(self._digest) and self._digest[spot] == digest:
@@ -116,6 +132,7 @@ class MemberIndex:
     def items(self) -> Iterator[tuple[str, int, int]]:
         """Yield every member's name, start and size, in the archive's order."""
         for at in range(0, len(self), _LISTED_ROWS):
+            self._look()
             rows = slice(at, at + _LISTED_ROWS)
             names = self._names[rows].to_pylist()
             yield from zip(
@@ -124,38 +141,35 @@ class MemberIndex:
 
     def pack(self, shard: ShardId) -> bytes:
         """Return the index as a file of its own."""
-        import pyarrow as pa
-
         said = {"shard": vars(shard), "problems": self.problems}
-        table = self._table.replace_schema_metadata({"factory": json.dumps(said)})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        body = sink.getvalue()
-        head: bytes = (_MAGIC + _checksum(body)).ljust(_HEAD, b"\0")
-        return head + bytes(body)
+        return sealed(_MAGIC, self._table.replace_schema_metadata({"factory": json.dumps(said)}))
 
     @staticmethod
-    def unpack(data: "pa.Buffer", shard: ShardId) -> "MemberIndex | None":
+    def unpack(
+        data: "pa.Buffer", shard: ShardId, extent: Extent | None = None
+    ) -> "MemberIndex | None":
         """Return the index in a file's bytes; None where it is of another state of the shard.
+
+        Args:
+            data: The bytes.
+            shard: The state wanted.
+            extent: The file they are mapped from, where they are.
 
         Raises:
             DamagedIndexError: The bytes are not what was written.
         """
         import pyarrow as pa
 
-        body = data.slice(_HEAD) if data.size > _HEAD else data.slice(data.size)
-        head = data.slice(0, min(_HEAD, data.size)).to_pybytes()
-        if head != (_MAGIC + _checksum(body)).ljust(_HEAD, b"\0"):
-            raise DamagedIndexError("does not match its checksum, or is of another version")
         try:
-            table = pa.ipc.open_file(body).read_all()
+            table = unsealed(data, _MAGIC)
             said = json.loads(table.schema.metadata[b"factory"])
             if said["shard"] != vars(shard):
                 return None
             problems = {why: (int(n), str(name)) for why, (n, name) in said["problems"].items()}
-            found = MemberIndex(table.select(_COLUMNS), problems)
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            found = MemberIndex(table.select(_COLUMNS), problems, extent)
+        except (
+            ContentMismatchError, pa.ArrowException, KeyError, TypeError, ValueError
+        ) as error:  # fmt: skip
             raise DamagedIndexError(str(error)) from error
         found._refuse_strays(shard.size)
         return found
@@ -167,10 +181,6 @@ class MemberIndex:
         inside = (self._start <= size) & (self._size <= size - np.minimum(self._start, size))
         if int(self._row.max()) >= len(self) or not inside.all():
             raise DamagedIndexError("points outside the shard")
-
-
-def _checksum(body: "pa.Buffer") -> bytes:
-    return bytes(xxhash.xxh3_128_digest(body))
 
 
 def _digest(name: str) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage
+from factory.storage.extent import Extent
 from factory.storage.tar_headers import read_members
 from factory.storage.tar_index import MemberIndex, ShardId
 from factory.telemetry import progress
@@ -177,8 +178,10 @@ class Shards:
         key = f"{self._index_prefix}/{shard.file_name}"
         try:
             path = self._index.local_path(key)
-            data = pa.py_buffer(self._index.read(key)) if path is None else _mapped(path)
-            return MemberIndex.unpack(data, shard)
+            if path is None:
+                return MemberIndex.unpack(pa.py_buffer(self._index.read(key)), shard)
+            extent = Extent.of(path)
+            return MemberIndex.unpack(_mapped(path), shard, extent)
         except FileNotFoundError:  # ours is one too
             return None
         except (StorageError, OSError) as error:

@@ -5,7 +5,6 @@ what the process itself holds, not what it maps.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -63,19 +62,12 @@ def publish(shelf: object, rows: int) -> None:
     """
     import pyarrow as pa
 
-    from factory.catalog.published import FORMAT_VERSION
+    from factory.catalog.published import FORMAT_VERSION, write_mapped
 
     shelf.storage.write(shelf.key, b"a stand-in")  # type: ignore[attr-defined]
     etag = shelf.storage.head(shelf.key).etag  # type: ignore[attr-defined]
-    header = {"format_version": FORMAT_VERSION, "origin": {}, "rows": rows, "parquet": etag}
-    plain = write(shelf.mapped.with_suffix(".plain"), rows)  # type: ignore[attr-defined]
-    source = pa.ipc.open_file(pa.memory_map(str(plain)))
-    schema = source.schema.with_metadata({b"factory": json.dumps(header).encode()})
-    with (
-        pa.OSFile(str(shelf.mapped), "wb") as sink,  # type: ignore[attr-defined]
-        pa.ipc.new_file(sink, schema) as out,
-    ):
-        for number in range(source.num_record_batches):
-            batch = source.get_batch(number)
-            out.write_batch(batch.replace_schema_metadata(schema.metadata))
-    plain.unlink()
+    header = {"format_version": FORMAT_VERSION, "origin": {}, "rows": rows}
+    mapped: Path = shelf.mapped  # type: ignore[attr-defined]
+    source = pa.ipc.open_file(pa.memory_map(str(write(mapped.with_suffix(".plain"), rows))))
+    batches = (source.get_batch(number) for number in range(source.num_record_batches))
+    write_mapped(mapped, source.schema, batches, header, etag)
