@@ -14,7 +14,7 @@ from factory.backends.waiting import StreamSample
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.texts import flatten
+from factory.catalog.texts import column_texts
 from factory.errors import MediaError
 from factory.media.headers import measure
 from factory.sampling.permutation import Permutation, derive_key
@@ -174,7 +174,8 @@ def judge(
         for number, name in enumerate(backend.columns)
         if name in {one.column for one in backend.filters}
     }
-    known = Facts.of([_fact(backend, row) for row in rows], {}, extra=extra)
+    facts_of = map(_fact, rows, *_texts(backend, stream, rows))
+    known = Facts.of(facts_of, {}, extra=extra)
     facts = backend.of_parts(known)
     made = backend.decide(facts, seed)
     catalog = Catalog(facts, made, backend.caption, OwnCuts(facts, backend.geometry, seed))
@@ -206,17 +207,31 @@ def _why(facts: Facts, place: int, reason: str) -> str:
     return reason
 
 
-def _fact(backend: StreamBackend, row: Row) -> Fact:
-    count = len(backend.caption.columns)
-    text = flatten(list(row.cells[:count])) if count else None
+def _texts(
+    backend: StreamBackend, stream: RowStream, rows: Sequence[Row]
+) -> tuple[list[tuple[str, ...] | None], list[str | None]]:
+    """Return the raw texts of rows, and why some cannot be used."""
+    columns = backend.caption_columns(stream)
+    if not columns:
+        return [None] * len(rows), [None] * len(rows)
+    cells = [
+        pa.array([row.cells[number] for row in rows], one.kind)
+        for number, one in enumerate(columns)
+    ]
+    texts, errors = column_texts(columns, cells, backend.caption_option)
+    return [tuple(text) for text in texts.to_pylist()], errors.to_pylist()
+
+
+def _fact(row: Row, text: tuple[str, ...] | None, text_error: str | None) -> Fact:
+    said: dict[str, Any] = {"text": text, "text_error": text_error}
     if row.data is None:
-        return Fact(row.key, 0, "", error=row.error, text=text)
+        return Fact(row.key, 0, "", error=row.error, **said)
     size = len(row.data)
     try:
         media = measure(row.data, size)
     except MediaError as error:
-        return Fact(row.key, size, "", error=str(error), text=text)
-    return Fact(row.key, size, "", media.width, media.height, media.format, text=text)
+        return Fact(row.key, size, "", error=str(error), **said)
+    return Fact(row.key, size, "", media.width, media.height, media.format, **said)
 
 
 def _placed(outcome: Outcome, position: int) -> Outcome:

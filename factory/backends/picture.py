@@ -51,15 +51,15 @@ class Picture:
         """Its width x height as the catalog has them, px."""
         return self.width * self.height
 
-    def check(self, width: int, height: int, frames: int | None = None) -> None:
-        """Refuse a file that is not as the catalog has it: its cut would stretch it.
+    def check(self, width: int, height: int) -> None:
+        """Refuse a file of another size than the catalog has: its cut would stretch it.
 
-        Every reader calls this with what it finds before it resizes anything.
+        Every reader calls this with what it finds before it resizes anything. Frames need no
+        such check: a clip is taken by how many its video turns out to have.
 
         Args:
             width: Width of the file after orientation, or of the part of it that is used, px.
             height: Height likewise.
-            frames: Frames that decoding counted; None where they were not all counted.
 
         Raises:
             MediaError: They differ; both are named.
@@ -70,10 +70,6 @@ class Picture:
                 SIZE_DIFFERS,
                 f"{self.width} x {self.height} px by its facts, {width} x {height} px in the "
                 f"file{turned}",
-            )
-        if frames is not None and frames != self.frames:
-            raise MediaError(
-                SIZE_DIFFERS, f"{self.frames} frames by its facts, {frames} in the file"
             )
 
     def check_whole(self, composite: Composite) -> Callable[[int, int], None]:

@@ -11,6 +11,7 @@ from factory.catalog.captions import Captions, ColumnCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
+from factory.catalog.texts import CaptionColumn
 from factory.errors import PlanError
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
@@ -108,11 +109,27 @@ class StreamBackend(ImageBackend):
 
         Raises:
             StorageError: It cannot be reached.
-            TableError: It lacks the split, or a column that is wanted.
+            TableError: It lacks the split or a column that is wanted, or a column of captions
+                holds no texts.
         """
         if not isinstance(self.storage, HuggingFaceStorage):  # refused before
             raise TypeError(f"a stream cannot read {self.storage!r}")
-        return RowStream(self.storage, self.columns)
+        stream = RowStream(self.storage, self.columns)
+        for column in self.caption_columns(stream):
+            column.check(self.caption_option)
+        return stream
+
+    @property
+    def caption_option(self) -> str:
+        """The setting that names the columns of captions."""
+        return f"data.backends.{self.name}.caption.columns"
+
+    def caption_columns(self, stream: RowStream) -> list[CaptionColumn]:
+        """Return the columns that captions are taken from."""
+        return [
+            CaptionColumn(name, stream.types[name], stream.class_names[name], self.storage.identity)
+            for name in self.caption.columns
+        ]
 
     def epoch_samples(self, stream: RowStream) -> int:
         """Return the samples of one pass in an epoch.

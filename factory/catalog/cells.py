@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from factory.catalog.captions import LIST_SEPARATOR
 from factory.catalog.columns import Column, flags, one_each
+from factory.errors import TableError
+from factory.storage.nested import column_paths, is_list
 
 # Of a column of 32-bit integers, which the facts keep sizes in.
 _LARGEST = 2**31 - 1
@@ -21,6 +23,8 @@ _LARGEST = 2**31 - 1
 # that has an empty cell. Ten digits are enough for the largest, and never overflow 64 bits.
 _WHOLE = r"^\s*\+?0*([0-9]{1,10})(?:\.0*)?\s*$"
 _TEXT = pa.large_string()
+# Fields proposed where a column holds structs.
+_NAMED = 3
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -30,23 +34,13 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return plain(kind.value_type)
     if types.is_string(kind) or types.is_string_view(kind):
         return _TEXT
+    if types.is_binary_view(kind):
+        return pa.large_binary()
     if is_list(kind):
         return pa.large_list(plain(kind.value_type))
     if types.is_struct(kind):
         return pa.struct([pa.field(one.name, plain(one.type)) for one in kind])
     return kind
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a type is a list of any layout."""
-    types = pa.types
-    return bool(
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
 
 
 def whole(column: Column) -> NDArray[np.int32]:
@@ -90,11 +84,15 @@ def _parsed(column: Column) -> Column:
     return pc.if_else(matches, digits, pa.scalar(None, _TEXT)).cast(pa.int64())
 
 
-def texts(column: Column) -> Column:
+def texts(column: Column, classes: Sequence[str] | None = None) -> Column:
     """Return a column as texts, large_string [n]; null stays null.
 
     Numbers become their digits; the texts of a list are joined by `LIST_SEPARATOR`, empty
     cells of the list left out.
+
+    Args:
+        column: The column, of a `plain` type.
+        classes: Names that whole numbers stand for, from 0; a number without one is null.
 
     Raises:
         TypeError: The column holds neither texts, nor numbers, nor lists of these.
@@ -102,9 +100,13 @@ def texts(column: Column) -> Column:
     """
     kind = column.type
     if is_list(kind):
-        return _joined(column)
+        return _joined(column, classes)
     if not _is_texts(kind):
         raise TypeError("texts, or lists of texts")
+    if classes is not None and pa.types.is_integer(kind):
+        named = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(classes)))
+        places = pc.if_else(named, column, None)
+        return pa.array(classes, _TEXT).take(places)
     column = column.cast(_TEXT)
     if not pa.types.is_primitive(kind):
         column.validate(full=True)
@@ -121,16 +123,17 @@ def _is_texts(kind: pa.DataType) -> bool:
         or types.is_integer(kind)
         or types.is_floating(kind)
         or types.is_boolean(kind)
+        or types.is_decimal(kind)
     )
 
 
-def _joined(column: Column) -> Column:
+def _joined(column: Column, classes: Sequence[str] | None) -> Column:
     if is_list(column.type.value_type):
         raise TypeError("texts, or lists of texts")
     lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(lists, pa.ChunkedArray):  # of no chunk at all
         return pa.array([], _TEXT)
-    parts, owners = texts(lists.flatten()), pc.list_parent_indices(lists).to_numpy()
+    parts, owners = texts(lists.flatten(), classes), pc.list_parent_indices(lists).to_numpy()
     counts = np.bincount(owners[flags(pc.is_valid(parts))], minlength=len(lists))
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     full = pa.LargeListArray.from_arrays(pa.array(offsets), parts.drop_null())
@@ -163,3 +166,21 @@ def shown(column: Column, rows: NDArray[np.int64]) -> Column:
     """Return some cells as texts to show in a message; "null" for empty ones."""
     some = column.take(pa.array(rows)).cast(_TEXT)
     return pc.if_else(pc.equal(pc.fill_null(some, ""), ""), "null", some)
+
+
+def wrong_type(name: str, kind: pa.DataType, table: str, wanted: str, option: str) -> TableError:
+    """Return the error that a column cannot hold what is wanted of it.
+
+    Args:
+        name: The column.
+        kind: Its type.
+        table: The table, for the message.
+        wanted: What it should hold.
+        option: The setting that names the column.
+    """
+    below = [path for path, _ in column_paths([pa.field(name, kind)])][1:]
+    instead = f" such as {' or '.join(map(repr, below[:_NAMED]))}" if below else ""
+    return TableError(
+        f"column {name!r} of {table} holds {kind}, {wanted} are wanted; write it so, or name "
+        f"another column{instead} in {option}"
+    )

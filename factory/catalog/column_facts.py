@@ -8,11 +8,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.bulk import Engine
-from factory.catalog.cells import caption_lists, plain, shown, texts, whole
-from factory.catalog.columns import Column, find
+from factory.catalog.cells import plain, shown, whole
+from factory.catalog.columns import find
 from factory.catalog.facts import Facts
 from factory.catalog.metadata import Scan
 from factory.catalog.parquet import still_unreadable
+from factory.catalog.texts import TEXT_COLUMNS, texts_of
 from factory.errors import TableError
 from factory.storage.base import TabularStorage
 
@@ -38,7 +39,6 @@ class ColumnFacts:
             TableError: The storage has no table, the table lacks a column, or a column cannot
                 hold what is wanted.
         """
-        del engine  # one table is all the work there is
         scan.check_unopened("set metadata=discovery")
         storage = scan.storage
         if not isinstance(storage, TabularStorage):
@@ -47,7 +47,7 @@ class ColumnFacts:
                 f"metadata@data.backends.{scan.name}=discovery (or parquet)"
             )
         captions = scan.captions.columns
-        names = dict.fromkeys([*self._sizes, *captions, *scan.columns])
+        names = dict.fromkeys([*self._sizes, *scan.columns])
         table = storage.rows(list(names))
         listing = storage.listing()
         # Rows of the table in the order of the listing, which is sorted by key.
@@ -55,7 +55,8 @@ class ColumnFacts:
         columns = {name: listing[name] for name in ("key", "size", "etag")}
         columns |= self._measured(scan, table)
         if captions:
-            columns["text"] = caption_lists([_as_texts(table[name]) for name in captions])
+            found = texts_of(scan, engine, listing, listing["key"], scan.origin(self))
+            columns |= dict(zip(TEXT_COLUMNS, found, strict=True))
         columns |= {f"column.{name}": table[name] for name in scan.columns}
         facts = still_unreadable(pa.table(columns), scan)
         return Facts.of_table(facts, scan.origin(self), scan.known)
@@ -92,7 +93,3 @@ class ColumnFacts:
                 f"column {name!r} of {scan.storage.identity} holds {table[name].type}, {error} "
                 f"are wanted; name another in data.backends.{scan.name}.metadata"
             ) from error
-
-
-def _as_texts(column: pa.ChunkedArray) -> Column:
-    return texts(column.cast(plain(column.type)))

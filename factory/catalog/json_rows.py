@@ -7,8 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from factory.storage.nested import descend
+
 # Lines that types are guessed from; the guess is checked against all the others.
 _LOOKED_AT = 1000
+# Fields nested more deeply than this are not listed in messages.
+_DEPTH = 8
 # A line must fit a block; a caption or a list of boxes of 16 MiB does not happen.
 _BLOCK = 2**24
 
@@ -35,15 +39,14 @@ def read_lines(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str], 
         MalformedError: A line is not an object; says which, from 1.
     """
     first = [row for _, row in islice(_rows(data), _LOOKED_AT)]
-    names = list(dict.fromkeys(name for row in first for name in row))
     schema = _guess(first, wanted)
     if schema is not None:
         try:
-            return _fast(data, schema, wanted, names)
+            return _fast(data, schema, wanted, first)
         except (pa.ArrowException, UnicodeDecodeError):
             pass  # read again below, which knows line numbers and takes cells of mixed types
     rows = [row for _, row in _rows(data)]
-    return _columns(rows, wanted), names, len(rows)
+    return _columns(rows, wanted), _dotted(first), len(rows)
 
 
 def read_document(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str], int]:
@@ -67,8 +70,7 @@ def read_document(data: bytes, wanted: Sequence[str]) -> tuple[Columns, list[str
         for number, row in enumerate(document):
             if not isinstance(row, dict):
                 raise MalformedError(f"entry {number} is {_what(row)}, not an object")
-        names = list(dict.fromkeys(name for row in document[:_LOOKED_AT] for name in row))
-        return _columns(document, wanted), names, len(document)
+        return _columns(document, wanted), _dotted(document[:_LOOKED_AT]), len(document)
     if not isinstance(document, dict):
         raise MalformedError(f"it holds {_what(document)}, not a list of objects")
     return _of_columns(document, wanted)
@@ -88,9 +90,10 @@ def _of_columns(document: dict[str, Any], wanted: Sequence[str]) -> tuple[Column
     columns = {}
     for name in wanted:
         root, path = _root(name, document)
-        if root is not None:
+        if root is not None and _reached(document[root], path):
             columns[name] = _column(name, (_follow(cell, path) for cell in document[root]))
-    return columns, list(document), rows
+    shown = {name: cell for name, cells in document.items() for cell in cells[:1]}
+    return columns, list(dict.fromkeys([*document, *_dotted([shown])])), rows
 
 
 def _rows(data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -119,7 +122,7 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
 
 
 def _fast(
-    data: bytes, schema: pa.Schema, wanted: Sequence[str], names: list[str]
+    data: bytes, schema: pa.Schema, wanted: Sequence[str], first: Sequence[dict[str, Any]]
 ) -> tuple[Columns, list[str], int]:
     """Read with Arrow's parser, in threads; it fails where a cell is not of the type guessed."""
     from pyarrow import json as arrow
@@ -131,6 +134,7 @@ def _fast(
             explicit_schema=schema, unexpected_field_behavior="ignore"
         ),
     )
+    known = {name for row in first for name in row}
     columns = {}
     for name in wanted:
         root, path = _root(name, schema.names)
@@ -139,21 +143,10 @@ def _fast(
         column = descend(table[root], path)
         if column is None:
             raise pa.ArrowInvalid(f"{name} is in none of the rows looked at")
-        if root in names or column.null_count < len(column):
+        if root in known or column.null_count < len(column):
             column.validate(full=True)
             columns[name] = column
-    return columns, names, table.num_rows
-
-
-def descend(column: pa.ChunkedArray, path: Sequence[str]) -> pa.ChunkedArray | None:
-    """Return a field of a column of objects, of its fields in turn; None if there is none."""
-    import pyarrow.compute as pc
-
-    for name in path:
-        if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
-            return None
-        column = pc.struct_field(column, name)
-    return column
+    return columns, _dotted(first), table.num_rows
 
 
 def _guess(rows: Sequence[dict[str, Any]], wanted: Sequence[str]) -> pa.Schema | None:
@@ -178,7 +171,7 @@ def _columns(rows: Sequence[dict[str, Any]], wanted: Sequence[str]) -> Columns:
     columns = {}
     for name in wanted:
         root, path = _root(name, known)
-        if root is not None:
+        if root is not None and _reached((row.get(root) for row in rows), path):
             columns[name] = _column(name, (_follow(row.get(root), path) for row in rows))
     return columns
 
@@ -186,14 +179,19 @@ def _columns(rows: Sequence[dict[str, Any]], wanted: Sequence[str]) -> Columns:
 def _column(name: str, cells: Iterable[Any]) -> pa.ChunkedArray:
     """Return cells as a column; where they are of several types, as one that holds them all."""
     values = list(cells)
-    for form in (_as_it_is, _as_list, _as_text):
+    for form in (_as_it_is, _as_list, _as_text, _as_texts):
         try:
             return pa.chunked_array([pa.array([form(value) for value in values])])
         except UnicodeEncodeError as error:
             raise MalformedError(f"column {name!r} holds half a character: {error}") from None
         except (pa.ArrowException, OverflowError):
             continue
-    raise MalformedError(f"column {name!r} holds values of types that have nothing in common")
+    inside = [each for each in values if isinstance(each, dict)]
+    fields = ", ".join(f"{name}.{field}" for each in inside[:1] for field in each)
+    advice = f"; name one of the fields of its objects: {fields}" if fields else ""
+    raise MalformedError(
+        f"column {name!r} holds values of types that have nothing in common{advice}"
+    )
 
 
 def _as_it_is(value: Any) -> Any:
@@ -206,7 +204,16 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> str | None:
+    if isinstance(value, list | dict):
+        raise pa.ArrowInvalid("no text")
     return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _as_texts(value: Any) -> list[str | None] | None:
+    """Texts and numbers in some rows, lists of them in others: lists of texts, all of them."""
+    if value is None:
+        return None
+    return [_as_text(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def _root(name: str, names: Iterable[str]) -> tuple[str | None, list[str]]:
@@ -220,9 +227,38 @@ def _root(name: str, names: Iterable[str]) -> tuple[str | None, list[str]]:
 
 
 def _follow(value: Any, path: Sequence[str]) -> Any:
-    for name in path:
+    for place, name in enumerate(path):
+        if isinstance(value, list):
+            return [_follow(each, path[place:]) for each in value]
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def _reached(values: Iterable[Any], path: Sequence[str]) -> bool:
+    """Tell whether any of some values has the fields of a path, also in a list."""
+    if not path:
+        return True
+    return any(
+        _reached(value, path) if isinstance(value, list) else _reached([value[path[0]]], path[1:])
+        for value in values
+        if isinstance(value, list) or (isinstance(value, dict) and path[0] in value)
+    )
+
+
+def _dotted(rows: Sequence[Any], above: str = "", depth: int = 0) -> list[str]:
+    """Return the names of all fields of some objects, dotted where they are nested."""
+    within: dict[str, list[Any]] = {}
+    if depth == _DEPTH:
+        return []
+    for row in rows:
+        for name, value in row.items():
+            inner = value if isinstance(value, list) else [value]
+            within.setdefault(name, []).extend(v for v in inner if isinstance(v, dict))
+    return [
+        full
+        for name, inner in within.items()
+        for full in (above + name, *_dotted(inner, f"{above}{name}.", depth + 1))
+    ]
 
 
 def _what(value: object) -> str:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.bulk import Engine
-from factory.catalog.cells import caption_lists, shown, texts, whole
+from factory.catalog.cells import caption_lists, shown, texts, whole, wrong_type
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
 from factory.catalog.discovery import PICTURES, Discovery
@@ -222,12 +222,7 @@ class _Reading:
 
     def _wrong_type(self, rows: Rows, name: str, wanted: str, option: str) -> TableError:
         kind = rows.table[name].type
-        fields = [f"{name}.{one.name}" for one in kind] if pa.types.is_struct(kind) else []
-        instead = f" such as {fields[0]!r}" if fields else ""
-        return TableError(
-            f"column {name!r} of {self._tables.described()} holds {kind}, {wanted} are wanted; "
-            f"write it so, or name another column{instead} in {self._where}.{option}"
-        )
+        return wrong_type(name, kind, self._tables.described(), wanted, f"{self._where}.{option}")
 
     def _mark_names(self, errors: "_Errors", rows: Rows, named: Named) -> None:
         errors.mark(named.blank, lambda bad: joined("no file name: ", rows.places(bad)))

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from factory.catalog.cells import plain
-from factory.catalog.json_rows import Columns, MalformedError, descend, read_document, read_lines
+from factory.catalog.json_rows import Columns, MalformedError, read_document, read_lines
+from factory.storage.nested import column_paths, descend
 
 PARQUET = "a Parquet file"
 LINES = "JSON lines"
@@ -62,15 +63,26 @@ def read_parquet(source: Path | bytes, wanted: Sequence[str]) -> Part:
         names = list(file.schema_arrow.names)
         paths = {name: path for name in wanted if (path := _path(name, names))}
         _once(names, [path[0] for path in paths.values()])
-        # A dotted name reads one field of a struct, and not the others beside it.
-        table = file.read(columns=list(dict.fromkeys(paths)))
+        shown = [name for name, _ in column_paths(file.schema_arrow)]
+        read = {_read_as(name, path, file.schema_arrow) for name, path in paths.items()}
+        table = file.read(columns=sorted(read))
         rows = file.metadata.num_rows
     found = {
         name: column
         for name, (root, *fields) in paths.items()
         if root in table.column_names and (column := descend(table[root], fields)) is not None
     }
-    return Part(_plain(found), names, rows)
+    return Part(_plain(found), shown, rows)
+
+
+def _read_as(name: str, path: Sequence[str], schema: pa.Schema) -> str:
+    """Return what to read for a column: one field of a struct without those beside it."""
+    kind = schema.field(path[0]).type
+    for part in path[1:]:
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            return path[0]  # a list, say, whose fields Parquet calls otherwise
+        kind = kind.field(part).type
+    return name
 
 
 def read_text(key: str, data: bytes, wanted: Sequence[str], texts: Sequence[str]) -> Part:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.bulk import Engine
-from factory.catalog.captions import LIST_SEPARATOR, Captions
-from factory.catalog.cells import caption_lists
+from factory.catalog.captions import Captions
+from factory.catalog.cells import caption_lists, plain, texts, wrong_type
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, stems
 from factory.catalog.facts import SCHEMA
@@ -25,6 +25,8 @@ _TEXT_LIST = SCHEMA.field("text").type
 # Sidecars larger than this are no captions; reading them would only cost memory, bytes.
 MAX_TEXT_BYTES = 2**20
 
+# Reason of a text in an encoding that nobody can tell.
+NOT_UTF8 = "caption not UTF-8"
 # Reason of a text whose file is listed and gone; it is looked for again at the next scan.
 VANISHED = "no caption"
 
@@ -50,7 +52,7 @@ def texts_of(
     captions = scan.captions
     if isinstance(scan.storage, TabularStorage) and captions.columns:
         try:
-            return _of_columns(scan.storage, captions, keys)
+            return _of_columns(scan, scan.storage, keys)
         except TableError as error:
             error.add_note(
                 f"while reading the captions of backend {scan.name!r}; name their columns in "
@@ -72,41 +74,91 @@ def _nothing(rows: int) -> TextColumns:
     )
 
 
-def _of_columns(storage: TabularStorage, captions: Captions, keys: Column) -> TextColumns:
-    table = storage.rows(captions.columns)
-    found = column_texts([table[name] for name in captions.columns])
+def _of_columns(scan: Scan, storage: TabularStorage, keys: Column) -> TextColumns:
+    names = scan.captions.columns
+    table = storage.rows(names)
+    columns = [
+        CaptionColumn(name, table[name].type, storage.class_names(name), storage.identity)
+        for name in names
+    ]
+    option = f"data.backends.{scan.name}.caption.columns"
+    found, errors = column_texts(columns, [table[name] for name in names], option)
     places = find(keys, table["key"].cast(pa.large_string()))
-    _, etags, errors = _nothing(len(keys))
-    return found.take(pa.array(places, mask=places < 0)), etags, errors
+    chosen = pa.array(places, mask=places < 0)
+    return found.take(chosen), pa.nulls(len(keys), pa.large_string()), errors.take(chosen)
 
 
-def column_texts(columns: Sequence[Column]) -> Column:
-    """Return the texts of each row of a table, one entry a column; "" for an empty cell.
+@dataclass(frozen=True)
+class CaptionColumn:
+    """A column of a table that captions are taken from.
 
-    The texts of a cell that holds a list are kept apart by `LIST_SEPARATOR`.
+    Attributes:
+        name: Its name.
+        kind: Its type.
+        classes: Names that its whole numbers stand for, if they do.
+        table: The table, for messages.
     """
-    if all(_is_text(column.type) for column in columns):
-        return caption_lists([column.cast(pa.large_string()) for column in columns])
-    cells = zip(*(column.to_pylist() for column in columns), strict=True)
-    return pa.array([flatten(list(row)) for row in cells], _TEXT_LIST)
+
+    name: str
+    kind: pa.DataType
+    classes: Sequence[str] | None
+    table: str
+
+    def check(self, option: str) -> None:
+        """Refuse a column that holds no texts.
+
+        Args:
+            option: The setting that names the column.
+
+        Raises:
+            TableError: It holds structs, say; a field to take is named.
+        """
+        self.texts(pa.array([], self.kind), option)
+
+    def texts(self, column: Column, option: str) -> tuple[Column, list[str | None]]:
+        """Return cells as texts, and why some cannot be: a cell that is not UTF-8 is alone.
+
+        Raises:
+            TableError: The column holds no texts.
+        """
+        try:
+            return texts(column.cast(plain(column.type)), self.classes), [None] * len(column)
+        except (TypeError, pa.ArrowNotImplementedError) as error:
+            wanted = str(error) if isinstance(error, TypeError) else "texts, or lists of texts"
+            raise wrong_type(self.name, self.kind, self.table, wanted, option) from error
+        except pa.ArrowInvalid:
+            if len(column) == 1:
+                why = f"{NOT_UTF8}: a cell of column {self.name!r}"
+                return pa.nulls(1, pa.large_string()), [why]
+            half = len(column) // 2
+            parts = [self.texts(c, option) for c in (column.slice(0, half), column.slice(half))]
+            chunks = [c for found, _ in parts for c in _chunks(found)]
+            return pa.chunked_array(chunks), [*parts[0][1], *parts[1][1]]
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _chunks(column: Column) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
-def flatten(cells: list[object]) -> tuple[str, ...]:
-    """Return the texts of one row's cells, one entry a column.
+def column_texts(
+    columns: Sequence[CaptionColumn], cells: Sequence[Column], option: str
+) -> tuple[pa.Array, pa.Array]:
+    """Return the texts of each row of a table, one entry a column, and why they cannot be used.
 
-    An empty cell gives ""; the texts of a list are kept apart by `LIST_SEPARATOR`.
+    An empty cell gives ""; the texts of a cell that holds a list are kept apart by
+    `LIST_SEPARATOR`.
+
+    Args:
+        columns: The columns.
+        cells: What each holds, n rows.
+        option: The setting that names the columns, for messages.
+
+    Raises:
+        TableError: A column holds something else than texts, numbers, or lists of these.
     """
-    texts: list[str] = []
-    for cell in cells:
-        if isinstance(cell, list):
-            texts.append(LIST_SEPARATOR.join(str(part) for part in cell if part is not None))
-        else:
-            texts.append("" if cell is None else str(cell))
-    return tuple(texts)
+    found = [one.texts(column, option) for one, column in zip(columns, cells, strict=True)]
+    reasons = [next(filter(None, row), None) for row in zip(*(e for _, e in found), strict=True)]
+    return caption_lists([text for text, _ in found]), pa.array(reasons, pa.string())
 
 
 def _of_sidecars(

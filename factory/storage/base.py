@@ -167,6 +167,11 @@ class TabularStorage(Storage):
             TableError: A column is not there; the message lists those that are.
         """
 
+    def class_names(self, column: str) -> Sequence[str] | None:
+        """Return the names that a column's whole numbers stand for; None for other columns."""
+        del column
+        return None
+
 
 def in_groups(lengths: Sequence[int]) -> Iterator[slice]:
     """Yield which of some spans, of these lengths in bytes, are held in memory at once."""

@@ -19,6 +19,7 @@ from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import TabularStorage, safe_key
 from factory.storage.budget import endpoint
 from factory.storage.local import LocalStorage
+from factory.storage.nested import column_paths, descend
 from factory.storage.opened import PerProcess
 from factory.storage.rules import check_span, did_you_mean, missing_column, safe_prefix
 
@@ -182,8 +183,13 @@ class HuggingFaceStorage(TabularStorage):
             return pa.table({"key": keys})
         roots = list(dict.fromkeys(path[0] for path in paths))
         table = opened.dataset.select_columns(roots).with_format("arrow")[:]
-        found = [_field(table[path[0]], path[1:]) for path in paths]
+        found = [descend(table[path[0]], path[1:]) for path in paths]
         return pa.table([keys, *found], names=["key", *columns])
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Return the names of a column of class labels; None of another column."""
+        opened = _OPENED.get(self)
+        return class_names(opened.dataset.features, self._path(opened, column))
 
     def _path(self, opened: "_Opened", column: str) -> list[str]:
         """Return a column's name in parts, after making sure that it leads somewhere."""
@@ -373,18 +379,17 @@ def _sizes(table: "pa.Table") -> list[int]:
     return [UNKNOWN_SIZE if length is None else length for length in lengths]
 
 
-def column_paths(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Yield every column and, below structs, every field."""
-    import pyarrow as pa
-
-    for field in fields:
-        path = (*above, field.name)
-        yield ".".join(path), list(path)
-        if pa.types.is_struct(field.type):
-            yield from column_paths(field.type, path)
+def class_names(features: Any, path: Sequence[str]) -> list[str] | None:
+    """Return the names that the whole numbers of a column stand for; None where there are none."""
+    feature = features
+    for name in path:
+        feature = _entries(feature).get(name) if isinstance(_entries(feature), dict) else None
+    names = getattr(_entries(feature), "names", None)
+    return None if names is None else [str(name) for name in names]
 
 
-def _field(column: "pa.ChunkedArray", path: list[str]) -> "pa.ChunkedArray":
-    import pyarrow.compute as pc
-
-    return pc.struct_field(column, path) if path else column
+def _entries(feature: Any) -> Any:
+    """Return what a feature of lists holds, or the feature itself."""
+    while isinstance(feature, list) or hasattr(feature, "feature"):
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    return feature

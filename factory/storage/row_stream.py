@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from factory.errors import StorageError, TableError, UnsafeKeyError
 from factory.storage.huggingface import (
     HuggingFaceStorage,
-    column_paths,
+    class_names,
     loaded,
     one_split,
     translated,
 )
+from factory.storage.nested import column_paths, type_at
 from factory.storage.rules import missing_column
 
 if TYPE_CHECKING:
@@ -74,7 +75,14 @@ class RowStream:
             if column not in paths:
                 raise missing_column(column, list(paths), storage.identity)
         self._paths = [paths[column] for column in columns]
-        self.types = {column: _type(fields, paths[column]) for column in columns}
+        self.types = {
+            column: type_at(fields.field(path[0]).type, path[1:])
+            for column, path in zip(columns, self._paths, strict=True)
+        }
+        self.class_names = {
+            column: class_names(opened.features, path)
+            for column, path in zip(columns, self._paths, strict=True)
+        }
         roots = list(dict.fromkeys([image, *(path[0] for path in self._paths)]))
         if not _holds_pictures(fields.field(image).type):
             raise TableError(
@@ -200,13 +208,6 @@ def _opened(storage: HuggingFaceStorage) -> "IterableDataset":
     return dataset
 
 
-def _type(fields: "pa.Schema", path: Sequence[str]) -> "pa.DataType":
-    kind = fields.field(path[0]).type
-    for name in path[1:]:
-        kind = kind.field(name).type
-    return kind
-
-
 def _holds_pictures(kind: "pa.DataType") -> bool:
     """Tell whether a column's values are bytes, paths, or both as the library stores them."""
     import pyarrow as pa
@@ -218,6 +219,8 @@ def _holds_pictures(kind: "pa.DataType") -> bool:
 
 
 def _cell(cells: Any, path: Sequence[str]) -> Any:
-    for name in path:
+    for place, name in enumerate(path):
+        if isinstance(cells, list):
+            return [_cell(each, path[place:]) for each in cells]
         cells = None if cells is None else cells[name]
     return cells

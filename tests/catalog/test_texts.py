@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from factory.catalog.captions import LIST_SEPARATOR, ColumnCaptions, TextFileCaptions
+from factory.catalog.captions import ColumnCaptions, TextFileCaptions
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Scan
-from factory.catalog.texts import flatten, texts_of
+from factory.catalog.texts import texts_of
 from factory.errors import StorageUnavailableError, TableError
 from factory.storage.urls import UrlListStorage
 from tests.catalog.fakes import ENGINE, Watched
@@ -106,14 +106,3 @@ def test_columns_of_a_table_go_to_their_keys(tmp_path: Path) -> None:
     assert texts("b") == [[""], ["zwei"]]
     with pytest.raises(TableError, match="no column 'c'; it has: url, a, b"):
         texts("c")
-
-
-def test_cells_become_one_text_each() -> None:
-    assert flatten(["a", None, ["b", None, "c"], [], 4]) == (
-        "a",
-        "",
-        f"b{LIST_SEPARATOR}c",
-        "",
-        "4",
-    )
-    assert flatten([]) == ()
