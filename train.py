@@ -1,7 +1,12 @@
 """Train on any mix of backends: `python train.py data=multi storage=s3`."""
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import logging
 import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -36,4 +41,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    startup.speak()
+    sys.argv[1:] = cli.continuing(sys.argv[1:])
     cli.run(main)

@@ -1,23 +1,37 @@
-"""How a command ends that goes wrong: with advice on one screen, not a stack of frames."""
+"""Commands on a terminal: the folder and options they begin with, and how errors end them.
+
+An error ends with advice on one screen, not a stack of frames.
+"""
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from factory.check import check
 from factory.composer import compose, conf_dir, refusals, tidy
 from factory.errors import ConfigError, FactoryError
+from factory.own_folder import claim, unwritable
+from factory.run_folder import (
+    HYDRA,
+    continued,
+    former_config_dir,
+    former_overrides,
+    newest_checkpoint,
+)
+from factory.startup import DEBUG, say
 
-# Set to 1, shows the full traceback of every error.
-DEBUG = "FACTORY_DEBUG"
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -31,6 +45,23 @@ def advice() -> Iterator[None]:
         yield
     except FactoryError as error:
         _end(describe(error), error)
+
+
+class RunFolder(Callback):
+    """Gives each run, and each sweep, a folder of its own; one of Hydra's callbacks.
+
+    Hydra turns errors of its callbacks into warnings, so what is wrong ends the process here.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a run."""
+        with advice():
+            claim(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a sweep."""
+        with advice():
+            claim(config, "sweep")
 
 
 def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> None:
@@ -47,11 +78,62 @@ def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> Non
         main()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _end(_composition_text(error, given), error)
+    except OSError as error:
+        if _has_begun(main, error):
+            raise
+        _end(describe(_unwritable(error)), error)
     except ValueError as error:
+        if isinstance(error.__cause__, OSError) and not _has_begun(main, error):
+            _end(describe(_unwritable(error.__cause__)), error)  # the log that cannot be opened
         # Hydra's word on a group that is set to null or a mapping, such as callbacks=null.
         if not str(error).startswith("Config group override"):
             raise
         _end(describe(ConfigError(_no_choice(error, given))), error)
+
+
+def continuing(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a run, with those of the run that `ckpt_path=last` continues.
+
+    Its overrides come first, but for what is given now; so does its folder of configs.
+    """
+    given = list(arguments)
+    flags = _parse(given)
+    if flags.config_path or "ckpt_path=last" not in flags.overrides:
+        return given
+    with advice():
+        found = _continued_run(flags)
+        if found is None or not (found[0] / HYDRA).is_dir():
+            return given  # what is missing is said where the checkpoint is needed
+        folder, checkpoint = found
+        taken = continued(former_overrides(folder), flags.overrides)
+        config_dir = None if flags.config_dir else former_config_dir(folder)
+    if "LOCAL_RANK" not in os.environ:  # said once, by the process that starts the others
+        say(f"ckpt_path=last goes on with {checkpoint}")
+        if taken:
+            say(f"  and the options of its run: {shlex.join(taken)}")
+    return [*(["--config-dir", config_dir] if config_dir else []), *taken, *given]
+
+
+def _continued_run(flags: argparse.Namespace) -> tuple[Path, Path] | None:
+    """Return the run to be continued and its checkpoint: of its own folder, or the newest one."""
+    own = [text for text in flags.overrides if text.startswith("hydra.run.dir=")]
+    folder = Path(own[-1].partition("=")[2].strip("'\"")) if own else None
+    if folder is not None and (found := newest_checkpoint(folder)):
+        return found
+    # Other overrides may hang on those of the run that is yet to be found.
+    where = [text for text in flags.overrides if text.lstrip("+").startswith(("paths", "local"))]
+    cfg = compose(where, config_dir=flags.config_dir)
+    return newest_checkpoint(Path(cfg.paths.output_dir))
+
+
+def _has_begun(main: Callable[[], None], error: BaseException) -> bool:
+    """Tell whether an error comes from the decorated function, not from Hydra before it."""
+    code = getattr(getattr(main, "__wrapped__", main), "__code__", None)
+    return any(frame.f_code is code for frame, _ in walk_tb(error.__traceback__))
+
+
+def _unwritable(error: OSError) -> FactoryError:
+    return unwritable(Path(error.filename or "."), error)
 
 
 def describe(error: BaseException) -> str:
@@ -108,6 +190,5 @@ def _value_problems(overrides: Sequence[str], config_dir: str | None) -> list[st
 def _end(text: str, error: BaseException) -> NoReturn:
     if os.environ.get(DEBUG) == "1":
         raise error
-    print(text, file=sys.stderr)
-    print(f"(the full traceback: {DEBUG}=1)", file=sys.stderr)
+    say(f"{text}\n(the full traceback: {DEBUG}=1)")
     raise SystemExit(1) from None

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,25 @@ logger = logging.getLogger("factory")
 SAMPLE_SECONDS = 0.05
 # Of a job of hours some hundred lines, and none of one that is over before anybody looks.
 LINE_SECONDS = 30.0
+
+
+class LogFile(logging.FileHandler):
+    """A log in a file; where it cannot be written, it says so once and the program goes on."""
+
+    def __init__(self, filename: str) -> None:
+        """Open the file for appending, in UTF-8 whatever the locale."""
+        super().__init__(filename, encoding="utf-8")
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Say once that the file cannot be written; what else goes wrong is logging's to say."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with suppress(OSError):
+                sys.stderr.write(f"the log {self.baseFilename} cannot be written: {error}\n")
 
 
 @dataclass

@@ -12,6 +12,7 @@ from factory.builder import build, make
 from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
 from factory.report import show, stages_table, stream_lines, wide_console
+from factory.run_folder import newest_checkpoint
 from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole
 
 logger = logging.getLogger("factory")
@@ -33,7 +34,7 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
     """
     _quiet()
     cfg.paths.run_dir = str(folder)
-    checkpoint = find_checkpoint(cfg.ckpt_path, Path(cfg.paths.output_dir))
+    checkpoint = find_checkpoint(cfg.ckpt_path, Path(cfg.paths.output_dir), folder)
     data = build(cfg, overrides)
     seed_everything(cfg.seed, workers=True, verbose=False)
     report = RunReport(data, folder)
@@ -56,8 +57,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
-def find_checkpoint(path: str | None, output_dir: Path) -> str | None:
+def find_checkpoint(path: str | None, output_dir: Path, folder: Path | None = None) -> str | None:
     """Return the checkpoint to continue from: a file, or for "last" the newest run's last one.
+
+    Of a run that is begun again in its own `folder` it is that folder's.
 
     Raises:
         ConfigError: There is no such file.
@@ -73,14 +76,16 @@ def find_checkpoint(path: str | None, output_dir: Path) -> str | None:
             )
         check_whole(Path(path))
         return path
-    found = sorted(output_dir.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
+    own = None if folder is None else newest_checkpoint(folder)
+    found = own or newest_checkpoint(output_dir, folder)
+    if found is None:
         raise ConfigError(
             f"ckpt_path=last: no run below {output_dir} left a checkpoint; start without "
             "ckpt_path, or give a file"
         )
-    check_whole(found[-1], output_dir.rglob(f"*{SUFFIX}"))
-    return str(found[-1])
+    _, checkpoint = found
+    check_whole(checkpoint, output_dir.rglob(f"*{SUFFIX}"))
+    return str(checkpoint)
 
 
 class RunReport(Callback):

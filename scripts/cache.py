@@ -13,6 +13,10 @@ Exit status 0 means that all is well, 1 that something is wrong, 2 that the comm
 config is, 130 an interrupt.
 """
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import argparse
 import logging
 import math
@@ -469,5 +473,6 @@ COMMANDS: dict[str, Command] = {
 
 
 if __name__ == "__main__":
+    startup.speak()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     sys.exit(main(sys.argv[1:]))

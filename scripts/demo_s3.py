@@ -1,5 +1,9 @@
 """Which S3 to try the demo with: starts one on loopback, fills it, and says how to use it."""
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import argparse
 import shlex
 import signal
@@ -85,4 +89,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    startup.speak()
     sys.exit(main())

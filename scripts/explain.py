@@ -12,6 +12,10 @@ RUN is a run folder. Of a run that continued others, name them too, the newest f
 ledgers are read together. Other arguments change options, as for train.py.
 """
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import argparse
 import json
 import os
@@ -109,4 +113,5 @@ def _answer(
 
 
 if __name__ == "__main__":
+    startup.speak()
     main(sys.argv[1:])

@@ -1,5 +1,9 @@
 """How does a SimpleTuner config run here? Turns its `multidatabackend.json` into options."""
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import argparse
 import sys
 from pathlib import Path
@@ -85,4 +89,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    startup.speak()
     sys.exit(main())

@@ -4,6 +4,10 @@ Scans, decides and plans, but encodes and trains nothing. Exit status 0 means th
 be trained, 1 that something stops it.
 """
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import argparse
 import json
 import sys
@@ -114,4 +118,5 @@ def run_of(cfg: DictConfig, ranks: int | None) -> Run:
 
 
 if __name__ == "__main__":
+    startup.speak()
     main(sys.argv[1:])

@@ -5,6 +5,10 @@ cache lacks. Interrupted, it goes on where it was when it is started again. Exit
 that the run can be trained from the cache, 1 that something stops it, 130 an interrupt.
 """
 
+from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+
+# isort: split
+
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -74,4 +78,5 @@ def _encode(cfg: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    startup.speak()
     main(sys.argv[1:])

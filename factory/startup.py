@@ -1,0 +1,76 @@
+"""The beginning of every command: what Ctrl-C says, and text that any terminal takes.
+
+Imported first, before what takes seconds to load; brings what Python has loaded anyway.
+"""
+
+import codecs
+import os
+import sys
+from types import TracebackType
+
+# What a shell says of a command that was interrupted.
+INTERRUPTED = 130
+# Set to 1, shows the full traceback of every error.
+DEBUG = "FACTORY_DEBUG"
+# What stands for signs that an output cannot show: bars, arrows, dots.
+_PLAIN = dict.fromkeys("█▉▊▋▌", "#") | dict.fromkeys("▍▎▏", " ") | {"…": "...", "→": "->"}
+_ERRORS = "legible"
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error is a Ctrl-C, or came of one: some imports report it as their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def say(text: str) -> None:
+    """Print to stderr, if that can still be written: it may lie on the disk that is full."""
+    try:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the last word of a command
+    except OSError:
+        return
+
+
+def speak() -> None:
+    """Let file names be UTF-8, and output be whatever the terminal or pipe takes.
+
+    In a locale of ASCII (LC_ALL=C with PYTHONUTF8=0) Python can neither open nor print other
+    names: the command is started once more, in Python's UTF-8 mode. What an output cannot show
+    is escaped.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _legible(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace what an output cannot show by a plain sign, or escape it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    if plain := _PLAIN.get(error.object[error.start]):
+        return plain, error.start + 1
+    one = UnicodeEncodeError(
+        error.encoding, error.object, error.start, error.start + 1, error.reason
+    )
+    return codecs.backslashreplace_errors(one)
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if not is_interrupt(error):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    if os.environ.get(DEBUG) == "1":
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        say("interrupted")
+    sys.exit(INTERRUPTED)
+
+
+codecs.register_error(_ERRORS, _legible)
+sys.excepthook = _excepthook
