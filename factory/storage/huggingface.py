@@ -18,6 +18,15 @@ from factory.errors import (
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import TabularStorage, safe_key
 from factory.storage.budget import endpoint
+from factory.storage.dataset_folder import (
+    SPLITS,
+    STATE,
+    MappedRows,
+    check_arrow,
+    check_card,
+    check_files,
+    saved_files,
+)
 from factory.storage.local import LocalStorage
 from factory.storage.nested import column_paths, descend
 from factory.storage.opened import PerProcess
@@ -98,8 +107,10 @@ class HuggingFaceStorage(TabularStorage):
         if safe_prefix(prefix):
             raise ObjectNotFoundError(f"{self.identity} has no folders, so none is {prefix!r}")
         index = 0
-        for batch in opened.images.iter(batch_size=_LISTED_ROWS):
-            for size in _sizes(batch):
+        for first in range(0, len(opened.images), _LISTED_ROWS):
+            last = min(first + _LISTED_ROWS, len(opened.images))
+            opened.mapped.look(first, last - 1)
+            for size in _sizes(opened.images[first:last]):
                 yield self._info(opened, index, size)
                 index += 1
 
@@ -114,6 +125,7 @@ class HuggingFaceStorage(TabularStorage):
                 f"{key!r} is no key of {self.identity}; its keys run from {_key(0)} "
                 f"to {_key(len(opened.images) - 1)}"
             )
+        opened.mapped.look(index, index)
         return index
 
     def head(self, key: str) -> ObjectInfo:
@@ -181,6 +193,7 @@ class HuggingFaceStorage(TabularStorage):
         keys = pa.array([_key(index) for index in range(len(opened.images))], pa.string())
         if not paths:
             return pa.table({"key": keys})
+        opened.mapped.look(0, len(keys) - 1)
         roots = list(dict.fromkeys(path[0] for path in paths))
         table = opened.dataset.select_columns(roots).with_format("arrow")[:]
         found = [descend(table[path[0]], path[1:]) for path in paths]
@@ -257,12 +270,14 @@ class _Opened:
         images: The image column alone, in Arrow format, undecoded.
         fingerprint: Changes when the dataset does.
         paths: The name of every column and struct field, dotted, and in parts.
+        mapped: The files that the rows lie in.
     """
 
     dataset: "Dataset"
     images: "Dataset"
     fingerprint: str
     paths: dict[str, list[str]]
+    mapped: MappedRows
 
 
 def _key(index: int) -> str:
@@ -285,7 +300,8 @@ def _open(storage: HuggingFaceStorage) -> _Opened:
         ) from error
     fingerprint: str = dataset._fingerprint  # noqa: SLF001 - the library has no public name
     paths = dict(column_paths(dataset.data.schema))
-    return _Opened(dataset, images.with_format("arrow"), fingerprint, paths)
+    mapped = MappedRows.of(dataset)
+    return _Opened(dataset, images.with_format("arrow"), fingerprint, paths, mapped)
 
 
 _OPENED: PerProcess[HuggingFaceStorage, _Opened] = PerProcess(_open)
@@ -300,21 +316,26 @@ def loaded(storage: HuggingFaceStorage, *, streaming: bool = False) -> Any:
     import datasets
 
     folder = Path(storage.dataset)
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
-        if saved:
+        if any((folder / name).is_file() for name in (SPLITS, STATE)):
+            check_arrow(saved_files(storage.dataset))
             return datasets.load_from_disk(storage.dataset)
         # A slice must be cut by the library; of plain names ours knows the near misses.
         cut = storage.split if storage.split and re.search(r"[\[+]", storage.split) else None
-        return datasets.load_dataset(
-            storage.dataset,
-            storage.subset,
-            split=cut,
-            revision=storage.revision,
-            cache_dir=storage.cache_dir,
-            num_proc=None if streaming else storage.num_proc,
-            streaming=streaming,
+        if folder.is_dir():
+            check_card(storage.dataset)
+        # What `load_dataset` does, but for a look at the files before the first is opened.
+        builder = datasets.load_dataset_builder(
+            storage.dataset, storage.subset, revision=storage.revision, cache_dir=storage.cache_dir
         )
+        check_files(storage.dataset, (builder.config.data_files or {}).values())
+        if streaming:
+            return builder.as_streaming_dataset(split=cut)
+        builder.download_and_prepare(num_proc=storage.num_proc)
+        check_arrow(sorted(Path(builder.cache_dir).glob("*.arrow")))
+        return builder.as_dataset(split=cut)
+    except FactoryError:
+        raise
     except Exception as error:
         raise translated(storage, error) from error
 

@@ -1,11 +1,12 @@
 """How are the rows of a dataset read one after another, without downloading it first?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import StorageError, TableError, UnsafeKeyError
+from factory.storage.dataset_folder import MappedRows
 from factory.storage.huggingface import (
     HuggingFaceStorage,
     class_names,
@@ -65,7 +66,7 @@ class RowStream:
         from datasets import Image
 
         self.storage = storage
-        opened = _opened(storage)
+        opened, mapped = _opened(storage)
         image = storage.image_column
         if image not in opened.features:
             raise missing_column(image, list(opened.features), storage.identity)
@@ -90,6 +91,7 @@ class RowStream:
                 "not pictures; correct storage.image_column"
             )
         self._dataset = opened.select_columns(roots).cast_column(image, Image(decode=False))
+        self._mapped = mapped
 
     @property
     def shards(self) -> int:
@@ -115,7 +117,8 @@ class RowStream:
         part = self._dataset.shard(num_shards=self.shards, index=shard)
         if state is not None:
             part.load_state_dict(state)
-        return ShardRows(self.storage, part, self._paths, shard, index)
+        look = None if self._mapped is None else partial(self._mapped.look_in, shard, self.shards)
+        return ShardRows(self.storage, part, self._paths, shard, index, look)
 
 
 class ShardRows:
@@ -133,8 +136,19 @@ class ShardRows:
         paths: Sequence[Sequence[str]],
         shard: int,
         index: int,
+        look: Callable[[int], None] | None = None,
     ) -> None:
-        """Store the parts; nothing is read before the first row is asked for."""
+        """Store the parts; nothing is read before the first row is asked for.
+
+        Args:
+            storage: The dataset.
+            part: The shard's rows.
+            paths: Columns wanted, in parts.
+            shard: The shard.
+            index: The row that comes next.
+            look: Makes sure that the file of a row, of which memory is mapped, was not cut.
+        """
+        self._look = look
         self._storage, self._part, self._paths = storage, part, paths
         self.shard, self.index = shard, index
         self._rows: Iterator[dict[str, Any]] = iter(part)
@@ -149,6 +163,8 @@ class ShardRows:
         Raises:
             StorageError: The dataset cannot be read.
         """
+        if self._look is not None:
+            self._look(self.index)
         try:
             cells = next(self._rows)
         except StopIteration:
@@ -193,19 +209,21 @@ class ShardRows:
             return None, f"not readable: {error}"
 
 
-def _opened(storage: HuggingFaceStorage) -> "IterableDataset":
+def _opened(storage: HuggingFaceStorage) -> "tuple[IterableDataset, MappedRows | None]":
+    """Return a dataset, and where its rows lie if it is mapped."""
     from datasets import Dataset
 
     dataset = one_split(storage, loaded(storage, streaming=True))
-    if isinstance(dataset, Dataset):
-        return dataset.to_iterable_dataset(num_shards=max(1, len(dataset) // SHARD_ROWS))
-    if dataset.features is None:
-        try:
+    try:
+        if isinstance(dataset, Dataset):
+            shards = max(1, len(dataset) // SHARD_ROWS)
+            return dataset.to_iterable_dataset(num_shards=shards), MappedRows.of(dataset)
+        if dataset.features is None:
             # The library offers no public way to look at the first rows for their types.
             dataset = dataset._resolve_features()  # noqa: SLF001
-        except Exception as error:
-            raise translated(storage, error) from error
-    return dataset
+    except Exception as error:
+        raise translated(storage, error) from error
+    return dataset, None
 
 
 def _holds_pictures(kind: "pa.DataType") -> bool:

@@ -74,6 +74,8 @@ def damaged_file(data: bytes, name: str, number: int) -> bytes:
         number: The file's number, from 0.
     """
     rng = random.Random(f"{name}/{number}")
+    if data[:1] == b"{" and data.count(b"\n{") == 0 and rng.random() < 0.5:
+        return _other_json(data, rng)
     first, last = rng.choice([(0, len(data)), (0, len(data)), (0, EDGE), (-EDGE, len(data))])
     first, last = first % len(data) if first >= -len(data) else 0, min(last, len(data))
     part = rng.choice([_damaged, _numbers, _zeroed])(data[first:last], rng)
@@ -103,6 +105,22 @@ def _zeroed(data: bytes, rng: random.Random) -> bytes:
     size = rng.choice([1, 16, 64, 512, 4096])
     at = rng.randrange(max(1, len(data))) // size * size
     return data[:at] + bytes(len(data[at : at + size])) + data[at + size :]
+
+
+def _other_json(data: bytes, rng: random.Random) -> bytes:
+    """Put values of another kind in some places of a JSON file, which stays one."""
+    made = json.loads(data)
+    odd = [None, True, -1, 0, 2**63, 1e300, "", "x", "../../x", "/x", [], [[]], {}, {"x": 1}]
+    for _ in range(rng.randint(1, 2)):
+        place, key = made, rng.choice(list(made))
+        while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.7:
+            place = place[key]
+            key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if isinstance(place, dict) and rng.random() < 0.2:
+            del place[key]
+            break
+        place[key] = rng.choice([*odd, [place[key]], {"x": place[key]}])
+    return json.dumps(made).encode()
 
 
 def fuzz(formats: Sequence[str], count: int, folder: Path, first: int = 0) -> dict[str, Report]:
