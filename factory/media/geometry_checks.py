@@ -103,10 +103,11 @@ def _unit_problems(settings: "Geometry") -> Iterator[str]:
             "resolution_type=pixel_area"
         )
     for name in _SIZES[1:]:
-        yield from _limit_problems(name, getattr(settings, name), str(kind))
+        least = min(LEAST_LIMIT_EDGE, size)  # pictures are trained on at 256 px, too
+        yield from _limit_problems(name, getattr(settings, name), str(kind), least)
 
 
-def _limit_problems(name: str, value: float | None, kind: str) -> Iterator[str]:
+def _limit_problems(name: str, value: float | None, kind: str, least: float) -> Iterator[str]:
     """Yield a problem where a limit's unit was surely mistaken."""
     if value is None:
         return
@@ -115,10 +116,10 @@ def _limit_problems(name: str, value: float | None, kind: str) -> Iterator[str]:
             f"{name}={value:g} means megapixels with resolution_type=area and must be below "
             f"{AREA_BOUND:g}; for an edge in px set resolution_type=pixel_area"
         )
-    if kind != "area" and value < LEAST_LIMIT_EDGE:
+    if kind != "area" and value < least:
         yield (
             f"{name}={value:g} means px with resolution_type={kind} and must be at least "
-            f"{LEAST_LIMIT_EDGE}; for megapixels set resolution_type=area"
+            f"{least:g}; for megapixels set resolution_type=area"
         )
 
 

@@ -9,7 +9,8 @@ from factory.schema.options import above
 # the unit was mistaken.
 MAX_MEGAPIXELS = 32
 MIN_EDGE = 16
-# Megapixels that no minimum, limit or canvas reaches, and px that no limit is below.
+# Megapixels that no minimum, limit or canvas reaches, and px that no limit is below, unless
+# the resolution is: pictures are trained on at 256 px, too.
 MINIMUM_BOUND = 5
 LIMIT_BOUND = 20
 CANVAS_BOUND = 1000
@@ -41,7 +42,8 @@ def size_problems(config: SizeOptions) -> Iterator[str]:
         yield f"resolution must be a whole edge in px with pixel_area, got {config.resolution:g}"
     yield from _suspicious_resolution(config.resolution, kind)
     for name, bound in zip(names, (MINIMUM_BOUND, LIMIT_BOUND, LIMIT_BOUND), strict=True):
-        yield from _suspicious_limit(name, getattr(config, name), kind, bound)
+        least = min(LEAST_LIMIT_EDGE, config.resolution)
+        yield from _suspicious_limit(name, getattr(config, name), kind, bound, least)
     yield from _downsample_problems(config.maximum_image_size, config.target_downsample_size)
     yield from _canvas_problems(config.maximum_canvas, config.alignment)
     if config.aspect_sizes:
@@ -61,7 +63,9 @@ def _suspicious_resolution(resolution: float, kind: str) -> Iterator[str]:
         )
 
 
-def _suspicious_limit(name: str, value: float | None, kind: str, bound: int) -> Iterator[str]:
+def _suspicious_limit(
+    name: str, value: float | None, kind: str, bound: int, least: float
+) -> Iterator[str]:
     if value is None or value <= 0:
         return
     minimum = name == "minimum_image_size"
@@ -71,10 +75,10 @@ def _suspicious_limit(name: str, value: float | None, kind: str, bound: int) -> 
             f"{name}={value:g} with resolution_type=area means megapixels and must be {allowed}; "
             "for an edge in px set resolution_type=pixel_area"
         )
-    if kind != "area" and not minimum and value < LEAST_LIMIT_EDGE:
+    if kind != "area" and not minimum and value < least:
         yield (
             f"{name}={value:g} with resolution_type={kind} means px and must be at least "
-            f"{LEAST_LIMIT_EDGE}; for megapixels set resolution_type=area"
+            f"{least:g}; for megapixels set resolution_type=area"
         )
 
 

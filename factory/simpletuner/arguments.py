@@ -30,6 +30,7 @@ FOLLOWED = frozenset(
 # Arguments that may stand as text, since a command line has nothing else.
 _NUMBERS = frozenset(
     {
+        "max_train_steps", "num_train_epochs", "tokenizer_max_length",
         "resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size",
         "seed", "aspect_bucket_alignment", "gradient_accumulation_steps", "framerate",
         "caption_dropout_probability", "text_encoder_batch_size", "aws_max_pool_connections",

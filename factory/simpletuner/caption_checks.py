@@ -106,7 +106,7 @@ def _shuffle(block: Any) -> Problems:
             yield ImportProblem("invalid_type", text)
     for key, least in (("count", 1), ("position_start", 0), ("seed", None)):
         value = block.get(key)
-        if value is None:
+        if value is None and (key not in block or key == "seed"):
             continue
         if isinstance(value, bool) or not isinstance(value, int):
             text = f"caption_shuffle.{key} must be a whole number, got {shown(value)}"

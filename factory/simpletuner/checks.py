@@ -1,7 +1,7 @@
 """What is wrong with a whole config: ids, links, defaults, windows and folders?"""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ LINKS = {
     "s2v_datasets": "audio",
     "source_dataset_id": "",
 }
+# Ids that a message lists; a suggestion says which one is meant.
+SHOWN_IDS = 10
 
 
 def problems(
@@ -35,9 +37,10 @@ def problems(
         yield ImportProblem(
             "empty_config", "no dataset to train on is declared, or every one is disabled"
         )
+    links = _Links({entry.id: entry.kind for entry in entries if entry.id}, frozenset(absent))
     for entry in entries:
         yield from entry_problems(entry)
-        yield from _links(entry, entries, list(absent))
+        yield from links.problems(entry)
     yield from _default_texts(entries)
     yield from _schedule(entries)
     yield from _shared_folders(entries)
@@ -46,29 +49,43 @@ def problems(
         yield from _folders(entries)
 
 
-def _links(
-    entry: Entry, entries: Sequence[Entry], absent: Sequence[str]
-) -> Iterator[ImportProblem]:
-    kinds = {other.id: other.kind for other in entries if other.id}
-    for key, kind in LINKS.items():
-        for name in named(entry.get(key)):
-            fitting = [other for other in kinds if kind in ("", kinds[other])]
-            if name in fitting:
-                continue
-            what = f"{entry.title} {key} names {shown(name)}, which "
-            if name in absent:
-                what += "is disabled; enable it, or remove the link"
-            elif name in kinds:
-                what += f"is a dataset of kind {kinds[name]}, not {kind}"
-            else:
-                what += f"is no dataset of this file; {_suggest(name, fitting)}"
-            yield ImportProblem("unknown_reference", what)
+class _Links:
+    """Looks up what entries refer to.
 
+    Args:
+        kinds: The kind of each dataset, by its id.
+        absent: Ids of entries that are disabled.
+    """
 
-def _suggest(name: str, known: Sequence[str]) -> str:
-    guess = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {shown(guess[0])}? " if guess else ""
-    return f"{hint}there is {', '.join(known) or 'none'}"
+    def __init__(self, kinds: Mapping[str, str], absent: frozenset[str]) -> None:
+        self._kinds, self._absent = kinds, absent
+        self._suggested: dict[tuple[str, str], str] = {}
+
+    def problems(self, entry: Entry) -> Iterator[ImportProblem]:
+        for key, kind in LINKS.items():
+            for name in named(entry.get(key)):
+                found = self._kinds.get(name)
+                if found is not None and kind in ("", found):
+                    continue
+                what = f"{entry.title} {key} names {shown(name)}, which "
+                if name in self._absent:
+                    what += "is disabled; enable it, or remove the link"
+                elif found is not None:
+                    what += f"is a dataset of kind {found}, not {kind}"
+                else:
+                    what += f"is no dataset of this file; {self._suggest(name, kind)}"
+                yield ImportProblem("unknown_reference", what)
+
+    def _suggest(self, name: str, kind: str) -> str:
+        """Return what could have been meant; looked for once, since all may name the same."""
+        if (name, kind) not in self._suggested:
+            known = [other for other, its in self._kinds.items() if kind in ("", its)]
+            guess = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {shown(guess[0])}? " if guess else ""
+            listed = ", ".join(known[:SHOWN_IDS]) or "none"
+            more = f" and {len(known) - SHOWN_IDS} more" if len(known) > SHOWN_IDS else ""
+            self._suggested[name, kind] = f"{hint}there is {listed}{more}"
+        return self._suggested[name, kind]
 
 
 def _default_texts(entries: Sequence[Entry]) -> Iterator[ImportProblem]:

@@ -9,10 +9,11 @@ from factory.simpletuner import checks, cutting, generating, places, wording
 from factory.simpletuner.arguments import Arguments, as_number
 from factory.simpletuner.dataset import Dataset, Outcome
 from factory.simpletuner.dependencies import duplicates, is_disabled, sort_entries
-from factory.simpletuner.entry import KINDS, SAMPLES, Entry, sources, whole
+from factory.simpletuner.encoders import Encoders
+from factory.simpletuner.entry import KINDS, SAMPLES, Entry, as_switch, sources, whole
 from factory.simpletuner.entry_checks import batch_size
 from factory.simpletuner.names import safe_names
-from factory.simpletuner.problem import ImportProblem, ImportRefusedError
+from factory.simpletuner.problem import ImportProblem, ImportRefusedError, shown
 
 # What upstream assumes where no frames are given: 5 s at this rate, frames per second.
 FRAMERATE = 25
@@ -63,6 +64,7 @@ class Conversion:
         disabled: Ids of entries that are switched off.
         remarks: What concerns the whole.
         arguments: The trainer's arguments.
+        encoders: What the run encodes with, and for how long it trains.
     """
 
     datasets: list[Dataset]
@@ -72,6 +74,7 @@ class Conversion:
     disabled: list[str]
     remarks: list[str]
     arguments: Arguments
+    encoders: Encoders
 
     @property
     def kept(self) -> list[Dataset]:
@@ -132,8 +135,6 @@ def _leave_out(datasets: Sequence[Dataset]) -> None:
             dataset.left_out = generating.missing(dataset.entry)
         elif dataset.entry.storage == "webshart":
             dataset.left_out = _NO_SHARDS
-        elif dataset.kind == "video" and dataset.entry.storage == "huggingface":
-            dataset.left_out = "videos inside Hugging Face rows are not read"
     found = sources([dataset.entry for dataset in datasets])
     by_id = {dataset.entry.id: dataset for dataset in datasets}
     for dataset in datasets:
@@ -189,8 +190,30 @@ class _Filling:
             dataset.note("conditioning_data", Outcome.changed, what)
         _mixture(dataset)
         _mode(dataset, "vae_cache")
+        self._each_epoch(dataset)
         if dataset.kind == "video":
             _frames(dataset, self.arguments)
+
+    def _each_epoch(self, dataset: Dataset) -> None:
+        """Draw cuts anew in each epoch, where latents are to be cleared or their store is."""
+        key = "vae_cache_clear_each_epoch"
+        stores = [each for each in self.datasets if each.kind == "image_embeds"]
+        store = self.by_id.get(str(dataset.entry.get("image_embeds")))
+        store = store or next((s for s in stores if s.entry.filled.get("default")), None)
+        store = store or next(iter(stores), None)
+        own = dataset.entry.filled.get(key)
+        if not own and not (store and store.entry.filled.get(key)):
+            return
+        if store is not None:
+            store.note(key, Outcome.changed, "to `encode_mode` of the datasets that use it")
+        if dataset.kind not in ("image", "video"):
+            dataset.note(key, Outcome.changed, f"cuts of {dataset.kind} sets are never drawn anew")
+        elif not dataset.draws_cuts:
+            what = "nothing is drawn in cutting these pictures, so their latents stay true"
+            dataset.note(key, Outcome.needless, what)
+        else:
+            dataset.body.pop("encode_mode", None)
+            dataset.put(key, "encode_mode", "each_epoch")
 
     def _source(self, dataset: Dataset) -> None:
         source = self.sources[dataset.entry.id]
@@ -214,24 +237,14 @@ class _Filling:
 
     def _filters(self) -> None:
         stores = [dataset for dataset in self.datasets if dataset.kind == "text_embeds"]
+        standard = next((store.name for store in stores if store.body.get("default")), None)
+        users: dict[str | None, list[Dataset]] = {}
+        for dataset in self.datasets:
+            if dataset.kind in SAMPLES and not generating.is_generated(dataset.entry):
+                store_name = self.names.get(dataset.entry.get("text_embeds")) or standard
+                users.setdefault(store_name, []).append(dataset)
         for store in stores:
-            users = [
-                dataset
-                for dataset in self.datasets
-                if dataset.kind in SAMPLES
-                and not generating.is_generated(dataset.entry)
-                and self._texts_of(dataset) == store.name
-            ]
-            wording.filter_captions(users, store)
-
-    def _texts_of(self, dataset: Dataset) -> str | None:
-        named = self.names.get(dataset.entry.get("text_embeds"))
-        stores = (d.name for d in self.datasets if d.body.get("default") and _is_text(d))
-        return named or next(stores, None)
-
-
-def _is_text(dataset: Dataset) -> bool:
-    return dataset.kind == "text_embeds"
+            wording.filter_captions(users.get(store.name, []), store)
 
 
 def common_resolution(datasets: Sequence[Dataset], arguments: Arguments) -> tuple[Any, str]:
@@ -258,25 +271,45 @@ def _mixture(dataset: Dataset) -> None:
             window[key] = value
     for key in window:
         dataset.put(key, "window", window)
-    fade = whole(given.get("disable_after_epoch_step"), 0)
-    # One that ends before the set takes part would leave nothing of it.
-    if fade >= max(window.get("start_step", 1), 1):
-        window["fade_to_step"] = fade
-        dataset.put("disable_after_epoch_step", "window", window)
+    _fade(dataset, window)
     dataset.put("slider_strength", "slider_strength", as_number(given.get("slider_strength")))
     for key in ("start_epoch", "start_step", "end_epoch", "end_step"):
         if given.get(key) is not None and key not in window:
             dataset.placed.setdefault(key, ["window"])
 
 
+def _fade(dataset: Dataset, window: dict[str, int]) -> None:
+    """Set the step that a set fades out until, and say so where it names none."""
+    key = "disable_after_epoch_step"
+    value = dataset.entry.filled.get(key)
+    if value is None or value == "":
+        return
+    number, start = as_number(value), window.get("start_step", 1)
+    if number is None:
+        what = f"{shown(value)} is no number of steps, so the set does not fade, as upstream has it"
+        dataset.note(key, Outcome.changed, what)
+    elif number < 1:
+        dataset.note(key, Outcome.changed, f"{shown(value)} means never: the set does not fade")
+    elif int(number) < start:
+        what = f"it ends before start_step {start}, which would leave nothing: no fade"
+        dataset.note(key, Outcome.changed, what)
+    else:
+        window["fade_to_step"] = int(number)
+        dataset.put(key, "window", window)
+
+
 def _mode(dataset: Dataset, prefix: str) -> None:
-    """Set when samples or captions are encoded; of two flags the first one counts."""
-    given = dataset.entry.filled
+    """Set when samples or captions are encoded; of two flags the first one counts.
+
+    A flag of the trainer's arguments counts for every set.
+    """
     for key, mode in ((f"{prefix}_disable", "transient"), (f"{prefix}_ondemand", "on_demand")):
-        if given.get(key) is True and "encode_mode" not in dataset.body:
-            dataset.put(key, "encode_mode", mode)
-        elif key in given:
-            dataset.placed.setdefault(key, ["encode_mode"])
+        for given in (dataset.entry.filled, dataset.entry.arguments.given):
+            name = key if given is dataset.entry.filled else f"args.{key}"
+            if as_switch(given.get(key)) and "encode_mode" not in dataset.body:
+                dataset.put(name, "encode_mode", mode)
+            elif key in given:
+                dataset.placed.setdefault(name, ["encode_mode"])
 
 
 def _frames(dataset: Dataset, arguments: Arguments) -> None:
@@ -334,7 +367,11 @@ def _together(
     if any(sets > 1 for source, sets in linked.items() if source is not None):
         data["conditioning_sampling"] = arguments["conditioning_multidataset_sampling"]
     sampling = "auto" if arguments["data_backend_sampling"] == "auto-weighting" else "uniform"
-    return Conversion(datasets, data, sampling, accumulation, disabled, remarks, arguments)
+    trained = {dataset.kind for dataset in kept if dataset.kind in ("image", "video")}
+    encoders = Encoders.of(arguments, clips=trained == {"video"})
+    return Conversion(
+        datasets, data, sampling, accumulation, disabled, remarks, arguments, encoders
+    )
 
 
 def global_batch(

@@ -4,7 +4,7 @@ from typing import Any
 
 from factory.simpletuner.dataset import Dataset, Outcome
 from factory.simpletuner.options import has_faces, takes_weights
-from factory.simpletuner.size_checks import STYLES, ratio_of
+from factory.simpletuner.size_checks import STYLES, is_off, ratio_of
 
 _LIMITS = (
     "minimum_image_size", "maximum_image_size", "target_downsample_size",
@@ -29,11 +29,18 @@ def cut(dataset: Dataset, resolution: Any, unit: str) -> None:
     dataset.placed.setdefault("resolution_type", ["resolution_type"])
     for key in _LIMITS:
         value = entry.get(key)
-        if key == "target_downsample_size" and entry.get("maximum_image_size") is None:
+        if key == "target_downsample_size" and is_off(entry.get("maximum_image_size")):
             dataset.note(key, Outcome.needless, "nothing is shrunk without maximum_image_size")
             continue
-        off = key.endswith("_ratio") and not value  # upstream's 0 means no limit
-        dataset.put(key, key, None if off else value)
+        dataset.put(key, key, None if is_off(value) else value)
+    most, target = (
+        dataset.body.get("maximum_image_size"),
+        dataset.body.get("target_downsample_size"),
+    )
+    if most is not None and target is not None and target > most:
+        dataset.body["maximum_image_size"] = target
+        what = "as large as target_downsample_size, since nothing is enlarged to be shrunk"
+        dataset.note("maximum_image_size", Outcome.changed, what)
     _crop(dataset)
 
 
@@ -46,6 +53,7 @@ def _crop(dataset: Dataset) -> None:
         style = "random"
         dataset.note("crop_style", Outcome.changed, "faces are not looked for; the cut is random")
     _pin_crop(dataset, aspect, style)
+    dataset.draws_cuts = style in ("random", "face")
     dataset.placed.setdefault("crop", ["crop"])
     if given.get("crop_aspect") is not None:
         dataset.placed.setdefault("crop_aspect", ["crop.aspect"])
@@ -60,7 +68,10 @@ def _crop(dataset: Dataset) -> None:
         dataset.note("crop_aspect_buckets", Outcome.needless, what)
     if aspect == "random":
         threshold = given.get("max_upscale_threshold")
-        dataset.put("max_upscale_threshold", "crop.max_upscale_threshold", threshold)
+        off = threshold is None or threshold == ""  # 0 allows no enlarging at all
+        dataset.put(
+            "max_upscale_threshold", "crop.max_upscale_threshold", None if off else threshold
+        )
     else:
         what = "it only bears on crop_aspect random"
         dataset.note("max_upscale_threshold", Outcome.needless, what)

@@ -60,6 +60,7 @@ class Dataset:
         placed: For each upstream key, the options that were set from it.
         notes: For each upstream key, what is to be said beside the table.
         left_out: Why the whole entry is not imported; "" if it is.
+        draws_cuts: Whether the place of a picture's cut is drawn.
     """
 
     entry: Entry
@@ -71,6 +72,7 @@ class Dataset:
     placed: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, Note] = field(default_factory=dict)
     left_out: str = ""
+    draws_cuts: bool = False
 
     def text(self, key: str) -> Any:
         """Return an entry's value as it is written to YAML."""

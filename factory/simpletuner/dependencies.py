@@ -1,6 +1,7 @@
 """In which order are entries taken: a source before the sets that depend on it."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from factory.simpletuner.problem import ImportProblem, ImportRefusedError
@@ -19,29 +20,32 @@ def named(value: Any) -> list[str]:
     return [name for name in names if isinstance(name, str) and name]
 
 
-def source_of(entry: Entry, entries: Sequence[Entry]) -> str | None:
-    """Return the id an entry depends on.
+def sources_of(entries: Iterable[Entry]) -> dict[str, str | None]:
+    """Return the id that each entry depends on, by its own id; None where there is none.
 
     It is its `source_dataset_id`, else the first other entry whose `conditioning_data`
     names it.
     """
-    source = entry.get("source_dataset_id")
-    if isinstance(source, str) and source:
-        return source
-    own = entry.get("id")
-    for other in entries:
-        if other is not entry and own in named(other.get("conditioning_data")):
-            return str(other.get("id", ""))
-    return None
+    listed = list(entries)
+    naming: dict[str, list[str]] = {}
+    for entry in listed:
+        for name in dict.fromkeys(named(entry.get("conditioning_data"))):
+            naming.setdefault(name, []).append(str(entry.get("id", "")))
+    found: dict[str, str | None] = {}
+    for entry in listed:
+        own, source = str(entry.get("id", "")), entry.get("source_dataset_id")
+        others = (name for name in naming.get(own, ()) if name != own)
+        found[own] = source if isinstance(source, str) and source else next(others, None)
+    return found
 
 
 def duplicates(entries: Sequence[Entry]) -> list[ImportProblem]:
     """Return a problem for each id that more than one entry has."""
-    ids = [name for entry in entries if isinstance(name := entry.get("id"), str) and name]
+    ids = Counter(name for entry in entries if isinstance(name := entry.get("id"), str) and name)
     return [
-        ImportProblem("duplicate_id", f"{ids.count(name)} datasets have the id {name!r}; rename")
-        for name in dict.fromkeys(ids)
-        if ids.count(name) > 1
+        ImportProblem("duplicate_id", f"{count} datasets have the id {name!r}; rename")
+        for name, count in ids.items()
+        if count > 1
     ]
 
 
@@ -60,23 +64,27 @@ def sort_entries(entries: Sequence[Entry]) -> list[Entry]:
     if twice:
         raise ImportRefusedError(twice)
     by_id = {str(entry["id"]): entry for entry in enabled if entry.get("id")}
-    sources = {name: source_of(entry, enabled) for name, entry in by_id.items()}
+    sources = sources_of(by_id.values())
     if not any(source in by_id for source in sources.values()):
         return enabled
-    order: list[str] = []
+    order: dict[str, None] = {}
     for name in by_id:
-        _visit(name, sources, [], order)
+        order |= dict.fromkeys(reversed(_chain(name, sources, order)))
     return [by_id[name] for name in order] + [e for e in enabled if not e.get("id")]
 
 
-def _visit(name: str, sources: Mapping[str, str | None], path: list[str], order: list[str]) -> None:
-    if name in order:
-        return
-    if name in path:
-        circle = " -> ".join([*path[path.index(name) :], name])
-        message = f"Circular dependency detected involving dataset {name!r}: {circle}"
-        raise ImportRefusedError([ImportProblem("circular_dependency", message)])
-    source = sources[name]
-    if source is not None and source in sources:
-        _visit(source, sources, [*path, name], order)
-    order.append(name)
+def _chain(
+    name: str, sources: Mapping[str, str | None], done: Mapping[str, None]
+) -> dict[str, None]:
+    """Return an entry, its source, the source's source and so on, as far as none is done."""
+    path: dict[str, None] = {}
+    at: str | None = name
+    while at is not None and at in sources and at not in done:
+        if at in path:
+            listed = list(path)
+            circle = " -> ".join([*listed[listed.index(at) :], at])
+            message = f"Circular dependency detected involving dataset {at!r}: {circle}"
+            raise ImportRefusedError([ImportProblem("circular_dependency", message)])
+        path[at] = None
+        at = sources[at]
+    return path

@@ -1,11 +1,12 @@
 """What does one entry say, with upstream's defaults filled in?"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from factory.simpletuner.arguments import FOLLOWED, Arguments
-from factory.simpletuner.dependencies import named
+from factory.simpletuner.dependencies import sources_of
+from factory.simpletuner.keys import PLACES
 from factory.simpletuner.variables import Variables, interpolate, substitute
 
 # Upstream's kinds of datasets, and this project's kind of backend; "" where there is none.
@@ -31,6 +32,18 @@ STORAGES = ("local", "aws", "csv", "huggingface", "webshart", "memory")
 CONDITIONING_TYPES = ("controlnet", "mask", "segmentation", "reference_strict", "reference_loose")
 # Storages that bring their own captions and metadata.
 OWN_METADATA = ("huggingface", "webshart")
+# Words that stand for true and false where a switch is written as text.
+SWITCHES = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off", ""), False),
+}
+# Switches of which upstream takes every text that is not blank for true.
+TRUTHY = frozenset(
+    {
+        "crop", "default", "disable_multiline_split", "only_instance_prompt",
+        "prepend_instance_prompt", "vae_cache_clear_each_epoch",
+    }
+)  # fmt: skip
 # The second name of a key, which upstream reads where the first is absent.
 ALIASES = {"instance_data_dir": "instance_data_root", "text_embeds": "text_embed_cache"}
 
@@ -61,7 +74,7 @@ class Entry:
     ) -> "Entry":
         """Fill in an entry's placeholders."""
         variables = Variables.of(raw, arguments.given, environment)
-        filled, written = substitute(raw, variables), interpolate(raw, variables)
+        filled, written = (_fill(how, raw, variables) for how in (substitute, interpolate))
         return cls(position, filled, written, arguments)
 
     def get(self, name: str, *, written: bool = False) -> Any:
@@ -76,6 +89,13 @@ class Entry:
         """Return a block of keys, empty where there is none."""
         value = (self.written if written else self.filled).get(name)
         return value if isinstance(value, Mapping) else {}
+
+    @property
+    def dataset_name(self) -> str:
+        """The key that names a Hugging Face dataset: its own, or the one of the block."""
+        inside = self.block("huggingface").get("dataset_name")
+        outside = self.filled.get("dataset_name")
+        return "huggingface.dataset_name" if inside and not outside else "dataset_name"
 
     @property
     def id(self) -> str:
@@ -124,6 +144,34 @@ class Entry:
         )
 
 
+def as_switch(value: Any) -> bool | None:
+    """Return what true, false, 0, 1 or a word for them says; None where it says neither."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return SWITCHES.get(value.strip().lower())
+    return bool(value) if value in (0, 1) else None
+
+
+def _fill(
+    how: Callable[[Any, Variables], Any],
+    keys: Mapping[str, Any],
+    variables: Variables,
+    before: str = "",
+) -> dict[str, Any]:
+    """Fill in the placeholders of every key, those of the environment where places are named."""
+    literal = replace(variables, environment=None)
+    found = {}
+    for key, value in keys.items():
+        if isinstance(value, Mapping):
+            found[key] = _fill(how, value, variables, f"{before}{key}.")
+        else:
+            # A list of filters is texts of captions; a text is the file that they are in.
+            is_place = before + key in PLACES and not isinstance(value, list)
+            found[key] = how(value, variables if is_place else literal)
+    return found
+
+
 def whole(value: Any, otherwise: int) -> int:
     """Return a number of a window; junk becomes the default, as upstream has it."""
     try:
@@ -134,11 +182,5 @@ def whole(value: Any, otherwise: int) -> int:
 
 def sources(entries: Sequence[Entry]) -> dict[str, str | None]:
     """Return the id of the set each conditioning set belongs to; None where none is named."""
-    found: dict[str, str | None] = {}
-    for entry in entries:
-        if entry.kind != "conditioning":
-            continue
-        own = entry.filled.get("source_dataset_id")
-        naming = (o.id for o in entries if entry.id in named(o.filled.get("conditioning_data")))
-        found[entry.id] = own if isinstance(own, str) and own else next(naming, None)
-    return found
+    found = sources_of(entry.filled for entry in entries)
+    return {entry.id: found[entry.id] for entry in entries if entry.kind == "conditioning"}

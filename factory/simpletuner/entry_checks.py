@@ -18,6 +18,7 @@ from factory.simpletuner.entry import (
     whole,
 )
 from factory.simpletuner.problem import ImportProblem, shown
+from factory.simpletuner.variables import reads_environment
 
 METADATA = ("discovery", "parquet", "huggingface", "webshart")
 # Storages that can hold embeddings, by kind; upstream takes no others.
@@ -40,8 +41,11 @@ _NEEDED = {
 _TEXTS = (
     "instance_data_dir", "aws_bucket_name", "aws_endpoint_url", "aws_data_prefix", "csv_file",
     "csv_cache_dir", "csv_caption_column", "csv_url_column", "dataset_name", "split", "revision",
-    "image_column", "cache_dir",
+    "image_column", "video_column", "cache_dir",
 )  # fmt: skip
+
+# What is said where a placeholder stands in a key that does not read it.
+_LITERAL = "; only keys that name places or credentials read the environment: write the value"
 
 Problems = Iterator[ImportProblem]
 
@@ -57,7 +61,8 @@ def entry_problems(entry: Entry) -> Problems:
     checks += [_texts, caption_problems]
     for check in checks:
         for problem in check(entry):
-            yield ImportProblem(problem.category, f"{entry.title} {problem.message}")
+            hint = _LITERAL if reads_environment(problem.message) else ""
+            yield ImportProblem(problem.category, f"{entry.title} {problem.message}{hint}")
 
 
 def is_blank(value: Any) -> bool:
@@ -104,6 +109,8 @@ def _needed(entry: Entry) -> Problems:
         needed = ("instance_data_dir",)
     # What the environment is to say may be said later: it is read when a run starts.
     absent = [key for key in needed if is_blank(entry.get(key, written=True))]
+    if entry.dataset_name not in needed:
+        absent = [key for key in absent if key != "dataset_name"]
     if absent:
         text = f"type {entry.storage} needs {', '.join(absent)}"
         yield ImportProblem("missing_key", text)
@@ -113,8 +120,11 @@ def _needed(entry: Entry) -> Problems:
 
 
 def _texts(entry: Entry) -> Problems:
-    for key in _TEXTS:
-        value = entry.get(key)
+    given = {key: entry.get(key) for key in _TEXTS}
+    block = entry.block("huggingface")
+    for name in ("dataset_name", "split", "revision", "image_column", "video_column", "cache_dir"):
+        given[f"huggingface.{name}"] = block.get(name)
+    for key, value in given.items():
         if value is not None and not isinstance(value, str):
             yield ImportProblem("invalid_type", f"{key} must be a text")
     if _holds_missing(entry.filled):

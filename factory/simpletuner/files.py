@@ -3,7 +3,9 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from factory.simpletuner import report, secrets
 from factory.simpletuner.convert import Conversion
@@ -41,9 +43,27 @@ class Import:
         return secrets.exports(self.conversion.kept)
 
     @property
+    def warnings(self) -> list[str]:
+        """What the run would do otherwise than upstream's as a whole, one sentence each."""
+        return [report.one_line(text) for text in self.conversion.encoders.warnings]
+
+    @property
+    def _encoders(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """The option of each encoder that is carried, and what is set in it."""
+        made = self.conversion.encoders
+        chosen = {"image": made.image, "text": made.text}
+        return {kind: found for kind, found in chosen.items() if found is not None}
+
+    @property
     def remarks(self) -> list[str]:
         """What concerns the whole, one sentence each."""
-        found = list(self.conversion.remarks)
+        found = [
+            f"encoder/{kind}={option}"
+            + (f" encoder.{kind}.model={_model(values)}" if values else "")
+            + ", as the trainer's arguments say"
+            for kind, (option, values) in self._encoders.items()
+        ]
+        found += self.conversion.remarks
         found.append(
             f"sampling={self.conversion.sampling}, as data_backend_sampling says"
             if "data_backend_sampling" in self.conversion.arguments.given
@@ -64,30 +84,40 @@ class Import:
         parts = ["python train.py", f"--config-dir {shlex.quote(folder)}", f"data={self.name}"]
         if self.conversion.accumulation > 1:
             parts.append(f"trainer.accumulate_grad_batches={self.conversion.accumulation}")
-        return " ".join(parts)
+        return " ".join([*parts, *self.conversion.encoders.trainer])
 
     def files(self, folder: str) -> dict[str, str]:
         """Return the text of every file, by its path below the folder."""
         texts = {f"data/{self.name}.yaml": self._option(folder)}
         for dataset in self.conversion.kept:
             texts[f"data/dataset/{self._files[dataset.name]}.yaml"] = self._dataset(dataset)
+        for kind, (option, values) in self._encoders.items():
+            if not values:
+                continue
+            head = "# @package encoder\n" + comment([f"From the arguments beside {self._source}."])
+            parts = {"defaults": [option]}, {kind: values}
+            texts[f"encoder/{kind}/{self.name}-{kind}.yaml"] = head + _sections(*parts)
         texts[f"data/{self.name}.IMPORT.md"] = self._record(folder)
         return texts
 
     def _option(self, folder: str) -> str:
         """Return the `data` option."""
         names = list(self._files.values())
-        override = {"override /sampling@_global_.sampling": self.conversion.sampling}
+        overrides = [{"override /sampling@_global_.sampling": self.conversion.sampling}]
+        for kind, (option, values) in self._encoders.items():
+            chosen = f"{self.name}-{kind}" if values else option
+            overrides.append({f"override /encoder/{kind}@_global_.encoder.{kind}": chosen})
         values = {
             key: value
             for key, value in self.conversion.data.items()
             if value is not None and value != default(f"data.{key}")
         }
-        head = [f"From {self._source}: {self.command(folder)}", *self.exports, *self.remarks]
-        body: dict[str, object] = {"defaults": ["base", {"dataset": names}, "_self_", override]}
+        head = [f"From {self._source}: {self.command(folder)}", *self.exports]
+        head += [*self.warnings, *self.remarks]
+        body: dict[str, object] = {"defaults": ["base", {"dataset": names}, "_self_", *overrides]}
         return comment(head) + _sections(body, values)
 
-    @property
+    @cached_property
     def _files(self) -> dict[str, str]:
         """The option of each dataset that is imported, in order."""
         names = [dataset.name for dataset in self.conversion.kept]
@@ -103,22 +133,32 @@ class Import:
         head = [f"From {self._source}, entry {dataset.entry.position}."]
         head += [
             f"{row.key or 'name'} {row.outcome}: {row.text}"
-            for row in self.rows
-            if row.dataset == dataset.name and row.outcome in _TOLD
+            for row in self._rows_of.get(dataset.name, ())
+            if row.outcome in _TOLD
         ]
         values = {dataset.name: dataset.body} if dataset.body else {}
         # The header must stay the file's first lines: Hydra looks for it there.
         text = _sections({"defaults": dataset.defaults()}, values)
         return "# @package data.backends\n" + comment(head) + text
 
-    @property
+    @cached_property
     def rows(self) -> list[report.Row]:
         """What came of every key."""
         return report.rows(self.conversion)
 
+    @cached_property
+    def _rows_of(self) -> dict[str, list[report.Row]]:
+        """The rows of each dataset, by its name."""
+        found: dict[str, list[report.Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.dataset, []).append(row)
+        return found
+
     def _record(self, folder: str) -> str:
         """Return the report as a page."""
-        lines = [f"# Import of {self._source}", "", "```bash", *self.exports]
+        lines = [f"# Import of {self._source}", ""]
+        lines += [f"- **{_cell(text)}**" for text in self.warnings]
+        lines += ["", "```bash", *self.exports]
         lines += [self.command(folder), "```", ""]
         lines += [f"- {_cell(text)}" for text in self.remarks]
         lines += ["", "| dataset | key | what came of it | |", "|---|---|---|---|"]
@@ -126,6 +166,12 @@ class Import:
             cells = (row.dataset or "(arguments)", row.key, row.outcome, row.text)
             lines.append("| " + " | ".join(map(_cell, cells)) + " |")
         return "\n".join(lines) + "\n"
+
+
+def _model(values: Mapping[str, Any]) -> str:
+    """Return the model that an encoder's settings name, of several parts that of the first."""
+    part: Any = values.get("parts")
+    return str(next(iter(part.values()))["model"] if part else values["model"])
 
 
 def _sections(*parts: Mapping[str, object]) -> str:

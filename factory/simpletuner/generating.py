@@ -100,7 +100,9 @@ def problems(entry: Entry) -> Iterator[ImportProblem]:
             yield ImportProblem("missing_key", "conditioning needs a 'type', such as canny")
         yield from _block_problems(block)
         combined = entry.arguments["conditioning_multidataset_sampling"] == "combined"
-        if combined and (block.get("captions") or block.get("caption_strategy")):
+        # Of captions only false and null mean none, also where what is given is blank.
+        named = block.get("caption_strategy") is not None
+        if combined and (named or block.get("captions") not in (None, False)):
             text = "conditioning.captions is for sets of which one is drawn, not for "
             yield ImportProblem(
                 "unsupported_combination", f"{text}conditioning_multidataset_sampling=combined"

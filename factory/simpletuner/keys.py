@@ -53,7 +53,7 @@ _SCAN = needless("facts are measured once, and only new or changed files are rea
 _WORKERS = needless("`engine.workers` sets the threads of all bulk work")
 _NO_AUDIO = unsupported("there is no audio here")
 _NO_DELETE = unsupported("sources are never written to; what is dropped is listed with its reason")
-_MODEL = needless("a matter of the model, not of the data")
+_FIRST_FRAME = unsupported("no first frame is added to condition on; it is the clip's own first")
 _GROUNDING = unsupported("there are no grounding boxes here")
 _HEADER = needless("sizes are read from each picture's own header")
 _SHARDS = unsupported("shards on the Hub are not read; download them, or use huggingface")
@@ -93,7 +93,7 @@ KEYS: dict[str, Key] = {
     "split": to("storage/huggingface.split"),
     "revision": to("storage/huggingface.revision"),
     "image_column": to("storage/huggingface.image_column"),
-    "video_column": unsupported("videos inside Hugging Face rows are not read"),
+    "video_column": to("storage/huggingface.image_column"),
     "audio_column": _NO_AUDIO,
     "caption_column": to("caption/column.columns", reason="upstream ignored it outside the block"),
     "streaming": unsupported("upstream never streamed; the rows are read in full"),
@@ -119,14 +119,17 @@ KEYS: dict[str, Key] = {
     "huggingface.height_column": to("backend/image.filters", reason="the column min_height is of"),
     "huggingface.quality_column": to("backend/image.filters"),
     "huggingface.image_column": to("storage/huggingface.image_column"),
-    "huggingface.video_column": unsupported("videos inside Hugging Face rows are not read"),
+    "huggingface.video_column": to("storage/huggingface.image_column"),
+    "huggingface.dataset_name": to("storage/huggingface.dataset"),
+    "huggingface.split": to("storage/huggingface.split"),
+    "huggingface.revision": to("storage/huggingface.revision"),
     "huggingface.audio_column": _NO_AUDIO,
     "huggingface.description_column": unsupported("name the column in caption.columns instead"),
     "huggingface.bbox_column": _GROUNDING,
     "huggingface.lyrics_column": _NO_AUDIO,
     "huggingface.audio_caption_fields": _NO_AUDIO,
-    "huggingface.num_frames_column": unsupported("videos inside Hugging Face rows are not read"),
-    "huggingface.fps_column": unsupported("videos inside Hugging Face rows are not read"),
+    "huggingface.num_frames_column": needless("frames are counted in each video's own header"),
+    "huggingface.fps_column": needless("frames are counted, not seconds"),
     "huggingface.file_extension": needless("a picture's format is told by its bytes"),
     "source": _SHARDS,
     "metadata": _SHARDS,
@@ -248,7 +251,9 @@ KEYS: dict[str, Key] = {
     "train_batch_size": to(
         "data.batch_size", "backend/image.batch_size", reason="times GPUs and accumulation"
     ),
-    "timestep_sampling_offset": _MODEL,
+    "timestep_sampling_offset": unsupported(
+        "batches carry no offset: every set is trained with the timesteps that your model draws"
+    ),
     "max_num_samples": to("backend/image.max_samples", reason="other samples may be chosen"),
     "start_epoch": to("backend/image.window"),
     "start_step": to("backend/image.window", reason="in optimizer steps"),
@@ -304,8 +309,8 @@ KEYS: dict[str, Key] = {
     "cache_dir_vae": _TENSORS,
     "vae_cache_ondemand": to("backend/image.encode_mode"),
     "vae_cache_disable": to("backend/image.encode_mode"),
-    "vae_cache_clear_each_epoch": needless(
-        "latents stay true; to draw random cuts anew set encode_mode=each_epoch of the backend"
+    "vae_cache_clear_each_epoch": to(
+        "backend/image.encode_mode", reason="random cuts are drawn anew in each epoch"
     ),
     "vae_cache_scan_behaviour": needless("keys hold everything that shaped a tensor"),
     "disable_vae_cache": needless("refused, as upstream does"),
@@ -332,8 +337,8 @@ KEYS: dict[str, Key] = {
     "video.max_frames": unsupported("long videos are kept: a clip is their middle"),
     "video.bucket_strategy": needless("a bucket is a size and a number of frames"),
     "video.frame_interval": unsupported("every clip has as many frames as `frames` says"),
-    "video.is_i2v": _MODEL,
-    "is_i2v": _MODEL,
+    "video.is_i2v": _FIRST_FRAME,
+    "is_i2v": _FIRST_FRAME,
     # What only upstream's models and other media use.
     "is_regularisation_data": unsupported("batches do not say which backend regularises"),
     "is_regularization_data": unsupported("batches do not say which backend regularises"),
@@ -361,7 +366,17 @@ ARGUMENTS: dict[str, Key] = {
     "data_backend_sampling": to("sampling.weighting", reason="sampling=auto, or uniform"),
     "caption_dropout_probability": to("caption/textfile.dropout"),
     "framerate": to("backend/video.frames", reason="5 s of it, where num_frames is not given"),
-    "model_family": to(reason="fills {model_family}"),
+    "model_family": to("encoder.image", "encoder.text", reason="and fills {model_family}"),
+    "model_flavour": to("encoder.image", "encoder.text"),
+    "pretrained_model_name_or_path": to("encoder.image", "encoder.text"),
+    "pretrained_vae_model_name_or_path": to("encoder.image"),
+    "vae_path": to("encoder.image"),
+    "vae_dtype": needless("the image encoder's own `compute_dtype` holds"),
+    "vae_enable_tiling": needless("it is off, or there is no autoencoder"),
+    "vae_enable_slicing": needless("it is off, or there is no autoencoder"),
+    "tokenizer_max_length": needless("the text encoder's own `max_length` holds"),
+    "max_train_steps": needless("0: num_train_epochs counts"),
+    "num_train_epochs": needless("max_train_steps counts"),
     "output_dir": to(reason="fills {output_dir}"),
     "model_type": needless("only loosens the check of size limits, for deepfloyd"),
     "controlnet": needless("only demands that there is a conditioning set"),
@@ -386,8 +401,10 @@ ARGUMENTS: dict[str, Key] = {
     "cache_dir": needless("the cache is where `cache.storage` and `cache.prefix` say"),
     "cache_dir_text": needless("the cache is where `cache.storage` and `cache.prefix` say"),
     "cache_dir_vae": needless("the cache is where `cache.storage` and `cache.prefix` say"),
-    "vae_cache_ondemand": needless("set encode_mode=on_demand of the image_embeds backend"),
-    "vae_cache_disable": needless("set encode_mode=transient of the image_embeds backend"),
+    "vae_cache_ondemand": to("backend/image.encode_mode"),
+    "vae_cache_disable": to("backend/image.encode_mode"),
+    "text_cache_ondemand": to("backend/text_embeds.encode_mode"),
+    "text_cache_disable": to("backend/text_embeds.encode_mode"),
     "vae_cache_scan_behaviour": needless("keys hold everything that shaped a tensor"),
     "vae_batch_size": needless("set batch_size of the image_embeds backend"),
     "read_batch_size": _WORKERS,
@@ -406,6 +423,20 @@ AUDIO_PREFIXES = ("audio_", "parquet.audio_", "lyrics_")
 BLOCKS = (
     "video", "parquet", "huggingface", "webshart", "caption_shuffle",
     "huggingface.filter_func", "huggingface.composite_image_config",
+)  # fmt: skip
+# Keys that name a place or a credential: the only ones that read `{env:NAME}`.
+PLACES = frozenset(
+    {
+        *(name for name, key in KEYS.items() if key.secret),
+        "instance_data_dir", "instance_data_root", "aws_bucket_name", "aws_endpoint_url",
+        "aws_region_name", "aws_data_prefix", "csv_file", "csv_cache_dir", "cache_dir",
+        "cache_dir_vae", "cache_dir_conditioning_image_embeds", "memory_filesystem_path",
+        "caption_filter_list", "dataset_name", "split", "revision", "source", "metadata",
+        "subfolder", "parquet.path", "huggingface.dataset_name", "huggingface.split",
+        "huggingface.revision", "huggingface.cache_dir", "webshart.source", "webshart.metadata",
+        "webshart.subfolder", "webshart.cache_dir", "webshart.metadata_cache_dir",
+        "webshart.shard_cache_dir",
+    }
 )  # fmt: skip
 SECRETS = frozenset(name.rpartition(".")[2] for name, key in KEYS.items() if key.secret)
 

@@ -71,14 +71,20 @@ def _split(dataset: Dataset, key: str) -> tuple[str, str]:
 def _huggingface(dataset: Dataset) -> None:
     dataset.pin("storage", "huggingface")
     block = dataset.entry.block("huggingface", written=True)
-    dataset.put("dataset_name", "storage.dataset", dataset.text("dataset_name"))
-    dataset.put("split", "storage.split", dataset.text("split") or "train")
-    dataset.put("revision", "storage.revision", dataset.text("revision"))
-    for key, column in (
-        ("huggingface.image_column", block.get("image_column")),
-        ("image_column", dataset.text("image_column")),
-    ):
-        dataset.put(key, "storage.image_column", column)
+    name = dataset.entry.dataset_name
+    source = dataset.entry.written if name == "dataset_name" else block
+    dataset.put(name, "storage.dataset", source["dataset_name"])
+    for name in ("split", "revision"):
+        dataset.put(f"huggingface.{name}", f"storage.{name}", block.get(name))
+        dataset.put(name, f"storage.{name}", dataset.text(name))
+    if not dataset.text("split") and not block.get("split"):
+        dataset.put("split", "storage.split", "train")
+    column = "video_column" if dataset.kind == "video" else "image_column"
+    if dataset.kind == "video":
+        dataset.put(column, "storage.image_column", "video")
+    # What stands outside of the block counts, as upstream reads it.
+    dataset.put(f"huggingface.{column}", "storage.image_column", block.get(column))
+    dataset.put(column, "storage.image_column", dataset.text(column))
     dataset.put("huggingface.cache_dir", "storage.cache_dir", block.get("cache_dir"))
     for key, count in (
         ("num_proc", dataset.entry.get("num_proc")),

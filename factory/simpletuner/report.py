@@ -4,10 +4,14 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from factory.simpletuner.convert import Conversion
 from factory.simpletuner.dataset import Dataset, Note, Outcome
-from factory.simpletuner.keys import ARGUMENTS, BLOCKS, KEYS, Fate, Key, look_up
+from factory.simpletuner.entry import TRUTHY, as_switch
+from factory.simpletuner.keys import ARGUMENTS, BLOCKS, KEYS, PLACES, Fate, Key, look_up
+from factory.simpletuner.variables import reads_environment
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _DROPOUT = "caption_dropout_probability"
@@ -72,6 +76,14 @@ def flat(keys: Mapping[str, object], before: str = "") -> Iterator[str]:
 
 def outcome(dataset: Dataset, key: str) -> Note:
     """Return what came of a key: what was noted, where it was placed, or what the table says."""
+    value = value_of(dataset.entry.filled, key)
+    if key not in PLACES and reads_environment(value):
+        what = "its {env:…} stays as it is written: only keys of places and credentials are filled"
+        return Note(Outcome.changed, what)
+    if key in TRUTHY and isinstance(value, str) and as_switch(value) is False and value.strip():
+        return Note(
+            Outcome.changed, f"taken for true, as upstream takes any text; write {key}=false"
+        )
     if key in dataset.notes:
         return dataset.notes[key]
     if key in dataset.placed:
@@ -80,7 +92,18 @@ def outcome(dataset: Dataset, key: str) -> Note:
         more = f"; {line.reason}" if line is not None and line.reason else ""
         return Note(Outcome.carried, f"to {places}{more}")
     line = look_up(key)
+    if line is not None and line.fate is Fate.unsupported and not value:
+        return Note(Outcome.needless, "switched off")
     return Note(Outcome.unknown, _unknown(key)) if line is None else _by_table(key, line)
+
+
+def value_of(keys: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a key in dotted form; of a block's keys, what stands in the block."""
+    if name in keys:
+        return keys[name]
+    block, _, rest = name.partition(".")
+    inside = keys.get(block)
+    return value_of(inside, rest) if rest and isinstance(inside, Mapping) else None
 
 
 def _by_table(key: str, line: Key) -> Note:
@@ -92,6 +115,7 @@ def _by_table(key: str, line: Key) -> Note:
     return Note(Outcome.needless, "the default here, or of no effect in this entry")
 
 
+@cache
 def _unknown(key: str) -> str:
     block, _, name = key.rpartition(".")
     known = [line.rpartition(".")[2] for line in KEYS if line.rpartition(".")[0] == block]
@@ -103,6 +127,10 @@ def _unknown(key: str) -> str:
 def _argument_rows(conversion: Conversion) -> Iterator[Row]:
     given = conversion.arguments.given
     for key in given:
+        note = conversion.encoders.notes.get(key)
+        if note is not None:
+            yield Row("", key, note.outcome, one_line(note.text))
+            continue
         line = ARGUMENTS.get(key)
         if line is None or key == _DROPOUT:
             continue  # most of a trainer's arguments have nothing to do with data

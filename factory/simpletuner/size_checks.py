@@ -37,7 +37,11 @@ def size_problems(entry: Entry) -> Problems:
         yield ImportProblem("invalid_value", text)
         return
     sizes = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
-    wrong = [key for key in sizes if not _is_size(entry.get(key))]
+    # Upstream's 0 and "" of a limit mean none.
+    wrong = [
+        key for key in sizes
+        if not _is_size(entry.get(key)) and (key == "resolution" or not is_off(entry.get(key)))
+    ]  # fmt: skip
     for key in wrong:
         kind = "invalid_type" if _not_number(entry.get(key)) else "invalid_value"
         yield ImportProblem(kind, f"{key} must be a number above 0, got {shown(entry.get(key))}")
@@ -46,7 +50,7 @@ def size_problems(entry: Entry) -> Problems:
         yield from _limits(entry, unit)
     for key in ("minimum_aspect_ratio", "maximum_aspect_ratio", "max_upscale_threshold"):
         value = entry.filled.get(key)
-        if value is None:
+        if value is None or is_off(value):
             continue
         if _not_number(value):
             yield ImportProblem("invalid_type", f"{key} must be a number, got {shown(value)}")
@@ -62,6 +66,11 @@ def _ratios(entry: Entry) -> Problems:
     if low > high > 0:
         text = f"minimum_aspect_ratio {low} is above maximum_aspect_ratio {high}"
         yield ImportProblem("invalid_value", text)
+
+
+def is_off(value: Any) -> bool:
+    """Tell whether a limit is none: absent, 0 or blank."""
+    return value is None or value == "" or (value == 0 and not isinstance(value, bool))
 
 
 def _not_number(value: Any) -> bool:
@@ -87,10 +96,14 @@ def _resolution(entry: Entry, unit: str) -> Problems:
 
 
 def _limits(entry: Entry, unit: str) -> Problems:
-    largest, target = entry.get("maximum_image_size"), entry.get("target_downsample_size")
+    largest, target, smallest = (
+        None if is_off(value) else value
+        for value in map(
+            entry.get, ("maximum_image_size", "target_downsample_size", "minimum_image_size")
+        )
+    )
     if largest is not None and target is None:
         yield ImportProblem("missing_key", "maximum_image_size needs target_downsample_size too")
-    smallest = entry.get("minimum_image_size")
     if unit == "area" and smallest is not None and smallest > MAX_MINIMUM_MP:
         text = (
             f"minimum_image_size {shown(smallest)} with area means megapixels, and must be below 5"
@@ -105,7 +118,8 @@ def _limits(entry: Entry, unit: str) -> Problems:
         if unit != "pixel" and megapixels >= MAX_LIMIT_MP:
             text = f"{key} {shown(value)} with {unit} is {megapixels:g} megapixels, 20 or more"
             yield ImportProblem("suspicious_value", text)
-        is_small = "deepfloyd" in str(entry.arguments["model_type"])
+        told = (str(entry.arguments[name]) for name in ("model_type", "model_family"))
+        is_small = any("deepfloyd" in name for name in told)
         if unit == "pixel" and value < MIN_LIMIT_PX and not is_small:
             text = f"{key} {shown(value)} with pixel is below {MIN_LIMIT_PX} px"
             yield ImportProblem("suspicious_value", text)
@@ -114,7 +128,8 @@ def _limits(entry: Entry, unit: str) -> Problems:
 def crop_problems(entry: Entry) -> Problems:
     """Yield what is wrong with the cut, also where `crop` is false."""
     crop = entry.filled.get("crop")
-    if crop is not None and not isinstance(crop, bool):
+    words = ("true", "false")
+    if crop is not None and crop not in (0, 1) and str(crop).strip().lower() not in words:
         yield ImportProblem("invalid_type", f"crop must be true or false, got {shown(crop)}")
     aspect = entry.filled.get("crop_aspect")
     if aspect is not None and aspect not in ASPECTS:

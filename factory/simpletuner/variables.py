@@ -2,7 +2,8 @@ r"""What do the placeholders in a config's strings stand for?
 
 Upstream fills `{model_family}`, `{output_dir}`, `{id}` and `{env:NAME}` in every string value
 before it looks at anything else. Here the environment is read when a run is composed, so
-`{env:NAME}` becomes an interpolation; the others are known now.
+`{env:NAME}` becomes an interpolation; the others are known now. It does so only in keys that
+name a place or a credential: what stands in a caption is written to caches and shown.
 """
 
 import os
@@ -25,13 +26,14 @@ class Variables:
         id: The entry's own id, as written; "" where it has none.
         model_family: Upstream's argument; "" where it is not given.
         output_dir: Upstream's argument; its default where it is empty.
-        environment: Where `{env:NAME}` is looked up; an absent name means "".
+        environment: Where `{env:NAME}` is looked up; an absent name means "". None leaves it as
+            it is written.
     """
 
     id: str = ""
     model_family: str = ""
     output_dir: str = ""
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    environment: Mapping[str, str] | None = field(default_factory=lambda: os.environ)
 
     @classmethod
     def of(
@@ -51,9 +53,11 @@ class Variables:
 
     def known(self, token: str) -> str:
         """Return what a token without its braces stands for."""
-        if token.startswith("env:"):
-            return self.environment.get(token.removeprefix("env:"), "")
-        return str(getattr(self, token))
+        if not token.startswith("env:"):
+            return str(getattr(self, token))
+        if self.environment is None:
+            return f"{{{token}}}"
+        return self.environment.get(token.removeprefix("env:"), "")
 
 
 def substitute(value: Any, variables: Variables) -> Any:
@@ -80,7 +84,7 @@ def _interpolated(text: str, variables: Variables) -> str:
     for match in _TOKEN.finditer(text):
         literal += text[end : match.start()]
         end = match.end()
-        if not match[1].startswith("env:"):
+        if variables.environment is None or not match[1].startswith("env:"):
             literal += variables.known(match[1])
             continue
         # Backslashes right before an interpolation would escape it: each is doubled.
@@ -94,6 +98,17 @@ def _interpolated(text: str, variables: Variables) -> str:
 def escape(text: str) -> str:
     """Return text that OmegaConf reads as itself, without any interpolation."""
     return _DOLLAR_BRACE.sub(lambda m: m[1] * 2 + "\\${", text)
+
+
+def reads_environment(value: Any) -> bool:
+    """Tell whether a value as upstream writes it holds `{env:NAME}`, at any depth."""
+    if isinstance(value, Mapping):
+        return any(reads_environment(part) for part in value.values())
+    if isinstance(value, list):
+        return any(reads_environment(part) for part in value)
+    return isinstance(value, str) and any(
+        match[1].startswith("env:") for match in _TOKEN.finditer(value)
+    )
 
 
 def is_interpolated(text: str) -> bool:

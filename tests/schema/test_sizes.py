@@ -112,8 +112,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "target_downsample_size=1536 must not be above maximum_image_size=1024",
     ),
     (
-        {"maximum_image_size": 511, "target_downsample_size": 511},
-        "maximum_image_size=511 with resolution_type=pixel_area means px and must be at least 512",
+        {"maximum_image_size": 4, "target_downsample_size": 1},
+        "maximum_image_size=4 with resolution_type=pixel_area means px and must be at least 128",
+    ),
+    (
+        {"resolution": 1024, "maximum_image_size": 1024, "target_downsample_size": 511},
+        "target_downsample_size=511 with resolution_type=pixel_area means px and must be at least",
     ),
     (
         {
