@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from factory.errors import CacheError
 from factory.ledger.layout import About, file_name
-from factory.ledger.reader import ledger_files
+from factory.ledger.messages import END, seal, split_schema
+from factory.ledger.reader import begun, ledger_files
 
 
 class LedgerFile:
@@ -36,10 +36,11 @@ class LedgerFile:
         self.last_step = -1
         folder.mkdir(parents=True, exist_ok=True)
         # Of a step in two files the later one counts, also where the clock was set back since.
-        begun = max(map(_begun, ledger_files(folder)), default=0)
-        about = replace(about, started=max(time.time_ns(), begun + 1))
+        latest = max(map(begun, ledger_files(folder)), default=0)
+        about = replace(about, started=max(time.time_ns(), latest + 1))
         self._file = _create(folder, first_step, about)
         self._sink = io.BytesIO()
+        self._begun = False
         self._stream = pa.ipc.new_stream(
             self._sink, about.schema(), options=pa.ipc.IpcWriteOptions(compression="zstd")
         )
@@ -75,22 +76,20 @@ class LedgerFile:
 
     def _put(self) -> None:
         """Write what Arrow has made of it to the file, and forget it."""
-        made = self._sink.getbuffer()
-        written = 0
-        while written < len(made):  # a disk that is nearly full takes a part
-            written += self._file.write(made[written:])
-        made.release()
+        made = memoryview(self._sink.getvalue())
         self._sink.seek(0)
         self._sink.truncate()
+        if not self._begun:
+            schema, made = split_schema(made)
+            self._write(seal(schema))
+            self._begun = True
+        if made:
+            self._write(made.tobytes() if made == END else seal(made))
 
-
-def _begun(file: Path) -> int:
-    """Return when a file was begun, as its writer saw it, ns; 0 where it does not say."""
-    try:
-        with pa.OSFile(str(file)) as source:
-            return About.of(pa.ipc.open_stream(source).schema, file).started
-    except (CacheError, pa.ArrowInvalid, OSError, EOFError):
-        return 0  # cut off at once, or of another format: whoever reads it is told
+    def _write(self, message: bytes) -> None:
+        left = memoryview(message)
+        while left:  # a disk that is nearly full takes a part
+            left = left[self._file.write(left) :]
 
 
 def _create(folder: Path, first_step: int, about: About) -> BinaryIO:

@@ -1,7 +1,7 @@
 """What does the ledger say of a step, and how is that laid out in a file?
 
-A file is an Arrow IPC stream, one row a micro-batch; record batches are appended whole, so
-that one cut off at its end is readable up to the last whole one.
+A file is an Arrow IPC stream, one row a micro-batch; record batches are appended whole, each with
+a checksum (see `messages`), so that one cut off at its end is readable up to the last whole one.
 """
 
 import json
@@ -93,14 +93,30 @@ class About:
         text = (schema.metadata or {}).get(_ABOUT)
         if text is None:
             raise CacheError(f"{file} is no file of a ledger; move it out of the folder")
-        values = json.loads(text)
-        version = values.pop("version", None)
+        try:
+            values = json.loads(text)
+            version = values.pop("version", None)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise _damaged(file) from error
         if version != VERSION:
             raise CacheError(
                 f"{file} has version {version} of the ledger's format, and version {VERSION} is "
                 "known here; read it with the release that wrote it"
             )
-        return cls(**{**values, "streams": tuple(values["streams"])})
+        try:
+            found = cls(**{**values, "streams": tuple(values["streams"])})
+        except (KeyError, TypeError) as error:
+            raise _damaged(file) from error
+        numbers = (found.rank, found.ranks, found.micros, found.context_parallel, found.started)
+        if not schema.equals(SCHEMA) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise _damaged(file)
+        if not found.ranks >= found.context_parallel > 0 or found.rank >= found.ranks:
+            raise _damaged(file)
+        return found
+
+
+def _damaged(file: Path) -> CacheError:
+    return CacheError(f"{file} is damaged: what it says of itself; move it out of the folder")
 
 
 def file_name(first_step: int, about: About, attempt: int) -> str:

@@ -1,15 +1,18 @@
 """What did each step of a run use, as its ledger tells?"""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from factory.errors import CacheError
 from factory.ledger.layout import SUFFIX, About
+from factory.ledger.messages import DamagedMessageError, is_sealed, sealed_messages
 from factory.runtime.batch import Replacement
 
 
@@ -120,21 +123,56 @@ def read_file(file: Path) -> Iterator[tuple[About, pa.RecordBatch]]:
     """Yield the whole record batches of a file; none of one cut off before the first.
 
     Raises:
-        CacheError: It is of another format.
+        CacheError: It is of another format, or damaged before its end.
         OSError: It cannot be opened.
     """
-    with pa.OSFile(str(file)) as source:
+    with file.open("rb") as source:
+        messages = _sealed(source) if is_sealed(source) else _plain(source)
+        about = None
         try:
-            stream = pa.ipc.open_stream(source)
-        except (pa.ArrowInvalid, OSError, EOFError):
-            return
-        about = About.of(stream.schema, file)
-        while True:
-            try:
-                record = stream.read_next_batch()
-            except (StopIteration, pa.ArrowInvalid, OSError, EOFError):
-                return  # the end, or where a process was killed while it wrote
-            yield about, record
+            for found in messages:
+                if about is None:
+                    about = About.of(found, file)
+                else:
+                    found.validate(full=True)
+                    yield about, found
+        except DamagedMessageError as error:
+            raise CacheError(
+                f"{file} is damaged: {error}; move it out of the folder, and its steps are told "
+                "by the plan alone"
+            ) from error
+
+
+def _sealed(source: BinaryIO) -> Iterator[Any]:
+    """Yield the schema of a file, then its record batches."""
+    schema = None
+    for message in sealed_messages(source):
+        if schema is None:
+            schema = pa.ipc.read_schema(pa.py_buffer(message))
+            yield schema
+        else:
+            yield pa.ipc.read_record_batch(pa.py_buffer(message), schema)
+
+
+def _plain(source: BinaryIO) -> Iterator[Any]:
+    """Yield the same of a file without checksums, as they were once written, as far as it goes."""
+    with suppress(pa.ArrowException, StopIteration, OSError, EOFError, ValueError, MemoryError):
+        stream = pa.ipc.open_stream(pa.py_buffer(source.read()))
+        yield stream.schema
+        while True:  # to the end, or to where a process was killed while it wrote
+            record = stream.read_next_batch()
+            record.validate(full=True)
+            if any(record[f.name].null_count for f in record.schema if not f.nullable):
+                return
+            yield record
+
+
+def begun(file: Path) -> int:
+    """Return when a file was begun, as its writer saw it, ns; 0 where it does not say."""
+    try:
+        return next((about.started for about, _ in read_file(file)), 0)
+    except (CacheError, OSError):
+        return 0  # of another format, or damaged: whoever reads it is told
 
 
 def _wanted(

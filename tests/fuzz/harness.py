@@ -38,12 +38,14 @@ class Format:
         target: The file to damage, as a pattern that `Path.glob` takes; of several the first.
         read: Returns what is read from the folder, comparable with ==; raises what the reader does.
         exact: Whether any other value than the sound one is wrong, since the file has a checksum.
+        allowed: Tells whether a value may be read for a sound one; what `exact` says if None.
     """
 
     write: Callable[[Path], None]
     target: str
     read: Callable[[Path], Any]
     exact: bool = False
+    allowed: Callable[[Any, Any], bool] | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from tests.fuzz.formats import FORMATS
 from tests.fuzz.harness import fuzz
 
-NAMES = [f"tests.fuzz.formats:{name}" for name in FORMATS if name != "ledger"]
+NAMES = [f"tests.fuzz.formats:{name}" for name in FORMATS]
 
 
 def test_some_damaged_files_of_every_kind(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def outcome(name: str, number: int, root: Path) -> tuple[str, str]:
         shutil.rmtree(folder, ignore_errors=True)
     if value == expected:
         return "same", ""
-    return ("wrong" if form.exact else "else"), f"{value!r:.300}, not {expected!r:.300}"
+    fine = not form.exact if form.allowed is None else form.allowed(value, expected)
+    return ("else" if fine else "wrong"), f"{value!r:.300}, not {expected!r:.300}"
 
 
 def limit(extra: int) -> None:

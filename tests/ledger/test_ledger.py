@@ -164,6 +164,47 @@ def test_a_file_cut_off_anywhere_is_read_up_to_its_last_whole_batch(tmp_path: Pa
     assert list(read_ledger(tmp_path)) == [0, 1]
 
 
+def recorded(folder: Path) -> tuple[Path, list[int]]:
+    """Write three records of two steps each; return the file, and where each record ends."""
+    ledger = Ledger(folder, every=2)
+    ends = []
+    for first in (0, 2, 4):
+        run(ledger, range(first, first + 2))
+        ends.append(ledger_files(folder)[0].stat().st_size)
+    ledger.close()
+    return ledger_files(folder)[0], ends
+
+
+@pytest.mark.parametrize("zeros", [1, 300])
+def test_damage_before_the_end_is_refused(tmp_path: Path, zeros: int) -> None:
+    file, ends = recorded(tmp_path)
+    content = file.read_bytes()
+    for place in range(0, ends[-1] - 40, 13):
+        after = content[place + zeros :]
+        if content[place : place + zeros] == bytes(zeros) or len(after) < 40:
+            continue
+        file.write_bytes(content[:place] + bytes(zeros) + after)
+        with pytest.raises(CacheError, match=r"is damaged|is no file of a ledger"):
+            read_ledger(tmp_path)
+
+
+def test_a_ledger_is_a_stream_that_arrow_reads(tmp_path: Path) -> None:
+    file, _ = recorded(tmp_path)
+    table = pa.ipc.open_stream(file.read_bytes()).read_all()
+    assert table["global_step"].to_pylist() == list(range(6))
+
+
+def test_a_ledger_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    file, _ = recorded(tmp_path / "now")
+    table = pa.ipc.open_stream(file.read_bytes()).read_all()
+    with pa.ipc.new_stream(str(tmp_path / "before.arrows"), table.schema) as stream:
+        stream.write_table(table, 2)
+    before, now = read_ledger(tmp_path), read_ledger(tmp_path / "now")
+    assert [step.rows.tolist() for step in before.values()] == [
+        step.rows.tolist() for step in now.values()
+    ]
+
+
 def write_ranks(folder: Path, ranks: int, steps: range, rows: int, **settings) -> None:
     for rank in range(ranks):
         ledger = Ledger(folder)
