@@ -151,7 +151,11 @@ def _scan(registry: Registry, backend: SampleBackend) -> Facts:
             raise
         known = shelf.load()
         facts = backend.scan(known, registry.engine, journal)
-        if known is None or facts.origin != known.origin or not facts.table.equals(known.table):
+        same = known is not None and (facts.origin, facts.left_out) == (
+            known.origin,
+            known.left_out,
+        )
+        if known is None or not same or not facts.table.equals(known.table):
             facts = shelf.save(facts)
         journal.clear()
         stage.counts.update(samples=len(facts), changes=str(facts.changes))

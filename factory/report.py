@@ -35,6 +35,8 @@ def show(data: FactoryDataModule, console: Console | None = None) -> None:
         for line in dropped:
             # Names of files may look like markup, or like an emoji's code.
             console.print(f"  {line}", highlight=False, markup=False, emoji=False)
+    for line in left_out_lines(data.sources.values()):
+        console.print(line, highlight=False, markup=False, emoji=False)
     for line in unused_lines(data):
         console.print(line, highlight=False, markup=False, emoji=False)
     plan = data.plan
@@ -111,6 +113,14 @@ def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
             names = ", ".join(_short(facts, row) for row in rows[:SHOWN_NAMES].tolist())
             more = ", ..." if count > SHOWN_NAMES else ""
             yield f"{source.name}: {count} {reason} ({names}{more})"
+
+
+def left_out_lines(sources: Iterable[Source]) -> Iterable[str]:
+    """Yield "Left out of photos: 3 files ignored as #recycle/ (3)" for what no sample is."""
+    for source in sources:
+        if not is_generated(source.backend):
+            for line in source.catalog.facts.left_out.lines():
+                yield f"Left out of {source.name}: {line}"
 
 
 def unused_lines(data: FactoryDataModule) -> Iterable[str]:

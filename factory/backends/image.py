@@ -258,6 +258,7 @@ class SampleBackend:
                 f"backend {self.name!r}: no {self.what} in {self.prefix or '/'!r} of "
                 f"{self.storage.identity}; check data.backends.{self.name}.prefix, and "
                 f"{self._suffixes()} or the rows of its table"
+                f"{''.join(f'; {line}' for line in facts.left_out.lines())}"
             )
         return facts
 

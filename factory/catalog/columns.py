@@ -81,6 +81,31 @@ def stems(keys: Column) -> Column:
     return pc.replace_substring_regex(keys, pattern=r"([^/])\.[^/.]+$", replacement=r"\1")
 
 
+def find_name(keys: Column, among: Column) -> NDArray[np.int64]:
+    """Return where each name first stands among others, as `find` does, in any form of Unicode.
+
+    macOS takes letters and accents apart in names, and tables are mostly written elsewhere. An
+    equal name comes first.
+    """
+    places = find(keys, among)
+    lost = np.flatnonzero(places < 0)
+    if lost.size:
+        lost = lost[~flags(pc.string_is_ascii(keys.take(pa.array(lost))))]
+    if lost.size:
+        places[lost] = find(composed(keys.take(pa.array(lost))), composed(among))
+    return places
+
+
+def composed(texts: Column) -> Column:
+    """Return texts in Unicode's composed form, which systems other than macOS write."""
+    return pc.utf8_normalize(texts, form="NFC")
+
+
+def folded(texts: Column) -> Column:
+    """Return texts in one form of Unicode and without case, to compare them by."""
+    return composed(pc.utf8_lower(composed(texts)))
+
+
 def hash_texts(texts: Column, seed: int = 0) -> NDArray[np.uint64]:
     """Return a number for each text that is the same on every machine, uint64 [n].
 

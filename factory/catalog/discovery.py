@@ -14,6 +14,7 @@ from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags, starting
 from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, TRANSIENT, Facts
 from factory.catalog.globs import expression, matching, relative, with_suffix
+from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored
 from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
@@ -53,6 +54,8 @@ class Discovery:
         include: Patterns of keys below the prefix that count; none means all. "*" stays in a
             folder, "**" crosses folders, a pattern without "/" counts at any depth.
         exclude: Patterns of keys that do not count.
+        ignore: Patterns of files that are no data, such as trash, thumbnails and hidden ones, in
+            any case; how many of them there are is counted.
         max_megapixels: Larger pictures are dropped as decompression bombs, MP.
         verify: Decode every picture once, so that damaged ones are dropped by the scan.
     """
@@ -60,6 +63,7 @@ class Discovery:
     suffixes: tuple[str, ...] = PICTURES
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = IGNORED
     max_megapixels: float = MAX_PIXELS / 1e6
     verify: bool = False
 
@@ -70,9 +74,9 @@ class Discovery:
             ValueError: A pattern cannot be understood.
         """
         object.__setattr__(self, "suffixes", tuple(suffix.lower() for suffix in self.suffixes))
-        for name in ("include", "exclude"):
+        for name in ("include", "exclude", "ignore"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for pattern in (*self.include, *self.exclude):
+        for pattern in (*self.include, *self.exclude, *self.ignore):
             expression(pattern)
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
@@ -88,7 +92,7 @@ class Discovery:
         if scan.columns and not tabular:
             raise _no_columns(scan)
         listing = scan.storage.listing("" if tabular else scan.prefix)
-        samples = listing if tabular else self.samples(scan, listing)
+        samples, left_out = self.samples(scan, listing)
         if not len(samples) and (self.include or self.exclude):
             self._check_patterns(scan, listing)
         origin = scan.origin(self.settings)
@@ -102,26 +106,51 @@ class Discovery:
         if scan.columns:
             for name, column in _own_columns(scan, table["key"]):
                 table = table.append_column(f"column.{name}", column)
-        return Facts.of_table(table, origin, scan.known)
+        facts = Facts.of_table(table, origin, scan.known)
+        return replace(facts, left_out=left_out)
 
     @property
     def settings(self) -> str:
         """What shapes a measurement; which files are measured does not."""
         return f"Discovery(max_megapixels={self.max_megapixels}, verify={self.verify})"
 
-    def samples(self, scan: Scan, listing: pa.Table) -> pa.Table:
-        """Return the rows of a listing that are samples."""
+    def samples(self, scan: Scan, listing: pa.Table) -> tuple[pa.Table, LeftOut]:
+        """Return the rows of a listing that are samples, and what else lies there."""
+        if isinstance(scan.storage, TabularStorage):
+            return self._rows(scan.storage, listing)
         keys = relative(listing["key"], scan.prefix)
-        counts = with_suffix(keys, scan.medium.suffixes or self.suffixes)
+        picked = np.ones(len(keys), dtype=bool)
         if self.include:
-            counts &= matching(keys, self.include)
+            picked &= matching(keys, self.include)
         if self.exclude:
-            counts &= ~matching(keys, self.exclude)
-        return listing if counts.all() else listing.filter(pa.array(counts))
+            picked &= ~matching(keys, self.exclude)
+        counts = with_suffix(keys, scan.medium.suffixes or self.suffixes)
+        gone = ignored(keys, self.ignore)
+        sidecar = scan.captions.sidecar
+        left_out = LeftOut()
+        if gone.any() or not counts.all():
+            beside = [] if sidecar is None else [sidecar]
+            chosen = pa.array(picked)
+            left_out = count_left_out(
+                keys.filter(chosen), counts[picked], gone[picked], self.ignore, beside
+            )
+        counts &= picked & ~gone
+        return listing if counts.all() else listing.filter(pa.array(counts)), left_out
+
+    def _rows(self, storage: TabularStorage, listing: pa.Table) -> tuple[pa.Table, LeftOut]:
+        """Return the rows of a table that are samples: of files in a folder, as of a folder."""
+        paths = storage.paths()
+        if paths is None:
+            return listing, LeftOut()
+        gone = ignored(paths, self.ignore)
+        if not gone.any():
+            return listing, LeftOut()
+        left_out = count_left_out(paths, np.ones(len(paths), dtype=bool), gone, self.ignore, ())
+        return listing.filter(pa.array(~gone)), left_out
 
     def _check_patterns(self, scan: Scan, listing: pa.Table) -> None:
         """Refuse patterns that leave none of the samples there are."""
-        every = replace(self, include=(), exclude=()).samples(scan, listing)["key"]
+        every = replace(self, include=(), exclude=()).samples(scan, listing)[0]["key"]
         if not len(every):
             return
         given = [

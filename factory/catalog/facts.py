@@ -1,7 +1,7 @@
 """What was measured once about each sample of a backend, as a table."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.changes import Changes, compare
 from factory.catalog.columns import Column, joined, rank, text_lists
+from factory.catalog.left_out import LeftOut
 from factory.catalog.reading import TextLists, Texts, reader_of
 from factory.errors import CacheError
 from factory.media.jpeg_xl import NEEDS_EXTRA
@@ -93,12 +94,14 @@ class Facts:
             caption source); facts of another origin are not reused.
         changes: What the refresh that made them found.
         extent: The file that a memory map is of.
+        left_out: What the scan found beside the samples.
     """
 
     table: pa.Table
     origin: dict[str, Any] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
     extent: Extent | None = field(default=None, repr=False, compare=False)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @classmethod
     def of_table(
@@ -226,16 +229,14 @@ class Facts:
         """Return the same facts with some rows marked unusable."""
         rows = np.array(sorted(errors), dtype=np.int64)
         texts = pa.array([errors[row] for row in rows.tolist()], pa.string())
-        table = _put(self.table, "error", rows, texts)
-        return Facts(table, self.origin, self.changes, self.extent)
+        return replace(self, table=_put(self.table, "error", rows, texts))
 
     def with_column(self, name: str, values: NDArray[Any]) -> "Facts":
         """Return the same facts with other values in a numeric column."""
         return self._with(name, pa.array(values, self.table.schema.field(name).type))
 
     def _with(self, name: str, column: pa.Array) -> "Facts":
-        table = replaced(self.table, name, column)
-        return Facts(table, self.origin, self.changes, self.extent)
+        return replace(self, table=replaced(self.table, name, column))
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -267,8 +268,9 @@ class Facts:
         return views
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the columns, not the views into them."""
-        return {"table": self.table, "origin": self.origin, "changes": self.changes}
+        """Pickle the columns, not the views into them, nor the file they lie in."""
+        names = ("table", "origin", "changes", "left_out")
+        return {name: getattr(self, name) for name in names}
 
 
 def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

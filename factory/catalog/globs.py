@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from factory.catalog.columns import Column, flags
 
 
-def matching(keys: Column, patterns: Sequence[str]) -> NDArray[np.bool_]:
+def matching(
+    keys: Column, patterns: Sequence[str], *, ignore_case: bool = False
+) -> NDArray[np.bool_]:
     """Tell which keys match any of the patterns, bool [n].
 
     Patterns are those of shells and of .gitignore: "*" and "?" stay inside one part of the
@@ -20,7 +22,8 @@ def matching(keys: Column, patterns: Sequence[str]) -> NDArray[np.bool_]:
     if not patterns:
         return np.zeros(len(keys), dtype=bool)
     joined = "|".join(f"(?:{expression(pattern)})" for pattern in patterns)
-    return flags(pc.match_substring_regex(keys, pattern=f"^(?:{joined})$"))
+    pattern = f"^(?:{joined})$"
+    return flags(pc.match_substring_regex(keys, pattern=pattern, ignore_case=ignore_case))
 
 
 def with_suffix(keys: Column, suffixes: Sequence[str]) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, find, flags, joined, rank, stems
+from factory.catalog.columns import Column, find_name, flags, joined, rank, stems
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ def look_up(
     if places is not None:
         places = rows[places]
     elif by_stem:
-        found = find(keys, among)
+        found = find_name(keys, among)
         places = np.where(found >= 0, np.append(rows, -1)[found], -1)
     else:
-        places = find(keys, listed)
+        places = find_name(keys, listed)
     places = np.where(blank | unsafe | ambiguous, -1, places)
-    if by_stem:
+    # Also of a name that differs from its object's in the form of Unicode.
+    if by_stem or not pc.all(pc.string_is_ascii(keys)).as_py():
         keys = pc.coalesce(listed.take(pa.array(places, mask=places < 0)), keys)
     if unsafe.any():
         keys = pc.if_else(pa.array(unsafe), pc.replace_substring(names, "\0", "\\0"), keys)

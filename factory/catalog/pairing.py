@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, find, stems
+from factory.catalog.columns import Column, find_name, stems
 from factory.catalog.decisions import Buckets, Decisions, Reasons, mark_filtered
 from factory.catalog.facts import Facts
 from factory.catalog.globs import relative
@@ -70,7 +70,7 @@ def _matches(
     names = _names(source, source_prefix)
     # Of several rows of one stem (a.png, a damaged a.jpg, a duplicate) the first kept one counts.
     ranked = np.argsort(made.reason != 0, kind="stable")
-    places = find(_names(partner, partner_prefix), names.take(pa.array(ranked)))
+    places = find_name(_names(partner, partner_prefix), names.take(pa.array(ranked)))
     return np.where(places >= 0, ranked[places], -1).astype(np.int64)
 
 

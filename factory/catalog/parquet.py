@@ -16,7 +16,8 @@ from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
 from factory.catalog.discovery import PICTURES, Discovery
 from factory.catalog.facts import FOCUS, SIZE_DIFFERS, TRANSIENT, Facts
-from factory.catalog.globs import with_suffix
+from factory.catalog.globs import relative, with_suffix
+from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.metadata import Scan
 from factory.catalog.names import Named, look_up
 from factory.catalog.tables import Rows, Tables
@@ -253,7 +254,7 @@ class _Reading:
 
     def _unlisted(self, named: Named, listed: Column, samples: NDArray[np.bool_]) -> int:
         """Count the samples that have no row, and name one of them."""
-        without = samples.copy()
+        without = samples & ~ignored(relative(listed, self._scan.prefix), IGNORED)
         without[named.places[named.places >= 0]] = False
         spare = listed.filter(pa.array(without))
         if len(spare):

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import xxhash
 
 from factory.catalog.columns import add_to_hash
 from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts, even
+from factory.catalog.left_out import LeftOut
 from factory.errors import CacheError, ContentMismatchError, ObjectNotFoundError
 from factory.storage.base import Storage
 from factory.storage.extent import Extent
@@ -58,6 +59,7 @@ class Shelf:
             "origin": facts.origin,
             "rows": len(facts),
             "checksum": checksum(facts.table),
+            "left_out": facts.left_out.to_dict(),
         }
         data = _parquet(facts.table, header)
         self.storage.write(self.key, data)
@@ -65,7 +67,7 @@ class Shelf:
         # Of another size it is another process's, written since: no etag is ours then.
         etag = found.etag if found.size == len(data) else ""
         table, extent = self._map(facts.table, header, etag)
-        return Facts(table, facts.origin, facts.changes, extent)
+        return replace(facts, table=table, extent=extent)
 
     def load(self) -> Facts | None:
         """Open published facts; None if there are none of this format.
@@ -86,7 +88,7 @@ class Shelf:
         table, header = found
         # The etag from before the reading: of what is published meanwhile it is not the one.
         table, extent = self._map(table, header, etag)
-        return Facts(table, dict(header["origin"]), extent=extent)
+        return _facts(table, header, extent)
 
     def published(self) -> Facts | None:
         """Read published facts whole, leaving no Arrow file; None if there are none, as `load`.
@@ -97,7 +99,7 @@ class Shelf:
         if not self.storage.exists(self.key):
             return None
         found = self._read()
-        return None if found is None else Facts(found[0], dict(found[1]["origin"]))
+        return None if found is None else _facts(*found)
 
     def _read(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
         try:
@@ -131,7 +133,7 @@ class Shelf:
             expected = (FORMAT_VERSION, etag, len(table))
             if (header["format_version"], header["parquet"], header["rows"]) != expected:
                 return None
-            return Facts(_typed(table), dict(header["origin"]), extent=extent)
+            return _facts(_typed(table), header, extent)
         except (
             ContentMismatchError, pa.ArrowException, KeyError, OSError, TypeError, ValueError
         ):  # fmt: skip
@@ -174,6 +176,11 @@ def write_mapped(
     """
     text = json.dumps({**header, "parquet": etag}).encode()
     write_sealed(path, _MAPPED, schema.with_metadata({_HEADER: text}), batches)
+
+
+def _facts(table: pa.Table, header: Mapping[str, Any], extent: Extent | None = None) -> Facts:
+    left_out = LeftOut.from_dict(header.get("left_out"))
+    return Facts(table, dict(header["origin"]), extent=extent, left_out=left_out)
 
 
 def _check(table: pa.Table, header: Mapping[str, Any]) -> None:

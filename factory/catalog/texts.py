@@ -13,7 +13,7 @@ from factory.bulk import Engine
 from factory.catalog.captions import Captions
 from factory.catalog.cells import caption_lists, plain, texts, wrong_type
 from factory.catalog.changes import same_etag
-from factory.catalog.columns import Column, find, flags, stems
+from factory.catalog.columns import Column, find, flags, folded, stems
 from factory.catalog.facts import SCHEMA
 from factory.catalog.metadata import Scan
 from factory.errors import MediaError, ObjectNotFoundError, StorageError, TableError
@@ -166,10 +166,10 @@ def _of_sidecars(
 ) -> TextColumns:
     """Return the text beside each sample, reading only files that are new or changed."""
     suffix = scan.captions.sidecar or ""
-    files = listing.filter(pc.ends_with(listing["key"], suffix))
-    places = find(stems(keys), stems(files["key"]))
+    files = listing.filter(pc.ends_with(listing["key"], suffix, ignore_case=True))
     if not len(files):
         return _nothing(len(keys))
+    places = paired(keys, files["key"], suffix)
     etags = files["etag"].take(pa.array(places, mask=places < 0))
     same = np.zeros(len(keys), dtype=bool)
     before = np.full(len(keys), -1, dtype=np.int64)
@@ -182,6 +182,32 @@ def _of_sidecars(
     fresh = np.flatnonzero((places >= 0) & ~same)
     read = _read(scan, engine, files.take(pa.array(np.unique(places[fresh]))))
     return _merged(_Texts(places, same, before, fresh), etags, known, read)
+
+
+def paired(keys: Column, files: Column, suffix: str) -> NDArray[np.int64]:
+    """Return the text file of each sample, int64 [n]; -1 where there is none.
+
+    A file of exactly the sample's stem counts first. Of the samples that have none, those count
+    that differ in case or in the form of Unicode alone ("IMG_0.JPG" and "img_0.TXT", a name
+    that macOS took apart), or whose file has the whole name before its suffix ("a.jpg.txt").
+    Files that belong to a sample exactly belong to no other.
+    """
+    names = pc.utf8_slice_codeunits(files, 0, -len(suffix))
+    exact = pc.if_else(pc.ends_with(files, suffix), names, None)
+    own = stems(keys)
+    places = find(own, exact)
+    left = np.flatnonzero(places < 0)
+    free = np.ones(len(files), dtype=bool)
+    free[places[places >= 0]] = False
+    rest = np.flatnonzero(free)
+    if not left.size or not rest.size:
+        return places
+    among = folded(names.take(pa.array(rest)))
+    for wanted in (own, keys):
+        found = find(folded(wanted.take(pa.array(left))), among)
+        places[left[found >= 0]] = rest[found[found >= 0]]
+        left = left[found < 0]
+    return places
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.backends.conditioning import ConditioningBackend
+from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.image import EvalBackend, SampleBackend
 from factory.backends.source import Source
 from factory.catalog.facts import SIZE_DIFFERS, TRANSIENT
@@ -50,6 +50,7 @@ def sample_problems(
             other = better if own == batch_size else None
             found += _batches(backend, source, own, short_batch, other)
         found += _drops(backend, source)
+        found += _left_over(backend, source)
         found += _enlarged(backend, source)
         found += _huge(backend, source)
     return found + list(_copies(sources))
@@ -155,6 +156,18 @@ def _drops(backend: Backend, source: Source) -> Iterator[Problem]:
         else:
             continue
         yield Problem("warn" if share > MANY_DROPPED else "note", backend.name, text, fix)
+
+
+def _left_over(backend: Backend, source: Source) -> Iterator[Problem]:
+    """Name what lies beside the samples and is none."""
+    if is_generated(source.backend):
+        return
+    left_out, where = source.catalog.facts.left_out, f"data.backends.{backend.name}"
+    for line in left_out.lines():
+        taken = f"nothing, if they are no data; {where}.metadata.ignore=[…] says what is ignored"
+        other = f"nothing, if they are no {source.backend.what}s; else convert them"
+        fix = taken if " ignored as " in line else other
+        yield Problem("note", backend.name, f"left out: {line}", fix)
 
 
 def _loosened(dropped: Dropped, source: Source) -> str | None:

@@ -92,6 +92,14 @@ class DiscoveryConfig(MetadataConfig):
     exclude: list[str] = opt(
         factory=list, meaning="patterns of keys that do not count, such as 'raw/**' or '*_mask.png'"
     )
+    ignore: list[str] = opt(
+        factory=lambda: [
+            ".*", ".*/", "__MACOSX/", "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/",
+            "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "#recycle/",
+            "#snapshot/", "@Recycle/", "@Recently-Snapshot/", "CVS/", "__pycache__/",
+        ],
+        meaning="patterns of files that are no data: trash, thumbnails, hidden ones; []: none",
+    )  # fmt: skip
     max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
     verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
 
@@ -101,7 +109,7 @@ class DiscoveryConfig(MetadataConfig):
         for suffix in self.suffixes:
             if not suffix.startswith("."):
                 yield f"suffixes must start with a dot, got {suffix!r}"
-        for name in ("include", "exclude"):
+        for name in ("include", "exclude", "ignore"):
             for pattern in getattr(self, name):
                 if not pattern.strip("/ "):
                     yield f"{name} must hold patterns such as '*.jpg' or 'raw/**', got {pattern!r}"

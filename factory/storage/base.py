@@ -167,6 +167,15 @@ class TabularStorage(Storage):
             TableError: A column is not there; the message lists those that are.
         """
 
+    def paths(self) -> "pa.ChunkedArray | None":
+        """Return the path each row's file has in a folder that the table was made from.
+
+        Returns:
+            large_string, one a row in the order of `listing`, "" where there is none; None where
+            no row has one.
+        """
+        return None
+
     def class_names(self, column: str) -> Sequence[str] | None:
         """Return the names that a column's whole numbers stand for; None for other columns."""
         del column

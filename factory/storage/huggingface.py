@@ -199,6 +199,22 @@ class HuggingFaceStorage(TabularStorage):
         found = [descend(table[path[0]], path[1:]) for path in paths]
         return pa.table([keys, *found], names=["key", *columns])
 
+    def paths(self) -> "pa.ChunkedArray | None":
+        """Return the paths of files that the dataset was made from, in its folder."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        folder = Path(self.dataset).absolute()
+        if not folder.is_dir():
+            return None
+        batches = _OPENED.get(self).images.iter(batch_size=_LISTED_ROWS)
+        columns = [pc.struct_field(batch.column(0), "path") for batch in batches]
+        chunks = [chunk for column in columns for chunk in column.chunks]
+        found = pc.fill_null(pa.chunked_array(chunks, pa.string()), "").cast(pa.large_string())
+        root = f"{folder.as_posix()}/"
+        inside = pc.starts_with(found, root)
+        return pc.if_else(inside, pc.utf8_slice_codeunits(found, len(root)), "")
+
     def class_names(self, column: str) -> list[str] | None:
         """Return the names of a column of class labels; None of another column."""
         opened = _OPENED.get(self)

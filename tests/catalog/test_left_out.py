@@ -1,0 +1,149 @@
+"""Trash and hidden files are left out of every storage, counted, and taken where they are meant."""
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from factory.backends.image import ImageBackend
+from factory.catalog.captions import FilenameCaptions
+from factory.catalog.discovery import Discovery
+from factory.catalog.facts import Facts
+from factory.catalog.left_out import IGNORED, LeftOut
+from factory.catalog.published import Shelf
+from factory.engine.local import LocalEngine
+from factory.errors import EmptyBackendError
+from factory.report import left_out_lines
+from factory.schema.run import DiscoveryConfig
+from factory.storage.base import Storage
+from factory.storage.huggingface import HuggingFaceStorage
+from factory.storage.local import LocalStorage
+from factory.storage.memory import MemoryStorage
+from factory.storage.tar import TarStorage
+from tests.bad_input.making import prepared
+from tests.dryrun.building import dry_run, one_backend, problems
+
+TRASH = (
+    ".git/x.jpg", ".Trash-1000/files/x.jpg", ".ipynb_checkpoints/ok-checkpoint.jpg",
+    ".thumbs/ok.jpg", ".hidden.jpg", "sub/.svn/x.jpg", "#snapshot/x.jpg",
+    "$RECYCLE.BIN/z.jpg", "$Recycle.Bin/z.jpg", "#recycle/r.jpg",
+    "lost+found/l.jpg", "System Volume Information/s.jpg",
+)  # fmt: skip
+# No storage lists what operating systems drop anywhere.
+DROPPED = (
+    "._ok.jpg", "sub/._ok.jpg", "__MACOSX/ok.jpg", "@eaDir/ok.jpg/SYNOFILE_THUMB_M.jpg",
+    "Thumbs.db", "desktop.ini",
+)  # fmt: skip
+OTHERS = ("clip.mp4", "raw/a.CR2", "raw/b.cr2", "notes", "ok.txt")
+GOOD = ("ok.jpg", "a.git/x.jpg", "recycle/r.jpg", "sub/lost.jpg")
+
+
+def fill(folder: Path, names: tuple[str, ...] = (*TRASH, *DROPPED, *OTHERS, *GOOD)) -> None:
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".jpg":
+            Image.new("RGB", (64, 64), (9, 99, 199)).save(file)
+        else:
+            file.write_bytes(b"none")
+
+
+def backend(storage: Storage, **settings: Any) -> ImageBackend:
+    return ImageBackend(name="pics", storage=storage, caption=FilenameCaptions(), **settings)
+
+
+def scan(storage: Storage, prefix: str = "", **settings: Any) -> Facts:
+    return backend(storage, prefix=prefix, **settings).scan(None, LocalEngine(1))
+
+
+def keys(facts: Facts) -> list[str]:
+    return facts.table["key"].to_pylist()
+
+
+@pytest.mark.parametrize("prefix", ["", "p"])
+def test_folders_and_buckets(tmp_path: Path, prefix: str) -> None:
+    fill(tmp_path / prefix)
+    memory = MemoryStorage(f"left-out-{prefix}")
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            memory.write(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+    for storage in (LocalStorage(str(tmp_path)), memory):
+        facts = scan(storage, prefix)
+        assert keys(facts) == sorted(f"{prefix}/{n}".lstrip("/") for n in GOOD)
+        assert sum(facts.left_out.ignored.values()) == len(TRASH)
+        assert facts.left_out.ignored["$RECYCLE.BIN/"] == 2
+        assert facts.left_out.suffixes == {".mp4": 1, ".cr2": 2, "without suffix": 1}
+
+
+def test_what_is_ignored_may_be_changed(tmp_path: Path) -> None:
+    fill(tmp_path)
+    every = scan(LocalStorage(str(tmp_path)), metadata=Discovery(ignore=()))
+    assert len(every) == len(TRASH) + len(GOOD)
+    assert not every.left_out.ignored
+    own = scan(LocalStorage(str(tmp_path)), metadata=Discovery(ignore=("recycle/", "a.GIT/")))
+    assert own.left_out.ignored == {"recycle/": 1, "a.GIT/": 1}
+    assert len(own) == len(every) - 2
+
+
+def test_a_hidden_prefix_is_meant(tmp_path: Path) -> None:
+    fill(tmp_path / ".cache/photos", GOOD)
+    assert len(scan(LocalStorage(str(tmp_path)), ".cache/photos")) == len(GOOD)
+
+
+def test_members_of_tars(tmp_path: Path) -> None:
+    fill(tmp_path / "files")
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data/a.tar", "w") as archive:
+        for name in sorted((*TRASH, *DROPPED, *OTHERS, *GOOD)):
+            archive.add(tmp_path / "files" / name, name)
+    facts = scan(TarStorage(LocalStorage(str(tmp_path / "data"))))
+    assert keys(facts) == sorted(f"a.tar/{name}" for name in GOOD)
+    assert sum(facts.left_out.ignored.values()) == len(TRASH)
+
+
+def test_folders_read_by_hugging_face(tmp_path: Path) -> None:
+    names = ("cat/0.jpg", "#recycle/r.jpg", "@eaDir/e.jpg", "lost+found/l.jpg")
+    fill(tmp_path / "set", names)
+    storage = HuggingFaceStorage(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+    facts = scan(storage)
+    assert len(facts) == 1
+    assert sum(facts.left_out.ignored.values()) == 3
+
+
+def test_they_are_shown_and_remembered(tmp_path: Path) -> None:
+    fill(tmp_path / "pics")
+    for _ in range(2):  # measured, then opened as published
+        with prepared(tmp_path) as data:
+            lines = list(left_out_lines(data.sources.values()))
+        assert lines[0].startswith(f"Left out of pics: {len(TRASH)} files ignored as ")
+        assert "#recycle/ (1)" in lines[0]
+        assert lines[1] == (
+            "Left out of pics: 4 files of other formats: .cr2 (2), .mp4 (1), without suffix (1)"
+        )
+    figures = dry_run(tmp_path, one_backend(tmp_path, folder="pics"), batch_size=1).figures
+    trash, formats = problems(figures, "left out:")
+    assert "metadata.ignore" in trash.fix
+    assert ".cr2 (2)" in formats.text
+
+
+def test_where_nothing_else_lies_they_are_named(tmp_path: Path) -> None:
+    fill(tmp_path, ("#recycle/r.jpg", "a.psd"))
+    with pytest.raises(EmptyBackendError, match=r"1 file ignored as #recycle/.*\.psd \(1\)"):
+        scan(LocalStorage(str(tmp_path)))
+
+
+def test_catalogs_from_before_are_read(tmp_path: Path) -> None:
+    fill(tmp_path / "p")
+    shelf = Shelf(LocalStorage(str(tmp_path)), "c.parquet", tmp_path / "c.arrow")
+    facts = scan(LocalStorage(str(tmp_path)), "p")
+    shelf.save(facts)
+    loaded = shelf.load()
+    assert loaded is not None
+    assert loaded.left_out == facts.left_out
+    assert LeftOut.from_dict(None) == LeftOut()
+
+
+def test_the_schema_names_the_same() -> None:
+    assert tuple(DiscoveryConfig().ignore) == IGNORED
