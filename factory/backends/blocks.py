@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from factory.catalog.facts import Fact, Facts
 from factory.catalog.texts import column_texts
 from factory.errors import MediaError
 from factory.media.headers import measure
+from factory.media.limits import Limits
 from factory.sampling.permutation import Permutation, derive_key
 from factory.storage.row_stream import Row, RowStream, ShardRows
 
@@ -174,7 +176,7 @@ def judge(
         for number, name in enumerate(backend.columns)
         if name in {one.column for one in backend.filters}
     }
-    facts_of = map(_fact, rows, *_texts(backend, stream, rows))
+    facts_of = map(_fact, rows, *_texts(backend, stream, rows), repeat(backend.limits))
     known = Facts.of(facts_of, {}, extra=extra)
     facts = backend.of_parts(known)
     made = backend.decide(facts, seed)
@@ -222,13 +224,13 @@ def _texts(
     return [tuple(text) for text in texts.to_pylist()], errors.to_pylist()
 
 
-def _fact(row: Row, text: tuple[str, ...] | None, text_error: str | None) -> Fact:
+def _fact(row: Row, text: tuple[str, ...] | None, text_error: str | None, limits: Limits) -> Fact:
     said: dict[str, Any] = {"text": text, "text_error": text_error}
     if row.data is None:
         return Fact(row.key, 0, "", error=row.error, **said)
     size = len(row.data)
     try:
-        media = measure(row.data, size)
+        media = measure(row.data, size, limits=limits)
     except MediaError as error:
         return Fact(row.key, size, "", error=str(error), **said)
     return Fact(row.key, size, "", media.width, media.height, media.format, **said)

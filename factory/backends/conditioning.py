@@ -179,13 +179,13 @@ class ConditioningBackend(SampleBackend):
     @property
     def medium(self) -> Medium:
         """Which files count."""
-        return Pictures()
+        return Pictures(limits=self.limits)
 
     @property
     def picture_reader(self) -> ReadPicture:
         """How the bytes of a picture become pixels: of labels, without mixing any."""
         mode = "nearest" if self.kind.labels else str(self.decode)
-        return ReadPicture(self.storage, mode, self.composite)
+        return ReadPicture(self.storage, mode, self.composite, self.limits)
 
     @property
     def reader(self) -> Reader:
@@ -213,7 +213,7 @@ class ConditioningBackend(SampleBackend):
             name: getattr(source, name) for name in SIZES if getattr(self, name) is None
         }
         if self.generate is not None:
-            names = ("storage", "prefix", "metadata", "composite", "decode")
+            names = ("storage", "prefix", "metadata", "composite", "decode", "limits")
             changes |= {name: getattr(source, name) for name in names}
         return replace(self, **changes, bond=Bond(source, seed, cell))
 

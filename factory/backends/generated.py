@@ -20,6 +20,7 @@ from factory.conditioning.generator import (
     check_made,
     drawing,
 )
+from factory.media.limits import Limits
 from factory.storage.base import Storage
 
 # Models of torch, on a device: asked by one thread at a time.
@@ -49,6 +50,11 @@ class ReadUngenerated:
     def takes_bytes(self) -> bool:
         """As the source's."""
         return self.source.takes_bytes
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the source."""
+        return cast("ByteReader", self.source).limits
 
     @property
     def storage(self) -> Storage:

@@ -21,6 +21,7 @@ from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite
 from factory.media.faces import face_finder
 from factory.media.geometry import Geometry
+from factory.media.limits import Limits
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
 from factory.storage.base import Storage
@@ -99,6 +100,7 @@ class SampleBackend:
         encode_text_mode: When its captions are encoded; None: as its text_embeds backend says.
         composite: Which part of each picture is the sample.
         filters: Conditions on columns of the samples' table; rows that fail one are dropped.
+        limits: What decoding one picture may take.
         what: What one sample is called in messages.
     """
 
@@ -129,6 +131,7 @@ class SampleBackend:
     encode_text_mode: str | None = None
     composite: Composite = field(default_factory=Composite)
     filters: Sequence[RowFilter] = ()
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Check the geometry now, so that a mistake is found before any I/O."""
@@ -205,7 +208,7 @@ class SampleBackend:
     @property
     def medium(self) -> Medium:
         """Which files count, and how they are measured."""
-        return Pictures(faces=self.geometry.uses_focus)
+        return Pictures(faces=self.geometry.uses_focus, limits=self.limits)
 
     @property
     def clip(self) -> Clip | None:
@@ -215,7 +218,7 @@ class SampleBackend:
     @property
     def picture_reader(self) -> ReadPicture:
         """How the bytes of a picture become pixels."""
-        return ReadPicture(self.storage, str(self.decode), self.composite)
+        return ReadPicture(self.storage, str(self.decode), self.composite, self.limits)
 
     @property
     def reader(self) -> Reader:

@@ -18,6 +18,7 @@ from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSIONS, decode
 from factory.media.headers import MAX_PIXELS
+from factory.media.limits import Limits
 from factory.records import UNKNOWN_SIZE
 from factory.storage.base import Storage
 
@@ -159,6 +160,10 @@ class Reader(Protocol):
 class ByteReader(Reader, Protocol):
     """A reader that goes from the whole bytes of an object to pixels."""
 
+    @property
+    def limits(self) -> Limits:
+        """What an object may ask for; one that is too large is not read."""
+
     def shaped(self, data: bytes, picture: Picture) -> NDArray[np.uint8]:
         """Return RGB pixels of the target size from a sample's bytes."""
 
@@ -184,11 +189,13 @@ class ReadPicture:
         decode: "fast" decodes JPEGs at a reduced scale, "exact" whole and resizes by Lanczos,
             "nearest" whole and takes nearest pixels.
         composite: Which part of each picture is the sample.
+        limits: What decoding one may take.
     """
 
     storage: Storage
     decode: str = "fast"
     composite: Composite = field(default_factory=Composite)
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Refuse a mode there is not."""
@@ -216,9 +223,10 @@ class ReadPicture:
         """Return RGB pixels [H, W, 3] of the target size.
 
         Raises:
-            MediaError: The object is not the picture it claims to be.
+            MediaError: The object is not the picture it claims to be, or beyond a limit.
             StorageError: It cannot be read.
         """
+        self.limits.check_file(picture.size)
         return self.shaped(self.storage.read(picture.key), picture)
 
     def shaped(self, data: bytes, picture: Picture) -> NDArray[np.uint8]:
@@ -234,8 +242,8 @@ class ReadPicture:
         enough = cut.intermediary if fast and not self.composite else None
 
         check = picture.check_whole(self.composite)
-        pixels = decode(data, at_least=enough, max_pixels=most, check=check)
-        pixels = self.composite.of(pixels)
+        whole = decode(data, at_least=enough, max_pixels=most, limits=self.limits, check=check)
+        pixels = self.composite.of(whole)
         return fit(
             pixels, cut.intermediary, cut.crop, cut.target,
             exact=self.decode == "exact", nearest=self.decode == "nearest",
@@ -252,15 +260,17 @@ class ShapePicture:
 
     reader: ByteReader
 
-    def __call__(self, read: tuple[Picture, bytes | StorageError]) -> NDArray[np.uint8]:
+    def __call__(
+        self, read: tuple[Picture, bytes | StorageError | MediaError]
+    ) -> NDArray[np.uint8]:
         """Return RGB pixels [H, W, 3] of the target size.
 
         Raises:
-            MediaError: The object is not the picture it claims to be.
+            MediaError: The object is not the picture it claims to be, or beyond a limit.
             StorageError: It could not be read.
         """
         picture, data = read
-        if isinstance(data, StorageError):
+        if isinstance(data, StorageError | MediaError):
             raise data
         return self.reader.shaped(data, picture)
 
@@ -281,9 +291,8 @@ def read_pixels(
     """
     outcomes: Generator[tuple[Any, NDArray[np.uint8] | Exception], None, None]
     if reader.storage.remote and reader.takes_bytes:
-        outcomes = engine.map(
-            ShapePicture(cast("ByteReader", reader)), _arriving(reader.storage, runs)
-        )
+        read = cast("ByteReader", reader)
+        outcomes = engine.map(ShapePicture(read), _arriving(read, runs))
     else:
         outcomes = engine.map(reader, chain.from_iterable(runs))
     with closing(outcomes):
@@ -292,18 +301,39 @@ def read_pixels(
 
 
 def _arriving(
-    storage: Storage, runs: Iterable[Sequence[Picture]]
-) -> Iterator[tuple[Picture, bytes | StorageError]]:
-    begun: deque[tuple[Sequence[Picture], Generator[bytes | StorageError, None, None]]] = deque()
+    reader: ByteReader, runs: Iterable[Sequence[Picture]]
+) -> Iterator[tuple[Picture, bytes | StorageError | MediaError]]:
+    begun: deque[tuple[Sequence[Picture], dict[int, MediaError], Generator[Any, None, None]]]
+    begun = deque()
     try:
         for pictures in runs:
-            spans = [(picture.key, 0, None) for picture in pictures]
-            begun.append((pictures, storage.read_many(spans)))
+            refused = dict(_too_large(reader.limits, pictures))
+            spans = [(one.key, 0, None) for n, one in enumerate(pictures) if n not in refused]
+            begun.append((pictures, refused, reader.storage.read_many(spans)))
             if len(begun) > 1:
-                yield from zip(*begun[0], strict=True)
+                yield from _in_order(*begun[0])
                 begun.popleft()
-        for pictures, data in begun:
-            yield from zip(pictures, data, strict=True)
+        for run in begun:
+            yield from _in_order(*run)
     finally:
-        for _, data in begun:
+        for *_, data in begun:
             data.close()
+
+
+def _too_large(limits: Limits, pictures: Sequence[Picture]) -> Iterator[tuple[int, MediaError]]:
+    """Yield (place, error) of the pictures whose files are not to be read."""
+    for place, picture in enumerate(pictures):
+        try:
+            limits.check_file(picture.size)
+        except MediaError as error:
+            yield place, error
+
+
+def _in_order(
+    pictures: Sequence[Picture],
+    refused: Mapping[int, MediaError],
+    data: Generator[bytes | StorageError, None, None],
+) -> Iterator[tuple[Picture, bytes | StorageError | MediaError]]:
+    """Yield each picture with its bytes, or why there are none."""
+    for place, picture in enumerate(pictures):
+        yield picture, refused[place] if place in refused else next(data)

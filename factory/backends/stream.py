@@ -82,7 +82,7 @@ class StreamBackend(ImageBackend):
     @property
     def medium(self) -> Medium:
         """What the rows are; a stream is not looked through for faces before it is trained on."""
-        return Pictures()
+        return Pictures(limits=self.limits)
 
     @property
     def block(self) -> int:

@@ -26,7 +26,8 @@ from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
 
 PICTURES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".avif", ".heic", ".heif", ".hif", ".jxl",
 )  # fmt: skip
 
 # A header out of the page cache takes 20 us, one from a disk or a server at least 100. Where

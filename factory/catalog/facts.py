@@ -15,7 +15,8 @@ from factory.catalog.columns import Column, joined, rank, text_lists
 from factory.catalog.left_out import LeftOut
 from factory.catalog.reading import TextLists, Texts, reader_of
 from factory.errors import CacheError
-from factory.media.jpeg_xl import NEEDS_EXTRA
+from factory.media.extras import NEEDS_EXTRA
+from factory.media.limits import BEYOND_LIMITS
 from factory.storage.extent import Extent
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
@@ -75,10 +76,10 @@ class Fact:
     text_error: str | None = None
 
 
-# Reasons of facts that are measured again at the next scan: the object may be back, or the
-# package that reads it installed.
+# Reasons of facts that are measured again at the next scan: the object may be back, the package
+# that reads it installed, or the limit raised.
 NOT_READABLE = "not readable"
-TRANSIENT = (NOT_READABLE, NEEDS_EXTRA)
+TRANSIENT = (NOT_READABLE, NEEDS_EXTRA, *BEYOND_LIMITS)
 # Reason of a sample whose file is of another size than its facts: found when it is decoded.
 SIZE_DIFFERS = "size differs"
 

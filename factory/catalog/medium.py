@@ -1,4 +1,4 @@
-"""What are the samples of a backend: which files count, and how is one measured?"""
+"""Kinds of samples: which files count, and how one is measured."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
 from factory.media.faces import find_face
 from factory.media.headers import NeedMoreBytes, measure
+from factory.media.limits import Limits
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage
@@ -72,11 +73,13 @@ class Pictures(Medium):
     Attributes:
         suffixes: File suffixes that count; None leaves them to the metadata backend.
         faces: Look for the largest face, which takes decoding the picture.
+        limits: What decoding one may take.
     """
 
     suffixes: tuple[str, ...] | None = None
-    # Not shown: sizes that were measured without faces stay as they are.
+    # Not shown: sizes that were measured without faces, or in other limits, stay as they are.
     faces: bool = field(default=False, repr=False)
+    limits: Limits = field(default_factory=Limits, repr=False)
 
     @property
     def whole(self) -> bool:
@@ -88,11 +91,12 @@ class Pictures(Medium):
     ) -> MediaFacts:
         """Return size and format; see `Medium`."""
         if verify or self.faces:
+            self.limits.check_file(info.size)
             data = storage.read(info.key)
-            facts = measure(data, len(data), max_pixels=max_pixels)
+            facts = measure(data, len(data), max_pixels=max_pixels, limits=self.limits)
             if verify:
-                decode(data, max_pixels=max_pixels)
-            return facts._replace(focus=_face(data, max_pixels)) if self.faces else facts
+                decode(data, max_pixels=max_pixels, limits=self.limits)
+            return facts._replace(focus=self._face(data, max_pixels)) if self.faces else facts
         (outcome,) = self.measure_many(storage, [info], max_pixels=max_pixels, verify=False)
         if isinstance(outcome, Exception):
             raise outcome
@@ -105,43 +109,59 @@ class Pictures(Medium):
         if verify or self.faces:
             return super().measure_many(storage, infos, max_pixels=max_pixels, verify=verify)
         outcomes: list[MediaFacts | Exception] = [MediaError("not read")] * len(infos)
-        wanted = dict.fromkeys(range(len(infos)), storage.head_bytes)
+        wanted = dict.fromkeys(range(len(infos)), (0, storage.head_bytes))
+        heads: dict[int, bytes] = {}
+        ranges: dict[int, dict[int, bytes]] = {}
         while wanted:
-            spans = [(infos[n].key, 0, length) for n, length in wanted.items()]
+            spans = [(infos[n].key, *span) for n, span in wanted.items()]
             again = {}
-            for number, head in zip(wanted, storage.read_many(spans), strict=True):
-                outcome = _look(head, infos[number], wanted[number], max_pixels)
-                if isinstance(outcome, int):
-                    again[number] = outcome
-                else:
+            for number, data in zip(wanted, storage.read_many(spans), strict=True):
+                start, asked = wanted[number]
+                if isinstance(data, StorageError):
+                    outcomes[number] = data
+                    continue
+                if start:
+                    ranges.setdefault(number, {})[start] = data
+                head = heads[number] if start else data
+                outcome = self._look(head, infos[number], max_pixels, ranges.get(number))
+                if not isinstance(outcome, NeedMoreBytes):
                     outcomes[number] = outcome
+                elif len(data) < asked:
+                    outcomes[number] = MediaError(
+                        "truncated header", f"{infos[number].key}: {outcome}"
+                    )
+                else:
+                    heads[number] = head
+                    again[number] = _next_span(outcome, len(head))
             wanted = again
         return outcomes
 
+    def _look(
+        self, head: bytes, info: ObjectInfo, max_pixels: int, ranges: dict[int, bytes] | None
+    ) -> MediaFacts | Exception:
+        """Return what some bytes of a picture say, or what to read if they are not enough."""
+        try:
+            return measure(
+                head, info.size, max_pixels=max_pixels, limits=self.limits, ranges=ranges
+            )
+        except (NeedMoreBytes, MediaError) as outcome:
+            return outcome
 
-def _face(data: bytes, max_pixels: int) -> tuple[float, float]:
-    """Return the middle of the largest face as fractions; -1 where none is found."""
-    try:
-        pixels = decode(data, at_least=(FACE_EDGE, FACE_EDGE), max_pixels=max_pixels)
-    except MediaError:
-        return _NO_FACE  # said when the picture is read: sizes are known all the same
-    return find_face(pixels) or _NO_FACE
+    def _face(self, data: bytes, max_pixels: int) -> tuple[float, float]:
+        """Return the middle of the largest face as fractions; -1 where none is found."""
+        edges = (FACE_EDGE, FACE_EDGE)
+        try:
+            pixels = decode(data, at_least=edges, max_pixels=max_pixels, limits=self.limits)
+        except MediaError:
+            return _NO_FACE  # said when the picture is read: sizes are known all the same
+        return find_face(pixels) or _NO_FACE
 
 
-def _look(
-    head: bytes | StorageError, info: ObjectInfo, asked: int, max_pixels: int
-) -> MediaFacts | Exception | int:
-    """Return what a picture's first bytes say; or how many to read, if that is not enough."""
-    if isinstance(head, StorageError):
-        return head
-    try:
-        return measure(head, info.size, max_pixels=max_pixels)
-    except NeedMoreBytes as more:
-        if len(head) < asked:
-            return MediaError("truncated header", f"{info.key}: {more}")
-        return max(more.length, 2 * asked, SECOND_BYTES)
-    except MediaError as error:
-        return error
+def _next_span(more: NeedMoreBytes, read: int) -> tuple[int, int]:
+    """Return (start, length) of what to read next of an object whose first bytes were read."""
+    if more.start:
+        return more.start, more.length - more.start
+    return 0, max(more.length, 2 * read, SECOND_BYTES)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What are the pixels of a picture: bytes of any format to upright RGB.
 
 - JPEG by libjpeg-turbo (simplejpeg), at a reduced scale where that is enough; what it does not
-  take (CMYK, odd files) by Pillow, which also decodes every other format but JPEG XL.
+  take (CMYK, odd files) by Pillow, which also decodes every other format but JPEG XL and HEIC.
+- Metadata beside the pixels are not unpacked, and what takes more than the limits is refused.
 - Transparent pixels are laid on white.
 - 16-bit grey is scaled to 8 bits, not clipped, and so is 16-bit colour of a JPEG XL; 16-bit
   colour of other formats keeps its high byte.
@@ -9,7 +10,7 @@
 - Colour profiles are not applied.
 """
 
-import io
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import MediaError
-from factory.media.headers import MAX_PIXELS, Header, check_size, open_pillow, read_header
-from factory.media.jpeg_xl import decode_jxl
+from factory.media.extras import decode_jxl, open_heic
+from factory.media.formats.jpeg import scans
+from factory.media.headers import MAX_PIXELS, Header, check_size, read_header
+from factory.media.limits import Limits
 from factory.media.resample import opencv
 
 # Names how pixels come about, for keys of caches: raise the number whenever the same bytes
@@ -35,6 +38,7 @@ DECODE_VERSIONS = {
 }
 
 Pixels = NDArray[np.uint8]
+_LIMITS = Limits()
 
 # Words of libjpeg about entropy-coded data that breaks off or makes no sense. Other warnings,
 # such as a few bytes too many between segments, leave the picture whole.
@@ -44,6 +48,10 @@ _WHITE = (255, 255, 255, 255)
 _COLOURS = 3
 # Reduced JPEG decoding comes in steps of an eighth.
 _EIGHTHS = 8
+# Rows that are converted to RGB at once: few, so that nothing is held twice as a whole.
+_BAND_PIXELS = 2**20
+# A picture that takes less is not what memory ran out by.
+_MUCH = 64 * 2**20
 
 
 def decode(
@@ -52,6 +60,7 @@ def decode(
     at_least: tuple[int, int] | None = None,
     max_pixels: int | None = MAX_PIXELS,
     check: Callable[[int, int], None] | None = None,
+    limits: Limits = _LIMITS,
 ) -> Pixels:
     """Return the pixels of a picture as it is meant to be seen.
 
@@ -62,28 +71,70 @@ def decode(
         max_pixels: Largest width x height accepted; None means no limit.
         check: Called with width and height, after orientation, px, before anything is decoded;
             what it raises refuses the picture.
+        limits: What decoding may take beside.
 
     Returns:
         RGB, uint8 [H, W, 3], C-contiguous.
 
     Raises:
-        MediaError: With reason "truncated" for files that break off; "damaged", "unsupported
-            pixels", or those of `measure` for other bytes that give no picture.
+        MediaError: With reason "truncated" for files that break off; "too large", "too many
+            scans", "too slow" for those beyond a limit; "damaged", "unsupported pixels", or
+            those of `measure` for other bytes that give no picture.
     """
     header = read_header(data, len(data), max_pixels=max_pixels, count_frames=False)
     if check is not None:
         check(*header.upright)
+    if header.format == "JPEG":
+        passes = scans(data, limits.jpeg_scans)
+        limits.check_scans(passes)
+        header = header._replace(whole=header.whole or passes > 1)
+    needed = limits.needed(header, len(data), _scale(header, at_least))
+    limits.check(needed, header)
+    try:
+        with limits.room(needed):
+            return _upright(_stored(data, header, at_least, max_pixels, limits), header.orientation)
+    except MemoryError as error:
+        if needed < _MUCH:
+            error.add_note("memory is low: lower prefetch.batches, data.batch_size or cache.ram_gb")
+            raise
+        raise MediaError(
+            "too large",
+            f"no memory left for the {needed / 2**20:.0f} MiB that decoding a {header.format} of "
+            f"{header.width} x {header.height} px takes; lower data.limits.memory_mb="
+            f"{limits.memory_mb:g}, by which such pictures are dropped, or engine.workers",
+        ) from error
+
+
+def _stored(
+    data: bytes,
+    header: Header,
+    at_least: tuple[int, int] | None,
+    max_pixels: int | None,
+    limits: Limits,
+) -> Pixels:
+    """Return the pixels as stored, before orientation is applied."""
     pixels: Pixels | None = None
     if header.format == "JPEG":
         pixels = _jpeg(data, header, at_least, max_pixels)
         if pixels is not None:
-            return _upright(pixels, header.orientation)
+            return pixels
     elif header.format == "JXL":
         pixels = _jpeg_xl(data)
+    elif header.format == "HEIC":
+        pixels = _rgb(open_heic(data))
     if pixels is None:
-        pixels = _pillow(data, header.format, max_pixels)
+        pixels = _pillow(data, header, max_pixels, limits)
     _check_shape(pixels.shape[1], pixels.shape[0], header)
-    return _upright(pixels, header.orientation)
+    return pixels
+
+
+def _scale(header: Header, at_least: tuple[int, int] | None) -> float:
+    """Return an upper bound of the scale that a JPEG is decoded at."""
+    if at_least is None:
+        return 1.0
+    width, height = at_least[::-1] if header.transposed else at_least
+    wanted = max(width / header.width, height / header.height)
+    return min(1.0, math.ceil(_EIGHTHS * wanted) / _EIGHTHS)
 
 
 def _check_shape(width: int, height: int, header: Header) -> None:
@@ -150,11 +201,18 @@ def _trim(pixels: Pixels, header: Header, at_least: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(pixels[:rows, :columns])
 
 
-def _pillow(data: bytes, kind: str, max_pixels: int | None) -> Pixels:
+def _pillow(data: bytes, header: Header, max_pixels: int | None, limits: Limits) -> Pixels:
+    from factory.media.pillow_readers import open_pillow
+
+    kind = header.format
     try:
-        with open_pillow(kind, io.BytesIO(data)) as image:
+        with open_pillow(kind, data, limits.seconds) as image:
             # A file that contradicts itself may read another way here than in `read_header`.
             check_size(kind, image.width, image.height, max_pixels)
+            if kind == "JPEG" or image.width * image.height > header.width * header.height:
+                # A JPEG that comes here is decoded whole.
+                found = header._replace(width=image.width, height=image.height, whole=True)
+                limits.check(limits.needed(found, len(data)), found)
             image.load()
             return _rgb(image)
     except (MediaError, MemoryError):
@@ -196,20 +254,32 @@ def _breaks_off(data: bytes, kind: str) -> bool:
 def _rgb(image: Any) -> Pixels:
     """Return the pixels of a loaded Pillow image of any mode."""
     mode = image.mode
-    if mode.startswith("I;16"):
-        return _from_grey16(np.asarray(image), image.info.get("transparency"))
     if mode in ("I", "F"):
         raise MediaError(
             "unsupported pixels",
             f"32-bit values (mode {mode}) have no known range; save the picture with 8 or 16 bits",
         )
+    width, height = image.size
+    pixels = np.empty((height, width, _COLOURS), dtype=np.uint8)
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _flat(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _flat(image: Any) -> Pixels:
+    """Return the pixels of a few rows, transparent ones on white."""
+    if image.mode.startswith("I;16"):
+        return _from_grey16(np.asarray(image), image.info.get("transparency"))
     if image.has_transparency_data:
         from PIL import Image
 
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, _WHITE)
         image = Image.alpha_composite(paper, image)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    pixels: Pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return pixels
 
 
 def _from_grey16(values: NDArray[Any], transparent: object) -> Pixels:

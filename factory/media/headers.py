@@ -1,23 +1,21 @@
-"""How large is a picture, told from its first bytes?
+"""Size, orientation and frames of a picture, from its first bytes.
 
 Headers are read by hand, which is quick and never needs more than the header; only sequences
 of AVIF are left to Pillow.
 
-Orientation: the EXIF block before the pixels of a JPEG or PNG, the EXIF chunk of a WebP, the
-tag of a TIFF, the rotation and mirror boxes of an AVIF, the codestream of a JPEG XL. Values
-that make no sense are ignored.
+Orientation is what Pillow's `ImageOps.exif_transpose` makes of it: EXIF of a JPEG, PNG (as a
+chunk before or behind the pixels, or as a raw profile), WebP and TIFF, or else `tiff:Orientation`
+of their XMP; the rotation and mirror boxes of an AVIF or HEIC; the codestream of a JPEG XL.
 """
 
-import io
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from factory.errors import MediaError
-from factory.media.formats import avif, bmp, gif, jpeg, jxl, png, tiff, webp
+from factory.media.extras import codec
+from factory.media.formats import bmp, gif, heif, jpeg, jxl, png, tiff, webp
 from factory.media.formats.exif import exif_orientation
 from factory.media.formats.window import Header, NeedMoreBytes, Window
-from factory.media.jpeg_xl import codec
+from factory.media.limits import Limits
 from factory.records import MediaFacts
 
 __all__ = [
@@ -28,7 +26,6 @@ __all__ = [
     "check_size",
     "exif_orientation",
     "measure",
-    "open_pillow",
     "read_header",
     "sniff",
 ]
@@ -40,6 +37,8 @@ HEAD_BYTES = 16 * 1024
 # at the limit takes 805 MB as RGB, so more is a decompression bomb until someone says otherwise.
 MAX_PIXELS = 2**28
 
+# Where the quick reader of JPEGs gives up: its loop counts no segments.
+_QUICK_BYTES = 2**20
 # Orientations from here on swap width and height.
 _FIRST_TRANSPOSED = 5
 # Bytes that tell the format: the longest signature (RIFF....WEBP) ends here.
@@ -48,7 +47,12 @@ _JPEG = b"\xff\xd8\xff"
 
 
 def measure(
-    head: bytes, size: int | None = None, *, max_pixels: int | None = MAX_PIXELS
+    head: bytes,
+    size: int | None = None,
+    *,
+    max_pixels: int | None = MAX_PIXELS,
+    limits: Limits | None = None,
+    ranges: Mapping[int, bytes] | None = None,
 ) -> MediaFacts:
     """Return what the first bytes of a picture say about it.
 
@@ -59,22 +63,29 @@ def measure(
         head: First bytes of the file, at best `HEAD_BYTES` or all of it.
         size: Bytes of the whole file, if known; negative counts as unknown.
         max_pixels: Largest width x height accepted; None means no limit.
+        limits: What decoding it may take; None leaves that to be seen.
+        ranges: Bytes of the file from further behind, by where they begin.
 
     Raises:
         NeedMoreBytes: The header is longer than `head`, and the file may be too.
         MediaError: With reason "empty file", "not a picture", "truncated header",
-            "unsupported pixels" or "too large", or "needs extra jxl" where that would read it.
+            "unsupported pixels", "too many parts" or "too large", or "needs extra jxl" or "heif"
+            where that would read it.
     """
-    found = jpeg.quick(head) if head.startswith(_JPEG) else None
+    found = jpeg.quick(head[:_QUICK_BYTES]) if head.startswith(_JPEG) else None
     if found is not None:
         width, height, orientation = found
-        if width * height > 0 and (max_pixels is None or width * height <= max_pixels):
+        pixels = width * height
+        free = limits is None or limits.admit_freely(pixels, size)
+        if pixels > 0 and (max_pixels is None or pixels <= max_pixels) and free:
             if orientation >= _FIRST_TRANSPOSED:
                 width, height = height, width
             return MediaFacts(width, height, "JPEG")
-    header = read_header(head, size, max_pixels=max_pixels)
+    header = read_header(head, size, max_pixels=max_pixels, ranges=ranges)
     if header.format == "JXL":
-        codec()  # a sample that could not be decoded is dropped now, not in mid-training
+        codec("JXL")  # what could not be decoded is dropped now, not in mid-training
+    if limits is not None:
+        limits.check(limits.least(header, size), header)
     return MediaFacts(*header.upright, header.format, header.frames)
 
 
@@ -84,6 +95,7 @@ def read_header(
     *,
     max_pixels: int | None = MAX_PIXELS,
     count_frames: bool = True,
+    ranges: Mapping[int, bytes] | None = None,
 ) -> Header:
     """Return width, height, orientation and frames as stored; arguments as in `measure`.
 
@@ -93,7 +105,7 @@ def read_header(
         NeedMoreBytes: As `measure`.
         MediaError: As `measure`.
     """
-    window = Window(head, None if size is not None and size < 0 else size)
+    window = Window(head, None if size is not None and size < 0 else size, ranges)
     if not head:
         raise window.short(_SIGNATURE) if window.size else MediaError("empty file")
     kind = sniff(head)
@@ -101,6 +113,8 @@ def read_header(
         if len(head) < _SIGNATURE and not window.whole:
             raise window.short(min(HEAD_BYTES, window.size or HEAD_BYTES))
         raise MediaError("not a picture", f"it starts with {head[:_SIGNATURE]!r}")
+    if kind == "HEIC":
+        codec(kind)  # whatever is in it, it is named as what it is
     try:
         header = _READERS[kind](window, count_frames)
     except (NeedMoreBytes, MediaError, MemoryError):
@@ -118,19 +132,7 @@ def sniff(head: bytes) -> str | None:
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1", b"msf1"):
-        return "AVIF"
-    return None
-
-
-def open_pillow(kind: str, file: io.BytesIO) -> Any:
-    """Return Pillow's lazily read image of a format, without its own limit on pixels.
-
-    The format's own class is used: `PIL.Image.open` would try them all, and would warn by a
-    limit that is global to the process; `check_size` takes its place.
-    """
-    module, name = _PILLOW[kind]
-    return getattr(import_module(f"PIL.{module}ImagePlugin"), f"{name}ImageFile")(file)
+    return heif.kind(head)
 
 
 def check_size(kind: str, width: int, height: int, max_pixels: int | None) -> None:
@@ -145,7 +147,8 @@ def check_size(kind: str, width: int, height: int, max_pixels: int | None) -> No
         raise MediaError(
             "too large",
             f"{width} x {height} px is {width * height / 1e6:.0f} MP, above the limit of "
-            f"{max_pixels / 1e6:.0f} MP; raise the limit if the picture is meant to be so large",
+            f"{max_pixels / 1e6:.0f} MP; raise the limit, metadata.max_megapixels, if it is meant "
+            "to be so large",
         )
 
 
@@ -163,21 +166,12 @@ _SIGNATURES = (
     ("JXL", jxl.CONTAINER),
 )
 
-_PILLOW = {
-    "JPEG": ("Jpeg", "Jpeg"),
-    "PNG": ("Png", "Png"),
-    "GIF": ("Gif", "Gif"),
-    "TIFF": ("Tiff", "Tiff"),
-    "BMP": ("Bmp", "Bmp"),
-    "WEBP": ("WebP", "WebP"),
-    "AVIF": ("Avif", "Avif"),
-}
-
 _READERS: dict[str, Callable[[Window, bool], Header]] = {
     "JPEG": jpeg.read,
     "PNG": png.read,
     "WEBP": webp.read,
-    "AVIF": avif.read,
+    "AVIF": heif.read_avif,
+    "HEIC": heif.read_heic,
     "GIF": gif.read,
     "TIFF": tiff.read,
     "BMP": bmp.read,

@@ -171,6 +171,7 @@ class SampleBackendConfig(BackendConfig):
         factory=list,
         meaning="conditions on the table's columns, as [{column: NAME, minimum: 0.5}]",
     )
+    limits: Any = opt(II("data.limits"), "what decoding one picture may take")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""

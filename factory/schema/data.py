@@ -31,6 +31,30 @@ class QuarantineConfig:
 
 
 @dataclass
+class LimitsConfig:
+    """What decoding one picture may take; those that take more are dropped with the reason."""
+
+    _target_: str = "factory.media.limits.Limits"
+    # A PNG of 256 MP, which is what metadata.max_megapixels lets in, takes 2 GiB as RGB with its
+    # decoder's copy; a photograph of 100 MP in any format takes less.
+    memory_mb: float = opt(
+        2048.0,
+        "memory to decode in, MiB: file, pixels and decoder of a picture; shared by all threads of "
+        "a process",
+    )
+    # Encoders write some ten, and each of a large picture takes as long as decoding it does.
+    jpeg_scans: int = opt(100, "passes that a JPEG may be stored in")
+    # The largest pictures there are take some seconds.
+    seconds: float = opt(60.0, "time to decode one picture in, where its decoder can be stopped")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from above("memory_mb", self.memory_mb, 0)
+        yield from at_least("jpeg_scans", self.jpeg_scans, 1)
+        yield from above("seconds", self.seconds, 0)
+
+
+@dataclass
 class ExcludeConfig:
     """Samples that are not used from a step on."""
 
@@ -76,6 +100,7 @@ class DataConfig:
     prefetch: Any = opt(MISSING, "follows the group `prefetch`")
     engine: Any = opt(MISSING, "follows the group `engine`")
     quarantine: QuarantineConfig = opt(factory=QuarantineConfig, meaning="")
+    limits: LimitsConfig = opt(factory=LimitsConfig, meaning="")
     accept_changed_plan: Any = opt(
         False, "continue from a checkpoint of another plan, from the same step on: true, or the "
         "keys that may have changed: [batch_size, backends.web]",

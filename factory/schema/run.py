@@ -81,8 +81,8 @@ class DiscoveryConfig(MetadataConfig):
 
     _target_: str = "factory.catalog.discovery.Discovery"
     suffixes: list[str] = opt(
-        factory=lambda: [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-                         ".avif", ".jxl"],
+        factory=lambda: [".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".webp", ".gif",
+                         ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif", ".jxl"],
         meaning="file suffixes that count as pictures",
     )  # fmt: skip
     include: list[str] = opt(

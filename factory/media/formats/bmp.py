@@ -1,4 +1,4 @@
-"""How large is a BMP?"""
+"""Header of a BMP: its size."""
 
 from factory.errors import MediaError
 from factory.media.formats.window import Header, Window

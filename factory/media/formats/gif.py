@@ -1,16 +1,22 @@
-"""How large is the first frame of a GIF, and how many has it?"""
+"""Header of a GIF: the size of its first frame, and the number of its frames."""
+
+import re
 
 from factory.errors import MediaError
-from factory.media.formats.window import Header, Window
+from factory.media.formats.window import LONGEST_HEADER, Header, Window
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_BLOCK = re.compile(rb"[!,;]")
 _HAS_COLOURS = 0x80
 # Bytes of an image descriptor behind its first one.
 _DESCRIPTOR = 9
 
 
 def read(window: Window, count_frames: bool) -> Header:
-    """Return the header of a GIF; to count frames the whole file is walked, block by block."""
+    """Return the header of a GIF; to count frames its file is walked, block by block.
+
+    Those that begin in the first `LONGEST_HEADER` bytes are counted.
+    """
     window.need(13)
     data = window.data
     width, height = int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
@@ -29,26 +35,29 @@ def read(window: Window, count_frames: bool) -> Header:
 def _count(window: Window, position: int) -> int:
     """Return the number of frames, the first one's pixels beginning at the position."""
     frames = 1
-    while True:
+    while position < LONGEST_HEADER:
         try:
             image = _next_image(window, _behind_blocks(window, position))
             if image is None:
-                return frames
+                break
             position = _behind(window, image)
         except MediaError:  # the file breaks off: what is before that counts
-            return frames
+            break
         frames += 1
+    return frames
 
 
 def _next_image(window: Window, position: int) -> int | None:
     """Return where the next image descriptor is, None where the trailer comes first."""
     data = window.data
     while True:
-        window.need(position + 1)
-        kind = data[position]
+        window.step()
+        found = _BLOCK.search(data, position)
+        if found is None:
+            raise window.short(max(position, len(data)) + 1)
+        kind, position = found[0][0], found.end()
         if kind == _TRAILER:
             return None
-        position += 1
         if kind == _IMAGE:
             return position
         if kind == _EXTENSION:

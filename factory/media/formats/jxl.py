@@ -1,4 +1,4 @@
-"""How large is a JPEG XL, and which way up?
+"""Header of a JPEG XL: its size and orientation.
 
 The size and the orientation are packed bit by bit into the first bytes of the codestream,
 which lies bare in the file or in a box of a container. Frames are not counted.
@@ -42,10 +42,11 @@ def _contained(window: Window) -> bytes:
     """Return the first bytes of the codestream in a container."""
     position, start = len(CONTAINER), b""
     while True:
-        length, kind = window.unpack(">I4s", position)
+        window.step()
+        length, kind = window.unpack_at(">I4s", position)
         body = position + 8
         if length == 1:
-            (length,) = window.unpack(">Q", body)
+            (length,) = window.unpack_at(">Q", body)
             body += 8
         last = length == 0  # the last box goes on to the end of the file
         end = body + _NUMBER + _ENOUGH if last else position + length
@@ -62,9 +63,9 @@ def _contained(window: Window) -> bytes:
 
 
 def _span(window: Window, first: int, end: int, last: bool) -> bytes:
-    if not (last and window.whole):
-        window.need(end)
-    return window.data[first:end]
+    if last and window.size is not None:
+        end = min(end, window.size)
+    return window.at(first, end - first)
 
 
 class _Bits:

@@ -1,5 +1,6 @@
-"""What are the pixels of a JPEG XL? Read by libjxl, which the extra `jxl` brings."""
+"""Pixels of JPEG XL and HEIC, whose decoders the extras `jxl` and `heif` bring."""
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -12,24 +13,28 @@ from factory.errors import MediaError
 NEEDS_EXTRA = "needs extra"
 # Words of libjxl's decoder about a file that breaks off.
 _CUT_OFF = "NEED_MORE_INPUT"
+# By format: what it is called, the package that reads it, and the extra that brings that.
+_CODECS = {
+    "JXL": ("JPEG XL", "imagecodecs", "jxl"),
+    "HEIC": ("HEIC", "pillow_heif", "heif"),
+}
 
 
-def codec() -> ModuleType:
-    """Return the package that reads JPEG XL.
+def codec(kind: str) -> ModuleType:
+    """Return the package that reads a format, "JXL" or "HEIC".
 
     Raises:
-        MediaError: With reason "needs extra jxl": it is not installed.
+        MediaError: With reason "needs extra ...": it is not installed.
     """
+    name, package, extra = _CODECS[kind]
     try:
-        import imagecodecs
+        return import_module(package)
     except ImportError as error:
         raise MediaError(
-            f"{NEEDS_EXTRA} jxl",
-            "JPEG XL is read by the package 'imagecodecs', which is not installed; install it "
-            "with: pip install 'data-backend-factory[jxl]'",
+            f"{NEEDS_EXTRA} {extra}",
+            f"{name} is read by the package {package!r}, which is not installed; install it "
+            f"with: pip install 'data-backend-factory[{extra}]'",
         ) from error
-    module: ModuleType = imagecodecs
-    return module
 
 
 def decode_jxl(data: bytes) -> NDArray[Any]:
@@ -41,7 +46,7 @@ def decode_jxl(data: bytes) -> NDArray[Any]:
         MediaError: With reason "truncated", "damaged", "unsupported pixels" or
             "needs extra jxl".
     """
-    package = codec()
+    package = codec("JXL")
     try:
         # Pictures are worked on many at a time already: one thread for each.
         pixels = np.asarray(
@@ -59,3 +64,20 @@ def decode_jxl(data: bytes) -> NDArray[Any]:
             f"JXL of {pixels.dtype} {list(pixels.shape)}; save it as grey or RGB of 8 or 16 bits",
         )
     return pixels
+
+
+def open_heic(data: bytes) -> Any:
+    """Return the primary picture as it is seen, cut and turned, as an image of Pillow's.
+
+    Raises:
+        MediaError: With reason "truncated", "damaged" or "needs extra heif".
+    """
+    package = codec("HEIC")
+    try:
+        return package.open_heif(data, convert_hdr_to_8bit=True).to_pillow()
+    except MemoryError:
+        raise
+    except Exception as error:  # libheif's own kind, and what the binding makes of odd files
+        cut_off = isinstance(error, EOFError) or "end of" in str(error).lower()
+        reason = "truncated" if cut_off else "damaged"
+        raise MediaError(reason, f"HEIC: {error}") from error
