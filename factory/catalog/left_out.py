@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, flags
+from factory.catalog.columns import Column
 from factory.catalog.globs import matching, with_suffix
 
 # What systems, tools and cameras put beside pictures: hidden files and folders (of version
@@ -77,8 +76,46 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def ignored(keys: Column, patterns: Sequence[str]) -> NDArray[np.bool_]:
-    """Tell which keys below a prefix match a pattern, in any case, bool [n]."""
-    return matching(keys, _possible(keys, patterns), ignore_case=True)
+    """Tell which keys below a prefix match a pattern, in any case, bool [n].
+
+    Only keys are matched of which a part begins as a pattern does: a tenth of the time that
+    matching all takes.
+    """
+    named = [pattern for pattern in patterns if _beginning(pattern)]
+    found = matching(keys, [p for p in patterns if p not in named], ignore_case=True)
+    rows = _rows_with_part(keys, {_beginning(pattern) for pattern in named})
+    if rows.size:
+        found[rows] |= matching(keys.take(pa.array(rows)), named, ignore_case=True)
+    return found
+
+
+def _beginning(pattern: str) -> bytes:
+    """Return how names begin that a pattern matches, up to two bytes; b"" if in many ways."""
+    if "/" in pattern.rstrip("/"):
+        return b""
+    return re.split(r"[*?\[\]/]", pattern)[0].lower().encode()[:2] if pattern.isascii() else b""
+
+
+def _rows_with_part(keys: Column, beginnings: set[bytes]) -> NDArray[np.int64]:
+    """Return the keys of which a part begins with some bytes in any case, ascending."""
+    whole = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    if not beginnings or not len(whole) or whole.buffers()[2] is None:
+        return np.zeros(0, dtype=np.int64)
+    ends = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset :][: len(whole) + 1]
+    # Padded, so that there is a byte behind the last one.
+    data = np.append(np.frombuffer(whole.buffers()[2], np.uint8)[: ends[-1]], np.uint8([0, 0]))
+    wanted = np.zeros((256, 256), dtype=bool)
+    for beginning in beginnings:
+        for first in {beginning[:1], beginning[:1].upper()}:
+            if len(beginning) == 1:
+                wanted[ord(first)] = True
+            for second in {beginning[1:], beginning[1:].upper()} - {b""}:
+                wanted[ord(first), ord(second)] = True
+    slashes = np.flatnonzero(data[ends[0] : ends[-1]] == ord("/")) + ends[0]
+    parts = np.concatenate([ends[:-1], slashes + 1])
+    hits = parts[wanted[data[parts], data[parts + 1]]]
+    rows = np.searchsorted(ends, hits, side="right") - 1
+    return np.unique(rows[rows < len(whole)]).astype(np.int64)
 
 
 def count_left_out(
@@ -109,22 +146,3 @@ def count_left_out(
         others = others.filter(pa.array(~with_suffix(others, (*COMPANIONS, *beside))))
     suffixes = Counter(PurePosixPath(key).suffix.lower() or NO_SUFFIX for key in others.to_pylist())
     return LeftOut(by_pattern, dict(suffixes))
-
-
-def _possible(keys: Column, patterns: Sequence[str]) -> list[str]:
-    """Return the patterns of which some text stands in the keys.
-
-    Mostly none does, and a search in all bytes at once takes a tenth of the time that matching
-    each key takes.
-    """
-    chunks = keys.chunks if isinstance(keys, pa.ChunkedArray) else [keys]
-    raws = [data.to_pybytes().lower() for c in chunks if (data := c.buffers()[2]) is not None]
-
-    def stands(pattern: str) -> bool:
-        text = max(re.split(r"[*?\[\]/]", pattern), key=len).lower().encode()
-        if text != b".":
-            return any(text in raw for raw in raws)
-        inner = any(b"/." in raw for raw in raws)
-        return inner or bool(flags(pc.starts_with(keys, ".")).any())
-
-    return [pattern for pattern in patterns if stands(pattern)]

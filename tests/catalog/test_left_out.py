@@ -4,14 +4,18 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from factory.backends.image import ImageBackend
 from factory.catalog.captions import FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
-from factory.catalog.left_out import IGNORED, LeftOut
+from factory.catalog.globs import matching
+from factory.catalog.left_out import IGNORED, LeftOut, ignored
 from factory.catalog.published import Shelf
 from factory.engine.local import LocalEngine
 from factory.errors import EmptyBackendError
@@ -147,3 +151,19 @@ def test_catalogs_from_before_are_read(tmp_path: Path) -> None:
 
 def test_the_schema_names_the_same() -> None:
     assert tuple(DiscoveryConfig().ignore) == IGNORED
+
+
+PARTS = st.text("aA.@_#rReE$/\u00e9", min_size=1, max_size=4)
+
+
+@given(
+    st.lists(PARTS, max_size=12),
+    st.lists(st.sampled_from(["*.a", "a/b", "re*", "[rR]e/", "\u00e9/", *IGNORED]), max_size=4),
+    st.integers(0, 3),
+)
+def test_what_is_ignored_is_what_matches(names: list[str], patterns: list[str], cut: int) -> None:
+    keys = pa.array(names, pa.large_string()).slice(cut)
+    expected = matching(keys, patterns, ignore_case=True)
+    assert (ignored(keys, patterns) == expected).all()
+    chunked = pa.chunked_array([keys, keys])
+    assert ignored(chunked, patterns).tolist() == [*expected, *expected]
