@@ -1,5 +1,6 @@
 """From a composed config to objects: the one place that calls `instantiate`."""
 
+import logging
 from collections.abc import Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from factory.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from factory.datamodule import FactoryDataModule
+
+logger = logging.getLogger("factory")
 
 
 def build(
@@ -46,7 +49,8 @@ def build(
             _forget(cfg, kind_of(node), str(name))
             continue
         with telemetry.stage(f"build {name}"):
-            built.append(make(node, f"data.backends.{name}"))
+            built.append(made := make(node, f"data.backends.{name}"))
+        _warn_of_toy(cfg, made)
     shared = ("sampling", "cache", "prefetch", "engine", "quarantine")
     parts = {key: make(cfg.data[key], f"data.{key}") for key in shared}
     accepted = cfg.data.accept_changed_plan
@@ -62,6 +66,15 @@ def build(
         telemetry=telemetry,
         **parts,
     )
+
+
+def _warn_of_toy(cfg: DictConfig, backend: Any) -> None:
+    """Say that an encoder is for the demo alone, where other data than the demo's is encoded."""
+    from factory.encoder.kinds import toy_advice
+
+    encoder = getattr(backend, "encoder", None)
+    if not cfg.data.demo and (advice := toy_advice(backend.name, encoder)):
+        logger.warning(advice)
 
 
 def _forget(cfg: DictConfig, kind: str, name: str) -> None:

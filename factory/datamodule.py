@@ -24,7 +24,7 @@ from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
 from factory.preparation import end_epoch, load, preload, prepare
 from factory.registry import Backend, Registry
-from factory.reopening import check_reopenable, reopen
+from factory.reopening import check_reopenable, check_shared, reopen
 from factory.runtime.agreement import agree_on_plan
 from factory.runtime.ahead import fetch_ahead
 from factory.runtime.alignment import cut_of
@@ -157,6 +157,7 @@ class FactoryDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
+        check_shared(self.registry, getattr(self.trainer, "world_size", 1))
         self._open_streams()  # first: whether they can be reached shows in seconds
         if not self.sources:
             self.sources = prepare(self.registry, seed=self.seed)
@@ -215,8 +216,8 @@ class FactoryDataModule(LightningDataModule):
             EvalPlan(each, self.batch_size, barred.get(each.name, frozenset()))
             for each in self._eval_backends()
         ]
-        loader = EvalLoader(plans, self._collate(), self.prefetch, self._layout, **self._aside())
-        self._loaders.add(loader)
+        parts = plans, self._collate(), self.prefetch, self._layout
+        self._loaders.add(loader := EvalLoader(*parts, **self._aside()))
         return loader
 
     def state_dict(self) -> dict[str, Any]:
@@ -343,14 +344,9 @@ class FactoryDataModule(LightningDataModule):
         self.registry.write_metrics(folder)
 
     def _collate(self) -> Collate:
-        return Collate(
-            self.sources,
-            self.registry.engine.here,
-            self.seed,
-            self.streams,
-            self.quarantine_limit,
-            memory=self._supplied().memory,
-        )
+        here, memory = self.registry.engine.here, self._supplied().memory
+        parts = self.sources, here, self.seed, self.streams, self.quarantine_limit
+        return Collate(*parts, memory=memory)
 
     def _aside(self, *records: Record) -> dict[str, Any]:
         """Return what every loader is given beside the batches it makes."""

@@ -30,18 +30,21 @@ def load() -> None:
     """Register the search path and let every plugin file its schemas; safe to call twice.
 
     Raises:
-        ConfigError: A plugin cannot be imported; names it and how to be rid of it.
+        ConfigError: A plugin cannot be imported or registered; names it and how to be rid of it.
     """
     if PluginConf not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginConf)
     for point in installed():
+        fails = "cannot be imported"
         try:
             register = getattr(point.load(), "register", None)
+            fails = "fails in its register()"
+            if register is not None:
+                register()
         except Exception as error:
             package = point.dist.name if point.dist else point.module
+            told = str(error) or type(error).__name__
             raise ConfigError(
-                f"plugin {point.name!r} ({point.value}) cannot be imported: {error}; "
+                f"plugin {point.name!r} ({point.value}) {fails}: {told}; "
                 f"mend it, or uninstall it with: pip uninstall {package}"
             ) from error
-        if register is not None:
-            register()

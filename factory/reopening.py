@@ -20,6 +20,7 @@ from factory.runtime.collate import Collate
 from factory.runtime.memory import BatchMemory
 from factory.runtime.part import Part, Publish
 from factory.runtime.quarantine import QuarantineLimit
+from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
 
 INSTEAD = "prefetch=thread makes batches without another process"
@@ -123,15 +124,50 @@ def check_reopenable(registry: Registry) -> None:
     Raises:
         ConfigError: Something lies in this process's memory.
     """
-    places = {"cache.storage": registry.cache.storage}
-    for name, backend in registry.backends.items():
-        if isinstance(backend, SampleBackend):
-            places[f"data.backends.{name}.storage"] = backend.storage
-        else:
-            places[f"data.backends.{name}.cache.storage"] = backend.cache.storage
+    _refuse_memory(
+        _places(registry) | _cache_places(registry),
+        "prefetch.mode=process",
+        "choose another storage, or set prefetch.mode=thread",
+    )
+
+
+def check_shared(registry: Registry, ranks: int) -> None:
+    """Refuse a cache that the other processes of a run cannot see; no I/O.
+
+    Raises:
+        ConfigError: The cache lies in this process's memory, and there are several.
+    """
+    if ranks > 1:
+        _refuse_memory(
+            _cache_places(registry),
+            f"the run has {ranks} processes",
+            "set storage@cache=local, or trainer.devices=1",
+        )
+
+
+def _places(registry: Registry) -> dict[str, Storage]:
+    """Return the storages of samples, by their keys in the config."""
+    samples = registry.backends.items()
+    return {
+        f"data.backends.{name}.storage": backend.storage
+        for name, backend in samples
+        if isinstance(backend, SampleBackend)
+    }
+
+
+def _cache_places(registry: Registry) -> dict[str, Storage]:
+    """Return the storages that facts and tensors are kept in, by their keys in the config."""
+    stores = {
+        f"data.backends.{name}.cache.storage": backend.cache.storage
+        for name, backend in registry.backends.items()
+        if not isinstance(backend, SampleBackend)
+    }
+    return {"cache.storage": registry.cache.storage, **stores}
+
+
+def _refuse_memory(places: Mapping[str, Storage], why: str, mend: str) -> None:
     problems = [
-        f"prefetch.mode=process: {key} is {storage.identity}, which no other process sees; "
-        f"choose another storage, or set prefetch.mode=thread"
+        f"{why}: {key} is {storage.identity}, which no other process sees; {mend}"
         for key, storage in places.items()
         if isinstance(storage, MemoryStorage)
     ]

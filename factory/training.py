@@ -5,12 +5,14 @@ import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig
 
 from factory.builder import build, make
 from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
+from factory.reopening import check_shared
 from factory.report import show, stages_table, stream_lines, wide_console
 from factory.run_folder import newest_checkpoint
 from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole
@@ -42,12 +44,34 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
         stack.callback(report.finish)
         stack.callback(data.close)
         callbacks = [make(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-        trainer: Trainer = make(cfg.trainer, "trainer", callbacks=[report, *callbacks])
+        trainer = _trainer(cfg.trainer, [report, *callbacks])
+        check_shared(data.registry, trainer.world_size)  # in every process, before any works
         model: LightningModule = make(cfg.model, "model")
         if checkpoint is not None:  # only now: the model's module may allow classes of its own
             check_trusted(Path(checkpoint))
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
     return data
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:
+    """Make the trainer; what Lightning refuses comes with the settings that say what is there.
+
+    Raises:
+        ConfigError: There is no such accelerator here, or fewer devices, or another setting
+            does not fit.
+    """
+    try:
+        trainer: Trainer = make(cfg, "trainer", callbacks=callbacks)
+    except ConfigError as error:
+        cause = getattr(error.__cause__, "__cause__", None)
+        if not isinstance(cause, MisconfigurationException | ModuleNotFoundError):
+            raise
+        given = ", ".join(f"{name}={cfg.get(name)}" for name in ("accelerator", "devices"))
+        raise ConfigError(
+            f"trainer ({given}): {cause}; to take what this machine has, set "
+            "trainer.accelerator=auto trainer.devices=auto"
+        ) from error
+    return trainer
 
 
 def _quiet() -> None:

@@ -91,3 +91,11 @@ def test_a_broken_plugin_is_named_with_the_way_out(plugin: Path) -> None:
     result = run(plugin, "import factory\nfactory.compose([])")
     assert "plugin 'acme' (factory_acme) cannot be imported: half installed" in result.stderr
     assert "pip uninstall factory-acme" in result.stderr
+
+
+def test_a_plugin_whose_registration_fails_is_named_with_the_way_out(plugin: Path) -> None:
+    code = "def register():\n    raise KeyError('schema')"
+    (plugin / "factory_acme" / "__init__.py").write_text(code)
+    result = run(plugin, "import factory\nfactory.compose([])")
+    assert "plugin 'acme' (factory_acme) fails in its register(): 'schema'" in result.stderr
+    assert "pip uninstall factory-acme" in result.stderr

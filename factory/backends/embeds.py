@@ -29,6 +29,7 @@ from factory.encoder.base import (
     Truncation,
     VisionEncoder,
 )
+from factory.encoder.kinds import check_kind
 from factory.errors import CacheError, ConfigError, MissingExtraError
 
 # Encoders are modules of torch, on a device: asked by one thread at a time.
@@ -52,20 +53,24 @@ class EmbedBackend:
             before; None for no such limit.
         encode_mode: When the samples of backends that say nothing themselves are encoded, one of
             `EncodeMode`.
+        encoder: What makes the embeddings.
         pads: Whether its rows differ in length, and are filled up to the longest of a batch.
+        takes: Which kind of encoder it takes, as the config group `encoder` names it.
     """
 
     pads: ClassVar[bool] = False
+    takes: ClassVar[str]
 
     name: str
     cache: CachePlace
+    encoder: ImageEncoder | TextEncoder | VisionEncoder
     default: bool = False
     batch_size: int = 16
     write_batch_size: int | None = None
     encode_mode: str = EncodeMode.precompute
 
     def __post_init__(self) -> None:
-        """Refuse batches of nothing, and modes there are not."""
+        """Refuse batches of nothing, modes there are not, and encoders of another kind."""
         for field_name in ("batch_size", "write_batch_size"):
             value = getattr(self, field_name)
             if value is not None and value < 1:
@@ -73,6 +78,7 @@ class EmbedBackend:
                     f"data.backends.{self.name}.{field_name} must be at least 1, got {value}"
                 )
         self.encode_mode = as_mode(self.encode_mode, f"data.backends.{self.name}.encode_mode")
+        check_kind(self.name, self.takes, self.encoder)
 
     @cached_property
     def store(self) -> TensorStore:
@@ -129,6 +135,7 @@ class TextEmbedBackend(EmbedBackend):
     """
 
     pads: ClassVar[bool] = True
+    takes: ClassVar[str] = "text"
 
     encoder: TextEncoder
     batch_size: int = 64
@@ -279,6 +286,7 @@ class ImageEmbedBackend(PictureEmbedBackend):
     """
 
     kind: ClassVar[str] = "latents"
+    takes: ClassVar[str] = "image"
 
     encoder: ImageEncoder
 
@@ -339,6 +347,7 @@ class VisionEmbedBackend(PictureEmbedBackend):
     """
 
     kind: ClassVar[str] = "image embeds"
+    takes: ClassVar[str] = "vision"
 
     encoder: VisionEncoder
 

@@ -9,6 +9,7 @@ from factory.cache.counting import live_rows
 from factory.cache.place import CachePlace
 from factory.cache.shard import describe
 from factory.cache.store import TensorStore
+from factory.encoder.kinds import is_toy
 from factory.errors import ObjectNotFoundError
 
 
@@ -111,8 +112,9 @@ def is_empty(store: TensorStore) -> bool:
 
 
 def recipe_name(recipe: str) -> str:
-    """Return a recipe in a few words: its kind, and the encoder."""
+    """Return a recipe in a few words: its kind, and the encoder, with a mark of toys."""
     parts: dict[str, Any] = json.loads(recipe)
     # An encoder's fingerprint is its name and version, and its settings in brackets.
     encoder = str(parts.get("encoder", "")).partition("(")[0]
-    return " ".join(text for text in (str(parts.get("kind", "")), encoder) if text) or "?"
+    toy = "(toy)" if is_toy(encoder) else ""
+    return " ".join(text for text in (str(parts.get("kind", "")), encoder, toy) if text) or "?"

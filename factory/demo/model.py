@@ -8,189 +8,21 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name torch's own documentation uses)
 
+from factory.datamodule import FactoryDataModule
+from factory.demo.network import CleanNet
 from factory.errors import ConfigError
 from factory.runtime.batch import Batch
 
-# Slowest and fastest wave of a position, in periods over the picture's mean edge: the slow one
-# tells left from right, the fast one tells neighbouring cells of a 16-cell edge apart.
-_SLOWEST, _FASTEST = 0.25, 8.0
-# Slowest and fastest wave of a time, in periods over the way from picture to noise.
-_TIME_WAVES = (0.25, 16.0)
 # Least time a velocity is computed by division with; a tenth of the way is where little of
 # the picture is left to decide.
 _LEAST_TIME = 0.1
-
-
-def waves(values: Tensor, dim: int, lowest: float, highest: float) -> Tensor:
-    """Describe numbers [...] by sines and cosines [..., dim], geometric in `lowest..highest`.
-
-    `lowest` and `highest` are periods per unit; `dim` is even.
-    """
-    count = dim // 2
-    steps = torch.linspace(math.log(lowest), math.log(highest), count, device=values.device)
-    angles = 2 * math.pi * values[..., None] * steps.exp()
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def positions(rows: int, columns: int, dim: int, device: torch.device) -> Tensor:
-    """Return position codes [rows * columns, dim] of a grid of patches.
-
-    Coordinates are centred and measured in mean edges, so that buckets of another shape or
-    resolution describe the same place of a picture alike.
-    """
-    edge = math.sqrt(rows * columns)
-    y = (torch.arange(rows, device=device) - (rows - 1) / 2) / edge
-    x = (torch.arange(columns, device=device) - (columns - 1) / 2) / edge
-    codes_y = waves(y, dim // 2, _SLOWEST, _FASTEST)[:, None].expand(-1, columns, -1)
-    codes_x = waves(x, dim // 2, _SLOWEST, _FASTEST)[None].expand(rows, -1, -1)
-    return torch.cat([codes_y, codes_x], dim=-1).reshape(rows * columns, dim)
-
-
-def _zero(*layers: nn.Linear | nn.Conv2d) -> None:
-    """Let layers give nothing until they have learned something."""
-    for layer in layers:
-        nn.init.zeros_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
-class Attention(nn.Module):
-    """Multi-head attention of queries [B, N, D] over context [B, M, D]."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        """Create the four projections."""
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend; `mask` is bool [B, M], True where the context may be looked at."""
-        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key_value = self.key_value(context).unflatten(-1, (2, self.heads, -1))
-        key, value = key_value.permute(2, 0, 3, 1, 4)
-        where = None if mask is None else mask[:, None, None, :]
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=where)
-        result: Tensor = self.out(out.transpose(1, 2).flatten(2))
-        return result
-
-
-class Block(nn.Module):
-    """Self-attention, cross-attention to the caption and an MLP, modulated by the condition."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        """Create the layers; the gates start at zero, so a new block passes its input on."""
-        super().__init__()
-        # Neighbours mix from the first step on, where attention has yet to find them.
-        self.near = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6) for _ in range(2)
-        )
-        self.attention = Attention(dim, heads)
-        self.cross = Attention(dim, heads)
-        self.cross_norm = nn.LayerNorm(dim, eps=1e-6)
-        # Four times the width inside, as transformers have had it from the first one on.
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.modulation = nn.Linear(dim, 6 * dim)
-        _zero(self.modulation, self.cross.out)
-
-    def forward(
-        self, x: Tensor, grid: tuple[int, int], condition: Tensor, text: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Return tokens x [B, N, D] of a grid (rows, columns) moved on.
-
-        condition is [B, D], text [B, L, D], mask bool [B, L].
-        """
-        picture = x.transpose(1, 2).reshape(len(x), x.shape[2], *grid)
-        x = x + self.near(picture).flatten(2).transpose(1, 2)
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(
-            6, dim=-1
-        )
-        inner = self.norms[0](x) * (1 + scale1) + shift1
-        x = x + gate1 * self.attention(inner, inner)
-        x = x + self.cross(self.cross_norm(x), text, mask)
-        result: Tensor = x + gate2 * self.mlp(self.norms[1](x) * (1 + scale2) + shift2)
-        return result
-
-
-class CleanNet(nn.Module):
-    """Predicts what noisy latents of any height and width were without the noise."""
-
-    def __init__(
-        self, channels: int, patch: int, hidden: int, depth: int, heads: int,
-        text_dim: int, pooled_dim: int,
-    ) -> None:  # fmt: skip
-        """Create the layers; the last one starts at zero."""
-        super().__init__()
-        self.patch, self.hidden = patch, hidden
-        # Patches overlap by a cell, and cells of neighbouring patches are blended at the end.
-        self.embed = nn.Conv2d(channels, hidden, patch + 2, stride=patch, padding=1)
-        self.time = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.text = nn.Linear(text_dim, hidden)
-        self.pooled = nn.Linear(pooled_dim, hidden)
-        # What stands for a dropped or absent caption.
-        self.null_text = nn.Parameter(torch.zeros(text_dim))
-        self.null_pooled = nn.Parameter(torch.zeros(pooled_dim))
-        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Linear(hidden, 2 * hidden)
-        self.out = nn.Linear(hidden, channels * patch * patch)
-        last = nn.Conv2d(4 * channels, channels, 3, padding=1)
-        self.blend = nn.Sequential(
-            nn.Conv2d(2 * channels, 4 * channels, 3, padding=1), nn.SiLU(), last
-        )
-        _zero(self.modulation, self.out, last)
-
-    def forward(
-        self, x: Tensor, time: Tensor, embeds: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor
-    ) -> Tensor:
-        """Predict clean latents.
-
-        Args:
-            x: Latents [B, C, h, w].
-            time: How much of x is noise, [B] in 0..1.
-            embeds: Caption vectors [B, L, text_dim].
-            mask: bool [B, L], True where there is a word.
-            pooled: Whole captions [B, pooled_dim].
-            drop: bool [B], True where the caption is to be hidden.
-
-        Returns:
-            Clean latents [B, C, h, w].
-        """
-        height, width = x.shape[2:]
-        # Edges that are no multiple of the patch are padded here and cut off again below.
-        padded = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
-        rows, columns = padded.shape[2] // self.patch, padded.shape[3] // self.patch
-        tokens = self.embed(padded).flatten(2).transpose(1, 2)
-        tokens = tokens + positions(rows, columns, self.hidden, x.device)
-        words, mask, pooled = self._captions(embeds, mask, pooled, drop)
-        condition = F.silu(self.time(waves(time, self.hidden, *_TIME_WAVES)) + pooled)
-        for block in self.blocks:
-            tokens = block(tokens, (rows, columns), condition, words, mask)
-        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        tokens = self.out(self.norm(tokens) * (1 + scale) + shift)
-        grid = tokens.transpose(1, 2).unflatten(2, (rows, columns))
-        cells = F.pixel_shuffle(grid, self.patch)
-        # Of what x shows, as much as one would believe of numbers of unit variance: nearly all
-        # of it towards the end of the way, where the picture is there but for details.
-        share = time[:, None, None, None]
-        seen = padded * (1 - share) / (share**2 + (1 - share) ** 2)
-        clean: Tensor = cells + self.blend(torch.cat([cells, seen], dim=1))
-        return clean[:, :, :height, :width]
-
-    def _captions(
-        self, embeds: Tensor, mask: Tensor, pooled: Tensor, drop: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Project captions, and put the null caption where one is dropped or all padding."""
-        drop = drop | ~mask.any(dim=1)
-        embeds = torch.where(drop[:, None, None], self.null_text, embeds)
-        pooled = torch.where(drop[:, None], self.null_pooled, pooled)
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
-        return self.text(embeds), torch.where(drop[:, None], first, mask), self.pooled(pooled)
+# Sizes where there is no encoder to tell them.
+_USUAL_SIZES = {"channels": 16, "text_dim": 64, "pooled_dim": 64}
+# Samples, frames, channels, height, width.
+_CLIP_DIMS = 5
 
 
 def keyed_generator(key: str) -> torch.Generator:
@@ -208,8 +40,12 @@ class RectifiedFlow(lightning.LightningModule):
     follows. The defaults take about 0.2 s for an optimizer step of 16 latents [16, 16, 16] on
     two CPU cores.
 
+    Each frame of a clip, [B, F, C, h, w] or [B, C, f, h, w], is learned as a picture of its own
+    with the clip's caption, noised as much as the others.
+
     Args:
-        channels: Channels C of the latents.
+        channels: Channels C of the latents. This and the two dimensions of texts may be None:
+            then they are those of the encoders of the data module that is trained on.
         patch: Edge of a token in latent cells.
         hidden: Width of the transformer, a multiple of 4 and of `heads`.
         depth: Number of blocks.
@@ -235,17 +71,17 @@ class RectifiedFlow(lightning.LightningModule):
     def __init__(
         self,
         *,
-        channels: int = 16,
-        patch: int = 2,
+        channels: int | None = 16,
+        patch: int = 2,  # noqa: ARG002 (kept by save_hyperparameters)
         hidden: int = 224,
-        depth: int = 4,
+        depth: int = 4,  # noqa: ARG002 (kept by save_hyperparameters)
         heads: int = 4,
-        text_dim: int = 64,
-        pooled_dim: int = 64,
+        text_dim: int | None = 64,
+        pooled_dim: int | None = 64,
         caption_dropout: float = 0.1,
         time_mean: float = 0.5,  # noqa: ARG002 (kept by save_hyperparameters)
         time_std: float = 1.0,  # noqa: ARG002 (kept by save_hyperparameters)
-        falloff: float = 0.5,
+        falloff: float = 0.5,  # noqa: ARG002 (kept by save_hyperparameters)
         lr: float = 2e-3,  # noqa: ARG002 (kept by save_hyperparameters)
         weight_decay: float = 0.01,  # noqa: ARG002 (kept by save_hyperparameters)
         schedule: str = "cosine",
@@ -255,11 +91,34 @@ class RectifiedFlow(lightning.LightningModule):
         super().__init__()
         _check(hidden, heads, caption_dropout, schedule)
         self.save_hyperparameters()
-        scale = torch.arange(1, channels + 1).float() ** -falloff
         self._validated: list[Tensor] = []
         self.scale: Tensor
-        self.register_buffer("scale", scale[:, None, None], persistent=False)
-        self.net = CleanNet(channels, patch, hidden, depth, heads, text_dim, pooled_dim)
+        self.net: CleanNet
+        if None not in (channels, text_dim, pooled_dim):
+            self._create()
+
+    def configure_model(self) -> None:
+        """Create the network if its sizes are those of the encoders.
+
+        Raises:
+            ConfigError: They cannot be told, or backends differ.
+        """
+        if hasattr(self, "net"):
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        told = sizes_of(data) if isinstance(data, FactoryDataModule) else {}
+        for name, usual in _USUAL_SIZES.items():
+            if self.hparams[name] is None:
+                # In the checkpoint, too: it is loaded without the encoders.
+                self.hparams[name] = told.get(name, usual)
+        self._create()
+
+    def _create(self) -> None:
+        given = self.hparams
+        names = ("channels", "patch", "hidden", "depth", "heads", "text_dim", "pooled_dim")
+        scale = torch.arange(1, given["channels"] + 1).float() ** -given["falloff"]
+        self.register_buffer("scale", scale[:, None, None].to(self.device), persistent=False)
+        self.net = CleanNet(**{name: given[name] for name in names}).to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the velocity loss of a batch, at random times with some captions hidden."""
@@ -310,22 +169,44 @@ class RectifiedFlow(lightning.LightningModule):
                 f"backend {batch.backend!r} delivers no latents, which RectifiedFlow trains on; "
                 "give the backend an image encoder, for example encoder=dct"
             )
-        return batch.latents.float()
+        latents = batch.latents.float()
+        channels = self.hparams["channels"]
+        if channels not in latents.shape[1:-2]:
+            raise ConfigError(
+                f"backend {batch.backend!r} delivers latents {list(latents.shape)} and the model "
+                f"was made for {channels} channels; set model.channels=null to take them from the "
+                "encoder, and start without ckpt_path"
+            )
+        return latents
 
     def _losses(
         self, latents: Tensor, noise: Tensor, logits: Tensor, text: dict[str, Tensor], drop: Tensor
     ) -> Tensor:
-        """Return the loss [B] at times sigmoid(mean + std * logits)."""
+        """Return the loss [B] at times sigmoid(mean + std * logits); of clips over their frames."""
+        words = self._text(text, len(latents))
+        frames = 1
+        if latents.ndim == _CLIP_DIMS:
+            latents, noise = self._frames(latents), self._frames(noise)
+            frames = latents.shape[1]
+            latents, noise = latents.flatten(0, 1), noise.flatten(0, 1)
+        logits, drop, embeds, mask, pooled = (
+            each.repeat_interleave(frames, dim=0) for each in (logits, drop, *words)
+        )
         time = torch.sigmoid(self.hparams["time_mean"] + self.hparams["time_std"] * logits)
         scaled = latents * self.scale
         share = time[:, None, None, None]
         noisy = (1 - share) * scaled + share * noise
-        embeds, mask, pooled = self._text(text, len(latents))
         clean = self.net(noisy, time, embeds, mask, pooled, drop)
         # The velocity's error is that of the clean latents divided by the time; near the end
         # of the way the division is limited, lest the last steps rule the loss.
         error = F.mse_loss(clean, scaled, reduction="none").mean(dim=(1, 2, 3))
-        return error / time.clamp(min=_LEAST_TIME).square()
+        losses = error / time.clamp(min=_LEAST_TIME).square()
+        each: Tensor = losses.view(-1, frames).mean(dim=1)
+        return each
+
+    def _frames(self, clips: Tensor) -> Tensor:
+        """Return latents of clips as [B, F, C, h, w], whichever of F and C came first."""
+        return clips if clips.shape[2] == self.hparams["channels"] else clips.transpose(1, 2)
 
     def _velocity(self, x: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
         """Return the velocity [B, C, h, w] towards noise at x, scaled latents.
@@ -427,6 +308,36 @@ class RectifiedFlow(lightning.LightningModule):
         captioned, plain = self._velocity(*twice, hidden).chunk(2)
         guided: Tensor = plain + guidance * (captioned - plain)
         return guided
+
+
+def sizes_of(data: FactoryDataModule) -> dict[str, int]:
+    """Return the sizes of what a data module's encoders give, by the model's settings for them.
+
+    Raises:
+        ConfigError: An encoder does not tell its channels, or backends differ.
+    """
+    registry = data.registry
+    stores = (registry.image_store(backend) for backend in registry.data.values())
+    channels = {
+        store.name: getattr(store.encoder, "channels", None)
+        for store in stores
+        if store is not None
+    }
+    sizes: dict[str, int] = {}
+    if channels:
+        known = next(iter(channels.values()))
+        if known is None or set(channels.values()) != {known}:
+            raise ConfigError(
+                "model.channels=null takes the channels of latents from the image encoder; those "
+                f"of {channels} are not one known number: set model.channels=N, and train "
+                "backends of one encoder together"
+            )
+        sizes["channels"] = known
+    if any(registry.text_store(backend) is not None for backend in registry.data.values()):
+        fields = data.text_embeds([""])
+        names = {"text_dim": "embeds", "pooled_dim": "pooled"}
+        sizes |= {size: fields[of].shape[-1] for size, of in names.items() if of in fields}
+    return sizes
 
 
 def learning_rate_factor(step: int, warmup: int, total: float) -> float:

@@ -262,7 +262,7 @@ class SampleGrid(lightning.Callback):
         """Take note of up to two new captions of the batch, while some are wanted."""
         if batch.latents is None or len(self._seen) >= self.count:
             return
-        height, width = batch.latents.shape[2:]
+        height, width = batch.latents.shape[-2:]
         self._sizes.setdefault((height, width))
         rows = {text: row for row, text in enumerate(batch.captions) if text not in self._seen}
         wanted = min(2, self.count - len(self._seen))

@@ -1,7 +1,7 @@
 """What would a run do with its data? Scans, decides and plans; encodes and trains nothing."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from factory.dryrun.sample_problems import sample_problems
 from factory.dryrun.wording import place, redact, size
 from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanError
 from factory.preparation import survey
+from factory.reopening import check_shared
 from factory.sampling.plan import Plan
 
 _GRAVITY = {"stop": 0, "warn": 1, "note": 2}
@@ -53,7 +54,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
     run = run or Run()
     registry = data.registry
     registry.cache.storage.check(write=True)
-    problems = list(_alignment(data))
+    problems = list(_refusals(data, run))
     sources, errors = survey(registry, seed=data.seed)
     problems += [_stopped(name, error) for name, error in errors.items()]
     plan, laid_out = None, None
@@ -98,12 +99,14 @@ def _plan(data: FactoryDataModule, sources: Mapping[str, Source]) -> Plan:
     )
 
 
-def _alignment(data: FactoryDataModule) -> list[Problem]:
-    try:
-        data.registry.check_alignment()
-    except FactoryError as error:
-        return [_stopped(None, error)]
-    return []
+def _refusals(data: FactoryDataModule, run: Run) -> Iterator[Problem]:
+    """Yield what a run is refused for before anything is scanned."""
+    checks = (data.registry.check_alignment, lambda: check_shared(data.registry, run.ranks))
+    for check in checks:
+        try:
+            check()
+        except FactoryError as error:
+            yield _stopped(None, error)
 
 
 def _stopped(name: str | None, error: FactoryError) -> Problem:

@@ -104,6 +104,11 @@ class DiffusersImageEncoder(Pretrained):
         """Pixels per latent cell; reads the model's config the first time, not its weights."""
         return self._cells.downscale
 
+    @property
+    def channels(self) -> int:
+        """Numbers of a latent cell; reads the model's config the first time, not its weights."""
+        return self._cells.channels
+
     def row_bytes(self, width: int, height: int) -> int:
         """Return the bytes of a picture's row; reads the model's config, not its weights."""
         cells = (width // self.downscale) * (height // self.downscale)

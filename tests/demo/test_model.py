@@ -1,6 +1,7 @@
 """RectifiedFlow: learns, validates reproducibly, samples, and leaves safe checkpoints."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,38 @@ def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_steps=3)
     run.fit(model, loader([make_batch([0])] * 3))
     assert run.optimizers[0].param_groups[0]["lr"] == TINY["lr"]
+
+
+def clip_batch(clips: torch.Tensor) -> Batch:
+    """Return two clips of given latents with the captions of a batch of pictures."""
+    return replace(make_batch([0, 1]), latents=clips)
+
+
+def test_frames_of_clips_are_learned_as_pictures(tmp_path: Path) -> None:
+    model = RectifiedFlow(**TINY)
+    trainer(tmp_path).fit(model, loader([make_batch([0, 1])] * 4))
+    still = make_batch([0, 1]).latents
+    assert still is not None
+    # Clips of one frame are pictures, whichever of frames and channels comes first.
+    expected = model.keyed_losses(make_batch([0, 1]))
+    for clips in (still[:, None], still[:, :, None]):
+        assert torch.allclose(model.keyed_losses(clip_batch(clips)), expected, atol=1e-6)
+    three = torch.randn(2, 3, 4, 4, 6)
+    losses = model.keyed_losses(clip_batch(three))
+    assert losses.shape == (2,)
+    assert losses.isfinite().all()
+    trainer(tmp_path).fit(RectifiedFlow(**TINY), loader([clip_batch(three)] * 4))
+
+
+def test_latents_of_other_channels_are_refused_with_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"made for 4 channels; set model\.channels=null"):
+        RectifiedFlow(**TINY).keyed_losses(clip_batch(torch.randn(2, 5, 4, 6)))
+
+
+def test_sizes_left_open_are_the_usual_ones_without_encoders(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"channels": None, "text_dim": None, "pooled_dim": None}
+    model = RectifiedFlow(**{**TINY, **sizes})
+    trainer(tmp_path).fit(
+        model, loader([replace(make_batch([0, 1]), text={}, latents=torch.randn(2, 16, 4, 4))] * 2)
+    )
+    assert (model.hparams["channels"], model.hparams["text_dim"]) == (16, 64)

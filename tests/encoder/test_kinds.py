@@ -1,0 +1,58 @@
+"""Encoders of the wrong kind are refused by what they encode; toys are named as such."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory import CachePlace, ImageEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import VisionEmbedBackend
+from factory.cache.usage import recipe_name
+from factory.encoder import BlockDCT, HashedText
+from factory.encoder.autoencoder import DiffusersImageEncoder
+from factory.encoder.kinds import toy_advice
+from factory.encoder.pixels import RawPixels
+from factory.encoder.transformers_vision import TransformersVisionEncoder
+from factory.errors import ConfigError
+from factory.storage.memory import MemoryStorage
+
+
+def encoders() -> dict[str, Any]:
+    """Return one encoder of each kind; none is loaded."""
+    return {
+        "image": DiffusersImageEncoder(model="nowhere/there-is-none"),
+        "text": HashedText(),
+        "vision": TransformersVisionEncoder(model="nowhere/there-is-none"),
+    }
+
+
+STORES: dict[str, Any] = {
+    "image": ImageEmbedBackend,
+    "text": TextEmbedBackend,
+    "vision": VisionEmbedBackend,
+}
+
+
+@pytest.mark.parametrize("given", ["image", "text", "vision", None])
+@pytest.mark.parametrize("wanted", STORES)
+def test_an_encoder_of_another_kind_is_refused_before_anything_is_read(
+    wanted: str, given: str | None, tmp_path: Path
+) -> None:
+    place = CachePlace(MemoryStorage("kinds"), scratch_dir=str(tmp_path))
+    encoder = object() if given is None else encoders()[given]
+    if given == wanted:
+        assert STORES[wanted](name="s", cache=place, encoder=encoder).takes == wanted
+        return
+    name = type(encoder).__name__
+    with pytest.raises(ConfigError, match=rf"data\.backends\.s\.encoder is {name}, .*encoder/"):
+        STORES[wanted](name="s", cache=place, encoder=encoder)
+
+
+def test_toys_are_named_in_tables_and_warned_about() -> None:
+    assert recipe_name('{"kind": "latents", "encoder": "BlockDCT/1(channels=16)"}') == (
+        "latents BlockDCT/1 (toy)"
+    )
+    assert "(toy)" not in recipe_name('{"kind": "text", "encoder": "TransformersText/1(x)"}')
+    assert "HashedText, a toy of the demo" in str(toy_advice("t", HashedText()))
+    assert "encoder/image=autoencoder" in str(toy_advice("i", BlockDCT()))
+    assert toy_advice("p", RawPixels()) is None
