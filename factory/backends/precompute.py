@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
+from factory.backends.embeds import EmbedBackend, PictureEmbedBackend, TextEmbedBackend
 from factory.backends.encoding import CaptionWorker, PictureWorker, Portion, Report, Unit
 from factory.backends.picture import Picture
 from factory.backends.source import Source
 from factory.bulk import Engine, Worker
+from factory.cache.lease import in_turn
 from factory.cache.placement import Kept
-from factory.cache.recipe import Keys
+from factory.cache.recipe import Keys, canonical
 from factory.telemetry import progress
 
 # Samples of a unit at most: of pictures of 1024 x 1024 px a shard of the default size, and
@@ -64,19 +66,47 @@ def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Eng
     """
     wanted = list(dict.fromkeys(captions))
     keys = embeds.keys(wanted)
-    missing = np.flatnonzero(~embeds.store.contains(keys))
-    lacking = [wanted[n] for n in missing.tolist()]
-    portions = (
-        Portion([lacking[place] for place in places], keys[missing[places]])
-        for places in embeds.batches(lacking)
-    )
-    filled = Filled(cached=len(wanted) - len(lacking))
-    if lacking:
-        units = _joined(portions, _unit_samples(len(lacking), engine))
-        title = f"encode {embeds.name}", len(lacking), "captions"
-        _work(filled, CaptionWorker(embeds), units, engine, title)
-        embeds.store.refresh()
+    lacking = np.flatnonzero(~embeds.store.contains(keys))
+    filled = Filled()
+    with _turn(embeds, "captions", canonical(embeds.recipe), keys[lacking]) as still:
+        places = lacking[still]
+        missing = [wanted[n] for n in places.tolist()]
+        portions = (
+            Portion([missing[n] for n in some], keys[places[some]])
+            for some in embeds.batches(missing)
+        )
+        if missing:
+            units = _joined(portions, _unit_samples(len(missing), engine))
+            title = f"encode {embeds.name}", len(missing), "captions"
+            _work(filled, CaptionWorker(embeds), units, engine, title)
+            embeds.store.refresh()
+    filled.cached = len(wanted) - len(places)
     return filled
+
+
+@contextmanager
+def _turn(embeds: EmbedBackend, what: str, recipe: str, keys: Keys) -> Iterator[NDArray[np.bool_]]:
+    """Wait for other processes that encode the same; yield which keys have no rows then, bool [n].
+
+    Args:
+        embeds: The store.
+        what: What is encoded, for messages.
+        recipe: Tells this work from other work on the same store, which goes on beside it.
+        keys: Keys without rows, V16 [n].
+    """
+    store = embeds.store
+
+    def still() -> NDArray[np.bool_]:
+        store.refresh()
+        return ~store.contains(keys)
+
+    if not len(keys):
+        yield np.zeros(0, np.bool_)
+        return
+    folder = f"{store.folder}/encoding/{xxhash.xxh3_64_hexdigest(recipe.encode())}"
+    work = f"encoding {what} to {embeds.name!r}"
+    with in_turn(store.storage, folder, work, lambda: int(np.count_nonzero(still()))):
+        yield still()
 
 
 def fill_pictures(
@@ -104,17 +134,21 @@ def fill_pictures(
         StorageError: The storage failed for reasons that are not one picture's own.
         CacheError: The encoder gave rows of another count or shape, or NaN.
     """
-    places, keys = missing_pictures(source, embeds, kept)
-    filled = Filled(cached=source.catalog.decisions.kept - len(places))
-    if len(places):
-        frames = source.catalog.decisions.frames or 1
-        # Each frame of a clip is one picture to the encoder.
-        portion = max(1, embeds.batch_size // frames)
-        most = max(portion, _unit_samples(len(places), engine) // portion * portion)
-        units = _picture_units(source, places, keys, portion, most)
-        words = f"encode {title or source.name}", len(places), "pictures"
-        _work(filled, PictureWorker(embeds, source.backend.reader), units, engine, words)
-        embeds.store.refresh()
+    lacking, keys = missing_pictures(source, embeds, kept)
+    reader, filled = source.backend.reader, Filled()
+    recipe = f"{source.name}/{canonical(embeds.recipe(reader))}"
+    with _turn(embeds, source.name, recipe, keys) as still:
+        places, keys = lacking[still], keys[still]
+        if len(places):
+            frames = source.catalog.decisions.frames or 1
+            # Each frame of a clip is one picture to the encoder.
+            portion = max(1, embeds.batch_size // frames)
+            most = max(portion, _unit_samples(len(places), engine) // portion * portion)
+            units = _picture_units(source, places, keys, portion, most)
+            words = f"encode {title or source.name}", len(places), "pictures"
+            _work(filled, PictureWorker(embeds, reader), units, engine, words)
+            embeds.store.refresh()
+    filled.cached = source.catalog.decisions.kept - len(places)
     return filled
 
 
