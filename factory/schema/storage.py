@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
+from factory.hosts import PrivateHost
 from factory.schema.options import above, at_least, opt
 
 
@@ -89,6 +90,11 @@ class CsvConfig(StorageConfig):
     connections: int = opt(16, "downloads at once")
     max_attempts: int = opt(3, "tries per download, the first included")
     deadline_s: float = opt(100.0, "seconds for all tries of a download; 1 more per MiB received")
+    private_hosts: list[str] = opt(
+        factory=list,
+        meaning="hosts[:port] and networks that URLs may lead to though they are private",
+    )
+    proxy: str | None = opt(None, "proxy's URL; the environment's is not used")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -99,6 +105,11 @@ class CsvConfig(StorageConfig):
         yield from at_least("connections", self.connections, 1)
         yield from at_least("max_attempts", self.max_attempts, 1)
         yield from above("deadline_s", self.deadline_s, 0)
+        for host in self.private_hosts:
+            try:
+                PrivateHost.parse(host)
+            except ValueError as error:
+                yield f"private_hosts: {error}"
 
 
 @dataclass

@@ -5,14 +5,16 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
+from factory.hosts import PrivateHost
+from factory.storage.addresses import admits_name, guarded_socket, visiting
 from factory.storage.budget import endpoint
 from factory.storage.local import LocalStorage
 from factory.storage.loop import Progress, persist, run, sent_once
@@ -49,6 +51,8 @@ class Limits:
         connections: Downloads under way at once.
         attempts: Tries of one download.
         deadline_s: Seconds for all tries, and one more for each MiB that came.
+        private_hosts: Hosts in private networks that may be asked.
+        proxy: URL of the proxy that all requests go through; None asks servers directly.
     """
 
     cache_dir: str
@@ -59,6 +63,8 @@ class Limits:
     connections: int
     attempts: int = 3
     deadline_s: float = 100.0
+    private_hosts: tuple[PrivateHost, ...] = ()
+    proxy: str | None = None
 
 
 class _PassingError(Exception):
@@ -209,10 +215,14 @@ class Downloads:
 
         if self._session is None or self._gate is None:
             session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limits.connections),
+                connector=aiohttp.TCPConnector(
+                    limit=self._limits.connections, socket_factory=guarded_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),  # one clock: that of `_download`
-                trust_env=True,
+                # Or whoever writes the list is sent what `~/.netrc` holds for the hosts he names,
+                # and a proxy of the environment asks for addresses that are refused here.
+                trust_env=False,
                 # As stored: a size limit must not meet a small answer that swells.
                 headers={"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
             )
@@ -268,7 +278,7 @@ async def _follow(
 ) -> bytes:
     """Return the body behind a URL, following redirects to http(s) only."""
     for _ in range(limits.redirects + 1):
-        async with session.get(url, allow_redirects=False) as response:
+        async with _answer(session, url, where, limits) as response:
             target = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or target is None:
                 _judge(response, where)
@@ -279,6 +289,43 @@ async def _follow(
             raise StorageError(f"{where} redirects to a {scheme!r} URL; only http(s) is followed")
     raise StorageError(
         f"{where} redirects more than {limits.redirects} times (storage.max_redirects)"
+    )
+
+
+@asynccontextmanager
+async def _answer(
+    session: "aiohttp.ClientSession", url: str, where: str, limits: Limits
+) -> "AsyncIterator[aiohttp.ClientResponse]":
+    """Send one request, to a public address or one that is allowed.
+
+    Each has the URL's own user and password, if any: none go on to where it redirects.
+    """
+    import aiohttp
+    from yarl import URL
+
+    host = (URL(url).host or "").lower()
+    allowed = limits.private_hosts
+    if limits.proxy is not None:
+        # Who answers is the proxy's choice; here, only what a URL itself says can be refused.
+        if not admits_name(host, URL(url).port or 0, allowed):
+            raise _refused(where, host, host)
+        host = (URL(limits.proxy).host or "").lower()
+        allowed = (PrivateHost(host, None, None),)
+    with visiting(host, allowed) as visit:
+        try:
+            async with session.get(url, allow_redirects=False, proxy=limits.proxy) as response:
+                yield response
+        except aiohttp.ClientConnectorError as error:
+            if visit.refused:
+                raise _refused(where, host, ", ".join(visit.refused)) from error
+            raise
+
+
+def _refused(where: str, host: str, address: str) -> StorageError:
+    return StorageError(
+        f"{where} leads to {host} at a private or reserved address ({address}), which a list of "
+        f"URLs may not reach by itself; if it is a server of yours, set "
+        f"storage.private_hosts=[{host}]"
     )
 
 

@@ -90,7 +90,9 @@ class RowStream:
                 f"column {image!r} of {storage.identity} holds {opened.features[image]}, "
                 "not pictures; correct storage.image_column"
             )
-        self._dataset = opened.select_columns(roots).cast_column(image, Image(decode=False))
+        chosen = opened.select_columns(roots).cast_column(image, Image(decode=False))
+        # Decoding would open the paths, and URLs, that the other columns hold.
+        self._dataset = chosen.decode(False)
         self._mapped = mapped
 
     @property

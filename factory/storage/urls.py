@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
+from factory.hosts import PrivateHost, named_in
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Span, Storage, TabularStorage, safe_key
 from factory.storage.download import Downloads, Limits
@@ -63,6 +64,9 @@ class UrlListStorage(TabularStorage):
         max_attempts: Tries of one download in all, with growing waits between them.
         deadline_s: Seconds for all tries of one download and the waits between them, and one
             more for each MiB that came.
+        private_hosts: Hosts, addresses and networks, each perhaps with ":PORT", that URLs may
+            lead to though they are not public, beside an address that `base_url` names.
+        proxy: URL of a proxy that downloads go through; the environment's is not used.
     """
 
     independent_objects: ClassVar[bool] = True
@@ -82,9 +86,14 @@ class UrlListStorage(TabularStorage):
     max_attempts: int = 3
     # Three whole tries, and the longest waits between them that are usual.
     deadline_s: float = 100
+    private_hosts: Sequence[str] = ()
+    proxy: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through, and an address that is none."""
+        object.__setattr__(self, "private_hosts", tuple(self.private_hosts))  # can be hashed
+        for host in self.private_hosts:
+            PrivateHost.parse(host)
         if self.base_url is not None:
             _check_base_url(self.base_url)
         numbers = {
@@ -239,6 +248,10 @@ class UrlListStorage(TabularStorage):
             connections=self.connections,
             attempts=self.max_attempts,
             deadline_s=self.deadline_s,
+            private_hosts=tuple(
+                PrivateHost.parse(host) for host in (*self.private_hosts, *named_in(self.base_url))
+            ),
+            proxy=self.proxy,
         )
 
     def rows(self, columns: Sequence[str]) -> "pa.Table":

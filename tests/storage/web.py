@@ -1,10 +1,12 @@
 """A web server that misbehaves on demand, and storages of URLs on it."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -125,6 +127,12 @@ class Page(BaseHTTPRequestHandler):
     def page_nowhere(self) -> None:
         self.answer(302, Location="http://[bad")
 
+    def page_hop(self) -> None:
+        self.answer(302, Location=unquote(self.path.partition("?")[2]))
+
+    def page_headers(self) -> None:
+        self.answer(200, json.dumps({k.lower(): v for k, v in self.headers.items()}).encode())
+
     def page_moved(self) -> None:
         self.answer(301, Location="b.png")
 
@@ -159,7 +167,11 @@ class Lists:
 
     def on_table(self, **settings: object) -> UrlListStorage:
         tables = LocalStorage(str(self.folder))
-        settings = {"cache_dir": str(self.folder / "cache"), **settings}
+        settings = {
+            "cache_dir": str(self.folder / "cache"),
+            "private_hosts": ["127.0.0.1"],
+            **settings,
+        }
         storage = UrlListStorage("list.csv", tables, **settings)  # type: ignore[arg-type]
         self.made.append(storage)
         return storage

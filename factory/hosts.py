@@ -1,0 +1,100 @@
+"""Public and private addresses, and the private hosts that a user allows."""
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# What `is_global` leaves out, in Python 3.11 at least: multicast, the block of the IETF's
+# protocols (one cloud's metadata lie there), and the address of Azure's own services.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(block) for block in ("224.0.0.0/4", "192.0.0.0/24", "168.63.129.16/32")
+)
+# All that the internet routes of IPv6, but for the translation of IPv4 below (RFC 6052).
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_IPV4_BITS = 2**32 - 1
+
+
+def is_public(address: _Address) -> bool:
+    """Tell whether an address is reached over the internet, not in this machine or network.
+
+    An IPv6 address that carries an IPv4 address (mapped, NAT64, 6to4, Teredo) is public where
+    that one is.
+    """
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not any(address in block for block in _NOT_PUBLIC)
+    if address.ipv4_mapped is not None:
+        return is_public(address.ipv4_mapped)
+    if address in _NAT64:
+        return is_public(ipaddress.IPv4Address(int(address) & _IPV4_BITS))
+    carried = [address.sixtofour, *(address.teredo or ())]
+    routed = address in _GLOBAL_UNICAST and address.is_global
+    return routed and all(is_public(inner) for inner in carried if inner is not None)
+
+
+@dataclass(frozen=True)
+class PrivateHost:
+    """Private addresses that a user allows: a network, or all that a name stands for.
+
+    Attributes:
+        name: Host name, in lower case; "" for a network.
+        network: The network; a single address is one of itself alone.
+        port: The only port allowed; None for any.
+    """
+
+    name: str
+    network: _Network | None
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "PrivateHost":
+        """Read "10.0.0.0/8", "192.168.1.5", "nas.lan" or "[::1]", each perhaps with ":PORT".
+
+        Raises:
+            ValueError: It is none of these.
+        """
+        given = text.strip()
+        try:
+            return cls("", ipaddress.ip_network(given), None)
+        except ValueError:
+            pass
+        try:
+            parts = urlsplit(f"//{given}")
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            host, port = "", None
+        if not host or parts.netloc != given or "@" in given:
+            raise ValueError(f"{text!r} is no host, address or network, such as 192.168.0.0/16")
+        try:
+            return cls("", ipaddress.ip_network(host), port)
+        except ValueError:
+            return cls(host, None, port)
+
+    def allows(self, host: str, address: _Address, port: int) -> bool:
+        """Tell whether it holds the address that a host of a URL led to."""
+        if self.port not in (None, port):
+            return False
+        if self.network is None:
+            return self.name == host
+        return address in self.network
+
+
+def named_in(url: str | None) -> list[str]:
+    """Return the host and port of a URL of the user's own that names an address or localhost.
+
+    A name proves nothing: who owns it decides where it leads.
+    """
+    if url is None:
+        return []
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+    if host == "localhost":
+        return [f"localhost:{port}"]
+    try:
+        return [f"[{host}]:{port}" if ipaddress.ip_address(host).version == 6 else f"{host}:{port}"]  # noqa: PLR2004
+    except ValueError:
+        return []
