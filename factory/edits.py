@@ -9,6 +9,7 @@ the run with its name instead.
 """
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _SED = regex.compile(rf"s/{_PART}/{_PART}/?", regex.DOTALL)
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 # Unified before texts are edited, so that a raw text may lack what its captions hold.
 _LINE_ENDS = frozenset("\r\n")
+_COMPILING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _replacing(search: str, replacement: str) -> tuple[Any, str]:
 
 
 def _compiled(expression: str) -> Any:
-    with warnings.catch_warnings():
+    # Filters of warnings are the process's: two threads must not put back each other's.
+    with _COMPILING, warnings.catch_warnings():
         # Of what may mean another thing in a later version, such as "[[".
         warnings.simplefilter("ignore")
         try:

@@ -13,6 +13,7 @@ from factory.catalog.facts import Facts
 from factory.errors import EmptyBackendError, FactoryError
 from factory.pairing import join, sets_of, unpaired
 from factory.registry import Registry
+from factory.scanning import scan_all, scanned
 
 logger = logging.getLogger("factory")
 
@@ -39,7 +40,7 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
     with registry.telemetry.stage("check storage"):
         registry.check_alignment()
         registry.cache.storage.check(write=True)
-    facts = {name: _scan(registry, backend) for name, backend in registry.stored.items()}
+    facts = scanned(registry)
     sources = _decide(registry, facts, seed)
     touched = list(sources.values())
     # Repeated, for max_samples may put others in the place of what could not be read.
@@ -67,13 +68,11 @@ def survey(registry: Registry, *, seed: int) -> tuple[dict[str, Source], dict[st
     Returns:
         The backends of samples by name, and what is wrong with those that are not among them.
     """
-    errors: dict[str, FactoryError] = {}
     sources: dict[str, Source] = {}
-    facts: dict[str, Facts] = {}
+    facts, errors = scan_all(registry)
     for name, backend in registry.stored.items():
         try:
-            facts[name] = _scan(registry, backend)
-            if not isinstance(backend, ConditioningBackend):
+            if name in facts and not isinstance(backend, ConditioningBackend):
                 sources[name] = _source(registry, backend, facts[name], seed)
         except FactoryError as error:
             errors[name] = error
@@ -139,27 +138,6 @@ def preload(registry: Registry) -> None:
     for name, backend in embeds.items():
         with registry.telemetry.stage(f"copy {name} to memory") as stage:
             stage.counts["whole"] = "yes" if backend.store.preload() else "as far as there is room"
-
-
-def _scan(registry: Registry, backend: SampleBackend) -> Facts:
-    shelf, journal = registry.cache.shelf(backend.name), registry.cache.journal(backend.name)
-    with registry.telemetry.stage(f"scan {backend.name}") as stage:
-        try:
-            backend.storage.check()
-        except FactoryError as error:
-            error.add_note(f"while checking the storage of backend {backend.name!r}")
-            raise
-        known = shelf.load()
-        facts = backend.scan(known, registry.engine, journal)
-        same = known is not None and (facts.origin, facts.left_out) == (
-            known.origin,
-            known.left_out,
-        )
-        if known is None or not same or not facts.table.equals(known.table):
-            facts = shelf.save(facts)
-        journal.clear()
-        stage.counts.update(samples=len(facts), changes=str(facts.changes))
-    return facts
 
 
 def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[str, Source]:

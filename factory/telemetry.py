@@ -10,9 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 logger = logging.getLogger("factory")
 
@@ -156,6 +159,55 @@ def progress(title: str, total: int | None, unit: str = "it") -> Iterator[Callab
     if not sys.stderr.isatty():
         yield _Lines(title, total, unit).advance
         return
+    with _BARS.bar(title, total, unit) as advance:
+        yield advance
+
+
+class _Bars:
+    """The bars of this process: one display on the terminal, whatever works side by side."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: Progress | None = None
+        self._count = 0
+
+    @contextmanager
+    def bar(self, title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+        """Show one bar more while the `with` block runs."""
+        with self._lock:
+            shown = self._shown
+            if shown is None:
+                shown = self._shown = _display()
+                shown.start()
+            self._count += 1
+        task = shown.add_task(title, total=total, unit=unit, rate="")
+        start = time.perf_counter()
+        done, counting = 0, threading.Lock()
+
+        def advance(count: int) -> None:
+            nonlocal done
+            with counting:
+                done += count
+                rate = done / max(time.perf_counter() - start, 1e-3)
+            shown.update(task, advance=count, rate=f"{rate:,.0f} {unit}/s")
+
+        try:
+            yield advance
+        finally:
+            self._end(shown, task)
+
+    def _end(self, shown: "Progress", task: "TaskID") -> None:
+        """Take a bar away; the last one takes the display with it."""
+        with self._lock:
+            self._count -= 1
+            if not self._count:
+                self._shown = None
+                shown.stop()
+            else:
+                shown.remove_task(task)
+
+
+def _display() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -167,22 +219,15 @@ def progress(title: str, total: int | None, unit: str = "it") -> Iterator[Callab
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, rate="")
-        start = time.perf_counter()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            done = bar.tasks[0].completed
-            rate = done / max(time.perf_counter() - start, 1e-3)
-            bar.update(task, rate=f"{rate:,.0f} {unit}/s")
 
-        yield advance
+_BARS = _Bars()

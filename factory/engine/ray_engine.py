@@ -7,6 +7,7 @@ file system all of them share), this package must be installed there (or be brou
 
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ _TASK_SECONDS = (0.2, 1.0)
 _TASK_ITEMS = 256
 # Tasks handed over for each core: one runs, one waits.
 _TASKS_PER_CORE = 2
+
+_CONNECTING = threading.Lock()
 
 
 @dataclass
@@ -144,7 +147,10 @@ class RayEngine:
 
     def _ray(self) -> ModuleType:
         """Return Ray, connected; a connection that is there already is used, and left open."""
-        ray = ray_module()
+        with _CONNECTING:  # scans side by side ask for it at once
+            return self._connect(ray_module())
+
+    def _connect(self, ray: ModuleType) -> ModuleType:
         if ray.is_initialized():
             return ray
         # Ray would report to its makers how it is used.

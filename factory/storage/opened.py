@@ -21,6 +21,7 @@ class PerProcess(Generic[K, V]):
         self._opener = opener
         self._values: dict[K, V] = {}
         self._lock = threading.Lock()
+        self._opening: dict[K, threading.Lock] = {}
         self._inherited: list[dict[K, V]] = []
         os.register_at_fork(after_in_child=self._forget)
 
@@ -30,17 +31,24 @@ class PerProcess(Generic[K, V]):
         self._inherited.append(self._values)
         self._values = {}
         self._lock = threading.Lock()
+        self._opening = {}
 
     def get(self, key: K) -> V:
         """Return this process's value for the key, opening it if need be."""
         found = self._values.get(key)
         if found is not None:
             return found
-        # One lock for all keys: two threads asking for one key must not open it twice.
+        # Two threads asking for one key must not open it twice; one that opens another key, which
+        # may be a download of hours, is not waited for.
         with self._lock:
-            if key not in self._values:
-                self._values[key] = self._opener(key)
-            return self._values[key]
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:
+            found = self._values.get(key)
+            if found is None:
+                found = self._values[key] = self._opener(key)
+        with self._lock:
+            self._opening.pop(key, None)
+        return found
 
     def peek(self, key: K) -> V | None:
         """Return this process's value for the key if it is open."""

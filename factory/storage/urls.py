@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import re
-import warnings
 from collections.abc import Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -363,26 +362,24 @@ def _load(storage: UrlListStorage) -> _Table:
 def _parse(data: bytes, name: str) -> "pd.DataFrame":
     import pandas as pd
 
+    longer = TableError(
+        f"{name} has rows with more cells than its header; quote texts that hold commas"
+    )
     try:
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            # "utf-8-sig" also reads files without the mark that spreadsheets put first.
-            frame = pd.read_csv(
-                io.BytesIO(data),
-                dtype=str,
-                keep_default_na=False,
-                index_col=False,  # or cells beyond the header would shift every column
-                encoding="utf-8-sig",
-            )
+        # "utf-8-sig" also reads files without the mark that spreadsheets put first.
+        frame = pd.read_csv(
+            io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
     except UnicodeDecodeError as error:
         raise TableError(f"{name} is not UTF-8; save it as CSV in UTF-8") from error
     except pd.errors.EmptyDataError as error:
         raise TableError(f"{name} is empty; it needs a header and a row each picture") from error
-    except pd.errors.ParserWarning as error:
-        raise TableError(
-            f"{name} has rows with more cells than its header; quote texts that hold commas"
-        ) from error
     except pd.errors.ParserError as error:
+        if "Expected" in str(error):
+            raise longer from error
         raise TableError(f"{name} is no CSV table: {str(error).strip()}") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # the first cells are taken for names of rows
+        raise longer
     return frame.fillna("").reset_index(drop=True)
 
 
