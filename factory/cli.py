@@ -22,6 +22,7 @@ from yaml import YAMLError
 from factory.check import check
 from factory.composer import compose, conf_dir, refusals, tidy
 from factory.errors import ConfigError, FactoryError
+from factory.foreign_text import printable
 from factory.own_folder import claim, unwritable
 from factory.run_folder import (
     HYDRA,
@@ -141,7 +142,8 @@ def describe(error: BaseException) -> str:
     # A stack of frames in another process is shown with this one's, see DEBUG.
     notes = [note for note in getattr(error, "__notes__", []) if TRACEBACK not in note]
     kind = type(error).__name__.removesuffix("Error")
-    return "\n".join([f"{kind} error: {error}", *(f"  {note}" for note in notes)])
+    text = "\n".join([f"{kind} error: {error}", *(f"  {note}" for note in notes)])
+    return printable(text, keep="\n\t")
 
 
 def _composition_text(error: Exception, arguments: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
 from factory.catalog.facts import Facts
 from factory.datamodule import FactoryDataModule
+from factory.foreign_text import printable, terminal
 from factory.telemetry import Stage, Telemetry
 
 # Buckets shown per backend; the rest are counted in one line.
@@ -50,8 +51,8 @@ def show(data: FactoryDataModule, console: Console | None = None) -> None:
 
 def wide_console() -> Console:
     """Return a console as wide as the terminal, or as the tables need where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
+    console = terminal()
+    return console if console.is_terminal else terminal(width=TABLE_WIDTH)
 
 
 def backends_table(data: FactoryDataModule) -> Table:
@@ -144,11 +145,7 @@ def stream_lines(streams: Iterable[StreamSource]) -> Iterable[str]:
 def _short(facts: Facts, row: int) -> str:
     """Return the name of a row's file, on one line and harmless to a terminal."""
     # After a NUL stands what tells apart the rows of one key.
-    name = facts.key(row).partition("\0")[0].rpartition("/")[2]
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in name
-    )
+    return printable(facts.key(row).partition("\0")[0].rpartition("/")[2])
 
 
 def mixture_table(data: FactoryDataModule) -> Table:

@@ -21,6 +21,7 @@ from factory.cache.usage import Usage, recipe_name
 from factory.catalog.lookup import row_of
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import listed, number, place, plural, redact, size
+from factory.foreign_text import printable, terminal
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 _WIDTH = 100
@@ -40,7 +41,7 @@ def show_usage(found: Mapping[str, Usage], cache: CachePlace, others: Mapping[st
         cache: Where they are.
         others: Bytes of the stores that are there and of no backend of the config, by name.
     """
-    console = narrow(Console(highlight=False), _WIDTH)
+    console = narrow(terminal(highlight=False), _WIDTH)
     _heading(console, "Cache in", cache)
     table = titled_table(
         "", ("store", "left"), ("made by", "left"), ("rows are", "left"), ("shards", "right"),
@@ -92,7 +93,7 @@ def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
 
 def show_findings(found: Mapping[str, Findings]) -> None:
     """Print what is wrong with each store, or that nothing is, and what nothing reads."""
-    console = narrow(Console(highlight=False), _WIDTH)
+    console = narrow(terminal(highlight=False), _WIDTH)
     for name, findings in found.items():
         if findings.problems:
             console.print(_ILL + Text(f"{name}: {plural(len(findings.problems), 'problem')}"))
@@ -112,7 +113,7 @@ def show_findings(found: Mapping[str, Findings]) -> None:
 
 def show_compactions(done: Mapping[str, Compaction]) -> None:
     """Print which rows were merged, and which could not be."""
-    console = narrow(Console(highlight=False), _WIDTH)
+    console = narrow(terminal(highlight=False), _WIDTH)
     for name, each in done.items():
         mark = _ILL if each.problems else _WELL
         if each.rows:
@@ -147,7 +148,7 @@ def show_garbage(
     found: Mapping[str, Sequence[Garbage]], *, removed: bool, min_age_s: float
 ) -> None:
     """Print what was removed, or is of no use and would be once it is old enough."""
-    console = narrow(Console(highlight=False), _WIDTH)
+    console = narrow(terminal(highlight=False), _WIDTH)
     table = titled_table(
         "Removed" if removed else "Of no use", ("store", "left"), ("files", "right"),
         ("size", "right"), ("each", "left"),
@@ -190,7 +191,7 @@ def show_transfers(
         ends: Where it was copied from, and where to.
         seconds: How long that took; None if nothing was copied, but would be.
     """
-    console = narrow(Console(highlight=False), _WIDTH)
+    console = narrow(terminal(highlight=False), _WIDTH)
     dry = seconds is None
     _heading(console, "To be copied to" if dry else "Copied to", ends[1])
     _heading(console, "from", ends[0])
@@ -266,9 +267,9 @@ def reasons(
 
 def show_reasons(key: str, found: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Print why rows of a sample are there or not."""
-    console = narrow(Console(highlight=False), _WIDTH)
-    console.print(Text(key, style="bold"))
+    console = narrow(terminal(highlight=False), _WIDTH)
+    console.print(Text(printable(key), style="bold"))
     for where, lines in found:
         console.print(Text(f"  {where}", style="cyan"))
         for line in lines:
-            console.print(Text(f"    · {line}"))
+            console.print(Text(f"    · {printable(line)}"))

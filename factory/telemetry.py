@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from factory.foreign_text import printable, terminal
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -159,7 +161,7 @@ def progress(title: str, total: int | None, unit: str = "it") -> Iterator[Callab
     if not sys.stderr.isatty():
         yield _Lines(title, total, unit).advance
         return
-    with _BARS.bar(title, total, unit) as advance:
+    with _BARS.bar(printable(title), total, unit) as advance:
         yield advance
 
 
@@ -208,7 +210,6 @@ class _Bars:
 
 
 def _display() -> "Progress":
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -227,7 +228,7 @@ def _display() -> "Progress":
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=terminal(stderr=True), transient=True)
 
 
 _BARS = _Bars()

@@ -35,6 +35,7 @@ from omegaconf import DictConfig
 from factory import cli, composer
 from factory.demo.session import demo_session, wants_s3_server
 from factory.errors import CacheError, ConfigError, FactoryError
+from factory.foreign_text import PrintableFormatter
 
 if TYPE_CHECKING:
     from factory.cache.place import CachePlace
@@ -474,5 +475,7 @@ COMMANDS: dict[str, Command] = {
 
 if __name__ == "__main__":
     startup.speak()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     sys.exit(main(sys.argv[1:]))

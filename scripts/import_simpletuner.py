@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from factory.errors import ConfigError
+from factory.foreign_text import printable
 from factory.simpletuner.convert import Launch, convert
 from factory.simpletuner.document import read_arguments, read_entries
 from factory.simpletuner.files import Import, write
@@ -84,7 +85,7 @@ def main() -> int:
     try:
         return run(parse())
     except ConfigError as error:
-        print(f"Import refused: {error}", file=sys.stderr)
+        print(printable(f"Import refused: {error}", keep="\n"), file=sys.stderr)
         return 1
 
 

@@ -1,10 +1,17 @@
 """How does text become HTML, so that nothing in it is taken for markup?"""
 
 from collections.abc import Iterable
-from html import escape
+from html import escape as _escape
+
+from factory.foreign_text import printable
 
 # Elements without an end tag.
 _VOID = frozenset({"img", "meta", "br", "circle", "line", "path", "rect"})
+
+
+def escape(text: str) -> str:
+    """Return text that is no markup, and that turns no other text around."""
+    return _escape(printable(text, keep="\n\t"))
 
 
 class Safe(str):

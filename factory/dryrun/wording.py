@@ -2,6 +2,8 @@
 
 import re
 
+from factory.foreign_text import printable
+
 # User and password of a URL, and its query: signed URLs carry their key there.
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE)
@@ -13,13 +15,13 @@ _WHOLE = 100
 
 
 def redact(text: str) -> str:
-    """Return a text without passwords and queries of the URLs in it."""
-    return _QUERY.sub(r"\1?…", _USERINFO.sub("…@", text))
+    """Return a text in one line, without passwords and queries of the URLs in it."""
+    return printable(_QUERY.sub(r"\1?…", _USERINFO.sub("…@", text)))
 
 
 def place(identity: str, folder: str) -> str:
     """Return a storage's identity with a folder in it: "s3://bucket/photos?endpoint=…"."""
-    shown = _USERINFO.sub("…@", identity)
+    shown = printable(_USERINFO.sub("…@", identity))
     root, mark, server = shown.partition("?")
     return f"{root.rstrip('/')}/{folder}{mark}{server}" if folder else shown
 

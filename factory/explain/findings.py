@@ -1,15 +1,11 @@
 """What is known of a step and its samples?"""
 
-import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from factory.foreign_text import config_value, shell_word
 from factory.sampling.exclusion import Exclude
-
-# What Hydra's grammar takes without quotes inside a list.
-_BARE = re.compile(r"[A-Za-z0-9_/.:@%+-]+")
 
 
 @dataclass(frozen=True)
@@ -173,16 +169,8 @@ def exclude_line(ids: Sequence[str], from_step: int, kept: Sequence[Exclude] = (
         kept: What the run leaves out already; an override replaces it, so it is said again.
     """
     entries = [_entry(one.ids, one.from_step) for one in kept]
-    return shlex.quote(f"data.exclude=[{', '.join([*entries, _entry(ids, from_step)])}]")
+    return shell_word(f"data.exclude=[{', '.join([*entries, _entry(ids, from_step)])}]")
 
 
 def _entry(ids: Sequence[str], from_step: int) -> str:
-    named = ", ".join(one if _BARE.fullmatch(one) else _quoted(one) for one in ids)
-    return f"{{from_step: {from_step}, ids: [{named}]}}"
-
-
-def _quoted(text: str) -> str:
-    """Return a text as Hydra's grammar quotes it: backslashes count before a quote only."""
-    escaped = re.sub(r'(\\*)"', lambda found: found[1] * 2 + '\\"', text)
-    tail = re.search(r"\\*$", escaped)
-    return f'"{escaped}{tail[0] if tail else ""}"'
+    return f"{{from_step: {from_step}, ids: [{', '.join(map(config_value, ids))}]}}"

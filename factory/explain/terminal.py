@@ -9,6 +9,7 @@ from rich.text import Text
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import number, percent, plural, redact, size
 from factory.explain.findings import Choice, Findings, Sample, Step
+from factory.foreign_text import printable, terminal
 
 # Columns the tables are laid out for; keys are folded, never cut.
 WIDTH = 110
@@ -18,7 +19,7 @@ ETAG = 16
 
 def show(findings: Findings, console: Console | None = None) -> None:
     """Print an answer."""
-    console = narrow(console or Console(), WIDTH)
+    console = narrow(console or terminal(), WIDTH)
     for note in findings.notes:
         console.print(Text.assemble(("! ", "yellow"), redact(note)))
     if len(findings.steps) > 1:
@@ -125,7 +126,7 @@ def _samples(step: Step) -> Table:
         where = [f"{sample.rank}.{sample.micro}"] if who else []
         table.add_row(
             str(sample.place), *where, _named(step, sample), cut(sample),
-            Text(sample.caption or "(none)", style="" if sample.caption else "dim"),
+            Text(printable(sample.caption) or "(none)", style="" if sample.caption else "dim"),
         )  # fmt: skip
     return table
 
@@ -134,7 +135,7 @@ def _named(step: Step, sample: Sample) -> Text:
     name = Text(f"{step.backend}:{redact(sample.key)}" if sample.key else f"row {sample.row}")
     if sample.key and sample.width:
         told = "" if sample.bytes < 0 else f", {size(sample.bytes)}"
-        version = f", {sample.etag[:ETAG]}" if sample.etag else ""
+        version = f", {printable(sample.etag[:ETAG])}" if sample.etag else ""
         name.append(f"\n{sample.width}x{sample.height}{told}{version}", style="dim")
     for backend, key in sample.partners.items():
         name.append(f"\nwith {backend}:{redact(key)}", style="dim")

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from factory.foreign_text import terminal
 from factory.simpletuner.dataset import Outcome
 from factory.simpletuner.files import Import
 
@@ -66,5 +67,5 @@ def _joined(names: Sequence[str]) -> str:
 
 def wide_console() -> Console:
     """Return a console as wide as the terminal, or as the table needs where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
+    console = terminal()
+    return console if console.is_terminal else terminal(width=TABLE_WIDTH)

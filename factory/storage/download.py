@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
+from factory.foreign_text import config_value
 from factory.hosts import PrivateHost
 from factory.storage.addresses import admits_name, guarded_socket, visiting
 from factory.storage.budget import endpoint
@@ -325,7 +326,7 @@ def _refused(where: str, host: str, address: str) -> StorageError:
     return StorageError(
         f"{where} leads to {host} at a private or reserved address ({address}), which a list of "
         f"URLs may not reach by itself; if it is a server of yours, set "
-        f"storage.private_hosts=[{host}]"
+        f"storage.private_hosts=[{config_value(host)}]"
     )
 
 
