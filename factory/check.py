@@ -17,6 +17,7 @@ from omegaconf.errors import (
 from factory.backends.order import build_order
 from factory.composer import suggest, tidy
 from factory.errors import ConfigError
+from factory.secrets import masked, secrets_in
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
 INHERIT = {
@@ -46,7 +47,8 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         ConfigError: All problems at once, each naming the key, what was given, what is
             allowed and how to mend it.
     """
-    problems = list(_shared_edits(cfg, overrides))
+    problems = list(written_secrets(cfg))
+    problems += _shared_edits(cfg, overrides)
     problems += _adopt_plain_backends(cfg)
     problems += _add_default_embeds(cfg)
     problems += _complete_image_conditioning(cfg)
@@ -58,6 +60,16 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
+def written_secrets(cfg: DictConfig, overrides: Iterable[str] = ()) -> Iterator[str]:
+    """Yield what is wrong with secrets that stand in a config, or in overrides of a sweep."""
+    values: Any = OmegaConf.to_container(cfg, resolve=False)
+    values.pop("hydra", None)  # holds the overrides, and is written only with them
+    yield from secrets_in(values, "")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        yield from secrets_in(value, key.lstrip("+~"))
+
+
 def _shared_edits(cfg: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     """Find value overrides that reach through an inherited slot.
 
@@ -65,7 +77,7 @@ def _shared_edits(cfg: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     shares, because the slot is an interpolation of it.
     """
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, value = masked(override).partition("=")
         key = key.lstrip("+~")
         if "@" in key or "/" in key:
             continue

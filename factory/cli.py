@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from factory.check import check
+from factory.check import check, written_secrets
 from factory.composer import compose, conf_dir, refusals, tidy
 from factory.errors import ConfigError, FactoryError
 from factory.foreign_text import printable
@@ -31,6 +31,7 @@ from factory.run_folder import (
     former_overrides,
     newest_checkpoint,
 )
+from factory.secrets import without_passwords
 from factory.startup import DEBUG, say
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -55,14 +56,21 @@ class RunFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Make the folder of a run."""
+        """Make the folder of a run, unless its config holds secrets: nothing of them is written."""
         with advice():
+            _refuse_secrets(config)
             claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Make the folder of a sweep."""
+        """Make the folder of a sweep, unless what it goes through holds secrets."""
         with advice():
+            _refuse_secrets(config)
             claim(config, "sweep")
+
+
+def _refuse_secrets(config: DictConfig) -> None:
+    if problems := list(dict.fromkeys(written_secrets(config, config.hydra.overrides.task))):
+        raise ConfigError(problems)
 
 
 def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> None:
@@ -143,7 +151,7 @@ def describe(error: BaseException) -> str:
     notes = [note for note in getattr(error, "__notes__", []) if TRACEBACK not in note]
     kind = type(error).__name__.removesuffix("Error")
     text = "\n".join([f"{kind} error: {error}", *(f"  {note}" for note in notes)])
-    return printable(text, keep="\n\t")
+    return printable(without_passwords(text), keep="\n\t")
 
 
 def _composition_text(error: Exception, arguments: Sequence[str]) -> str:

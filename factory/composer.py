@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from factory import plugins, schema
 from factory.errors import ConfigError
+from factory.secrets import masked
 
 HYDRA_VERSION = "1.3"
 # Options that other options extend or that fit only a slot; nobody chooses them for a run.
@@ -123,6 +124,7 @@ def _advice(
     config_dir: str | Path | None,
 ) -> str:
     key = override.partition("=")[0].lstrip("+~")
+    override = masked(override)
     if "@" in key or "/" in key or not isinstance(error.__cause__, OmegaConfBaseException):
         return f"{override}: {tidy(error)}"
     parent, _, name = key.rpartition(".")

@@ -43,6 +43,8 @@ REGION = "us-east-1"
 _SOCKETS = Path("/tmp")  # noqa: S108
 # Tells, in the server's folder, which ports it was given: its sockets are named after them.
 _PORTS = "ports.json"
+# Where the server looks for the keys of its services, in the folder it runs in.
+_SECURITY = "security.toml"
 
 # Runs in a process of its own, asks Linux to be ended with its parent, and becomes the server.
 # (Done there, because code run between fork and exec may hang where threads are running.)
@@ -135,6 +137,8 @@ def _command(program: str, ports: dict[str, int]) -> list[str]:
         # As elsewhere: a bucket nobody made is an error, and a full one is not deleted.
         "s3.autoCreateBucket": "false",
         "s3.allowDeleteBucketNotEmpty": "false",
+        # Doors that ask nobody who he is; the services themselves speak gRPC.
+        "disableHttp": "true",
         "webdav": "false",
         "admin.ui": "false",
         # On by default, and it would reach out of this machine.
@@ -170,8 +174,9 @@ class S3Server:
     """SeaweedFS on 127.0.0.1, with its own credentials, for as long as it is open.
 
     The objects lie in `directory` and are there again when a server is started on it later.
-    Asks for signed requests with the generated keys; the services behind it (which also
-    listen on loopback only) ask for none, so it is for demonstrations and tests, not for data
+    Asks for signed requests with the generated keys. Of the services behind it, which also listen
+    on loopback only, the web pages and uploads of master and filer are shut, and the volumes ask
+    for tokens. Their gRPC asks for nothing, so it is for demonstrations and tests, not for data
     that other users of the machine must not see.
 
     On Linux the server ends with the thread that started it, if that is the main thread, so
@@ -364,15 +369,22 @@ class S3Server:
             "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
-        settings = self.directory / "s3.json"
-        settings.unlink(missing_ok=True)
+        self._write_private("s3.json", json.dumps({"identities": [identity]}))
+        # The services sign what they ask of each other; nobody else is answered.
+        doors = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+        keys = (f'[{door}]\nkey = "{secrets.token_hex(32)}"\n' for door in doors)
+        self._write_private(_SECURITY, "".join(keys) + "[access]\nui = false\n")
+
+    def _write_private(self, name: str, text: str) -> None:
+        path = self.directory / name
+        path.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(settings, flags, 0o600), "w") as file:
-            json.dump({"identities": [identity]}, file)
+        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+            file.write(text)
 
     def _tidy(self) -> None:
         """Remove what would otherwise outlive the process, the file with the keys first."""
-        for name in ("s3.json", "s3.sock", "filer.sock"):
+        for name in ("s3.json", _SECURITY, "s3.sock", "filer.sock"):
             (self.directory / name).unlink(missing_ok=True)
         _remove_sockets(self._ports)
         (self.directory / _PORTS).unlink(missing_ok=True)

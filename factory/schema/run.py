@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from factory.schema.data import DataConfig
 from factory.schema.options import above, at_least, opt
 from factory.schema.storage import StorageConfig
+from factory.secrets import holds_password
 
 # Names of environment variables that hold secrets have one of these in them.
 _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "KEY")
@@ -285,6 +286,7 @@ class RayEngineConfig(EngineConfig):
         yield from at_least("workers", self.workers, 1)
         yield from at_least("gpus_per_encoder", self.gpus_per_encoder, 0)
         yield from above("cpus_per_encoder", self.cpus_per_encoder, 0)
+        yield from _passwords(self.runtime_env, "runtime_env")
         for name in self.runtime_env.get("env_vars") or {}:
             if any(word in name.upper() for word in _SECRET_WORDS):
                 yield (
@@ -317,3 +319,16 @@ class RunConfig:
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         yield from ()
+
+
+def _passwords(value: Any, key: str) -> Iterator[str]:
+    """Yield what is wrong with URLs of a runtime environment, wherever they were read from."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in parts:
+            yield from _passwords(part, f"{key}.{name}")
+    elif isinstance(value, str) and holds_password(value):
+        yield (
+            f"{key} holds a URL with a user or password, and Ray shows a runtime_env in its logs; "
+            "take them out, and give each machine its own, such as in its pip.conf"
+        )

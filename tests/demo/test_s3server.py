@@ -1,6 +1,7 @@
 """The demo's S3 server: real answers, keys that matter, and nothing left when it ends."""
 
 import contextlib
+import http.client
 import importlib.metadata
 import json
 import os
@@ -357,3 +358,35 @@ def test_an_absent_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(importlib.metadata, "files", absent)
     with pytest.raises(MissingExtraError, match=r"\[s3server\]"):
         s3server._server_program()
+
+
+@pytest.mark.parametrize(
+    ("service", "path"),
+    [
+        ("filer", "/buckets/"),
+        ("filer", "/buckets/training-data/a.txt"),
+        ("master", "/dir/assign"),
+        ("master", "/dir/lookup?volumeId=1"),
+        ("master", "/vol/grow?count=1"),
+        ("volume", "/ui/index.html"),
+        ("volume", "/1,0100000000"),
+    ],
+)
+def test_the_services_behind_it_tell_nobody_anything(
+    server: S3Server, service: str, path: str
+) -> None:
+    for method in ("GET", "PUT"):
+        connection = http.client.HTTPConnection("127.0.0.1", server._ports[service], timeout=10)
+        connection.request(method, path, body=b"x" if method == "PUT" else None)
+        assert connection.getresponse().status in (400, 401, 403, 404, 405)
+        connection.close()
+
+
+def test_the_keys_of_the_services_are_this_users_and_go_with_it(tmp_path: Path) -> None:
+    server = S3Server(tmp_path / "s")
+    server.directory.mkdir()
+    server._write_settings()
+    for name in ("s3.json", "security.toml"):
+        assert (server.directory / name).stat().st_mode & 0o777 == 0o600
+    server._tidy()
+    assert not [*server.directory.glob("*.json"), *server.directory.glob("*.toml")]
