@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from factory.builder import build, make
 from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError
-from factory.reopening import check_shared
 from factory.report import show, stages_table, stream_lines, wide_console
 from factory.run_folder import newest_checkpoint
 from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole
@@ -45,7 +44,6 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> FactoryDataMod
         stack.callback(data.close)
         callbacks = [make(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
         trainer = _trainer(cfg.trainer, [report, *callbacks])
-        check_shared(data.registry, trainer.world_size)  # in every process, before any works
         model: LightningModule = make(cfg.model, "model")
         if checkpoint is not None:  # only now: the model's module may allow classes of its own
             check_trusted(Path(checkpoint))
