@@ -1,4 +1,4 @@
-"""Where Lightning enters: backends in, batches of the plan out."""
+"""Where Lightning, or a loop of one's own, enters: backends in, batches of the plan out."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -8,20 +8,20 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.backends.naming import resolve
-from factory.backends.planned import eval_backend, plan_backend, plan_stream
+from factory.backends.planned import eval_backend, plan_backend
 from factory.backends.source import Source
-from factory.backends.stream_source import StreamSource
 from factory.bulk import Engine
 from factory.cache.place import CachePlace
 from factory.engine.local import LocalEngine
 from factory.errors import ConfigError, PlanError
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
+from factory.plain_loop import PlainLoop
 from factory.preparation import end_epoch, load, preload, prepare
 from factory.registry import Backend, Registry
 from factory.reopening import check_reopenable, check_shared, reopen
@@ -31,6 +31,7 @@ from factory.runtime.alignment import cut_of
 from factory.runtime.checkpoint_file import explain_failure
 from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
+from factory.runtime.data_state import check_place, check_state, sealed
 from factory.runtime.encoded_counts import EncodedCounts
 from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import Prefetch
@@ -41,18 +42,21 @@ from factory.runtime.peers import PEER_TIMEOUT_S, Peers, watch
 from factory.runtime.position import Position
 from factory.runtime.progress import Progress
 from factory.runtime.quarantine import Quarantine, QuarantineLimit
-from factory.runtime.resume import STATE_FORMAT, check_cut, check_format, check_plan
+from factory.runtime.ranks import check_ranks
+from factory.runtime.resume import STATE_FORMAT, check_cut, check_plan
 from factory.runtime.supply import Supply
+from factory.runtime.torch_loader import TorchEvalLoader, TorchTrainLoader
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
+from factory.streams import Streams
 from factory.telemetry import Telemetry
 
 
-class FactoryDataModule(LightningDataModule):
+class FactoryDataModule(PlainLoop):
     """Training data from named backends, in the order of a plan that resumes exactly.
 
     `prepare_data` (one process) measures, decides and encodes; `setup` (every process) makes
@@ -78,6 +82,10 @@ class FactoryDataModule(LightningDataModule):
         ledger: Folder on this machine where it is recorded what each completed step used;
             nothing is recorded if None.
         telemetry: Where stages are recorded; one of its own if None.
+        rank: This process, where neither a trainer nor torch.distributed nor the launcher says
+            so; and its companions, see `loader`.
+        world_size: Number of processes that share each batch.
+        accumulate_grad_batches: Micro-batches of one optimizer step, without a trainer.
 
     Raises:
         ConfigError: Backends that refer to each other wrongly, or none to train on.
@@ -100,9 +108,12 @@ class FactoryDataModule(LightningDataModule):
         exclude: Sequence[Exclude] = (),
         ledger: Path | str | None = None,
         telemetry: Telemetry | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        accumulate_grad_batches: int | None = None,
     ) -> None:
         """Store the parts and check how they refer to each other; no I/O."""
-        super().__init__()
+        super().__init__(rank, world_size, accumulate_grad_batches)
         _check_numbers(batch_size, context_parallel, peer_timeout_s)
         self.batch_size, self.seed = batch_size, seed
         self.context_parallel, self.peer_timeout_s = context_parallel, peer_timeout_s
@@ -123,7 +134,7 @@ class FactoryDataModule(LightningDataModule):
         if not self.registry.eval:  # an empty loader would make Lightning warn at every start
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         self.sources: dict[str, Source] = {}
-        self.streams: dict[str, StreamSource] = {}
+        self.streams = Streams()
         self._plan: Plan | None = None
         self._excluded: dict[str, Excluded] = {}  # known once there is a plan
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
@@ -157,8 +168,9 @@ class FactoryDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Measure, decide and encode what is new; Lightning calls it in one process a node."""
-        check_shared(self.registry, getattr(self.trainer, "world_size", 1))
-        self._open_streams()  # first: whether they can be reached shows in seconds
+        check_shared(self.registry, self.world_size)
+        # First: whether they can be reached shows in seconds.
+        self.streams.open(self.registry, batch_size=self.batch_size, seed=self.seed)
         if not self.sources:
             self.sources = prepare(self.registry, seed=self.seed)
 
@@ -173,7 +185,7 @@ class FactoryDataModule(LightningDataModule):
         self._watch_peers()
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
-        self._open_streams()
+        self.streams.open(self.registry, batch_size=self.batch_size, seed=self.seed)
         if self.registry.cache.preload:
             preload(self.registry)
         if self._plan is None:
@@ -189,6 +201,7 @@ class FactoryDataModule(LightningDataModule):
         if self._unchecked is not None:
             self._check_restored(self._unchecked)
             self._unchecked = None  # only now: what was refused is refused again
+        self._check_trainer()
         if self.trainer is not None:
             self._layout = Layout(
                 self.trainer.global_rank,
@@ -201,12 +214,25 @@ class FactoryDataModule(LightningDataModule):
                 self._join(self.trainer)
 
     def train_dataloader(self) -> TrainLoader:
-        """Return this rank's micro-batches, epoch after epoch."""
-        if self.ledger.folder is not None:
+        """Return this rank's micro-batches, epoch after epoch.
+
+        With the trainer's `overfit_batches` those of the first epoch repeat.
+        """
+        self._lay_out()
+        fixed = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        # A ledger says which epoch a step's captions and cuts are of, and here all are of one.
+        records = [] if fixed or self.ledger.folder is None else [self.ledger]
+        if records:
             self.ledger.begin(self._about())
         ahead = fetch_ahead(self.sources, self.plan, self.registry.cache.ahead_mb)
         parts = self.plan, self._collate(), self.prefetch, self._layout, self._position, ahead
-        self._loaders.add(loader := TrainLoader(*parts, **self._aside(self.ledger)))
+        aside = {"fixed": fixed, **self._aside(*records)}
+        loader = (
+            TorchTrainLoader(*parts, ended=self.end_epoch, begin=self._begin, **aside)
+            if self.trainer is None
+            else TrainLoader(*parts, **aside)
+        )
+        self._loaders.add(loader)
         return loader
 
     def val_dataloader(self) -> EvalLoader:
@@ -216,8 +242,14 @@ class FactoryDataModule(LightningDataModule):
             EvalPlan(each, self.batch_size, barred.get(each.name, frozenset()))
             for each in self._eval_backends()
         ]
+        self._lay_out()
         parts = plans, self._collate(), self.prefetch, self._layout
-        self._loaders.add(loader := EvalLoader(*parts, **self._aside()))
+        loader = (
+            TorchEvalLoader(*parts, begin=lambda: check_ranks(self._ranks), **self._aside())
+            if self.trainer is None
+            else EvalLoader(*parts, **self._aside())
+        )
+        self._loaders.add(loader)
         return loader
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,20 +259,23 @@ class FactoryDataModule(LightningDataModule):
         """
         if self._plan is None:
             return {}
+        self._warn_uncommitted()
         epoch, step = self.committed
         self.ledger.flush()
         self.registry.publish()
         if self._supply is not None:
             self._supply.publish()
-        return {
-            "format": STATE_FORMAT,
-            "fingerprint": self.plan.fingerprint,
-            "plan": self.plan.describe(),
-            "epoch": epoch,
-            "step": step,
-            "cut": cut_of(self.trainer),
-            "streams": self._stream_states(epoch, step),
-        }
+        return sealed(
+            {
+                "format": STATE_FORMAT,
+                "fingerprint": self.plan.fingerprint,
+                "plan": self.plan.describe(),
+                "epoch": epoch,
+                "step": step,
+                "cut": cut_of(self.trainer),
+                "streams": self.streams.state_dict(self.plan, epoch, step),
+            }
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the last completed step of a checkpoint.
@@ -251,9 +286,9 @@ class FactoryDataModule(LightningDataModule):
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return  # a model is looked at, not trained on
-        if not state_dict:
+        if state_dict == {}:
             return  # saved before there was a plan
-        check_format(state_dict)
+        check_state(state_dict)
         self._unchecked = dict(state_dict) if self._plan is None else None
         if self._plan is not None:
             self._check_restored(state_dict)
@@ -269,28 +304,13 @@ class FactoryDataModule(LightningDataModule):
         """
         return self.registry.read_texts(texts)
 
-    @property
-    def committed(self) -> tuple[int, int]:
-        """The epoch, and the number of its optimizer steps that are completed."""
-        return self._position.committed
-
-    def count_micro_batch(self) -> None:
-        """Note that the trainer has completed one more micro-batch.
-
-        Lightning's trainer is watched already; a loop of your own calls this after each one.
-        """
-        self._position.count()
-        self.ledger.commit(*self.committed)
-
     def end_epoch(self, epoch: int, step: int) -> None:
         """Note that an epoch ended after so many steps, perhaps before its last one.
 
-        Lightning's trainer is watched already. Streams go on from there; without this they
-        take every epoch for a whole one.
+        Lightning's trainer is watched already, and so is whoever takes all batches of a loader.
+        Streams go on from there; without this they take every epoch for a whole one.
         """
-        given = self._given(epoch, step)
-        for name, stream in self.streams.items():
-            stream.end_epoch(epoch, given[name])
+        self.streams.end_epoch(self.plan, epoch, step)
         end_epoch(self.registry, self.sources, epoch, first=self._layout.rank == 0)
 
     def teardown(self, stage: str = "fit") -> None:
@@ -311,8 +331,7 @@ class FactoryDataModule(LightningDataModule):
             StorageError: The ledger cannot be written.
         """
         with ExitStack() as stack:  # the last one first
-            for stream in self.streams.values():
-                stack.callback(stream.pause)
+            stack.callback(self.streams.pause)
             if self._supply is not None:
                 stack.callback(self._supply.close)
             stack.callback(self.ledger.close)
@@ -335,8 +354,7 @@ class FactoryDataModule(LightningDataModule):
         """Stop prefetching and close every store and storage."""
         with ExitStack() as stack:  # the last one first
             stack.callback(self.registry.close)
-            for stream in self.streams.values():
-                stack.callback(stream.close)
+            stack.callback(self.streams.close)
             self.teardown()
 
     def write_metrics(self, folder: Path) -> None:
@@ -390,47 +408,10 @@ class FactoryDataModule(LightningDataModule):
             streams=tuple(self.streams),
         )
 
-    def _open_streams(self) -> None:
-        for name, backend in self.registry.streams.items():
-            if name in self.streams:
-                continue
-            source = StreamSource(
-                backend,
-                batch_size=backend.batch_size or self.batch_size,
-                seed=self.seed,
-                latents=self.registry.image_store(backend),
-                text=self.registry.text_store(backend),
-                vision=self.registry.vision_store(backend),
-            )
-            with self.registry.telemetry.stage(f"open {name}") as record:
-                record.counts["batches in a pass"] = source.batches_per_pass()
-            self.streams[name] = source
-
     def _plan_backend(self, name: str) -> PlanBackend:
         if name in self.streams:
-            return plan_stream(self.streams[name], self.batch_size)
+            return self.streams.planned(name, self.batch_size)
         return plan_backend(self.sources[name])
-
-    def _given(self, epoch: int, step: int) -> dict[str, int]:
-        """Return how many batches each stream gives in an epoch before a step."""
-        # Nothing before the first; and the epoch after a run's last one cannot be asked.
-        given = self.plan.given(epoch, step) if self.streams and step else {}
-        return {name: given.get(name, 0) for name in self.streams}
-
-    def _stream_states(self, epoch: int, step: int) -> dict[str, Any]:
-        given = self._given(epoch, step)
-        return {
-            name: stream.state_dict(epoch, given[name]) for name, stream in self.streams.items()
-        }
-
-    def _restore_streams(self, state: dict[str, Any]) -> None:
-        if not self.streams:
-            return
-        epoch, step = state["epoch"], state["step"]
-        # A plan that was changed may have shorter epochs.
-        given = self._given(epoch, min(step, self.plan.steps(epoch)) if step else 0)
-        for name, stream in self.streams.items():
-            stream.load_state_dict(state.get("streams", {}).get(name), epoch, given[name])
 
     def _join(self, trainer: Trainer) -> None:
         """Take part in a fit: watch the trainer's steps."""
@@ -453,13 +434,18 @@ class FactoryDataModule(LightningDataModule):
 
     def _check_restored(self, state: dict[str, Any]) -> None:
         """Refuse a state of another plan; else let the streams go on from it."""
-        if state["fingerprint"] != self.plan.fingerprint:
-            committed = self.plan.steps_before(state["epoch"]) + state["step"]
+        epoch, step = state["epoch"], state["step"]
+        same_plan = state["fingerprint"] == self.plan.fingerprint
+        if same_plan:
+            check_place(self.plan, epoch, step)
+        else:
+            committed = self.plan.steps_before(epoch) + step
             now = self.plan.describe()
             check_plan(state["plan"], now, committed, self.accept_changed_plan)
         if self.trainer is not None:
             check_cut(state.get("cut"), cut_of(self.trainer), self.accept_changed_plan)
-        self._restore_streams(state)
+        streams = state.get("streams", {})
+        self.streams.load_state_dict(streams, self.plan, epoch, step, same_plan=same_plan)
 
     def _eval_backends(self) -> list[PlanBackend]:
         return [eval_backend(self.sources[name], self._excluded) for name in self.registry.eval]

@@ -50,7 +50,7 @@ def run_block(code: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Lightni
 
 
 def test_plain_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_pictures(tmp_path / "photos", 20, captions=False)
+    write_pictures(tmp_path / "photos", 20)
     code = next(block for block in blocks("python") if "ImageBackend(" in block)
     model = run_block(code, tmp_path, monkeypatch)
     assert len(model.seen) == 2  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch, TextEmbedBackend
 from factory.backends.image import SampleBackend
+from factory.catalog.captions import FilenameCaptions
 from factory.encoder.hashed_text import HashedText
 from factory.report import (
     SHOWN_BUCKETS,
@@ -130,7 +131,12 @@ def test_rare_buckets_are_counted_together(tmp_path: Path) -> None:
     sizes = [(64 + 40 * n, 64) for n in range(SHOWN_BUCKETS + 3)]
     write_pictures(tmp_path / "a", 20, sizes=sizes)
     backend = ImageBackend(
-        name="a", prefix="a", storage=LocalStorage(str(tmp_path)), resolution=256, alignment=8
+        name="a",
+        prefix="a",
+        caption=FilenameCaptions(),
+        storage=LocalStorage(str(tmp_path)),
+        resolution=256,
+        alignment=8,
     )
     made = FactoryDataModule([backend])
     made.registry.cache = data_module(tmp_path).registry.cache
@@ -146,7 +152,12 @@ def test_rare_buckets_are_counted_together(tmp_path: Path) -> None:
 def test_folders_that_look_like_markup(tmp_path: Path) -> None:
     write_pictures(tmp_path / "[red]", 4)
     backend = ImageBackend(
-        name="a", prefix="[red]", storage=LocalStorage(str(tmp_path)), resolution=64, alignment=8
+        name="a",
+        prefix="[red]",
+        caption=FilenameCaptions(),
+        storage=LocalStorage(str(tmp_path)),
+        resolution=64,
+        alignment=8,
     )
     made = FactoryDataModule([backend])
     made.registry.cache = data_module(tmp_path).registry.cache

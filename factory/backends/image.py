@@ -7,7 +7,7 @@ from typing import ClassVar
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Reader, ReadPicture
 from factory.bulk import Engine
-from factory.catalog.captions import Captions, FilenameCaptions
+from factory.catalog.captions import Captions, TextFileCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import NO_CAPTION, OVER_LIMIT, Decisions, decide
@@ -73,7 +73,7 @@ class SampleBackend:
         storage: Where the bytes live.
         prefix: Folder of the samples in the storage; "" is the root.
         metadata: How samples are found and measured.
-        caption: What the samples say.
+        caption: What the samples say; a text file beside each one if it is not set.
         crop: How pictures are cut to their bucket.
         resolution: Target size; its unit is set by `resolution_type`.
         resolution_type: "pixel" (short edge, px), "pixel_area" (edge of the square of equal
@@ -110,7 +110,7 @@ class SampleBackend:
     storage: Storage
     prefix: str = ""
     metadata: Metadata = field(default_factory=Discovery)
-    caption: Captions = field(default_factory=FilenameCaptions)
+    caption: Captions = field(default_factory=TextFileCaptions)
     crop: Crop = field(default_factory=Crop)
     resolution: float = 1024
     resolution_type: str = "pixel_area"

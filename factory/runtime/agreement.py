@@ -1,11 +1,12 @@
 """Do all ranks mean the same run?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed
 
-from factory.errors import PlanError
+from factory.errors import PeerError, PlanError
 from factory.sampling.fingerprint import difference, hash_description
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
@@ -56,6 +57,43 @@ def agree_on_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
             each.name: {"identity": each.identity, "buckets": each.sizes.tolist()} for each in held
         }
         agree({**plan.describe(), "validation": validation}, "their plans")
+
+
+def of_first(told: str) -> str:
+    """Return on every rank what rank 0 gave; every rank must call it."""
+    held = [told]
+    torch.distributed.broadcast_object_list(held, 0)
+    return held[0]
+
+
+def first_of_all(work: Callable[[], None], *, first: bool) -> None:
+    """Do something in some ranks while the others wait, however long; every rank must call it.
+
+    Args:
+        work: What is done.
+        first: Whether this rank does it.
+
+    Raises:
+        PeerError: It failed in another rank, whose own log says more.
+        BaseException: What went wrong in this one.
+    """
+    failed: BaseException | None = None
+    # Encoding takes longer than the half hour after which collectives give up.
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    try:
+        if first:
+            work()
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        told = None if failed is None else f"{type(failed).__name__}: {failed}"
+        torch.distributed.all_gather_object(found, told, group)
+        torch.distributed.destroy_process_group(group)
+    for rank, why in enumerate(found):
+        if why is not None:
+            raise PeerError(f"rank {rank} failed while it made the data ready: {why}")
 
 
 def disagreement(every: Sequence[Mapping[str, Any]], what: str) -> str:

@@ -1,13 +1,17 @@
 """Which optimizer steps has Lightning's trainer completed?"""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.errors import PlanError
 from factory.runtime.agreement import agree
 from factory.runtime.alignment import align
+from factory.runtime.data_state import KEY, find_state
 from factory.runtime.position import Position
+from factory.runtime.resume import check_present
 from factory.sampling.plan import Plan
 
 
@@ -17,6 +21,11 @@ class Counted(Protocol):
     @property
     def plan(self) -> Plan:
         """Its plan."""
+
+    accept_changed_plan: bool | Sequence[str]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the last completed step of a checkpoint."""
 
     def count_micro_batch(self) -> None:
         """Note that the trainer has completed one more micro-batch."""
@@ -34,6 +43,33 @@ class Commits(Callback):
     def __init__(self, data: Counted, position: Position) -> None:
         """Store the data module, and its place in the plan."""
         self.data, self.position = data, position
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the data's state under one name, whatever its class is called."""
+        del pl_module
+        name = type(self.data).__qualname__
+        if self._watches(trainer) and name in checkpoint:
+            checkpoint[KEY] = checkpoint.pop(name)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find the data's state, and refuse a trainer that goes on without one."""
+        del pl_module
+        if not self._watches(trainer) or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if type(self.data).__qualname__ not in checkpoint:  # else Lightning has given it already
+            bases = [kind.__qualname__ for kind in type(self.data).__mro__]
+            state = find_state(checkpoint, [KEY, *bases])
+            if state is not None:
+                self.data.load_state_dict(state)
+        taken = checkpoint.get("global_step", 0)
+        committed = self.position.committed if self.position.restored else None
+        # A checkpoint may be saved before the first step is counted, once for each optimizer.
+        uncounted = 0 if committed is None else len(checkpoint.get("optimizer_states", ())) or 1
+        check_present(committed, max(0, taken - uncounted), self.data.accept_changed_plan)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a trainer that was restored agree with where the run stands."""

@@ -1,6 +1,7 @@
 """The loaders Lightning iterates over: micro-batches of this rank, in plan order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -44,6 +45,7 @@ class Loader:
         records: Sequence[Record] = (),
         supply: Supply | None = None,
         progress: Progress | None = None,
+        begin: Callable[[], None] | None = None,
     ) -> None:
         """Store the parts.
 
@@ -51,6 +53,7 @@ class Loader:
             collate: Puts batches together.
             prefetch: How far ahead.
             layout: How a global batch is divided.
+            begin: Called before the first batch of an iteration is made.
             records: Are told of every batch that is handed out.
             supply: What the fetchers of a run share; nothing if None.
             progress: Is told what this process waits for and works on.
@@ -59,19 +62,26 @@ class Loader:
         self._records = tuple(records)
         self._supply = supply or Supply()
         self._progress = progress or Progress()
+        self._begin = begin or (lambda: None)
         self.fetcher: BatchFetcher[Part, Batch] | None = None
 
     def _fetched(
-        self, parts: Iterable[Part], stage: str, name: Callable[[int], str]
+        self,
+        parts: Iterable[Part],
+        stage: str,
+        name: Callable[[int], str],
+        numbered: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> Iterator[Batch]:
-        """Yield the batches of some parts, telling everybody who is to know."""
+        """Yield the batches of some parts, `numbered`, telling everybody who is to know."""
         self._stop()
         for record in self._records:
             record.restart()
         fetcher = self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
         if stage == "training":
             self._supply.total.follow(lambda: fetcher.report)
-        for batch in self._progress.told(fetcher, stage, name):
+        for made in self._progress.told(fetcher, stage, name):
+            batch = numbered(made)
+            del made
             for record in self._records:
                 record.note(batch)
             yield batch
@@ -102,6 +112,9 @@ class TrainLoader(Loader):
         layout: Layout,
         position: Position,
         ahead: FetchAhead | None = None,
+        *,
+        fixed: bool = False,
+        ended: Callable[[int, int], None] | None = None,
         **aside: Any,
     ) -> None:
         """Store the parts.
@@ -113,6 +126,9 @@ class TrainLoader(Loader):
             layout: How a global batch is divided.
             position: Where the run stands.
             ahead: Fetches encoded rows of coming steps, where they are not on this machine.
+            fixed: Whether every epoch repeats the batches of the first.
+            ended: Called with an epoch and its length when its last batch was worked on, where
+                nobody else watches.
             aside: The other arguments of `Loader`.
 
         Raises:
@@ -120,7 +136,7 @@ class TrainLoader(Loader):
         """
         super().__init__(collate, prefetch, layout, **aside)
         self._plan, self._position, self._ahead = plan, position, ahead
-        self._closed = False
+        self._closed, self._fixed, self._ended = False, fixed, ended
         _check_layout(plan, layout)
 
     def __len__(self) -> int:
@@ -133,30 +149,46 @@ class TrainLoader(Loader):
         """
         if self._closed:
             return 0
-        epoch, _ = self._position.next(self._plan.steps)
-        return self._plan.steps(epoch) * self._layout.micros
+        epoch, _ = self._position.next(self._steps)
+        return self._steps(epoch) * self._layout.micros
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield what is left of the epoch that comes next."""
-        epoch, step = self._position.next(self._plan.steps)
+        self._begin()
+        epoch, step = self._position.next(self._steps)
         self._position.begin(epoch, step)
         self._closed = False
         micros = self._layout.micros
-        left = (self._plan.steps(epoch) - step) * micros
+        left = (self._steps(epoch) - step) * micros
 
         def name(number: int) -> str:
             return f"epoch {epoch}, step {step + number // micros}"
 
-        parts: Iterable[Part] = self._parts(epoch, step)
+        # Captions and cuts are drawn by epoch, too: what repeats is made as that of the first.
+        of = 0 if self._fixed else epoch
+        parts: Iterable[Part] = self._parts(of, step)
         if self._ahead is not None:
-            parts = self._ahead.along(partial(self._parts, epoch, step))
-        for batch in self._fetched(parts, "training", name):
+            parts = self._ahead.along(partial(self._parts, of, step))
+        for batch in self._fetched(parts, "training", name, partial(self._numbered, epoch)):
             left -= 1  # counted here: `enumerate` holds a batch until it has the next one
             if not left:
                 # Said before it is given out: nobody asks for a batch after the last one.
                 self._position.give_out_last()
+            self._position.give_out()
             yield batch
             del batch
+        if not left and self._ended is not None:
+            self._ended(epoch, self._steps(epoch))
+
+    def _steps(self, epoch: int) -> int:
+        return self._plan.steps(0 if self._fixed else epoch)
+
+    def _numbered(self, epoch: int, batch: Batch) -> Batch:
+        """Return a batch with the numbers of the epoch it is given out in."""
+        if batch.epoch == epoch:
+            return batch
+        first = self._plan.steps_before(epoch)
+        return replace(batch, epoch=epoch, global_step=first + batch.step)
 
     @property
     def report(self) -> FetchReport:
@@ -234,6 +266,7 @@ class EvalLoader(Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's share of every batch."""
+        self._begin()
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
         parts = together(map(self._part, steps))
         return self._fetched(parts, "validating", "validation batch {}".format)

@@ -18,6 +18,7 @@ class Position:
         self._given_out = -1
         self._under_way = False
         self._restored = False
+        self._given, self._counts = 0, False
 
     @property
     def committed(self) -> tuple[int, int]:
@@ -28,6 +29,21 @@ class Position:
     def restored(self) -> bool:
         """Whether it was set by `move` and nothing was begun since."""
         return self._restored
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything was ever noted as completed."""
+        return self._counts
+
+    @property
+    def given(self) -> int:
+        """Micro-batches given out since the epoch, or what is left of it, was begun."""
+        return self._given
+
+    @property
+    def pending(self) -> int:
+        """How many of them are not completed."""
+        return self._given - self._done
 
     def next(self, steps: Callable[[int], int]) -> tuple[int, int]:
         """Return the (epoch, step) that comes next.
@@ -44,10 +60,21 @@ class Position:
         """Note that batches are given out from this step on."""
         self._epoch, self._step, self._done = epoch, step, 0
         self._given_out, self._under_way, self._restored = -1, True, False
+        self._given = 0
 
     def count(self) -> None:
         """Note that one more micro-batch is completed."""
         self._done += 1
+        self._counts = True
+
+    def give_out(self) -> None:
+        """Note that one more micro-batch is about to be given out."""
+        self._given += 1
+
+    def commit(self) -> None:
+        """Note that all that was given out is completed."""
+        self._done = max(self._done, self._given)
+        self._counts = True
 
     def give_out_last(self) -> None:
         """Note that the last micro-batch of the epoch is about to be given out."""
@@ -73,5 +100,6 @@ class Position:
 
     def divide(self, micros: int) -> None:
         """Set the micro-batches of one optimizer step."""
-        self._epoch, self._step = self.committed
-        self._micros, self._done = micros, 0
+        if micros != self._micros or not self._under_way:
+            self._epoch, self._step = self.committed
+            self._micros, self._done, self._given = micros, 0, 0

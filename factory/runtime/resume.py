@@ -34,7 +34,7 @@ def check_format(state: Mapping[str, Any]) -> None:
     """
     # States had no number before there was a second thing to tell apart.
     number = state.get("format", 1)
-    if not isinstance(number, int) or number > STATE_FORMAT:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= STATE_FORMAT:
         raise ResumeError(
             f"the checkpoint's data state has format {number}, and this version reads up to "
             f"{STATE_FORMAT}: it was written by a newer version; update, or start without ckpt_path"
@@ -127,6 +127,36 @@ def check_cut(old: float | None, new: float | None, accepted: bool | Sequence[st
             "or accept it with 'data.accept_changed_plan=[limit_train_batches]'"
         )
     logger.warning("epochs end elsewhere than in the checkpoint's run: %s", change)
+
+
+def check_present(
+    committed: tuple[int, int] | None, trained: int, accepted: bool | Sequence[str]
+) -> None:
+    """Refuse a trainer that goes on where the data does not, unless that is accepted.
+
+    Args:
+        committed: The epoch and the steps in it that the data's state says; None without one.
+        trained: Optimizer steps the trainer has taken in the checkpoint, if it can be that the
+            data has counted them.
+        accepted: See `check_plan`; the key is "data_state".
+
+    Raises:
+        ResumeError: The trainer has taken steps of which the data knows nothing.
+    """
+    if not trained or (committed is not None and any(committed)):
+        return
+    found = "holds no state of the data" if committed is None else "has the data at step 0"
+    if not _is_accepted("data_state: ", accepted):
+        raise ResumeError(
+            f"the checkpoint has the trainer at step {trained} and {found}, so that samples would "
+            "come again. It was saved by a run on other data, or its data module's state was "
+            "removed; take another checkpoint, or begin the data's epoch anew with "
+            "'data.accept_changed_plan=[data_state]'"
+        )
+    logger.warning(
+        "the checkpoint has the trainer at step %s and %s, which begins the trainer's epoch anew, "
+        "as data.accept_changed_plan says", trained, found,
+    )  # fmt: skip
 
 
 def _steps(cut: float | None) -> str:

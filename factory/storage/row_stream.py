@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from factory.errors import StorageError, TableError, UnsafeKeyError
+from factory.errors import ResumeError, StorageError, TableError, UnsafeKeyError
 from factory.storage.dataset_folder import MappedRows
 from factory.storage.huggingface import (
     HuggingFaceStorage,
@@ -115,10 +115,20 @@ class RowStream:
             shard: The shard, from 0.
             state: What `ShardRows.state` returned.
             index: `ShardRows.index` at that time.
+
+        Raises:
+            ResumeError: There is no such shard, or it cannot go on from the state.
         """
-        part = self._dataset.shard(num_shards=self.shards, index=shard)
-        if state is not None:
-            part.load_state_dict(state)
+        try:
+            part = self._dataset.shard(num_shards=self.shards, index=shard)
+            if state is not None:
+                part.load_state_dict(state)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ResumeError(
+                f"{self.storage.identity} cannot go on in shard {shard} of {self.shards} from "
+                f"where the checkpoint says ({type(error).__name__}: {error}); restore the dataset "
+                "(pin it with storage.revision), or take another checkpoint"
+            ) from error
         look = None if self._mapped is None else partial(self._mapped.look_in, shard, self.shards)
         return ShardRows(self.storage, part, self._paths, shard, index, look)
 

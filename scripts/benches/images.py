@@ -132,12 +132,14 @@ class PillowPictures:
 def pixel_module(folder: Path, scratch: Path, options: argparse.Namespace) -> Any:
     """Return a data module that gives pixels of a folder, captions from file names."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
+    from factory.catalog.captions import FilenameCaptions
     from factory.storage.local import LocalStorage
 
     place = CachePlace(LocalStorage(str(scratch)))
     backend = ImageBackend(
         name="pictures",
         storage=LocalStorage(str(folder)),
+        caption=FilenameCaptions(),
         resolution=options.resolution,
         decode=options.decode,
     )

@@ -92,8 +92,11 @@ def storage_lines(
 ) -> Iterator[Line]:
     """Time runs over one storage."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
+    from factory.catalog.captions import FilenameCaptions
 
-    backend = ImageBackend(name="pictures", storage=storage, resolution=options.resolution)
+    backend = ImageBackend(
+        name="pictures", storage=storage, caption=FilenameCaptions(), resolution=options.resolution
+    )
     place = CachePlace(LocalStorage(str(scratch)))
     data = FactoryDataModule([backend], batch_size=options.batch_size, cache=place)
     data.prepare_data()

@@ -100,12 +100,14 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
     """Return a folder of pictures, scanned, with an empty store."""
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.backends.source import Source
+    from factory.catalog.captions import FilenameCaptions
     from factory.engine.local import LocalEngine
     from factory.storage.local import LocalStorage
 
     backend = ImageBackend(
         name="pictures",
         storage=LocalStorage(str(scratch / "pictures")),
+        caption=FilenameCaptions(),
         resolution=options.resolution,
     )
     store = ImageEmbedBackend(
@@ -165,6 +167,7 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.backends.precompute import missing_pictures
     from factory.backends.source import Source
+    from factory.catalog.captions import FilenameCaptions
     from factory.catalog.facts import Facts
     from factory.encoder.dct import BlockDCT
     from factory.storage.local import LocalStorage
@@ -178,7 +181,9 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
             "height": rng.integers(400, 3000, rows),
         }
     )
-    backend = ImageBackend(name="asked", storage=LocalStorage(str(scratch)), resolution=512)
+    backend = ImageBackend(
+        name="asked", storage=LocalStorage(str(scratch)), caption=FilenameCaptions(), resolution=512
+    )
     place = CachePlace(LocalStorage(str(scratch / "asked")))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
     source = Source(backend, backend.catalog(Facts.of_table(table, {}), 0), store)

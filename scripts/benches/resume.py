@@ -59,6 +59,7 @@ def _source(path: Path, folder: Path) -> Any:
 def _resume(source: Any, at: int) -> float:
     """Resume a new data module from a step; return the seconds until its first batch."""
     from factory.datamodule import FactoryDataModule
+    from factory.runtime.data_state import sealed
 
     class Fake(FactoryDataModule):
         """Batches that tell their rows."""
@@ -74,7 +75,7 @@ def _resume(source: Any, at: int) -> float:
     before = module()
     before.setup()
     epoch, step = before.plan.position(at)
-    state = {**before.state_dict(), "epoch": epoch, "step": step}
+    state = sealed({**before.state_dict(), "epoch": epoch, "step": step})
     data = module()
     start = time.perf_counter()
     data.setup()

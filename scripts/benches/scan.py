@@ -46,9 +46,12 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 def local(folder: Path, runs: int) -> Iterator[Line]:
     """Time the floor, a cold scan, a warm start, and a refresh after one changed file."""
     from factory import ImageBackend
+    from factory.catalog.captions import FilenameCaptions
     from factory.storage import LocalStorage
 
-    backend = ImageBackend(name="pictures", storage=LocalStorage(str(folder)))
+    backend = ImageBackend(
+        name="pictures", storage=LocalStorage(str(folder)), caption=FilenameCaptions()
+    )
     paths = [str(path) for path in folder.rglob("*.jpg")]
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,6 +78,7 @@ def local(folder: Path, runs: int) -> Iterator[Line]:
 def bucket(count: int, runs: int) -> Iterator[Line]:
     """Time bare ranged GETs and a cold scan of a bucket on a SeaweedFS server."""
     from factory import ImageBackend
+    from factory.catalog.captions import FilenameCaptions
     from factory.demo.s3server import S3Server
     from factory.storage.s3 import S3Storage
 
@@ -84,7 +88,10 @@ def bucket(count: int, runs: int) -> Iterator[Line]:
         os.environ.update(server.environment())
         server.upload(Path(scratch) / "pictures", "training-data", "pictures")
         storage = S3Storage("training-data", endpoint_url=server.endpoint_url)
-        desk = Desk(ImageBackend(name="pictures", storage=storage), Path(scratch))
+        desk = Desk(
+            ImageBackend(name="pictures", storage=storage, caption=FilenameCaptions()),
+            Path(scratch),
+        )
         keys = [info.key for info in storage.objects("pictures")]
         for _ in range(runs + 1):
             note(times, "bare ranged GETs", lambda: bare_gets(storage, keys))

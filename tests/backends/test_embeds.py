@@ -14,6 +14,7 @@ from factory.backends.image import Crop
 from factory.backends.picture import Picture, ReadPicture
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
+from factory.catalog.captions import FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -65,7 +66,9 @@ def place(root: Path) -> CachePlace:
 
 def source_of(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) -> Source:
     """Return the folder "p" scanned, with a store of latents."""
-    shared: dict[str, Any] = {"resolution": 64, "alignment": 16, **settings}
+    shared: dict[str, Any] = {
+        "resolution": 64, "alignment": 16, "caption": FilenameCaptions(), **settings
+    }  # fmt: skip
     backend = ImageBackend(name="pics", prefix="p", storage=storage, **shared)
     store = ImageEmbedBackend(name="latents", cache=place(root), encoder=encoder, batch_size=3)
     return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
@@ -200,7 +203,9 @@ def test_one_server_of_many_that_fails_costs_its_picture(tmp_path: Path) -> None
 
 def registry(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) -> Registry:
     """Return a registry of one backend and a store of latents."""
-    shared: dict[str, Any] = {"resolution": 64, "alignment": 16, **settings}
+    shared: dict[str, Any] = {
+        "resolution": 64, "alignment": 16, "caption": FilenameCaptions(), **settings
+    }  # fmt: skip
     backend = ImageBackend(name="pics", prefix="p", storage=storage, **shared)
     store = ImageEmbedBackend(name="latents", cache=place(root), encoder=encoder)
     return Registry([backend, store], cache=place(root), engine=ENGINE)

@@ -9,7 +9,7 @@ import pytest
 
 from factory import ConditioningBackend, Crop, EvalBackend, ImageBackend
 from factory.backends.image import SampleBackend
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions import FilenameCaptions, TextFileCaptions
 from factory.catalog.discovery import Discovery
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.storage.local import LocalStorage
@@ -21,7 +21,10 @@ def backend(
     root: Path | str = ".", kind: type[SampleBackend] = ImageBackend, **settings: Any
 ) -> Any:
     """Return a backend "pics" of a folder "p"."""
-    shared = {"name": "pics", "prefix": "p", "resolution": 64, "alignment": 16}
+    shared: dict[str, Any] = {
+        "name": "pics", "prefix": "p", "resolution": 64, "alignment": 16,
+        "caption": FilenameCaptions(),
+    }  # fmt: skip
     return kind(storage=LocalStorage(str(root)), **{**shared, **settings})
 
 
@@ -160,3 +163,25 @@ def test_metadata_settings_reach_the_scan(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 1)
     with pytest.raises(EmptyBackendError):
         backend(tmp_path, metadata=Discovery(suffixes=(".jpg",))).scan(None, ENGINE)
+
+
+def test_captions_are_text_files_by_default_as_in_a_composed_config(tmp_path: Path) -> None:
+    from factory import EvalBackend, VideoBackend, build, compose
+
+    storage = LocalStorage(str(tmp_path))
+    cfg = compose(
+        ["data=single", f"storage.root={tmp_path}", "+data/backend@data.backends.clips=video",
+         "data.backends.clips.frames=4"]
+    )  # fmt: skip
+    composed = build(cfg).registry.backends
+    made = [
+        ImageBackend(name="photos", storage=storage),
+        EvalBackend(name="holdout", storage=storage),
+        VideoBackend(name="clips", storage=storage, frames=4),
+    ]
+    for one in made:
+        assert one.caption == composed[one.name].caption
+    write_pictures(tmp_path / "p", 2)
+    plain = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
+    catalog = plain.catalog(plain.scan(None, ENGINE), 0)
+    assert catalog.caption(0, seed=1, epoch=0) == "picture 0"

@@ -18,6 +18,7 @@ from factory.backends.on_demand import Tally, read_captions
 from factory.backends.precompute import fill_captions
 from factory.backends.source import Source
 from factory.cache.store import UnusableRowsError
+from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import AccessDeniedError, CacheError
@@ -49,7 +50,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scanned(pictures: Path) -> Source:
     """The pictures scanned, without a store."""
     backend = ImageBackend(
-        name="pics", prefix="p", storage=Watched(str(pictures)), resolution=64, alignment=16
+        name="pics",
+        prefix="p",
+        caption=FilenameCaptions(),
+        storage=Watched(str(pictures)),
+        resolution=64,
+        alignment=16,
     )
     return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0))
 

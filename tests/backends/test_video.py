@@ -13,6 +13,7 @@ import torch
 
 from factory import CachePlace, ConditioningBackend, ImageEmbedBackend, VideoBackend
 from factory.backends.source import Source, Unusable
+from factory.catalog.captions import FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
 from factory.catalog.parquet import ParquetTable
@@ -28,7 +29,7 @@ from tests.pictures import colour, write_pictures
 from tests.pixels import pixels_of
 
 VIDEOS = Path(__file__).parents[1] / "media" / "videos"
-SHARED: dict[str, Any] = {"resolution": 64, "alignment": 16}
+SHARED: dict[str, Any] = {"resolution": 64, "alignment": 16, "caption": FilenameCaptions()}
 
 
 def backend(storage: LocalStorage, **settings: Any) -> VideoBackend:

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from factory.backends.image import ImageBackend
+from factory.catalog.captions import FilenameCaptions
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import ENGINE
 from tests.media.pictures import plain, turned_jxl
@@ -16,7 +17,14 @@ def test_a_scan_without_the_extra_drops_them_and_one_with_it_does_not(
     storage = MemoryStorage()
     storage.write("p/a.jxl", turned_jxl(6))
     storage.write("p/b.jpg", plain("JPEG"))
-    backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
+    backend = ImageBackend(
+        name="pics",
+        prefix="p",
+        caption=FilenameCaptions(),
+        storage=storage,
+        resolution=64,
+        alignment=16,
+    )
     with monkeypatch.context() as absent:
         absent.setitem(sys.modules, "imagecodecs", None)
         without = backend.scan(None, ENGINE)

@@ -12,6 +12,7 @@ from PIL import Image
 from factory import Batch, ConditioningBackend, FactoryDataModule, VideoBackend
 from factory.backends.naming import find_sample, near_names
 from factory.backends.source import Source
+from factory.catalog.captions import FilenameCaptions
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
 from factory.conditioning.generator import as_rgb, drawing
 from factory.encoder.dct import BlockDCT
@@ -176,7 +177,7 @@ def test_frames_of_a_clip_are_made_one_by_one_with_the_same_chance(tmp_path: Pat
     storage = LocalStorage(str(tmp_path))
     write_clip(tmp_path / "v/0000.mp4", 8)
     clips = VideoBackend(name="pics", prefix="v", storage=storage, frames=4, resolution=64,
-                         alignment=16)  # fmt: skip
+                         alignment=16, caption=FilenameCaptions())  # fmt: skip
     source = Source(clips, clips.catalog(clips.scan(None, ENGINE), 0))
     rows = source.catalog.decisions.order
     frames = pixels_of(source, rows, ENGINE).numpy()[0]

@@ -14,6 +14,7 @@ from factory.errors import PlanError, ResumeError, StorageError
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import read_ledger
 from factory.registry import Registry
+from factory.runtime.data_state import sealed
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import Layout, TrainLoader
 from factory.runtime.part import Part
@@ -147,7 +148,7 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_else_open(
 
 def test_what_was_refused_is_refused_again_and_moves_nothing(root: Path) -> None:
     old = ready(root, seed=1)
-    state = {**old.state_dict(), "step": 3}
+    state = sealed({**old.state_dict(), "step": 3})
     data = data_module(root, encoded=False, seed=2)
     data.load_state_dict(state)
     for _ in range(2):

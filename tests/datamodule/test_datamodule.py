@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import ConfigError, ImageBackend
 from factory.errors import PlanError, ResumeError
+from factory.runtime.data_state import sealed
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 from tests.pictures import colour, write_pictures
@@ -223,7 +224,7 @@ def test_a_changed_plan_can_be_accepted(root: Path) -> None:
     data = data_module(root)
     data.prepare_data()
     data.setup()
-    state = {**data.state_dict(), "step": 2}
+    state = sealed({**data.state_dict(), "step": 2})
     data.close()
     changed = data_module(root, batch_size=2, accept_changed_plan=True)
     changed.prepare_data()

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
 
+from factory import Batch
+from factory.catalog.captions import TextFileCaptions
 from factory.errors import ObjectNotFoundError, PlanError, ResumeError
-from tests.datamodule.building import data_module, trainer, write_folders
+from factory.sampling.mixture import Mixture
+from tests.datamodule.building import Watching, data_module, trainer, write_folders
 from tests.datamodule.test_lightning_traps import Model, Step, fit
 
 pytestmark = pytest.mark.filterwarnings(
@@ -190,6 +194,50 @@ def test_a_quick_look_at_everything(root: Path, micros: int) -> None:
 def test_overfitting_sees_some_steps_again_in_each_epoch(root: Path) -> None:
     steps = fit(root, max_epochs=3, overfit_batches=2)
     assert [step[:2] for step in steps] == [(e, s) for e in range(3) for s in range(2)]
+    keys = [step[2] for step in steps]
+    assert keys[:2] == keys[2:4] == keys[4:]
+    assert keys[0] != keys[1]
+
+
+class Quiet(Watching):
+    """Keeps batches, and validates on nothing."""
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Be there, so that Lightning misses nothing."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "data"),
+    [
+        ({"overfit_batches": 4, "accumulate_grad_batches": 2}, {}),
+        ({"overfit_batches": 0.5}, {"sampling": Mixture(epoch_steps=4)}),
+        ({"overfit_batches": 3}, {"caption": TextFileCaptions(dropout=0.5)}),
+    ],
+)
+def test_batches_that_are_overfit_repeat_whole(
+    root: Path, tmp_path: Path, settings: dict[str, Any], data: dict[str, Any]
+) -> None:
+    def run(epochs: int, ckpt: Path | None = None) -> list[Batch]:
+        model, made = Quiet(), data_module(root, ledger=tmp_path / "ledger", **data)
+        fitting = trainer(tmp_path, max_epochs=epochs, limit_val_batches=0, **settings)
+        fitting.fit(model, datamodule=made, ckpt_path=ckpt, weights_only=True)
+        made.close()
+        fitting.save_checkpoint(tmp_path / "end.ckpt")
+        return model.batches
+
+    before = run(2)
+    after = run(4, tmp_path / "end.ckpt")
+    epochs: dict[int, list[Batch]] = {}
+    for batch in before + after:
+        epochs.setdefault(batch.epoch, []).append(batch)
+    assert sorted(epochs) == [0, 1, 2, 3]
+    for number in range(1, 4):
+        for one, other in zip(epochs[0], epochs[number], strict=True):
+            assert (one.keys, one.captions, one.step) == (other.keys, other.captions, other.step)
+            assert torch.equal(one.latents, other.latents)
+    numbers = [batch.global_step for batch in before + after]
+    assert numbers == sorted(numbers)
+    assert not (tmp_path / "ledger").exists()
 
 
 def test_looking_for_a_learning_rate_moves_nothing(root: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from factory import EvalBackend
 from factory.backends.conditioning import ConditioningBackend
 from factory.backends.image import Crop
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions import FilenameCaptions, TextFileCaptions
 from factory.conditioning import Canny, RandomMasks
 from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Run
@@ -300,7 +300,11 @@ def test_copies_and_samples_both_trained_and_validated_on(tmp_path: Path) -> Non
     shutil.copy2(tmp_path / "a/0001.png", tmp_path / "a/copy.png")
     shutil.copy2(tmp_path / "a/0002.png", tmp_path / "held/x.png")
     held = EvalBackend(
-        name="held", prefix="held", storage=LocalStorage(str(tmp_path)), resolution=64
+        name="held",
+        prefix="held",
+        storage=LocalStorage(str(tmp_path)),
+        resolution=64,
+        caption=FilenameCaptions(),
     )
     figures = dry_run(tmp_path, one_backend(tmp_path), held).figures
     [copies] = problems(figures, "holds copies")

@@ -12,6 +12,7 @@ from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBacken
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
 from factory.bulk import Engine
+from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.local import LocalEngine
@@ -31,7 +32,14 @@ PICTURES = 24
 def source_of(root: Path, cache: str, storage: Any = None, encoder: Any = None) -> Source:
     """Return the folder "p" scanned, with a store of latents of its own."""
     files = storage or LocalStorage(str(root))
-    backend = ImageBackend(name="pics", prefix="p", storage=files, resolution=64, alignment=16)
+    backend = ImageBackend(
+        name="pics",
+        prefix="p",
+        caption=FilenameCaptions(),
+        storage=files,
+        resolution=64,
+        alignment=16,
+    )
     kept = CachePlace(LocalStorage(str(root / cache)))
     store = ImageEmbedBackend(
         name="latents", cache=kept, encoder=encoder or BlockDCT(), batch_size=3

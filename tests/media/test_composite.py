@@ -10,6 +10,7 @@ from PIL import Image
 
 from factory.backends.image import ImageBackend
 from factory.backends.picture import Picture, ReadPicture
+from factory.catalog.captions import FilenameCaptions
 from factory.catalog.catalog import Cut
 from factory.engine.local import LocalEngine
 from factory.media.composite import Composite
@@ -55,7 +56,7 @@ def test_a_backend_trains_on_one_strip(kind: str) -> None:
     read = {}
     for index in range(4):
         backend = ImageBackend(
-            name="c", storage=storage, resolution=16, alignment=8,
+            name="c", storage=storage, caption=FilenameCaptions(), resolution=16, alignment=8,
             resolution_type="pixel", composite=Composite(4, index),
         )  # fmt: skip
         whole = backend.scan(None, LocalEngine(1))
@@ -75,7 +76,12 @@ def test_one_column_of_pixels_cannot_be_divided() -> None:
     storage.write("a.png", striped([1, 1, 1]))
     storage.write("b.png", striped([16, 16, 16, 16]))
     backend = ImageBackend(
-        name="c", storage=storage, resolution=16, alignment=8, composite=Composite(4, 0)
+        name="c",
+        storage=storage,
+        caption=FilenameCaptions(),
+        resolution=16,
+        alignment=8,
+        composite=Composite(4, 0),
     )
     catalog = backend.catalog(backend.scan(None, LocalEngine(1)), 0)
     assert catalog.decisions.dropped() == {"geometry_error": 1}

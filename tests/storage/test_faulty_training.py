@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from factory import Batch, CachePlace, FactoryDataModule, ImageBackend
+from factory.catalog.captions import FilenameCaptions
 from factory.errors import FetchError, QuarantineError, StorageUnavailableError
+from factory.runtime.data_state import sealed
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.quarantine import QuarantineLimit
 from factory.storage import LocalStorage, S3Storage, retry
@@ -45,7 +47,16 @@ def data(
     monkeypatch.setattr(retry, "BACKOFF_S", 0.001)
     storage = S3Storage(BUCKET, prefix, proxy.url, timeout_s=1, max_attempts=8, deadline_s=60)
     module = FactoryDataModule(
-        [ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)],
+        [
+            ImageBackend(
+                name="pics",
+                prefix="p",
+                caption=FilenameCaptions(),
+                storage=storage,
+                resolution=64,
+                alignment=16,
+            )
+        ],
         batch_size=4,
         cache=CachePlace(LocalStorage(str(tmp_path / "cache"))),
         quarantine=QuarantineLimit(share=0, at_least=2),
@@ -72,7 +83,7 @@ def same(some: list[Batch], others: list[Batch]) -> None:
 
 def fresh(data: FactoryDataModule) -> FactoryDataModule:
     """Let the data module begin the first epoch again."""
-    data.load_state_dict({**data.state_dict(), "epoch": 0, "step": 0})
+    data.load_state_dict(sealed({**data.state_dict(), "epoch": 0, "step": 0}))
     return data
 
 
