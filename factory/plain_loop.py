@@ -9,7 +9,7 @@ from typing import Self
 import torch.distributed
 from lightning.pytorch import LightningDataModule
 
-from factory.errors import ConfigError, PlanError
+from factory.errors import ConfigError, FactoryError
 from factory.ledger.ledger import Ledger
 from factory.runtime.agreement import agree, agree_on_plan, are_many, first_of_all, of_first
 from factory.runtime.batch import Batch
@@ -18,7 +18,7 @@ from factory.runtime.layout import Layout
 from factory.runtime.peers import Peers, watch
 from factory.runtime.position import Position
 from factory.runtime.progress import Progress
-from factory.runtime.ranks import HOW, Ranks, check_given, check_ranks, find_ranks
+from factory.runtime.ranks import Ranks, check_given, check_ranks, find_ranks
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 
@@ -76,7 +76,8 @@ class PlainLoop(LightningDataModule):
         """Return this rank's micro-batches of one epoch after another, each time it is iterated.
 
         It is a DataLoader for those who ask, such as `fabric.setup_dataloaders`, and not sharded
-        again. What was not prepared is prepared first: by one process, while the others wait.
+        again. What was not prepared is prepared first: by one process of torch.distributed, while
+        the others wait.
 
         Args:
             rank: This process, from 0; None for what the data module was given, else that of
@@ -194,13 +195,16 @@ class PlainLoop(LightningDataModule):
             first_of_all(self.prepare_data, first=first)
         elif ranks.world_size == 1:
             self.prepare_data()
-        else:
-            raise PlanError(
-                f"this is rank {ranks.rank} of {ranks.world_size} without torch.distributed, so "
-                "that nobody can wait while another prepares: call data.prepare_data() in one "
-                f"process, then data.setup() in each; or {HOW}"
-            )
-        self.setup("fit")
+        try:
+            self.setup("fit")
+        except FactoryError as error:
+            if ranks.world_size > 1 and not are_many():
+                error.add_note(
+                    "without torch.distributed nobody can wait while another process prepares: "
+                    "call data.prepare_data() in one, then data.loader() in each; or "
+                    "torch.distributed.init_process_group() first"
+                )
+            raise
 
     def _begin(self) -> None:
         """Be sure, before the first batch of an epoch, that all processes mean the same run."""
