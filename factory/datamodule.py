@@ -38,9 +38,8 @@ from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Record, TrainLoader
 from factory.runtime.layout import Layout
 from factory.runtime.maker import MakerProcess
-from factory.runtime.peers import PEER_TIMEOUT_S, Peers, watch
+from factory.runtime.peers import PEER_TIMEOUT_S, watch
 from factory.runtime.position import Position
-from factory.runtime.progress import Progress
 from factory.runtime.quarantine import Quarantine, QuarantineLimit
 from factory.runtime.ranks import check_ranks
 from factory.runtime.resume import STATE_FORMAT, check_cut, check_plan
@@ -135,14 +134,11 @@ class FactoryDataModule(PlainLoop):
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         self.sources: dict[str, Source] = {}
         self.streams = Streams()
-        self._plan: Plan | None = None
         self._excluded: dict[str, Excluded] = {}  # known once there is a plan
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._unchecked: dict[str, Any] | None = None
         self._supply: Supply | None = None
-        self._position, self._layout, self._progress = Position(), Layout(), Progress()
-        self._peers: Peers | None = None
 
     @property
     def plan(self) -> Plan:

@@ -51,11 +51,6 @@ class PlainLoop(LightningDataModule):
     peer_timeout_s: float | None
     context_parallel: int
     prepare_data_per_node: bool
-    _plan: Plan | None
-    _layout: Layout
-    _position: Position
-    _progress: Progress
-    _peers: Peers | None
 
     def __init__(
         self, rank: int | None, world_size: int | None, accumulate_grad_batches: int | None
@@ -63,7 +58,10 @@ class PlainLoop(LightningDataModule):
         """Store what is said of the ranks, see `loader`; None where nothing is."""
         super().__init__()
         self._say_ranks(rank, world_size, accumulate_grad_batches)
-        self._ranks = Ranks()
+        self._plan: Plan | None = None
+        self._ranks, self._layout = Ranks(), Layout()
+        self._position, self._progress = Position(), Progress()
+        self._peers: Peers | None = None
         self._entered = self._agreed = False
 
     def loader(
