@@ -132,6 +132,13 @@ class PlainLoop(LightningDataModule):
         """The epoch, and the number of its optimizer steps that are completed."""
         return self._position.committed
 
+    @property
+    def world_size(self) -> int:
+        """Number of processes, as far as a trainer or torch.distributed says so by now."""
+        if self.trainer is not None:
+            return int(self.trainer.world_size)
+        return torch.distributed.get_world_size() if are_many() else 1
+
     def __enter__(self) -> Self:
         """Watch the other processes from the first batch on: their end will be told, too."""
         self._entered = True

@@ -5,8 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule
 
+from factory import Batch
 from factory.composer import compose
 from tests.datamodule.building import Recorder
 from tests.pictures import write_pictures
@@ -67,6 +70,46 @@ def test_composed_example_with_the_yaml_example(
     code = next(block for block in blocks("python") if "factory.compose" in block)
     model = run_block(code, tmp_path, monkeypatch)
     assert len(model.seen) == 2  # type: ignore[arg-type]
+
+
+class Loss(torch.nn.Module):
+    """A model of one number, whose loss is that number."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of a batch."""
+        assert len(batch) > 0
+        return self.weight * 1.0
+
+
+def test_loops_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "people" / "photos", 33, sizes=[(600, 600)])
+    write_pictures(tmp_path / "art", 33, sizes=[(600, 600)], captions=False)
+    option = next(block for block in blocks("yaml") if "backends.photos" in block)
+    (tmp_path / "myconf" / "data").mkdir(parents=True)
+    (tmp_path / "myconf" / "data" / "mine.yaml").write_text(option.replace("1024", "64"))
+    monkeypatch.chdir(tmp_path)
+    loop, fabric = (block for block in blocks("python") if "data.commit()" in block)
+    build = f"['data=mine', 'storage.root={tmp_path}', 'data.batch_size=8']"
+    loop = loop.replace('["data=mine"]', build).replace("torch.distributed.init_", "# ")
+    loop = loop.replace("max_steps=1000", "max_steps=101")
+    model = Loss()
+    names = {
+        "model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "device": "cpu", "resuming": False, "Fabric": Fabric,
+    }  # fmt: skip
+    exec(compile(loop, "README.md", "exec"), names)
+    saved = torch.load("last.pt")["data"]
+    assert names["data"].plan.steps_before(saved["epoch"]) + saved["step"] == 100  # type: ignore[attr-defined]
+    begin = loop.partition("with data:")[0].replace("resuming", "True")
+    fabric = fabric.replace("devices=2", "accelerator='cpu', devices=1").replace("range(10)", "[0]")
+    exec(compile(begin + fabric, "README.md", "exec"), names)
+    epoch, step = names["data"].committed  # type: ignore[attr-defined]
+    assert step == names["data"].plan.steps(epoch)  # type: ignore[attr-defined]
 
 
 def test_every_folder_of_the_map_is_there_and_the_reverse() -> None:
