@@ -17,6 +17,7 @@ from factory.cache.container import Bytes, DamagedError
 from factory.cache.mapping import mapped_file
 from factory.errors import StorageError
 from factory.storage.base import Put
+from factory.storage.extent import Extent
 
 if TYPE_CHECKING:
     from factory.cache.tier import Tier
@@ -51,11 +52,13 @@ class Copy(Protocol):
         data: All bytes, uint8 [size], not to be written to; those not fetched are zeros.
         kept: Whether it outlives a batch.
         complete: Whether nothing of it is missing.
+        extent: The file it is mapped from; None where it is in memory.
     """
 
     data: Bytes
     kept: bool
     complete: bool
+    extent: Extent | None
 
     def has(self, ranges: NDArray[np.int64]) -> bool:
         """Tell whether nothing is missing of some ranges, int64 [n, 2]."""
@@ -74,9 +77,9 @@ class Whole:
 
     kept = complete = True
 
-    def __init__(self, data: Bytes) -> None:
-        """Hold its bytes."""
-        self.data = data
+    def __init__(self, data: Bytes, extent: Extent | None = None) -> None:
+        """Hold its bytes, and the file they are mapped from."""
+        self.data, self.extent = data, extent
 
     def has(self, ranges: NDArray[np.int64]) -> bool:
         """Return True: nothing is missing."""
@@ -96,6 +99,7 @@ class _Partial:
         self.data, self._present = data, present
         self._read, self._where, self._whole = read, where, whole
         self.complete = False
+        self.extent: Extent | None = None
 
     def has(self, ranges: NDArray[np.int64]) -> bool:
         """Tell whether nothing is missing of some ranges."""
@@ -228,6 +232,7 @@ class Stored(_Partial):
         data = self.memory.view()
         data.flags.writeable = False
         super().__init__(data, record[_HEAD.itemsize :], read, where, whole=whole)
+        self.extent = Extent(str(path), self._inode, data.size)
         self.complete = bool(self._present.all())
         self._head["used"] = time.time_ns()
 

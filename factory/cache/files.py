@@ -10,7 +10,7 @@ import numpy as np
 
 from factory.cache.container import Bytes, DamagedError
 from factory.cache.copies import Copy, Passing, Range, Read, Whole
-from factory.cache.mapping import foresee, mapped_file
+from factory.cache.mapping import extent_of, file_bytes, foresee, mapped_file
 from factory.cache.packing import SUFFIX, plain_name, unpacked
 from factory.cache.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
@@ -85,16 +85,17 @@ class Files:
             if copy is not None:
                 yield copy
         if path is not None and mappable:
+            extent = extent_of(path)
             data = self._mapped(path, name, size)
             foresee(data.ctypes.data, min(size, _HEADER))
-            yield Whole(data)
+            yield Whole(data, extent)
         else:
             # Where there is no tier at all, what was used is held in memory.
             kept = not tiers
             yield Passing(plain_size, published, self.where(name), kept=kept, whole=packed)
 
     def data(self, name: str, size: int = UNKNOWN_SIZE, plain_size: int = UNKNOWN_SIZE) -> Bytes:
-        """Return a file's bytes, uint8 [bytes], mapped if possible; not to be written to.
+        """Return a file's bytes, uint8 [bytes], mapped if they are many; not to be written to.
 
         Args:
             name: The file's name; one that says it is packed is unpacked.
@@ -112,7 +113,9 @@ class Files:
         if path is None and self.mirror is not None:
             path = self._mirrored(name, size, LocalStorage(root=self.mirror))
         if path is not None:
-            return self._mapped(path, name, size)
+            data = file_bytes(path)
+            self._check_size(name, data.size, size)
+            return data
         return np.frombuffer(self.published(name, size), np.uint8)
 
     def published(self, name: str, size: int = UNKNOWN_SIZE) -> bytes:

@@ -6,16 +6,17 @@ import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
 
 from factory.cache.container import DamagedError
-from factory.cache.mapping import mapped_file
+from factory.cache.mapping import extent_of, file_bytes
 from factory.cache.table import Table, pack_table, read_table
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.local import LocalStorage
+from factory.storage.sealed import READ_WHOLE
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,9 @@ class LocalTables:
     def _read(self, name: str) -> Table | None:
         path = Path(self.folder) / name
         try:
-            return read_table(mapped_file(path), str(path))
+            extent, data = extent_of(path), file_bytes(path)
+            table = read_table(data, str(path))
+            return replace(table, extent=extent) if data.size > READ_WHOLE else table
         except ObjectNotFoundError:
             return None  # another process put a larger one in its place
         except DamagedError as error:

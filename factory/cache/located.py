@@ -11,7 +11,7 @@ from factory.cache.chosen import Chosen
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.index import Found
 from factory.cache.ready import Ready, ready
-from factory.cache.shard import row_bytes
+from factory.cache.shard import cut_among, row_bytes
 from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
 
@@ -42,7 +42,7 @@ class Located:
 
     def read(self, *, pad: bool = False, empty: Empty = new_memory) -> dict[str, torch.Tensor]:
         """Return the rows, each field a tensor [n, ...]; see `TensorStore.read`."""
-        if self.ready is not None:
+        if self.ready is not None and not cut_among(self.ready.shards):
             return self.ready.read(empty)
         return self.store.read(self.found, self.snapshot, pad=pad, empty=empty)
 

@@ -11,6 +11,8 @@ import torch
 
 from factory.cache.container import Bytes
 from factory.errors import ObjectNotFoundError, StorageError
+from factory.storage.extent import Extent
+from factory.storage.sealed import READ_WHOLE
 
 
 def mapped_file(path: Path, *, shared: bool = False) -> Bytes:
@@ -39,6 +41,33 @@ def mapped_file(path: Path, *, shared: bool = False) -> Bytes:
     if not shared:
         data.flags.writeable = False
     return data
+
+
+def file_bytes(path: Path) -> Bytes:
+    """Return a file's bytes, uint8 [bytes]: in memory of this process, or of a large file mapped.
+
+    What is in memory cannot be cut by others while it is in use.
+
+    Raises:
+        ObjectNotFoundError: There is no such file.
+        StorageError: It cannot be read.
+    """
+    try:
+        if path.stat().st_size > READ_WHOLE:
+            return mapped_file(path)
+        return np.frombuffer(path.read_bytes(), np.uint8)
+    except FileNotFoundError as error:
+        raise ObjectNotFoundError(f"{path} does not exist") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def extent_of(path: Path) -> Extent | None:
+    """Return how long a file is that is about to be mapped; None where there is no such file."""
+    try:
+        return Extent.of(path)
+    except OSError:
+        return None  # who maps it says why
 
 
 def foresee(address: int, nbytes: int) -> None:

@@ -125,7 +125,8 @@ class OpenShards:
         self._files.close()
 
     def _held(self, record: ShardRecord, copy: Copy) -> Shard:
-        shard = Shard(copy.data, self._files.where(record.name), record.layout, record.rows)
+        where = self._files.where(record.name)
+        shard = Shard(copy.data, where, record.layout, record.rows, copy.extent)
         if copy.kept:
             self._shards[plain_name(record.name)] = shard, copy
         return shard

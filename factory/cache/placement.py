@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from factory.cache.container import DamagedError, digest, header, parse
 from factory.cache.index import Found
-from factory.cache.mapping import mapped_file
+from factory.cache.mapping import file_bytes
 from factory.cache.recipe import KEY_DTYPE, Keys
 from factory.cache.snapshot import Snapshot
 from factory.cache.store import TensorStore
@@ -330,7 +330,7 @@ def _digest(columns: Iterable[memoryview]) -> str:
 
 
 def _opened(path: Path, count: int) -> Columns:
-    metadata, tensors = parse(mapped_file(path), str(path))
+    metadata, tensors = parse(file_bytes(path), str(path))
     if {name: (t.code, t.shape) for name, t in tensors.items()} != {
         "checksum": ("U64", (count,)), "row": ("U32", (count,)), "shard": ("I32", (count,))
     }:  # fmt: skip

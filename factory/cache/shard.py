@@ -1,6 +1,7 @@
 """How do rows of equal shape lie in a shard, and how are they gathered from it?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -10,6 +11,12 @@ import torch
 
 from factory.cache.container import CODES, DTYPES, Bytes, DamagedError, digest, header, parse
 from factory.errors import CacheError
+from factory.storage.extent import Extent
+
+# Shards that are looked at each time, and how long others are trusted, seconds: a thousand shards
+# then cost a hundredth of the time at most.
+_FEW = 8
+_LATELY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -174,16 +181,28 @@ class Shard:
         addresses: Where each field begins in the memory of this process, bytes.
         verified: For each row whether it was found sound, one byte each.
         verified_at: Where those bytes lie in the memory of this process.
+        extent: The file that the rows are mapped from; None where they are in memory.
+        looked: When it was last looked at whether that was cut; seconds of `time.monotonic`.
     """
 
-    def __init__(self, data: Bytes, source: str, layout: Layout, rows: int) -> None:
+    def __init__(
+        self, data: Bytes, source: str, layout: Layout, rows: int, extent: Extent | None = None
+    ) -> None:
         """Check that the file holds what its index says.
+
+        Args:
+            data: Its bytes, uint8 [bytes].
+            source: What errors call it.
+            layout: What its rows are made of.
+            rows: How many there are.
+            extent: The file that the bytes are mapped from; None where they are in memory.
 
         Raises:
             DamagedError: It does not.
             CacheError: It was written in a newer format.
         """
         self.source, self.layout, self.rows = source, layout, rows
+        self.extent, self.looked = extent, time.monotonic()
         tensors = parse(data, source)[1]
         found = [(name, tensor.code, tensor.shape) for name, tensor in tensors.items()]
         if sorted(found) != sorted((f.name, f.code, (rows, *f.shape)) for f in layout):
@@ -217,6 +236,23 @@ class Shard:
     def beyond(self) -> str:
         """What is wrong where an index lists a row that is not there."""
         return f"the index of {self.source} lists a row beyond its {self.rows}"
+
+
+def cut_among(shards: Collection[Shard]) -> list[Shard]:
+    """Return those of some shards whose files were cut since they were mapped.
+
+    To copy a row from one would end the process. Few shards are looked at each time. Of many, those
+    that were not of late: to ask takes a microsecond, where a batch may have rows of a hundred.
+    """
+    now = time.monotonic()
+    found = []
+    for shard in shards:
+        if shard.extent is None or (len(shards) > _FEW and now - shard.looked < _LATELY_S):
+            continue
+        shard.looked = now
+        if shard.extent.shrunk:
+            found.append(shard)
+    return found
 
 
 def addresses_of(pairs: Iterable[tuple[Shard, int]], number: int, stride: int) -> list[int]:

@@ -26,7 +26,7 @@ from factory.cache.opened import OpenShards
 from factory.cache.packing import check_compression, plain_name
 from factory.cache.recipe import Keys, as_keys, canonical
 from factory.cache.segment import Segment, ShardRecord
-from factory.cache.shard import Shard
+from factory.cache.shard import Shard, cut_among
 from factory.cache.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
@@ -262,7 +262,7 @@ class TensorStore:
         checksums = found.checksum if verify else None
         fetched_again: set[str] = set()
         while True:
-            shards = self._shards(distinct, found, snapshot)
+            shards = self._uncut(distinct, found, snapshot)
             rows = [shards[number] for number in numbers], found.row.tolist()
             try:
                 return gather_rows(*rows, checksums, out, empty, pad=pad)
@@ -446,6 +446,15 @@ class TensorStore:
         # A folder of its own for each cache: two storages may hold stores of one name.
         name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
         return Path(self.local_dir) / "merged" / name
+
+    def _uncut(self, numbers: set[int], found: Found, snapshot: Snapshot) -> dict[int, Shard]:
+        """Return shards as `_shards` does; those whose files were cut are opened anew."""
+        shards = self._shards(numbers, found, snapshot)
+        cut = cut_among(shards.values())
+        again = {number for number in numbers if cut and shards[number] in cut}
+        for number in again:
+            self._open.discard(snapshot.index.shards[number])
+        return {**shards, **self._shards(again, found, snapshot)} if again else shards
 
     def _shards(self, numbers: set[int], found: Found, snapshot: Snapshot) -> dict[int, Shard]:
         """Return opened shards with the rows asked for; what is missing comes side by side."""

@@ -21,6 +21,8 @@ from factory.cache.segment import (
     records_json,
     whole,
 )
+from factory.errors import CacheError
+from factory.storage.extent import Extent
 
 # Both halves of a key as numbers: comparing those is several times as quick as comparing bytes.
 Halves: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.uint64]]
@@ -65,6 +67,7 @@ class Table:
         row: uint32 [n], row in the shard.
         checksum: uint64 [n].
         twins: Whether any two keys share their first half.
+        extent: The file that the columns are mapped from; None where they are in memory.
     """
 
     segments: frozenset[str]
@@ -76,6 +79,7 @@ class Table:
     row: NDArray[np.uint32]
     checksum: NDArray[np.uint64]
     twins: bool
+    extent: Extent | None = None
 
     def __len__(self) -> int:
         """Return how many keys there are."""
@@ -83,6 +87,11 @@ class Table:
 
     def search(self, keys: Halves) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
         """Return for each key whether it is here, and at which entry."""
+        if self.extent is not None and self.extent.shrunk:
+            raise CacheError(
+                f"{self.extent.path} was cut while it was in use; delete it and start again: it is "
+                "merged anew"
+            )
         heads, tails = keys
         if not len(self):
             return np.zeros(len(heads), np.bool_), np.zeros(len(heads), np.intp)
@@ -270,4 +279,4 @@ def read_table(data: Bytes, source: str) -> Table:
         SEGMENT_NAME.fullmatch(name) for name in segments
     ):
         raise DamagedError(f"{source} is damaged: its columns differ in length")
-    return Table(frozenset(segments), dead, origins, twins=twins, **columns)
+    return Table(frozenset(segments), dead, origins, twins=twins, extent=None, **columns)
