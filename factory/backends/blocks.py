@@ -15,6 +15,7 @@ from factory.backends.waiting import StreamSample
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
 from factory.catalog.facts import Fact, Facts
+from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.texts import column_texts
 from factory.errors import MediaError
 from factory.media.headers import measure
@@ -176,7 +177,10 @@ def judge(
         for number, name in enumerate(backend.columns)
         if name in {one.column for one in backend.filters}
     }
-    facts_of = map(_fact, rows, *_texts(backend, stream, rows), repeat(backend.limits))
+    paths = pa.array([row.path for row in rows], pa.large_string())
+    gone = ignored(paths, getattr(backend.metadata, "ignore", IGNORED)).tolist()
+    said = _texts(backend, stream, rows)
+    facts_of = map(_fact, rows, *said, repeat(backend.limits), gone)
     known = Facts.of(facts_of, {}, extra=extra)
     facts = backend.of_parts(known)
     made = backend.decide(facts, seed)
@@ -224,8 +228,12 @@ def _texts(
     return [tuple(text) for text in texts.to_pylist()], errors.to_pylist()
 
 
-def _fact(row: Row, text: tuple[str, ...] | None, text_error: str | None, limits: Limits) -> Fact:
+def _fact(
+    row: Row, text: tuple[str, ...] | None, text_error: str | None, limits: Limits, gone: bool
+) -> Fact:
     said: dict[str, Any] = {"text": text, "text_error": text_error}
+    if gone:
+        return Fact(row.key, 0, "", error=f"ignored: {row.path}", **said)
     if row.data is None:
         return Fact(row.key, 0, "", error=row.error, **said)
     size = len(row.data)

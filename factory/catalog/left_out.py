@@ -103,7 +103,7 @@ def _rows_with_part(keys: Column, beginnings: set[bytes]) -> NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
     ends = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset :][: len(whole) + 1]
     # Padded, so that there is a byte behind the last one.
-    data = np.append(np.frombuffer(whole.buffers()[2], np.uint8)[: ends[-1]], np.uint8([0, 0]))
+    data = np.append(np.frombuffer(whole.buffers()[2], np.uint8)[: ends[-1]], np.zeros(2, np.uint8))
     wanted = np.zeros((256, 256), dtype=bool)
     for beginning in beginnings:
         for first in {beginning[:1], beginning[:1].upper()}:

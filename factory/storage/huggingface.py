@@ -209,8 +209,9 @@ class HuggingFaceStorage(TabularStorage):
             return None
         batches = _OPENED.get(self).images.iter(batch_size=_LISTED_ROWS)
         columns = [pc.struct_field(batch.column(0), "path") for batch in batches]
-        chunks = [chunk for column in columns for chunk in column.chunks]
-        found = pc.fill_null(pa.chunked_array(chunks, pa.string()), "").cast(pa.large_string())
+        kind = pa.large_string()
+        chunks = [chunk.cast(kind) for column in columns for chunk in column.chunks]
+        found = pc.fill_null(pa.chunked_array(chunks, kind), "")
         root = f"{folder.as_posix()}/"
         inside = pc.starts_with(found, root)
         return pc.if_else(inside, pc.utf8_slice_codeunits(found, len(root)), "")

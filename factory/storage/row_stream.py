@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import ResumeError, StorageError, TableError, UnsafeKeyError
@@ -35,6 +36,7 @@ class Row:
         data: The picture's bytes as the dataset holds them; None where there are none.
         error: Why there are none, "reason: detail".
         cells: Values of the columns asked for, in their order.
+        path: Where the picture's file lies in the dataset's folder; "" where that is not known.
     """
 
     shard: int
@@ -42,6 +44,7 @@ class Row:
     data: bytes | None
     error: str | None
     cells: tuple[Any, ...]
+    path: str = ""
 
     @property
     def key(self) -> str:
@@ -185,9 +188,10 @@ class ShardRows:
             found = translated(self._storage, error)
             found.add_note(f"while reading row {self.index} of shard {self.shard}")
             raise found from error
-        data, problem = self._bytes(cells[self._storage.image_column])
+        picture = cells[self._storage.image_column]
+        data, problem = self._bytes(picture)
         values = tuple(_cell(cells, path) for path in self._paths)
-        row = Row(self.shard, self.index, data, problem, values)
+        row = Row(self.shard, self.index, data, problem, values, self._path(picture))
         self.index += 1
         return row
 
@@ -201,6 +205,11 @@ class ShardRows:
         close = getattr(self._rows, "close", None)
         if close is not None:
             close()
+
+    def _path(self, picture: Any) -> str:
+        path = str(picture.get("path") or "") if isinstance(picture, dict) else ""
+        root = f"{Path(self._storage.dataset).absolute().as_posix()}/"
+        return path[len(root) :] if path.startswith(root) else ""
 
     def _bytes(self, picture: Any) -> tuple[bytes | None, str | None]:
         if picture is None:

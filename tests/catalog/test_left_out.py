@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from factory.backends.blocks import judge
 from factory.backends.image import ImageBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions import FilenameCaptions, InstanceCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
 from factory.catalog.globs import matching
@@ -28,6 +29,7 @@ from factory.storage.memory import MemoryStorage
 from factory.storage.tar import TarStorage
 from tests.bad_input.making import prepared
 from tests.dryrun.building import dry_run, one_backend, problems
+from tests.streams import stream
 
 TRASH = (
     ".git/x.jpg", ".Trash-1000/files/x.jpg", ".ipynb_checkpoints/ok-checkpoint.jpg",
@@ -114,6 +116,11 @@ def test_folders_read_by_hugging_face(tmp_path: Path) -> None:
     facts = scan(storage)
     assert len(facts) == 1
     assert sum(facts.left_out.ignored.values()) == 3
+    big = stream(str(tmp_path / "set"), caption=InstanceCaptions(prompt="a"))
+    opened = big.open()
+    rows = [row for shard in range(opened.shards) for row in opened.rows(shard)]
+    outcomes = [each for each in judge(big, opened, rows, 0) if isinstance(each, str)]
+    assert sorted(outcomes) == sorted(f"ignored: {name}" for name in names[1:])
 
 
 def test_they_are_shown_and_remembered(tmp_path: Path) -> None:
