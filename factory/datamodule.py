@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -33,6 +33,7 @@ from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
 from factory.runtime.data_state import check_place, check_state, sealed
 from factory.runtime.encoded_counts import EncodedCounts
+from factory.runtime.expected_memory import check_memory
 from factory.runtime.fetch_report import FetchReport
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import EvalLoader, Record, TrainLoader
@@ -168,7 +169,7 @@ class FactoryDataModule(PlainLoop):
         # First: whether they can be reached shows in seconds.
         self.streams.open(self.registry, batch_size=self.batch_size, seed=self.seed)
         if not self.sources:
-            self.sources = prepare(self.registry, seed=self.seed)
+            self.sources = prepare(self.registry, seed=self.seed, check=partial(check_memory, self))
 
     def setup(self, stage: str = "fit") -> None:
         """Make the plan from the catalogs; Lightning calls it in every process.

@@ -1,7 +1,7 @@
 """Making a registry's backends ready: scan, decide, encode, once for all ranks."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
@@ -18,7 +18,9 @@ from factory.scanning import scan_all, scanned
 logger = logging.getLogger("factory")
 
 
-def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
+def prepare(
+    registry: Registry, *, seed: int, check: Callable[[Mapping[str, Source]], None] | None = None
+) -> dict[str, Source]:
     """Measure what is new, decide, encode what is missing, and publish the facts.
 
     Run by one process; the others `load` what it published.
@@ -26,6 +28,7 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
     Args:
         registry: The backends.
         seed: Seed of random crops.
+        check: Looks at the backends of samples before anything is encoded; may raise.
 
     Returns:
         The backends of samples, made ready, by name.
@@ -42,6 +45,8 @@ def prepare(registry: Registry, *, seed: int) -> dict[str, Source]:
         registry.cache.storage.check(write=True)
     facts = scanned(registry)
     sources = _decide(registry, facts, seed)
+    if check is not None:
+        check(sources)
     touched = list(sources.values())
     # Repeated, for max_samples may put others in the place of what could not be read.
     while unreadable := _encode_pictures(registry, touched):

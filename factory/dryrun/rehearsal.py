@@ -20,6 +20,13 @@ from factory.dryrun.wording import place, redact, size
 from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanError
 from factory.preparation import survey
 from factory.reopening import check_shared
+from factory.runtime.expected_memory import (
+    expected,
+    machine_memory,
+    refusal,
+    sentence,
+    warnings,
+)
 from factory.sampling.plan import Plan
 
 _GRAVITY = {"stop": 0, "warn": 1, "note": 2}
@@ -71,6 +78,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
     )
     if plan is not None and laid_out is not None:
         problems += mixture_problems(plan, laid_out, run)
+    problems += _memory(data, sources, run)
     problems += sample_problems(backends, sources, data.batch_size, mode)
     known = Figures(
         backends,
@@ -117,6 +125,22 @@ def _stopped(name: str | None, error: FactoryError) -> Problem:
     if name is not None and isinstance(error, EmptyBackendError):
         text = text.removeprefix(f"backend {name!r}: ")
     return Problem("stop", name, text, fix if found else "")
+
+
+def _memory(data: FactoryDataModule, sources: Mapping[str, Source], run: Run) -> list[Problem]:
+    """Return what is wrong with the memory that batches take on this machine."""
+    trained = [source for source in sources.values() if source.name in data.registry.data]
+    parts = expected(trained, data.batch_size, data.prefetch, run.ranks * run.micros)
+    (total, free), ram_gb = machine_memory(), data.registry.cache.ram_gb
+    stopped = refusal(parts, total)
+    if stopped is not None:
+        text = f"{stopped.what}, take {size(stopped.least)} of memory, and there are {size(total)}"
+        return [Problem("stop", None, text, stopped.fix)]
+    held = int(ram_gb * 2**30)
+    return [
+        Problem("warn", None, *sentence(part, free, ram_gb).rpartition("; ")[::2])
+        for part in warnings(parts, free, held)
+    ]
 
 
 def _free(cache: CachePlace) -> int | None:
