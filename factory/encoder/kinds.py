@@ -27,8 +27,8 @@ def check_kind(store: str, wanted: str, encoder: object) -> None:
         ConfigError: Names the encoder, what it encodes and how to choose one that fits.
     """
     found = _kind_of(encoder)
-    if found != wanted:
-        told = "nothing" if found is None else _KINDS[found][0]
+    if found is not None and found != wanted:
+        told = _KINDS[found][0]
         encodes, choice = _KINDS[wanted]
         raise ConfigError(
             f"data.backends.{store}.encoder is {type(encoder).__name__}, which encodes {told}; "
@@ -38,7 +38,10 @@ def check_kind(store: str, wanted: str, encoder: object) -> None:
 
 
 def _kind_of(encoder: object) -> str | None:
-    """Return the kind of an encoder; looked up, so that no property reads a model's config."""
+    """Return the kind of an encoder, None of what has no `encode`.
+
+    It is looked up, not asked, so that no property reads a model's config.
+    """
     encode = getattr(type(encoder), "encode", None)
     if encode is None:
         return None
