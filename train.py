@@ -25,8 +25,8 @@ composer.register()
 
 
 @hydra.main(version_base=composer.HYDRA_VERSION, config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Build the backends, train the model, and say what was done."""
+def main(cfg: DictConfig) -> float | None:
+    """Build the backends, train the model, say what was done; return what sweepers minimise."""
     run = HydraConfig.get()
     overrides = list(run.overrides.task)
     with cli.advice(), promised(cfg):
@@ -37,7 +37,8 @@ def main(cfg: DictConfig) -> None:
         # Imported here: what is wrong with a config is said before torch has loaded.
         from factory.training import train
 
-        train(cfg, overrides, Path(run.runtime.output_dir))
+        return train(cfg, overrides, Path(run.runtime.output_dir))
+    return None
 
 
 if __name__ == "__main__":

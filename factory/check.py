@@ -16,7 +16,9 @@ from omegaconf.errors import (
 
 from factory.backends.order import build_order
 from factory.composer import suggest, tidy
-from factory.errors import ConfigError
+from factory.errors import ConfigError, PlanError
+from factory.runtime.layout import Layout
+from factory.sampling.ranks import check_division
 from factory.secrets import masked, secrets_in
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
@@ -38,6 +40,8 @@ GROUP = {
 EMBEDS = {"text_embeds": "text", "image_embeds": "image", "conditioning_image_embeds": "vision"}
 # Those every run has.
 USUAL_EMBEDS = ("text_embeds", "image_embeds")
+# Kinds of backends whose batches are trained on.
+_OF_SAMPLES = ("image", "video", "stream")
 
 
 def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
@@ -56,6 +60,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     problems += _missing(cfg)
     problems += _values(cfg)
     problems += _references(cfg)
+    problems += _divisions(cfg)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -289,6 +294,40 @@ def _in_full(key: str, problem: str, options: Iterable[str]) -> str:
     if not re.match(rf"({names})\b", problem):
         return f"{key}: {problem}"
     return f"{key}." + re.sub(rf"\bset ({names})=", rf"set {key}.\1=", problem)
+
+
+def _divisions(cfg: DictConfig) -> Iterator[str]:
+    """Refuse batches that the trainer's processes cannot share, where it says how many they are."""
+    trainer = cfg.trainer
+    given = {
+        name: trainer.get(name) for name in ("devices", "num_nodes", "accumulate_grad_batches")
+    }
+    ranks = _count(given["devices"]) * _count(given["num_nodes"])
+    micros = _count(given["accumulate_grad_batches"])
+    told = " ".join(f"trainer.{name}={value}" for name, value in given.items() if _count(value) > 1)
+    sizes = {"data": cfg.data, **{f"data.backends.{n}": b for n, b in cfg.data.backends.items()}}
+    try:
+        layout = Layout(ranks=ranks, context_parallel=cfg.data.context_parallel if ranks > 1 else 1)
+    except PlanError as error:
+        yield f"{told}: {error}"
+        return
+    for key, node in sizes.items():
+        size = _read(node, "batch_size")
+        if (key == "data" or kind_of(node) in _OF_SAMPLES) and isinstance(size, int) and size > 0:
+            try:
+                check_division(size, layout.replicas, micros, whom=layout.whom)
+            except PlanError as error:
+                yield f"{key}.batch_size={size}, {told}: {error}"
+
+
+def _count(setting: Any) -> int:
+    """Return how many a setting of the trainer stands for; 1 where the machine decides."""
+    if isinstance(setting, str) and setting.strip().isdecimal():
+        setting = int(setting)
+    if isinstance(setting, ListConfig):
+        return max(len(setting), 1)
+    whole = isinstance(setting, int) and not isinstance(setting, bool)
+    return max(setting, 1) if whole else 1
 
 
 def _references(cfg: DictConfig) -> list[str]:

@@ -73,7 +73,7 @@ def _refuse_secrets(config: DictConfig) -> None:
         raise ConfigError(problems)
 
 
-def run(main: Callable[[], None], arguments: Sequence[str] | None = None) -> None:
+def run(main: Callable[[], Any], arguments: Sequence[str] | None = None) -> None:
     """Call a Hydra main function, and end with advice if its config cannot be composed.
 
     Args:
@@ -135,7 +135,7 @@ def _continued_run(flags: argparse.Namespace) -> tuple[Path, Path] | None:
     return newest_checkpoint(Path(cfg.paths.output_dir))
 
 
-def _has_begun(main: Callable[[], None], error: BaseException) -> bool:
+def _has_begun(main: Callable[[], Any], error: BaseException) -> bool:
     """Tell whether an error comes from the decorated function, not from Hydra before it."""
     code = getattr(getattr(main, "__wrapped__", main), "__code__", None)
     return any(frame.f_code is code for frame, _ in walk_tb(error.__traceback__))

@@ -10,12 +10,12 @@ from typing import get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from factory import plugins, schema
+from factory import override_quotes, plugins, schema
 from factory.errors import ConfigError
 from factory.secrets import masked
 
@@ -124,6 +124,10 @@ def _advice(
     config_dir: str | Path | None,
 ) -> str:
     key = override.partition("=")[0].lstrip("+~")
+    plain = override.lstrip("+")
+    if plain != override and _composes([*accepted, plain], config_name, config_dir):
+        override, plain = masked(override), masked(plain)
+        return f"{override}: {key} is there already, so it is not added; write {plain}"
     override = masked(override)
     if "@" in key or "/" in key or not isinstance(error.__cause__, OmegaConfBaseException):
         return f"{override}: {tidy(error)}"
@@ -141,6 +145,14 @@ def _advice(
     return f"{override}: {tidy(error.__cause__).replace(f'; full_key: {key}', '')}"
 
 
+def _composes(overrides: Sequence[str], config_name: str, config_dir: str | Path | None) -> bool:
+    try:
+        _compose(overrides, config_name, config_dir)
+    except (HydraException, OmegaConfBaseException):
+        return False
+    return True
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean X? options are X, Y" for a name that is not known."""
     listed = sorted(option for option in known if not option.startswith("_"))
@@ -152,7 +164,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def tidy(error: Exception) -> str:
     """Return a Hydra or OmegaConf message in one line, with a suggestion where one fits."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
+    missing = re.search(r"Could not find '([^']+)/([^'/]*)'", str(error))
     if missing:
         return _unknown_option(missing.group(1), missing.group(2), lines)
     kept = [line for line in lines if not line.startswith(("object_type=", "reference_type="))]
@@ -170,7 +182,18 @@ def tidy(error: Exception) -> str:
     near = choice and difflib.get_close_matches(choice[1], choice[2].split(", "), n=1)
     if near:
         return f"{message}; did you mean {near[0]!r}?"
-    return _shape(message) or message
+    return _grammar(error, message) or _shape(message) or message
+
+
+def _grammar(error: Exception, message: str) -> str:
+    """Return advice where Hydra cannot read an override, or what several say together; else ""."""
+    if isinstance(error, OverrideParseException):
+        return override_quotes.advice(masked(error.override))
+    if ambiguous := re.search(r"Ambiguous value for argument '(.*)'; 1\.", message):
+        return override_quotes.advice(masked(ambiguous[1]))
+    if kept := re.search(r"Could not delete from config. The value of '([^']+)' is", message):
+        return f"its value is another; ~{kept[1]} takes it away whatever it is"
+    return ""
 
 
 def _shape(message: str) -> str:

@@ -4,6 +4,7 @@ Two processes that start in one second name the same folder, and a folder that w
 may hold a run. It is decided before anything is written.
 """
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -19,6 +20,8 @@ from factory.run_folder import HYDRA
 _TRAINED = ("checkpoints", "ledger")
 # Variables by which launchers tell a process that it is one of several.
 _SEVERAL = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# What a disk says that takes no more, and of what may not be written.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Folders of this process, locked until it ends.
 _LOCKED: list[int] = []
 
@@ -68,6 +71,14 @@ def unwritable(folder: Path, error: OSError) -> StorageError:
         f"cannot write the run folder {folder}: {error.strerror or error}; free some space or "
         "allow it there, or have it elsewhere: hydra.run.dir=FOLDER for this run, "
         "paths.output_dir=FOLDER (or OUTPUT_DIR) for all"
+    )
+
+
+def is_unwritable(error: OSError, folder: Path) -> bool:
+    """Tell whether an error is about writing to a run folder."""
+    named = error.filename
+    return error.errno in _FULL or (
+        isinstance(named, str | os.PathLike) and Path(named).absolute().is_relative_to(folder)
     )
 
 

@@ -25,7 +25,7 @@ from factory.cache.store import UnusableRowsError
 from factory.encoder.base import ClipEncoder
 from factory.encoder.pixels import RawPixels
 from factory.errors import ConfigError
-from factory.telemetry import Telemetry
+from factory.telemetry import METRICS, Telemetry
 
 Backend = SampleBackend | EmbedBackend
 Kind = TypeVar("Kind")
@@ -142,7 +142,7 @@ class Registry:
 
     def write_metrics(self, folder: Path) -> None:
         """Write what each stage took to `metrics.json` in a folder."""
-        self.telemetry.write(folder / "metrics.json")
+        self.telemetry.write(folder / METRICS)
 
     def _references(self, backend: Backend) -> Iterable[tuple[str, str]]:
         """Return (field, name) of what a backend needs built before it."""

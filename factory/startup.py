@@ -68,7 +68,8 @@ def _excepthook(
     if os.environ.get(DEBUG) == "1":
         sys.__excepthook__(kind, error, traceback)
     else:
-        say("interrupted")
+        told = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        say(f"interrupted {told}".rstrip())
     sys.exit(INTERRUPTED)
 
 

@@ -23,6 +23,8 @@ logger = logging.getLogger("factory")
 
 # Often enough to catch a decoded picture's spike, rare enough to cost nothing (0.02 ms a look).
 SAMPLE_SECONDS = 0.05
+# Name of the file in a run folder that stages are written to.
+METRICS = "metrics.json"
 # Of a job of hours some hundred lines, and none of one that is over before anybody looks.
 LINE_SECONDS = 30.0
 
@@ -97,6 +99,7 @@ class Telemetry:
     def __init__(self) -> None:
         """Start with no stages."""
         self.stages: list[Stage] = []
+        self._under_way: dict[int, tuple[Stage, float, _PeakSampler]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -104,9 +107,11 @@ class Telemetry:
         stage = Stage(name)
         sampler = _PeakSampler()
         start = time.perf_counter()
+        self._under_way[id(stage)] = stage, start, sampler
         try:
             yield stage
         finally:
+            del self._under_way[id(stage)]
             stage.seconds = time.perf_counter() - start
             stage.rss_mb, stage.peak_rss_mb = sampler.stop()
             self.stages.append(stage)
@@ -117,10 +122,17 @@ class Telemetry:
             )  # fmt: skip
 
     def write(self, path: Path) -> None:
-        """Write the stages as JSON."""
+        """Write the stages as JSON, those under way as far as they are; never half a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        stages = [asdict(stage) for stage in self.stages]
-        path.write_text(json.dumps({"stages": stages}, indent=1, default=str) + "\n")
+        for stage, start, sampler in list(self._under_way.values()):
+            stage.seconds = time.perf_counter() - start
+            stage.rss_mb = sampler.now()
+            stage.peak_rss_mb = max(sampler.peak, stage.rss_mb)
+        done = [*self.stages, *(stage for stage, _, _ in self._under_way.values())]
+        text = json.dumps({"stages": [asdict(stage) for stage in done]}, indent=1, default=str)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 class _Lines:

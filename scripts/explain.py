@@ -27,7 +27,7 @@ from pathlib import Path
 from factory import cli, composer
 from factory.builder import verify
 from factory.demo.session import demo_session, promised
-from factory.errors import ConfigError
+from factory.errors import CacheError, ConfigError, StorageError
 from factory.explain.request import Request
 from factory.explain.request import parse as parse_request
 from factory.run_folder import FormerRun, former_run, run_length
@@ -85,19 +85,25 @@ def _answer(
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.builder import build
     from factory.explain.inquiry import Inquiry
+    from factory.explain.record import recorded_findings
     from factory.explain.terminal import show
 
     data = build(run.config, run.overrides)
+    folders = [each.config.data.ledger for each in (run, *others)]
+    ledgers = [Path(folder) for folder in folders if folder]
+    notes = [f"an option of the run has changed since: {line}" for line in run.changes]
     try:
-        data.setup()
-        end = min(
-            limit if kind == "steps" else sum(map(data.plan.steps, range(limit)))
-            for kind, limit in [*run_length(run.config), ("steps", sys.maxsize)]
-        )
-        notes = [f"an option of the run has changed since: {line}" for line in run.changes]
-        folders = [each.config.data.ledger for each in (run, *others)]
-        ledgers = [Path(folder) for folder in folders if folder]
-        findings = Inquiry(data, str(run.folder), end, ledgers, notes).answer(request)
+        try:
+            data.registry.cache.storage.check()  # at once, not after all of its retries
+            data.setup()
+        except (StorageError, CacheError) as error:
+            findings = recorded_findings(str(run.folder), ledgers, request, error)
+        else:
+            end = min(
+                limit if kind == "steps" else sum(map(data.plan.steps, range(limit)))
+                for kind, limit in [*run_length(run.config), ("steps", sys.maxsize)]
+            )
+            findings = Inquiry(data, str(run.folder), end, ledgers, notes).answer(request)
         show(findings)
         if options.json:
             text = json.dumps(findings.as_json(), indent=1, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """What a run looked like: its loss as a curve, and pictures drawn from what it learned."""
 
+import logging
 import math
 import textwrap
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import ConfigError, MissingExtraError
 from factory.registry import Registry
 from factory.runtime.batch import Batch
+
+logger = logging.getLogger("factory")
 
 # 120 dots an inch: a picture of 128 pixels in a cell of 2 inches is shown at about twice its size.
 DPI = 120
@@ -192,7 +195,7 @@ class SampleGrid(lightning.Callback):
     from each, so that subjects and shapes vary; or are given. Those given are looked for in the
     default store of the trainer's data module, and encoded by `text_encoder` if it lacks one.
     The model needs a method `sample(embeds, mask, pooled, size, steps, guidance, temperature,
-    seed)`.
+    seed)`; for one without nothing is drawn.
 
     Args:
         encoder: Decodes the latents; the one the training pictures were encoded with.
@@ -271,8 +274,13 @@ class SampleGrid(lightning.Callback):
             self._seen[caption] = _Wish(caption, (height, width), text)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw the pictures."""
-        if trainer.is_global_zero:
+        """Draw the pictures, if the model can."""
+        if not callable(getattr(pl_module, "sample", None)):
+            logger.info(
+                "no pictures are drawn: %s has no method sample(); ~callbacks.samples leaves "
+                "this out", type(pl_module).__name__,
+            )  # fmt: skip
+        elif trainer.is_global_zero:
             data = getattr(trainer, "datamodule", None)
             registry = data.registry if isinstance(data, FactoryDataModule) else None
             self.write(pl_module, trainer.global_step, registry)

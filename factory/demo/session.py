@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from factory.demo.data import write_demo_data
 from factory.demo.http_server import HttpServer
 from factory.demo.s3server import S3Server
+from factory.errors import StorageError
 
 logger = logging.getLogger("factory")
 
@@ -42,7 +43,14 @@ def demo_session(cfg: DictConfig) -> Iterator[None]:
         return
     folder = Path(cfg.paths.data_dir) / "demo"
     with ExitStack() as stack:
-        if write_demo_data(folder):
+        try:
+            written = write_demo_data(folder)
+        except OSError as error:
+            raise StorageError(
+                f"the demo's pictures cannot be written to {folder}: {error.strerror or error}; "
+                "free some space or allow it there, or set paths.data_dir=FOLDER (DATA_DIR)"
+            ) from error
+        if written:
             logger.info("wrote the demo's pictures to %s", folder)
         if _reads_urls(cfg):
             web = stack.enter_context(HttpServer(folder / "web"))

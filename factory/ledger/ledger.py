@@ -126,7 +126,10 @@ class Ledger:
         """
         self._write()
         if self._file is not None:
-            self._file.sync()
+            try:
+                self._file.sync()
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Write every completed step and end the file; what was not completed is forgotten."""
@@ -151,13 +154,17 @@ class Ledger:
                 self._file = LedgerFile(self.folder, first, self.about)
             self._file.append(_record(notes), notes[-1].global_step)
         except OSError as error:
-            if self._file is not None:
-                self._file.abandon()
-                self._file = None
-            raise StorageError(
-                f"the ledger in {self.folder} cannot be written: {error}; make room, or set "
-                "data.ledger=null to train without one"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        """Let go of the file, and return the error that says what mends it."""
+        if self._file is not None:
+            self._file.abandon()
+            self._file = None
+        return StorageError(
+            f"the ledger in {self.folder} cannot be written: {error.strerror or error}; make room, "
+            "have it elsewhere by data.ledger=FOLDER, or set data.ledger=null to train without one"
+        )
 
 
 def _record(notes: list[_Note]) -> pa.RecordBatch:

@@ -303,6 +303,11 @@ class RunConfig:
     ckpt_path: str | None = opt(
         None, "continue from a checkpoint file, or `last` for the newest run's"
     )
+    optimized_metric: str | None = opt(
+        None,
+        "what train.py returns to a sweeper, as it is logged; null: val/loss, or train/loss where "
+        "nothing is validated",
+    )
     paths: PathsConfig = opt(MISSING, "")
     storage: StorageConfig = opt(MISSING, "")
     metadata: MetadataConfig = opt(MISSING, "")

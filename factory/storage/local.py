@@ -395,10 +395,12 @@ def _storage_error(
         return StorageError(
             f"{what}: no space left for {size} bytes; free some on the file system of "
             f"{path.parent} (old caches and runs first) or choose another folder"
+            f"{_elsewhere(action)}"
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return AccessDeniedError(
-            f"{what}: permission denied; see who may with: ls -ld '{path}' '{path.parent}'"
+            f"{what}: {_denied(error)}; see who may with: ls -ld '{path}' '{path.parent}'"
+            f"{_elsewhere(action)}"
         )
     absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
     # A socket, or links that have become a circle.
@@ -407,3 +409,12 @@ def _storage_error(
         mend = f"; create the folder or correct {setting}" if setting else ""
         return ObjectNotFoundError(f"{what}: {error.strerror}{mend}")
     return StorageError(f"{what}: {error.strerror or error}")
+
+
+def _denied(error: OSError) -> str:
+    return "it is read-only" if error.errno == errno.EROFS else "permission denied"
+
+
+def _elsewhere(action: str) -> str:
+    """Return how to have elsewhere what is written: caches, mostly."""
+    return ", as storage@cache=local cache.storage.root=FOLDER does" if action == "write" else ""
