@@ -59,11 +59,18 @@ def check_trusted(path: Path) -> None:
     """Refuse a checkpoint of classes that torch does not load by default.
 
     Raises:
-        ResumeError: Names the classes, and how to do without them or allow them.
+        ResumeError: Names the classes, and how to do without them or allow them; or torch cannot
+            read it at all.
     """
     if os.environ.get(TRUST, "").lower() in ("1", "y", "yes", "true") or _is_legacy(path):
         return
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except RuntimeError as error:  # its reader of archives is stricter than Python's
+        raise ResumeError(
+            f"the checkpoint {path} is not whole: {str(error).splitlines()[0]:.160}; set ckpt_path "
+            "to an older one"
+        ) from error
     if foreign:
         raise ResumeError(f"the checkpoint {path} {_untrusted(', '.join(sorted(foreign)))}")
 

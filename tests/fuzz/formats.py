@@ -18,6 +18,7 @@ from factory.catalog.tables import Tables
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
+from factory.runtime.checkpoint_file import check_trusted, check_whole
 from factory.storage import HuggingFaceStorage, LocalStorage, TarStorage, UrlListStorage
 from factory.storage.row_stream import RowStream
 from tests.fuzz.harness import Format
@@ -224,6 +225,21 @@ def read_saved(folder: Path) -> Any:
     return pictures, table, rows
 
 
+def write_checkpoint(folder: Path) -> None:
+    """Save a checkpoint with the state of a data module."""
+    data = {"version": 1, "epoch": 3, "step": 7, "fingerprint": "ab" * 16}
+    torch.save({"state_dict": {"w": torch.arange(300.0)}, "data": data}, folder / "a.ckpt")
+
+
+def read_checkpoint(folder: Path) -> Any:
+    """Return what a checkpoint holds, looked at as before a run continues from it."""
+    path = folder / "a.ckpt"
+    check_whole(path)
+    check_trusted(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    return found["state_dict"]["w"].tolist(), found["data"]
+
+
 FORMATS: Mapping[str, Format] = {
     "catalog-arrow": Format(write_catalog, "mapped/a.arrow", read_catalog, exact=True),
     "catalog-parquet": Format(write_catalog, "a.parquet", read_published, exact=True),
@@ -233,6 +249,7 @@ FORMATS: Mapping[str, Format] = {
     "cache-index": Format(write_cache, "cache/images/index/*", read_cache, exact=True),
     "tar": Format(write_tar, "a.tar", read_tar),
     "tar-index": Format(write_indexed_tar, "index/**/*.arrow", read_tar, exact=True),
+    "checkpoint": Format(write_checkpoint, "a.ckpt", read_checkpoint, exact=True),
     "csv": Format(write_csv, "t.csv", read_urls),
     "jsonl": Format(write_jsonl, "t.jsonl", _table("t.jsonl")),
     "table-parquet": Format(write_parquet, "t.parquet", _table("t.parquet")),
