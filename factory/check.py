@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,6 +21,7 @@ from factory.errors import ConfigError, PlanError
 from factory.runtime.layout import Layout
 from factory.sampling.ranks import check_division
 from factory.secrets import masked, secrets_in
+from factory.unused import unused
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
 INHERIT = {
@@ -51,6 +53,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         ConfigError: All problems at once, each naming the key, what was given, what is
             allowed and how to mend it.
     """
+    overrides = list(overrides)
     problems = list(written_secrets(cfg))
     problems += _shared_edits(cfg, overrides)
     problems += _adopt_plain_backends(cfg)
@@ -61,6 +64,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     problems += _values(cfg)
     problems += _references(cfg)
     problems += _divisions(cfg)
+    problems += unused(cfg, overrides)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -112,22 +116,25 @@ def _adopt_plain_backends(cfg: DictConfig) -> list[str]:
             del cfg.data.backends[name]
         elif OmegaConf.get_type(node) is dict:
             try:
-                cfg.data.backends[name] = _adopted(f"data.backends.{name}", node)
+                others = [other for other in cfg.data.backends if other != name]
+                cfg.data.backends[name] = _adopted(f"data.backends.{name}", node, others)
             except ConfigError as error:
                 problems += error.problems
                 del cfg.data.backends[name]
     return problems
 
 
-def _adopted(key: str, node: DictConfig) -> Any:
+def _adopted(key: str, node: DictConfig, others: Iterable[Any] = ()) -> Any:
     value = dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
     # The stores that a run is given are named by their kind, and may be set without saying it.
     name = key.rpartition(".")[2]
     kind = value.pop("kind", name if name in EMBEDS else None)
     kinds = sorted(_kinds())
     if kind not in kinds:
+        near = get_close_matches(name, list(map(str, others)), n=1) if kind is None else []
+        hint = f"did you mean data.backends.{near[0]}? " if near else ""
         raise ConfigError(
-            f"{key}.kind is {kind!r}, expected one of {', '.join(kinds)}; "
+            f"{hint}{key}.kind is {kind!r}, expected one of {', '.join(kinds)}; "
             f"or compose it: +data/backend@{key}={kinds[0]}"
         )
     schema = ConfigStore.instance().load(f"schema/backend/{kind}.yaml").node

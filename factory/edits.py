@@ -1,7 +1,9 @@
 r"""What does one entry of a filter list do to a text?
 
 ``s/search/replace/`` (or without its last slash) replaces every match of a regular
-expression; ``\/`` stands for a slash inside. Any other entry is removed, first as plain text,
+expression; ``\/`` stands for a slash inside. As with sed, another sign may part the three, as in
+``s|search|replace|``, and flags may follow: ``g``, which holds anyway, and ``i``, with which case
+does not matter. Any other entry is removed, first as plain text,
 then as a regular expression. Expressions are those of the package `regex`: what Python's `re`
 takes and more (such as ``\p{Lu}``), case-sensitive, with ``(?i)`` in front where case does not
 matter. Unlike `re` it can give up, so an expression that would take for ever on some text stops
@@ -26,8 +28,10 @@ logger = logging.getLogger("factory")
 # tries ever more ways to fail, as (a|aa)+$ does.
 TIMEOUT_SECONDS = 20.0
 
-_PART = r"((?:[^/\\]|\\.)*)"
-_SED = regex.compile(rf"s/{_PART}/{_PART}/?", regex.DOTALL)
+# What sed takes, which allows any sign; a slash at the end may be left out.
+_PART = r"((?:(?!\1)[^\\]|\\.)*)"
+_SED = regex.compile(rf"s([^\w\s\\]){_PART}\1{_PART}(?:\1([a-zA-Z0-9]*)|(?<=^s/.*))", regex.DOTALL)
+_FLAGS = {"g": "", "i": "(?i)", "I": "(?i)"}
 # What has a meaning of its own in a regular expression.
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 # Unified before texts are edited, so that a raw text may lack what its captions hold.
@@ -113,18 +117,26 @@ def edit_problems(expressions: Iterable[object], where: str) -> Iterator[str]:
 def _parsed(expression: str) -> Edit:
     sed = _SED.fullmatch(expression)
     if sed is not None:
-        search, replacement = sed.groups()
-        pattern, template = _replacing(search, replacement)
-        return Edit(expression, "", pattern, template, _literal(search))
+        sign, search, replacement, flags = sed.groups()
+        if unknown := set(flags or "") - _FLAGS.keys():
+            raise ValueError(
+                f"its flag {''.join(sorted(unknown))!r} is none of g and i; to remove this very "
+                f"text write it as {'[s]' + expression[1:]!r}"
+            )
+        if sign != "/":  # that stands for itself inside, as a slash does
+            search = search.replace(f"\\{sign}", regex.escape(sign))
+        anyhow = next((_FLAGS[flag] for flag in flags or "" if _FLAGS[flag]), "")
+        pattern, template = _replacing(anyhow + search if search else "", replacement, sign)
+        return Edit(expression, "", pattern, template, None if anyhow else _literal(search))
     if not expression or _only_plain(expression):
         return Edit(expression, plain=expression, literal=expression)
     return Edit(expression, expression, _compiled(expression), literal=_literal(expression))
 
 
-def _replacing(search: str, replacement: str) -> tuple[Any, str]:
+def _replacing(search: str, replacement: str, sign: str) -> tuple[Any, str]:
     if not search:
         raise ValueError("there is nothing between its first two slashes; write s/search/replace/")
-    pattern, template = _compiled(search), replacement.replace(r"\/", "/")
+    pattern, template = _compiled(search), replacement.replace(f"\\{sign}", sign)
     try:
         # A template is read at the first match only; this makes one that holds the same groups.
         regex.compile(f"(?:{search}\n)?").match("").expand(template)

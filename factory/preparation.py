@@ -1,7 +1,7 @@
 """Making a registry's backends ready: scan, decide, encode, once for all ranks."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
@@ -58,6 +58,8 @@ def prepare(
     for source in sources.values():
         for line in unpaired(source):
             logger.warning(line)
+    for line in unmet_sizes(sources.values()):
+        logger.warning(line)
     _encode_captions(registry, sources.values())
     _locate(registry, sources)
     return sources
@@ -169,6 +171,29 @@ def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int)
         encode_mode=registry.encode_mode(backend),
         encode_text_mode=registry.encode_text_mode(backend),
     )
+
+
+def unmet_sizes(sources: Iterable[Source]) -> Iterator[str]:
+    """Yield a line for each label of `aspect_sizes` that no sample has.
+
+    Backends that force the same sizes are looked at together: most follow one setting.
+    """
+    alike: dict[str, list[Source]] = {}
+    for source in sources:
+        forced = getattr(source.backend, "aspect_sizes", None)
+        if forced:
+            alike.setdefault(str(forced), []).append(source)
+    for users in alike.values():
+        shapes = {(b.width, b.height) for user in users for b in user.catalog.decisions.buckets}
+        forced = users[0].backend.aspect_sizes or {}
+        for label, size in forced.items():
+            if tuple(size) not in shapes:
+                there = ", ".join(sorted({f"{wide / high:.2f}" for wide, high in shapes}))
+                names = ", ".join(user.name for user in users)
+                yield (
+                    f"aspect_sizes has the label {label}, which no sample of {names} has, so that "
+                    f"it forces nothing; labels there are {there}"
+                )
 
 
 def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:

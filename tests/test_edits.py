@@ -91,3 +91,24 @@ def test_any_entries_are_usable_or_named(expressions: list[str], text: str) -> N
         after = edit(text)
         if edit.literal is not None and edit.literal not in text:
             assert after == text
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "result"),
+    [
+        ("s/dog/cat/g", "a dog, a dog", "a cat, a cat"),
+        ("s/DOG/cat/i", "a Dog", "a cat"),
+        ("s|a|b|", "banana", "bbnbnb"),
+        ("s#/x#y#gi", "q/X", "qy"),
+        (r"s|a\|b|c|", "a|b, a", "c, a"),
+        ("s'mores", "s'mores", ""),
+    ],
+)
+def test_signs_and_flags_of_sed(entry: str, text: str, result: str) -> None:
+    (edit,) = parse_edits([entry], "filters entry")
+    assert edit(text) == result
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(ConfigError, match="flag 'x' is none of g and i"):
+        parse_edits(["s/a/b/gx"], "filters entry")

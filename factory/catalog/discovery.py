@@ -1,5 +1,6 @@
 """Facts by discovery: list the storage once, then measure the header of what is new."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from factory.media.headers import MAX_PIXELS
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
 from factory.telemetry import progress
+
+logger = logging.getLogger("factory")
 
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
@@ -96,6 +99,8 @@ class Discovery:
         samples, left_out = self.samples(scan, listing)
         if not len(samples) and (self.include or self.exclude):
             self._check_patterns(scan, listing)
+        if not tabular:
+            self._tell_unmatched(scan, listing)
         origin = scan.origin(self.settings)
         table = self.measured(scan, engine, samples, origin)
         columns = texts_of(scan, engine, listing, table["key"], origin)
@@ -148,6 +153,18 @@ class Discovery:
             return listing, LeftOut()
         left_out = count_left_out(paths, np.ones(len(paths), dtype=bool), gone, self.ignore, ())
         return listing.filter(pa.array(~gone)), left_out
+
+    def _tell_unmatched(self, scan: Scan, listing: pa.Table) -> None:
+        """Warn of patterns that mean no file: most are misspelt."""
+        keys = relative(listing["key"], scan.prefix)
+        for name in ("include", "exclude"):
+            for pattern in getattr(self, name):
+                if len(keys) and not matching(keys, [pattern]).any():
+                    logger.warning(
+                        "%s: the pattern %r of metadata.%s matches none of %d files; patterns are "
+                        "compared with keys below the prefix, such as %r",
+                        scan.name, pattern, name, len(keys), keys[0].as_py(),
+                    )  # fmt: skip
 
     def _check_patterns(self, scan: Scan, listing: pa.Table) -> None:
         """Refuse patterns that leave none of the samples there are."""
