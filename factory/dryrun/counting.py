@@ -1,5 +1,7 @@
 """What does each backend hold, and what does it cost to read?"""
 
+import numpy as np
+
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend
@@ -10,6 +12,7 @@ from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
 from factory.dryrun.wording import place, redact, short_name
 from factory.errors import StorageError
+from factory.media.formats.png import TAIL_BYTES
 from factory.storage.base import TabularStorage
 
 # Names shown for each backend and for each reason of dropping.
@@ -151,10 +154,17 @@ def _scan_costs(source: Source) -> tuple[int, int | None]:
         return 1, None  # one table, of a size the facts do not tell
     every = rows.sizes(facts, rows.all_rows(facts))
     known = bool((every >= 0).all())
-    if known and not metadata.verify:
-        every = every.clip(max=source.backend.storage.head_bytes)
+    further = 0
+    if known and not metadata.verify and not source.backend.medium.whole:
+        head = source.backend.storage.head_bytes
+        # Orientation may stand behind the pixels of a PNG: its end is a read of its own, but in
+        # small ones, whose pixels are mostly one chunk, which tells that they are the last.
+        large = rows.of_format(facts, "PNG") & (every > TAIL_BYTES)
+        further = int(large.sum())
+        ends = (every[large] - head).clip(max=TAIL_BYTES)
+        every = np.append(every.clip(max=head), ends)
     sidecars = rows.count_present(facts, "text_etag")
-    return len(facts) + sidecars, int(every.sum()) if known else None
+    return len(facts) + further + sidecars, int(every.sum()) if known else None
 
 
 def _rows_bytes(source: Source, store: PictureEmbedBackend | None) -> int | None:

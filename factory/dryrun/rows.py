@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.catalog import Catalog
+from factory.catalog.columns import flags
 from factory.catalog.facts import Facts
 
 # Rows whose captions are looked at one by one, some microseconds each; of a larger catalog as
@@ -89,6 +90,11 @@ def target_aspects(catalog: Catalog, rows: Rows) -> NDArray[np.float64]:
 def sizes(facts: Facts, rows: Rows) -> NDArray[np.int64]:
     """Return bytes of rows, int64 [n]; negative where the storage does not tell."""
     return np.asarray(facts.take("size", rows), dtype=np.int64)
+
+
+def of_format(facts: Facts, name: str) -> NDArray[np.bool_]:
+    """Tell which rows are of a format, by its upper-case name: bool [n]."""
+    return flags(pc.equal(facts.table["format"], name))
 
 
 def total(facts: Facts, rows: Rows) -> int | None:

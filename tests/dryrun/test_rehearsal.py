@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from factory import CachePlace, EvalBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.catalog import facts as facts_module
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions import InstanceCaptions, TextFileCaptions
 from factory.dryrun import rows
 from factory.dryrun.figures import Run
 from factory.dryrun.rehearsal import rehearse
@@ -16,6 +18,7 @@ from factory.encoder.autoencoder import DiffusersImageEncoder
 from factory.encoder.base import ForetoldImages, ForetoldRows
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
+from factory.media.formats.png import TAIL_BYTES
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched
 from tests.datamodule.building import data_module, write_folders
@@ -72,6 +75,22 @@ def test_the_first_scan_reads_as_much_as_was_foretold(tmp_path: Path) -> None:
     assert costs.scan_requests == watched.reads.total() == 10
     sizes = [f.stat().st_size for f in (tmp_path / "a").glob("*.png")]
     assert costs.scan_bytes == sum(min(size, watched.head_bytes) for size in sizes)
+
+
+def test_the_ends_of_large_pngs_are_foretold(tmp_path: Path) -> None:
+    write(tmp_path, {"a": 2})
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a/large.png")
+    Image.fromarray(noise[:100, :100]).save(tmp_path / "a/one_chunk.png")
+    Image.fromarray(noise).save(tmp_path / "a/large.jpg", quality=95)
+    watched = Watched(str(tmp_path))
+    backend = one_backend(tmp_path, storage=watched, caption=InstanceCaptions("a"))
+    costs = dry_run(tmp_path, backend).figures.backends[0].costs
+    assert costs.scan_requests == watched.reads.total() == 6
+    assert watched.reads["a/large.png"] == 2
+    sizes = [f.stat().st_size for f in (tmp_path / "a").iterdir() if f.suffix != ".txt"]
+    heads = sum(min(size, watched.head_bytes) for size in sizes)
+    assert costs.scan_bytes == heads + TAIL_BYTES
 
 
 def test_pixels_are_read_every_epoch_and_latents_once(tmp_path: Path) -> None:

@@ -211,3 +211,20 @@ def test_values_without_a_range_are_found_at_the_scan(mode: str) -> None:
     else:
         assert measure(data, len(data))[:2] == (20, 10)
         assert decode(data).shape == (10, 20, 3)
+
+
+def test_a_png_whose_pixels_are_seen_to_end_it_is_read_once() -> None:
+    noise = np.asarray(Image.effect_noise((150, 150), 80))
+    data = encode(Image.fromarray(noise), "PNG")
+    storage = CountedStorage()
+    # One chunk of pixels, larger than the first read; and a small file with bytes behind its end.
+    turned = png(chunk(b"eXIf", block(6)[6:]), behind=True)
+    for number, whole in enumerate((data, turned + bytes(100_000))):
+        storage.write(f"{number}.png", whole)
+    assert len(data) > storage.head_bytes
+    for number, size in enumerate(((150, 150), (64, 96))):
+        info = storage.head(f"{number}.png")
+        facts = Pictures().measure(storage, info, max_pixels=MAX_PIXELS, verify=False)
+        assert (facts.width, facts.height) == size
+    assert storage.read_bytes == 2 * storage.head_bytes
+    assert measure(turned + bytes(100_000), len(turned) + 100_000)[:2] == (64, 96)

@@ -14,8 +14,10 @@ _START = 33  # signature and IHDR
 _FRAMING = 12  # bytes of a chunk beside its body: length, kind, checksum
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 # What stands behind the pixels is looked for in so many last bytes: an EXIF block has up to
-# 64 KiB, and texts written there (creation date, XMP) a few.
-_TAIL = 64 * 1024
+# 64 KiB, and texts written there (creation date, XMP) a few. ImageMagick and ExifTool write EXIF
+# there, photographs turned by it as well, and nothing before the pixels tells: a scan that saved
+# the read would take every such picture for one of another size, and training would drop it.
+TAIL_BYTES = 64 * 1024
 _BEHIND = re.compile(rb"eXIf|tEXt|zTXt|iTXt")
 _RAW_PROFILE = b"Raw profile type exif"
 _XMP = b"XML:com.adobe.xmp"
@@ -111,18 +113,31 @@ def _body(window: Window, kind: bytes, start: int, length: int) -> bytes:
 def _behind(window: Window, position: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield (kind, body) of chunks behind the pixels, which begin at a position.
 
-    What lies between is not walked through: a chunk is one whose checksum is right.
+    No further read is needed where the bytes that are here show the end: in small files, and
+    where the pixels are one chunk up to it. Else pixels are not walked through: a chunk is one
+    whose checksum is right.
     """
-    if window.size is None:
+    found: list[tuple[bytes, bytes]] = []
+    data, start, kind = window.data, position, b""
+    while position + _FRAMING <= len(data):
+        window.step()
+        length, kind = window.unpack(">I4s", position)
+        if kind == b"IEND":
+            yield from found
+            return
+        if kind == b"eXIf" or kind in _TEXTS:
+            found.append((kind, data[position + 8 : position + 8 + length]))
+        position += _FRAMING + length
+    if window.size is None or (kind == b"IDAT" and position + _FRAMING == window.size):
         return
-    start = max(position, window.size - _TAIL)
+    start = max(start, window.size - TAIL_BYTES)
     tail = window.at(start, window.size - start) if start < window.size else b""
-    for found in _BEHIND.finditer(tail, 4):
-        begin = found.start()
+    for match in _BEHIND.finditer(tail, 4):
+        begin = match.start()
         end = begin + 4 + int.from_bytes(tail[begin - 4 : begin], "big")
         sum_ = tail[end : end + 4]
         if len(sum_) == 4 and zlib.crc32(tail[begin:end]) == int.from_bytes(sum_, "big"):  # noqa: PLR2004
-            yield found[0], tail[begin + 4 : end]
+            yield match[0], tail[begin + 4 : end]
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
