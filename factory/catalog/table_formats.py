@@ -66,6 +66,7 @@ def read_parquet(source: Path | bytes, wanted: Sequence[str]) -> Part:
         shown = [name for name, _ in column_paths(file.schema_arrow)]
         read = {_read_as(name, path, file.schema_arrow) for name, path in paths.items()}
         table = file.read(columns=sorted(read))
+        table.validate(full=True)  # texts that are none would be met row by row, far from here
         rows = file.metadata.num_rows
     found = {
         name: column

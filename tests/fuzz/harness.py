@@ -112,8 +112,8 @@ def _zeroed(data: bytes, rng: random.Random) -> bytes:
 def _other_json(data: bytes, rng: random.Random) -> bytes:
     """Put values of another kind in some places of a JSON file, which stays one."""
     made = json.loads(data)
-    odd = [None, True, -1, 0, 2**63, 1e300, "", "x", "../../x", "/x", [], [[]], {}, {"x": 1}]
     for _ in range(rng.randint(1, 2)):
+        odd = [None, True, -1, 0, 2**63, 1e300, "", "x", "../../x", "/x", [], [[]], {}, {"x": 1}]
         place, key = made, rng.choice(list(made))
         while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.7:
             place = place[key]
