@@ -20,7 +20,7 @@ from factory.composer import suggest, tidy
 from factory.errors import ConfigError, PlanError
 from factory.runtime.layout import Layout
 from factory.sampling.ranks import check_division
-from factory.secrets import masked, secrets_in
+from factory.secrets import Secret, masked, secrets_in, without
 from factory.unused import unused
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
@@ -54,7 +54,8 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
             allowed and how to mend it.
     """
     overrides = list(overrides)
-    problems = list(written_secrets(cfg))
+    secrets = written_secrets(cfg)
+    problems = [secret.problem for secret in secrets]
     problems += _shared_edits(cfg, overrides)
     problems += _adopt_plain_backends(cfg)
     problems += _add_default_embeds(cfg)
@@ -66,17 +67,29 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     problems += _divisions(cfg)
     problems += unused(cfg, overrides)
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        # What is wrong with a value is often said with it.
+        raise ConfigError(list(dict.fromkeys(without(problem, secrets) for problem in problems)))
 
 
-def written_secrets(cfg: DictConfig, overrides: Iterable[str] = ()) -> Iterator[str]:
-    """Yield what is wrong with secrets that stand in a config, or in overrides of a sweep."""
+def written_secrets(cfg: DictConfig, overrides: Iterable[str] = ()) -> list[Secret]:
+    """Return the secrets that stand in a config, Hydra's part included, or in overrides of a sweep.
+
+    A sweep's overrides may hold several values, and name options that it goes through.
+    """
     values: Any = OmegaConf.to_container(cfg, resolve=False)
-    values.pop("hydra", None)  # holds the overrides, and is written only with them
-    yield from secrets_in(values, "")
+    hydra = values.get("hydra", {})
+    hydra.pop("overrides", None)  # lines, each of them in the config or below
+    hydra.get("job", {}).pop("override_dirname", None)  # the same in one
+    found = list(secrets_in(values, ""))
     for override in overrides:
         key, _, value = override.partition("=")
-        yield from secrets_in(value, key.lstrip("+~"))
+        option = key.lstrip("+~")
+        shown = list(secrets_in(value, option))
+        if not any(secret.key.startswith(option) for secret in [*found, *shown]):
+            # In a mapping, among other values that a sweep goes through.
+            shown += [Secret.of(option, value)] if masked(override) != override else []
+        found += shown
+    return found
 
 
 def _shared_edits(cfg: DictConfig, overrides: Iterable[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ An error ends with advice on one screen, not a stack of frames.
 import argparse
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from factory.run_folder import (
     former_overrides,
     newest_checkpoint,
 )
-from factory.secrets import without_passwords
+from factory.secrets import without_secrets
 from factory.startup import DEBUG, say
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -67,10 +68,26 @@ class RunFolder(Callback):
             _refuse_secrets(config)
             claim(config, "sweep")
 
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a job whose option holds secrets, as a file that a sweep goes through may."""
+        with advice():
+            try:
+                _refuse_secrets(config)
+            except ConfigError:  # Hydra has written the config of a job by now
+                _remove_written(config)
+                raise
+
 
 def _refuse_secrets(config: DictConfig) -> None:
-    if problems := list(dict.fromkeys(written_secrets(config, config.hydra.overrides.task))):
+    found = written_secrets(config, config.hydra.overrides.task)
+    if problems := list(dict.fromkeys(secret.problem for secret in found)):
         raise ConfigError(problems)
+
+
+def _remove_written(config: DictConfig) -> None:
+    if config.hydra.output_subdir is not None:
+        written = Path(config.hydra.runtime.output_dir) / config.hydra.output_subdir
+        shutil.rmtree(written, ignore_errors=True)
 
 
 def run(main: Callable[[], Any], arguments: Sequence[str] | None = None) -> None:
@@ -151,7 +168,7 @@ def describe(error: BaseException) -> str:
     notes = [note for note in getattr(error, "__notes__", []) if TRACEBACK not in note]
     kind = type(error).__name__.removesuffix("Error")
     text = "\n".join([f"{kind} error: {error}", *(f"  {note}" for note in notes)])
-    return printable(without_passwords(text), keep="\n\t")
+    return printable(without_secrets(text), keep="\n\t")
 
 
 def _composition_text(error: Exception, arguments: Sequence[str]) -> str:

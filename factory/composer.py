@@ -17,7 +17,9 @@ from yaml import YAMLError
 
 from factory import override_quotes, plugins, schema
 from factory.errors import ConfigError
+from factory.foreign_text import shell_word
 from factory.secrets import masked
+from factory.signatures import arguments_of
 
 HYDRA_VERSION = "1.3"
 # Options that other options extend or that fit only a slot; nobody chooses them for a run.
@@ -126,7 +128,7 @@ def _advice(
     key = override.partition("=")[0].lstrip("+~")
     plain = override.lstrip("+")
     if plain != override and _composes([*accepted, plain], config_name, config_dir):
-        override, plain = masked(override), masked(plain)
+        override, plain = masked(override), shell_word(masked(plain))
         return f"{override}: {key} is there already, so it is not added; write {plain}"
     override = masked(override)
     if "@" in key or "/" in key or not isinstance(error.__cause__, OmegaConfBaseException):
@@ -137,10 +139,16 @@ def _advice(
     except (HydraException, OmegaConfBaseException):
         node = None
     known = [str(option) for option in node] if isinstance(node, DictConfig) else []
+    if isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict and name not in known:
+        taken = arguments_of(str(OmegaConf.select(node, "_target_"))) if known else {name}
+        if name in (taken or ()):
+            return f"{override}: {parent} has no {name!r} yet; write {shell_word(f'+{override}')}"
     if known and name not in known:
         return (
             f"{override}: {parent or 'the config'} has no option {name!r}; {suggest(name, known)}"
         )
+    if key.startswith("hydra.") and _composes([*accepted, f"+{key}=0"], config_name, config_dir):
+        return f"{override}: {parent} has no {name!r} yet; write {shell_word(f'+{override}')}"
     # The override says its key already.
     return f"{override}: {tidy(error.__cause__).replace(f'; full_key: {key}', '')}"
 

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from factory.composer import suggest
 from factory.schema.run import EncoderConfig, PathsConfig, RunConfig
+from factory.secrets import masked
 from factory.signatures import arguments_of
 
 # Parts of which each value is an object to be made, and what takes one of them away.
@@ -54,8 +55,9 @@ def _objects(cfg: DictConfig, parent: str) -> Iterator[str]:
             continue  # nothing is encoded, or it is said already
         if not isinstance(node, DictConfig) or "_target_" not in node:
             given = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+            shown = masked(f"{parent}.{name}={given!r}").partition("=")[2]
             yield (
-                f"{parent}.{name} must be a mapping with a _target_, got {given!r}; set "
+                f"{parent}.{name} must be a mapping with a _target_, got {shown}; set "
                 f"{parent}.{name}._target_=my_package.MyClass, or leave it out: "
                 + _OBJECTS[parent].format(name)
             )
@@ -157,6 +159,6 @@ def _hydra(overrides: Iterable[str]) -> Iterator[str]:
             if name not in node:
                 where = ".".join(["hydra", *path[:depth]])
                 known = [str(option) for option in node]
-                yield f"{override}: {where} has no option {name!r}; {suggest(name, known)}"
+                yield f"{masked(override)}: {where} has no option {name!r}; {suggest(name, known)}"
                 break
             node = node._get_node(name)  # noqa: SLF001 - read without resolving it

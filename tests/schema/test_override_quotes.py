@@ -63,6 +63,8 @@ def test_a_comma_may_mean_a_list_or_a_text() -> None:
         ("++experiment=quick", "write experiment=quick"),
         ("+encoder/image=dct", "write encoder/image=dct"),
         ("+seed=3", "write seed=3"),
+        ("trainer.min_steps=3", "write +trainer.min_steps=3"),
+        ("hydra.job.env_set.A=x y", "write '+hydra.job.env_set.A=x y'"),
         ("experiment=", "options are quick, square_auto"),
         ("~data.backends.photos=x", "~data.backends.photos takes it away whatever it is"),
         ("foo", "is no KEY=VALUE"),
