@@ -51,10 +51,14 @@ class Files:
         return f"{self.folder}/{name}"
 
     def listed(self) -> dict[str, ObjectInfo]:
-        """Return all files by name; none if the folder does not exist."""
+        """Return all files by name; none if the folder does not exist.
+
+        Hidden ones are left out: no file of a cache is, and macOS puts some into any folder.
+        """
         start = len(self.folder) + 1
         try:
-            return {info.key[start:]: info for info in self.storage.objects(self.folder)}
+            found = {info.key[start:]: info for info in self.storage.objects(self.folder)}
+            return {name: info for name, info in found.items() if not name.startswith(".")}
         except ObjectNotFoundError:
             return {}
 

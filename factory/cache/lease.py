@@ -168,7 +168,7 @@ def _claim(storage: Storage, folder: str, work: str, seconds: float) -> Lease:
     lease.renew()
     try:
         for info in list(storage.objects(folder)):
-            if info.key != lease.key:
+            if info.key != lease.key and info.key.endswith(".json"):
                 _pass(storage, info.key)
     except BaseException:
         with suppress(StorageError):  # what went wrong first says more

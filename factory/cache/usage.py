@@ -96,6 +96,8 @@ def held(place: CachePlace) -> dict[str, int]:
     try:
         for info in place.storage.objects(folder):
             name = info.key[len(folder) + 1 :].partition("/")[0]
+            if name.startswith("."):  # hidden, and so no store
+                continue
             found[name] = found.get(name, 0) + max(info.size, 0)
     except ObjectNotFoundError:
         return {}

@@ -1,6 +1,6 @@
 """Facts from columns beside the samples themselves: a dataset that says its pictures' sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from factory.bulk import Engine
 from factory.catalog.cells import plain, shown, whole
 from factory.catalog.columns import find
 from factory.catalog.facts import Facts
+from factory.catalog.left_out import IGNORED, without_ignored
 from factory.catalog.metadata import Scan
 from factory.catalog.parquet import still_unreadable
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
@@ -26,11 +27,19 @@ class ColumnFacts:
         width_column: Column with widths after orientation, px; "a.b" is field b of column a.
         height_column: Column with heights after orientation, px.
         frames_column: Column with numbers of frames, for videos; None for still pictures.
+        ignore: Patterns of files that are no data, where rows were made of files in a folder;
+            see `Discovery`.
     """
 
     width_column: str = "width"
     height_column: str = "height"
     frames_column: str | None = None
+    # Not shown: which rows there are shapes no fact of the others.
+    ignore: tuple[str, ...] = field(default=IGNORED, repr=False)
+
+    def __post_init__(self) -> None:
+        """Accept any sequence of patterns."""
+        object.__setattr__(self, "ignore", tuple(self.ignore))
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
         """Return one fact for each row; a row without a size keeps its place with the reason.
@@ -49,7 +58,7 @@ class ColumnFacts:
         captions = scan.captions.columns
         names = dict.fromkeys([*self._sizes, *scan.columns])
         table = storage.rows(list(names))
-        listing = storage.listing()
+        listing, left_out = without_ignored(storage, storage.listing(), self.ignore)
         # Rows of the table in the order of the listing, which is sorted by key.
         table = table.take(pa.array(find(listing["key"], table["key"].cast(pa.large_string()))))
         columns = {name: listing[name] for name in ("key", "size", "etag")}
@@ -59,7 +68,8 @@ class ColumnFacts:
             columns |= dict(zip(TEXT_COLUMNS, found, strict=True))
         columns |= {f"column.{name}": table[name] for name in scan.columns}
         facts = still_unreadable(pa.table(columns), scan)
-        return Facts.of_table(facts, scan.origin(self), scan.known)
+        made = Facts.of_table(facts, scan.origin(self), scan.known)
+        return replace(made, left_out=left_out)
 
     @property
     def _sizes(self) -> list[str]:

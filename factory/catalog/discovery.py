@@ -15,7 +15,7 @@ from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags, starting
 from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, TRANSIENT, Facts
 from factory.catalog.globs import expression, matching, relative, with_suffix
-from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored
+from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored, without_ignored
 from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
@@ -123,7 +123,7 @@ class Discovery:
     def samples(self, scan: Scan, listing: pa.Table) -> tuple[pa.Table, LeftOut]:
         """Return the rows of a listing that are samples, and what else lies there."""
         if isinstance(scan.storage, TabularStorage):
-            return self._rows(scan.storage, listing)
+            return without_ignored(scan.storage, listing, self.ignore)
         keys = relative(listing["key"], scan.prefix)
         picked = np.ones(len(keys), dtype=bool)
         if self.include:
@@ -142,17 +142,6 @@ class Discovery:
             )
         counts &= picked & ~gone
         return listing if counts.all() else listing.filter(pa.array(counts)), left_out
-
-    def _rows(self, storage: TabularStorage, listing: pa.Table) -> tuple[pa.Table, LeftOut]:
-        """Return the rows of a table that are samples: of files in a folder, as of a folder."""
-        paths = storage.paths()
-        if paths is None:
-            return listing, LeftOut()
-        gone = ignored(paths, self.ignore)
-        if not gone.any():
-            return listing, LeftOut()
-        left_out = count_left_out(paths, np.ones(len(paths), dtype=bool), gone, self.ignore, ())
-        return listing.filter(pa.array(~gone)), left_out
 
     def _tell_unmatched(self, scan: Scan, listing: pa.Table) -> None:
         """Warn of patterns that mean no file: most are misspelt."""

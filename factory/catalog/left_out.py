@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from factory.catalog.columns import Column
 from factory.catalog.globs import matching, with_suffix
+from factory.storage.base import TabularStorage
 
 # What systems, tools and cameras put beside pictures: hidden files and folders (of version
 # control, notebooks, trash and thumbnails on Linux, "._NAME" of macOS), trash and thumbnails of
@@ -35,8 +36,8 @@ class LeftOut:
     """How many files a scan left out.
 
     Attributes:
-        ignored: Files that would be samples, by the pattern that they were ignored for.
-        suffixes: Other files, by their suffix.
+        ignored: Files that were ignored, by the pattern that they were ignored for.
+        suffixes: Other files that are no samples, by their suffix.
     """
 
     ignored: Mapping[str, int] = field(default_factory=dict)
@@ -73,6 +74,18 @@ def _files(counts: Mapping[str, int]) -> str:
 def _listed(counts: Mapping[str, int]) -> str:
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{name} ({count})" for name, count in ranked)
+
+
+def without_ignored(
+    storage: TabularStorage, listing: pa.Table, patterns: Sequence[str]
+) -> tuple[pa.Table, LeftOut]:
+    """Return the rows of a table that are data: of files in a folder, as of a folder."""
+    paths = storage.paths()
+    gone = None if paths is None else ignored(paths, patterns)
+    if paths is None or gone is None or not gone.any():
+        return listing, LeftOut()
+    left_out = count_left_out(paths, np.ones(len(paths), dtype=bool), gone, patterns, ())
+    return listing.filter(pa.array(~gone)), left_out
 
 
 def ignored(keys: Column, patterns: Sequence[str]) -> NDArray[np.bool_]:
@@ -134,7 +147,7 @@ def count_left_out(
         patterns: What they are ignored for.
         beside: Suffixes of files that belong to samples, such as captions.
     """
-    trash = keys.filter(pa.array(samples & gone))
+    trash = keys.filter(pa.array(gone))
     by_pattern: dict[str, int] = {}
     for pattern in patterns if len(trash) else ():
         hit = matching(trash, [pattern], ignore_case=True)

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.columns import flags, joined
-from factory.catalog.globs import expression
+from factory.catalog.columns import Column, flags, joined
+from factory.catalog.globs import expression, relative
+from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.table_formats import (
     PARQUET,
     SUFFIXES,
@@ -25,6 +26,7 @@ from factory.catalog.table_formats import (
 )
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.base import Storage
+from factory.storage.rules import safe_prefix
 
 # What Hive and Spark write for a partition whose value is null.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -111,16 +113,21 @@ class Tables:
             raise
         except ObjectNotFoundError as error:
             try:
-                keys = self.storage.listing(path)["key"]
+                keys = self._listed(path)
             except ObjectNotFoundError:
                 raise self._absent(path, "to its key") from error
         return self._tables_of(path, keys.to_pylist())
+
+    def _listed(self, folder: str) -> Column:
+        """Return the keys below a folder, without trash and hidden ones."""
+        keys = self.storage.listing(folder)["key"]
+        return keys.filter(pa.array(~ignored(relative(keys, safe_prefix(folder)), IGNORED)))
 
     def _matching(self, pattern: str) -> list[str]:
         """Return the keys that fit a pattern, as shells understand it."""
         folder = pattern[: re.search(r"[*?]", pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
         try:
-            keys = self.storage.listing(folder)["key"]
+            keys = self._listed(folder)
         except ObjectNotFoundError as error:
             raise self._absent(pattern, "to files that are there") from error
         found = keys.filter(pa.array(flags(pc.match_substring_regex(keys, _expression(pattern)))))

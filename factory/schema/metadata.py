@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from factory.schema.options import opt
-from factory.schema.run import MetadataConfig
+from factory.schema.run import IGNORED_MEANING, MetadataConfig, ignored
 
 
 @dataclass
@@ -70,3 +70,4 @@ class ColumnsConfig(MetadataConfig):
     width_column: str = opt("width", "column with widths, px; a field as COLUMN.FIELD")
     height_column: str = opt("height", "column with heights, px; a field as COLUMN.FIELD")
     frames_column: str | None = opt(None, "column with numbers of frames, for videos")
+    ignore: list[str] = opt(factory=ignored, meaning=IGNORED_MEANING)

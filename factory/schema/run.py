@@ -76,6 +76,18 @@ class MetadataConfig:
         yield from ()
 
 
+IGNORED_MEANING = "patterns of files that are no data: trash, thumbnails, hidden ones; []: none"
+
+
+def ignored() -> list[str]:
+    """Return the patterns of files that are no data, unless others are set."""
+    return [
+        ".*", ".*/", "__MACOSX/", "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/",
+        "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "#recycle/",
+        "#snapshot/", "@Recycle/", "@Recently-Snapshot/", "CVS/", "__pycache__/",
+    ]  # fmt: skip
+
+
 @dataclass
 class DiscoveryConfig(MetadataConfig):
     """List the storage and measure the header of every picture."""
@@ -93,14 +105,7 @@ class DiscoveryConfig(MetadataConfig):
     exclude: list[str] = opt(
         factory=list, meaning="patterns of keys that do not count, such as 'raw/**' or '*_mask.png'"
     )
-    ignore: list[str] = opt(
-        factory=lambda: [
-            ".*", ".*/", "__MACOSX/", "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/",
-            "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "#recycle/",
-            "#snapshot/", "@Recycle/", "@Recently-Snapshot/", "CVS/", "__pycache__/",
-        ],
-        meaning="patterns of files that are no data: trash, thumbnails, hidden ones; []: none",
-    )  # fmt: skip
+    ignore: list[str] = opt(factory=ignored, meaning=IGNORED_MEANING)
     max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
     verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
 

@@ -37,7 +37,6 @@ class LocalStorage(Storage):
 
     A symbolic link inside the root is an object like any other as long as it points inside
     the root; one that leaves it is neither listed nor read unless `follow_links` is set.
-    Listing skips what operating systems leave behind (.DS_Store, Thumbs.db, @eaDir, ._*).
 
     Attributes:
         root: The folder; relative ones count from the working directory, "~" is expanded.
@@ -221,10 +220,6 @@ class LocalStorage(Storage):
             next(top, None)
 
 
-# First letters of names that listings skip; of other names no question is asked.
-_SUSPECT = frozenset(".@_TtDd")
-
-
 class _Walk:
     """One walk over a folder; keeps which links it left out, to say so at the end."""
 
@@ -262,7 +257,7 @@ class _Walk:
         above = _with_separator(folder)[self._cut :].replace(os.sep, "/")
         for entry in self._entries(folder):
             name = entry.name
-            if name[0] in _SUSPECT and not is_listed(name):
+            if name[0] == "." and not is_listed(name):
                 continue
             if not (name.isascii() or _is_utf8(name)):
                 self._left_out.append(ascii(entry.path))

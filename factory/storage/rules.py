@@ -12,9 +12,6 @@ from factory.storage.base import safe_key
 # Files being written, and probes of `check(write=True)`, start with this; listings skip them.
 TEMPORARY = ".factory-tmp-"
 
-# What operating systems and file servers drop beside people's files. A folder and its copy
-# in a bucket must list the same, so every storage skips them.
-_JUNK = re.compile(r"(?:^|/)(?:\.DS_Store|Thumbs\.db|desktop\.ini|@eaDir|__MACOSX|\._[^/]*)(?:/|$)")
 # Empty parts of a path, and those that mean a folder: rare in buckets, and never in folders.
 _ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
@@ -25,8 +22,11 @@ def temporary_name() -> str:
 
 
 def is_listed(key: str) -> bool:
-    """Tell whether a listing shows the key: not OS junk, not half written, not a folder."""
-    return not (_JUNK.search(key) or TEMPORARY in key or key.endswith("/"))
+    """Tell whether a listing shows the key: not half written, not a folder.
+
+    Trash and hidden files are shown: what of them is no data is for a scan to say, and to count.
+    """
+    return not (TEMPORARY in key or key.endswith("/"))
 
 
 def is_normal(key: str) -> bool:

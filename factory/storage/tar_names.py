@@ -17,6 +17,7 @@ class ShardNames:
 
     A pattern without '/' is compared with an object's file name, one with '/' with its whole
     key. '*' and '?' stop at '/', '**' does not; braces hold a range of numbers or a list.
+    "._a.tar", which macOS writes beside "a.tar", is no shard unless the pattern begins so.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -97,4 +98,9 @@ def _regex(pattern: str) -> str:
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     anywhere = "" if "/" in pattern else "(?:.*/)?"
-    return f"(?s:{anywhere}" + "".join(meaning.get(part, re.escape(part)) for part in parts) + ")"
+    shown = "" if pattern.rpartition("/")[2].startswith("._") else r"(?!(?:.*/)?\._[^/]*$)"
+    return (
+        f"(?s:{shown}{anywhere}"
+        + "".join(meaning.get(part, re.escape(part)) for part in parts)
+        + ")"
+    )

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from factory.cache.garbage import collect
+from factory.cache.place import CachePlace
 from factory.cache.recipe import Keys
 from factory.cache.segment import Place, new_segment
 from factory.cache.store import TensorStore
 from factory.cache.upkeep import drop, inspect, verify
+from factory.cache.usage import held, is_empty
 from factory.cache.writer import publish_segment
+from factory.storage.local import LocalStorage
 
 from .conftest import RECIPE
 
@@ -90,3 +93,19 @@ def test_a_shard_no_row_of_which_counts_is_left_to_gc(
     collect(damaged, min_age_s=0)
     assert inspect(damaged).leftovers == []
     assert damaged.contains(keys_of(ROWS)).all()
+
+
+def test_hidden_files_that_systems_write_into_any_folder_are_no_part_of_a_cache(
+    store: TensorStore, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
+) -> None:
+    for folder in ("index", "shards"):
+        (tmp_path / "cache/images" / folder).mkdir(parents=True)
+        (tmp_path / "cache/images" / folder / ".DS_Store").write_bytes(b"x")
+    assert is_empty(store)
+    write(store, keys_of(ROWS), rows_of(ROWS))
+    found = inspect(store)
+    assert (found.problems, found.leftovers) == ([], [])
+    (tmp_path / "cache/tensors/images").mkdir(parents=True)
+    for name in (".DS_Store", "images/x"):
+        (tmp_path / "cache/tensors" / name).write_bytes(b"x")
+    assert held(CachePlace(LocalStorage(str(tmp_path)))) == {"images": 1}

@@ -17,10 +17,12 @@ from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
 from factory.catalog.globs import matching
 from factory.catalog.left_out import IGNORED, LeftOut, ignored
+from factory.catalog.parquet import ParquetTable
 from factory.catalog.published import Shelf
 from factory.engine.local import LocalEngine
 from factory.errors import EmptyBackendError
 from factory.report import left_out_lines
+from factory.schema.metadata import ColumnsConfig
 from factory.schema.run import DiscoveryConfig
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
@@ -28,6 +30,8 @@ from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from factory.storage.tar import TarStorage
 from tests.bad_input.making import prepared
+from tests.catalog.test_column_facts import Table
+from tests.catalog.test_column_facts import scan as scan_columns
 from tests.dryrun.building import dry_run, one_backend, problems
 from tests.streams import stream
 
@@ -37,10 +41,9 @@ TRASH = (
     "$RECYCLE.BIN/z.jpg", "$Recycle.Bin/z.jpg", "#recycle/r.jpg",
     "lost+found/l.jpg", "System Volume Information/s.jpg",
 )  # fmt: skip
-# No storage lists what operating systems drop anywhere.
 DROPPED = (
-    "._ok.jpg", "sub/._ok.jpg", "__MACOSX/ok.jpg", "@eaDir/ok.jpg/SYNOFILE_THUMB_M.jpg",
-    "Thumbs.db", "desktop.ini",
+    ".DS_Store", "._ok.jpg", "._ok.txt", "sub/._ok.jpg", "__MACOSX/ok.jpg",
+    "@eaDir/ok.jpg/SYNOFILE_THUMB_M.jpg", "Thumbs.db", "desktop.ini",
 )  # fmt: skip
 OTHERS = ("clip.mp4", "raw/a.CR2", "raw/b.cr2", "notes", "ok.txt")
 GOOD = ("ok.jpg", "a.git/x.jpg", "recycle/r.jpg", "sub/lost.jpg")
@@ -78,15 +81,18 @@ def test_folders_and_buckets(tmp_path: Path, prefix: str) -> None:
     for storage in (LocalStorage(str(tmp_path)), memory):
         facts = scan(storage, prefix)
         assert keys(facts) == sorted(f"{prefix}/{n}".lstrip("/") for n in GOOD)
-        assert sum(facts.left_out.ignored.values()) == len(TRASH)
+        assert sum(facts.left_out.ignored.values()) == len(TRASH) + len(DROPPED)
         assert facts.left_out.ignored["$RECYCLE.BIN/"] == 2
+        assert facts.left_out.ignored["__MACOSX/"] == facts.left_out.ignored["Thumbs.db"] == 1
         assert facts.left_out.suffixes == {".mp4": 1, ".cr2": 2, "without suffix": 1}
 
 
 def test_what_is_ignored_may_be_changed(tmp_path: Path) -> None:
     fill(tmp_path)
     every = scan(LocalStorage(str(tmp_path)), metadata=Discovery(ignore=()))
-    assert len(every) == len(TRASH) + len(GOOD)
+    pictures = [name for name in DROPPED if name.endswith(".jpg")]
+    assert len(every) == len(TRASH) + len(pictures) + len(GOOD)
+    assert every.left_out.suffixes[".db"] == every.left_out.suffixes[".ini"] == 1
     assert not every.left_out.ignored
     own = scan(LocalStorage(str(tmp_path)), metadata=Discovery(ignore=("recycle/", "a.GIT/")))
     assert own.left_out.ignored == {"recycle/": 1, "a.GIT/": 1}
@@ -106,7 +112,7 @@ def test_members_of_tars(tmp_path: Path) -> None:
             archive.add(tmp_path / "files" / name, name)
     facts = scan(TarStorage(LocalStorage(str(tmp_path / "data"))))
     assert keys(facts) == sorted(f"a.tar/{name}" for name in GOOD)
-    assert sum(facts.left_out.ignored.values()) == len(TRASH)
+    assert sum(facts.left_out.ignored.values()) == len(TRASH) + len(DROPPED)
 
 
 def test_folders_read_by_hugging_face(tmp_path: Path) -> None:
@@ -123,12 +129,39 @@ def test_folders_read_by_hugging_face(tmp_path: Path) -> None:
     assert sorted(outcomes) == sorted(f"ignored: {name}" for name in names[1:])
 
 
+def test_rows_of_columns_that_were_made_of_trash() -> None:
+    class Folder(Table):
+        def paths(self) -> pa.ChunkedArray:
+            return pa.chunked_array([["ok.jpg", "@eaDir/e.jpg", ""]], pa.large_string())
+
+    table = Folder(width=[1, 2, 3], height=[4, 5, 6])
+    facts = scan_columns(table)
+    assert facts.column("width").tolist() == [1, 3]
+    assert facts.left_out == LeftOut({"@eaDir/": 1})
+    assert len(scan_columns(table, ignore=())) == 3
+    assert facts.origin == scan_columns(Table(width=[1], height=[2])).origin
+
+
+def test_tables_and_shards_are_found_beside_trash(tmp_path: Path) -> None:
+    fill(tmp_path, ("a.jpg", "b.jpg"))
+    for name in ("tables/._t.csv", "tables/@eaDir/t.csv", "._s.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    (tmp_path / "tables/t.csv").write_text("file_name,width,height\na.jpg,64,64\n")
+    for path in ("tables", "tables/*.csv", "**/t.csv"):
+        assert keys(scan(LocalStorage(str(tmp_path)), metadata=ParquetTable(path))) == ["a.jpg"]
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        archive.add(tmp_path / "b.jpg", "b.jpg")
+    assert keys(scan(TarStorage(LocalStorage(str(tmp_path))))) == ["s.tar/b.jpg"]
+
+
 def test_they_are_shown_and_remembered(tmp_path: Path) -> None:
     fill(tmp_path / "pics")
     for _ in range(2):  # measured, then opened as published
         with prepared(tmp_path) as data:
             lines = list(left_out_lines(data.sources.values()))
-        assert lines[0].startswith(f"Left out of pics: {len(TRASH)} files ignored as ")
+        ignored_files = len(TRASH) + len(DROPPED)
+        assert lines[0].startswith(f"Left out of pics: {ignored_files} files ignored as ")
         assert "#recycle/ (1)" in lines[0]
         assert lines[1] == (
             "Left out of pics: 4 files of other formats: .cr2 (2), .mp4 (1), without suffix (1)"
@@ -157,7 +190,7 @@ def test_catalogs_from_before_are_read(tmp_path: Path) -> None:
 
 
 def test_the_schema_names_the_same() -> None:
-    assert tuple(DiscoveryConfig().ignore) == IGNORED
+    assert tuple(DiscoveryConfig().ignore) == tuple(ColumnsConfig().ignore) == IGNORED
 
 
 PARTS = st.text("aA.@_#rReE$/\u00e9", min_size=1, max_size=4)

@@ -282,6 +282,8 @@ def test_named_shards_that_are_absent_are_said(
     ("pattern", "matching", "others"),
     [
         ("*.tar", ["a.tar", "p/a.tar", "p/q/.tar"], ["a.tar.gz", "a.tar/b", "atar", "p/a.tgz"]),
+        ("**.tar", ["a.tar", "p/a.tar"], ["._a.tar", "p/._a.tar"]),
+        ("p/._*.tar", ["p/._a.tar"], ["p/a.tar"]),
         ("p/*.tar", ["p/a.tar"], ["a.tar", "p/q/a.tar", "x/p/a.tar"]),
         ("**/*.tar", ["a.tar", "p/q/a.tar"], ["a"]),
         ("p/**.tar", ["p/a.tar", "p/q/a.tar"], ["a.tar"]),
