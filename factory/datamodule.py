@@ -233,7 +233,12 @@ class FactoryDataModule(PlainLoop):
         return loader
 
     def val_dataloader(self) -> EvalLoader:
-        """Return every sample of the eval backends once; not called where there are none."""
+        """Return every sample of the eval backends once; not called where there are none.
+
+        A loop of one's own may ask before it trains: what was not prepared is prepared first.
+        """
+        if self._plan is None and self.trainer is None:
+            self._make_ready()
         barred = {name: frozenset(rows.steps) for name, rows in self._excluded.items()}
         plans = [
             EvalPlan(each, self.batch_size, barred.get(each.name, frozenset()))

@@ -62,7 +62,7 @@ class PlainLoop(LightningDataModule):
         self._ranks, self._layout = Ranks(), Layout()
         self._position, self._progress = Position(), Progress()
         self._peers: Peers | None = None
-        self._entered = self._agreed = False
+        self._entered = self._agreed = self._warned = False
 
     def loader(
         self,
@@ -106,7 +106,11 @@ class PlainLoop(LightningDataModule):
 
         Raises:
             PlanError: See `loader`.
+            ConfigError: A limit is no number of steps or epochs.
         """
+        for name, limit in {"max_steps": max_steps, "max_epochs": max_epochs}.items():
+            if limit is not None and (int(limit) != limit or limit < 0):
+                raise ConfigError(f"{name} must be a whole number from 0, or None, got {limit}")
         return self._batches(self.loader(**ranks), max_steps, max_epochs)
 
     def commit(self) -> None:
@@ -116,6 +120,7 @@ class PlainLoop(LightningDataModule):
         its last one. `state_dict` says which was the last that is.
         """
         self._position.commit()
+        self._warned = False
         self.ledger.commit(*self.committed)
 
     def count_micro_batch(self) -> None:
@@ -256,13 +261,14 @@ class PlainLoop(LightningDataModule):
                 )  # fmt: skip
 
     def _warn_uncommitted(self) -> None:
-        """Say so where a loop saves a state that is behind what it has trained on."""
+        """Say so, once, where a loop saves a state that is behind what it has trained on."""
         position = self._position
-        if self.trainer is not None or not position.given:
+        if self.trainer is not None or not position.given or self._warned:
             return
         # Of a step under way nothing is to be said.
         if not position.counts or position.pending > self._layout.micros:
             epoch, step = position.committed
+            self._warned = True
             logger.warning(_UNCOMMITTED, step, epoch, position.pending)
 
     @property

@@ -1,6 +1,7 @@
 """One training run with Lightning, from a composed config to a folder of results."""
 
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from factory.interruption import Interruption
 from factory.own_folder import is_unwritable, unwritable
 from factory.report import show, stages_table, stream_lines, wide_console
 from factory.run_folder import HYDRA, newest_checkpoint
-from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole
+from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole, is_sharded
 from factory.telemetry import METRICS, Stage
 
 logger = logging.getLogger("factory")
@@ -109,10 +110,12 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:
         if not isinstance(cause, MisconfigurationException | ModuleNotFoundError):
             raise
         given = ", ".join(f"{name}={cfg.get(name)}" for name in ("accelerator", "devices"))
-        raise ConfigError(
-            f"trainer ({given}): {cause}; to take what this machine has, set "
-            "trainer.accelerator=auto trainer.devices=auto"
-        ) from error
+        told = str(cause).rstrip(".")
+        if re.search(r"accelerator|device|gpu|cuda|mps", told, re.IGNORECASE):
+            told += (
+                "; to take what this machine has, set trainer.accelerator=auto trainer.devices=auto"
+            )
+        raise ConfigError(f"trainer ({given}): {told}") from error
     return trainer
 
 
@@ -124,23 +127,29 @@ def _quiet() -> None:
 
 
 def find_checkpoint(path: str | None, output_dir: Path, folder: Path | None = None) -> str | None:
-    """Return the checkpoint to continue from: a file, or for "last" the newest run's last one.
+    """Return the checkpoint to continue from: that given, or for "last" the newest run's last one.
 
     Of a run that is begun again in its own `folder` it is that folder's.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: There is no such file, or a folder that is no checkpoint.
         ResumeError: It is not whole.
     """
     if path is None:
         return None
     if path != "last":
-        if not Path(path).is_file():
+        given = Path(path)
+        if not given.is_file() and not is_sharded(given):
+            inside = newest_checkpoint(given) if given.is_dir() else None
             raise ConfigError(
-                f"ckpt_path={path} is no file; give a checkpoint, or ckpt_path=last for the "
-                f"newest one below {output_dir}"
-            )
-        check_whole(Path(path))
+                f"ckpt_path={path} is "
+                + ("a folder, and no checkpoint of a sharded strategy" if given.is_dir() else
+                   "no file")
+                + (f"; give the newest one in it, ckpt_path={inside[1]}" if inside else
+                   "; give a checkpoint")
+                + f", or ckpt_path=last for the newest one below {output_dir}"
+            )  # fmt: skip
+        check_whole(given)
         return path
     own = None if folder is None else newest_checkpoint(folder)
     found = own or newest_checkpoint(output_dir, folder)

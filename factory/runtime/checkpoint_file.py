@@ -1,4 +1,4 @@
-"""Checks of a checkpoint's file before it is loaded: whole or not, and trusted or not."""
+"""Checks of a checkpoint before it is loaded, a file or a folder: whole or not, trusted or not."""
 
 import os
 import zipfile
@@ -15,17 +15,26 @@ from factory.errors import ResumeError
 SUFFIX = ".ckpt"
 # How a file begins that torch.save wrote before it wrote zip archives; only loading tells more.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# By what Lightning knows folders of its sharded strategies: the first of FSDP's (and whatever else
+# torch.distributed.checkpoint writes), the second a folder of DeepSpeed's.
+_META, _DEEPSPEED = "meta.pt", "checkpoint"
+_INDEX = ".metadata"
 # Read at a time where checksums are compared: a megabyte costs nothing to hold.
 _CHUNK = 2**20
 # torch's own switch for files that their owner trusts.
 TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
+def is_sharded(path: Path) -> bool:
+    """Tell whether a folder is a checkpoint that a sharded strategy wrote."""
+    return (path / _META).is_file() or (path / _DEEPSPEED).is_dir()
+
+
 def check_whole(path: Path, among: Iterable[Path] | None = None) -> None:
     """Refuse a checkpoint that is empty, breaks off or is damaged.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a sharded strategy.
         among: Where to look for an older one that is whole; those beside it if None.
 
     Raises:
@@ -47,7 +56,7 @@ def next_older(path: Path, among: Iterable[Path]) -> Path | None:
     """Return the newest whole checkpoint that is no newer than a file, and another file."""
     times = {}
     for file in among:
-        if file.is_file() and not file.samefile(path):
+        if file.exists() and not file.samefile(path):
             times[file] = file.stat().st_mtime_ns
     limit = path.stat().st_mtime_ns
     candidates = (file for file in times if times[file] <= limit)
@@ -62,6 +71,10 @@ def check_trusted(path: Path) -> None:
         ResumeError: Names the classes, and how to do without them or allow them; or torch cannot
             read it at all.
     """
+    if path.is_dir():
+        if (path / _META).is_file():  # what DeepSpeed writes, its own loader reads
+            check_trusted(path / _META)
+        return
     if os.environ.get(TRUST, "").lower() in ("1", "y", "yes", "true") or _is_legacy(path):
         return
     try:
@@ -86,7 +99,7 @@ def explain_failure(given: str | Path | None, error: BaseException) -> ResumeErr
     if not (isinstance(error, EOFError | OSError | RuntimeError | UnpicklingError)):
         return None
     try:
-        if not path.is_file():
+        if given is None or not path.exists():
             return None
         check_whole(path)
     except ResumeError as found:
@@ -114,9 +127,25 @@ def _is_legacy(path: Path) -> bool:
 
 
 def _fault_of(path: Path) -> str | None:
-    """Return what is wrong with a file; None if it is whole."""
+    """Return what is wrong with a checkpoint; None if it is whole."""
+    if path.is_dir():
+        return _folder_fault(path)
     facts = path.stat()
     return _fault(path, facts.st_size, facts.st_mtime_ns)
+
+
+def _folder_fault(path: Path) -> str | None:
+    if not is_sharded(path):
+        return f"it is a folder without {_META}, so none of a sharded strategy"
+    if not (path / _META).is_file():
+        return None
+    if not (path / _INDEX).is_file():
+        return f"it lacks {_INDEX}, which is written last"
+    for file in sorted(path.iterdir()):
+        if file.is_file() and not file.stat().st_size:
+            return f"its {file.name} is empty"
+    fault = _fault_of(path / _META)
+    return None if fault is None else f"of its {_META}, {fault}"
 
 
 @lru_cache(maxsize=64)  # one that is chosen is looked at again when it is loaded

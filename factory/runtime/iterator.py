@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from factory.errors import PlanError
+from factory.errors import FetchError, PlanError
 from factory.runtime.ahead import FetchAhead
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
@@ -21,6 +21,13 @@ from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.ranks import check_division, pad, share
+
+# Were both counted, commits of the one would be taken for those of the other.
+_OVERTAKEN = (
+    "the training batches were begun anew, or a state was loaded, since this iteration gave out "
+    "its last one: a run stands in one place, so go on with the newer iteration (two loops that "
+    "train side by side need a FactoryDataModule each)"
+)
 
 
 class Record(Protocol):
@@ -157,6 +164,7 @@ class TrainLoader(Loader):
         self._begin()
         epoch, step = self._position.next(self._steps)
         self._position.begin(epoch, step)
+        turn = self._position.turn
         self._closed = False
         micros = self._layout.micros
         left = (self._steps(epoch) - step) * micros
@@ -177,6 +185,8 @@ class TrainLoader(Loader):
             self._position.give_out()
             yield batch
             del batch
+            if self._position.turn != turn:
+                raise FetchError(_OVERTAKEN)
         if not left and self._ended is not None:
             self._ended(epoch, self._steps(epoch))
 

@@ -19,6 +19,7 @@ class Position:
         self._under_way = False
         self._restored = False
         self._given, self._counts = 0, False
+        self._turn = 0
 
     @property
     def committed(self) -> tuple[int, int]:
@@ -52,12 +53,18 @@ class Position:
             steps: Returns the length of an epoch in optimizer steps.
         """
         epoch, step = self.committed
-        # A loop that does not count is taken by what it was given.
-        uncounted = self._given_out == epoch and not self._done
+        # A loop that never counts is taken by what it was given.
+        uncounted = self._given_out == epoch and not self._counts
         return (epoch + 1, 0) if uncounted or step >= steps(epoch) else (epoch, step)
+
+    @property
+    def turn(self) -> int:
+        """How often batches were begun to be given out, or the place was set: who began last."""
+        return self._turn
 
     def begin(self, epoch: int, step: int) -> None:
         """Note that batches are given out from this step on."""
+        self._turn += 1
         self._epoch, self._step, self._done = epoch, step, 0
         self._given_out, self._under_way, self._restored = -1, True, False
         self._given = 0

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from factory.errors import ConfigError, FactoryError, PlanError
+from factory.errors import ConfigError, FactoryError, FetchError, PlanError
 from factory.runtime.ranks import Ranks, find_ranks
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 
@@ -100,6 +100,57 @@ def test_batches_that_were_not_committed_come_again_and_are_told(
                 break
     assert found[6:] == [(0, 6), (0, 5), (0, 6), (1, 0)]
     assert "2 batches that were not committed: they come again" in caplog.text
+
+
+def test_a_state_without_commits_warns_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with data_module(root) as data:
+        for batch in data.batches(max_steps=9):
+            if batch.step % 2:
+                data.state_dict()
+        state = data.state_dict()
+    assert caplog.text.count("data.commit()") == 1
+    assert (state["epoch"], state["step"]) == (1, 0)
+
+
+def test_a_loop_that_is_left_in_the_last_step_of_an_epoch_sees_it_again(root: Path) -> None:
+    with data_module(root) as data:
+        for _ in data.batches(max_steps=6):
+            data.commit()
+        for batch in data.batches():
+            assert (batch.epoch, batch.step) == (0, 6)
+            break
+
+        assert places([next(data.batches())]) == [(0, 6)]
+
+
+def test_an_iteration_ends_where_another_has_begun(root: Path) -> None:
+    """Commits of two that are under way at once could not be told apart."""
+    with data_module(root) as data:
+        older, newer = iter(data.loader()), iter(data.loader())
+        next(older)
+        next(newer)
+        with pytest.raises(FetchError, match="begun anew"):
+            next(older)
+        data.commit()
+        assert data.committed == (0, 1)
+        assert next(newer).step == 1
+        data.load_state_dict(data.state_dict())
+        with pytest.raises(FetchError, match="or a state was loaded"):
+            next(newer)
+        assert places(data.batches(max_steps=2)) == [(0, 1)]
+
+
+def test_validation_may_be_asked_for_first(tmp_path: Path) -> None:
+    write_folders(tmp_path)
+    with data_module(tmp_path) as data:
+        assert sum(int(batch.valid.sum()) for batch in data.val_dataloader()) == 5
+        assert len(list(data.batches(max_steps=2))) == 2
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": -1}, {"max_steps": 2.5}, {"max_epochs": -1}])
+def test_a_limit_that_is_none_is_refused(root: Path, limit: dict[str, Any]) -> None:
+    with data_module(root) as data, pytest.raises(ConfigError, match="whole number from 0"):
+        data.batches(**limit)
 
 
 def test_a_loader_is_one_of_torchs_and_of_fabrics(root: Path) -> None:

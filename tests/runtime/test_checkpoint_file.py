@@ -1,6 +1,8 @@
 """Whether a checkpoint's file is whole and trusted: named, with the next older one that is."""
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,64 @@ def test_the_last_checkpoint_of_all_runs_is_looked_at(tmp_path: Path) -> None:
     assert f"ckpt_path={whole}" in str(caught.value)
     with pytest.raises(ConfigError, match="is no file"):
         find_checkpoint(str(tmp_path / "none.ckpt"), tmp_path)
+
+
+def sharded(folder: Path, age: int = 0) -> Path:
+    """Write what Lightning writes with FSDP's sharded states, or ModelParallelStrategy."""
+    from torch.distributed import checkpoint
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is one process alone
+        checkpoint.save({"w": torch.arange(50)}, checkpoint_id=folder, no_dist=True)
+    saved(folder / "meta.pt", content={"global_step": 3})
+    return aged(folder, age)
+
+
+def test_a_folder_of_a_sharded_strategy_is_a_checkpoint(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "one/checkpoints/last.ckpt", age=20)
+    assert find_checkpoint(str(path), tmp_path) == find_checkpoint("last", tmp_path) == str(path)
+    check_trusted(path)
+    deepspeed = tmp_path / "deepspeed.ckpt"
+    (deepspeed / "checkpoint").mkdir(parents=True)
+    assert find_checkpoint(str(deepspeed), tmp_path) == str(deepspeed)
+    check_trusted(deepspeed)
+    broken = tmp_path / "one/checkpoints/newer.ckpt"
+    broken.write_bytes(b"PK")
+    with pytest.raises(ResumeError, match=r"older one that is whole is .*last\.ckpt"):
+        check_whole(broken)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: (path / ".metadata").unlink(), r"it lacks \.metadata"),
+        (lambda path: (path / "__0_0.distcp").write_bytes(b""), r"__0_0\.distcp is empty"),
+        (lambda path: (path / "meta.pt").write_bytes(b"PK"), r"of its meta\.pt, its 2 bytes"),
+    ],
+)
+def test_a_sharded_checkpoint_that_is_not_whole_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    path = sharded(tmp_path / "last.ckpt")
+    damage(path)
+    with pytest.raises(ResumeError, match=said):
+        find_checkpoint(str(path), tmp_path)
+
+
+def test_classes_in_a_sharded_checkpoint_are_looked_at(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "last.ckpt")
+    saved(path / "meta.pt", content={"hyper_parameters": Foreign()})
+    with pytest.raises(ResumeError, match="Foreign"):
+        check_trusted(path)
+
+
+def test_a_folder_that_is_no_checkpoint_leads_to_the_newest_one_in_it(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "run/checkpoints/last.ckpt")
+    with pytest.raises(ConfigError, match=r"is a folder, .*ckpt_path=.*/last\.ckpt"):
+        find_checkpoint(str(tmp_path / "run"), tmp_path)
+    whole.unlink()
+    with pytest.raises(ConfigError, match=r"is a folder, .*; give a checkpoint, or"):
+        find_checkpoint(str(tmp_path / "run"), tmp_path)
 
 
 @pytest.mark.parametrize("left", [0, 0.5, -1])

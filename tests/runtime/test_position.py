@@ -70,3 +70,14 @@ def test_another_division_keeps_what_is_committed() -> None:
         position.count()
     position.divide(4)
     assert position.committed == (0, 2)
+
+
+def test_a_loop_that_counts_does_not_skip_the_last_step_of_an_epoch_begun_again_there() -> None:
+    position = Position()
+    position.begin(0, 0)
+    position.count()
+    position.count()
+    position.begin(*position.next(three_steps))
+    position.give_out_last()  # and the loop was left before it was trained on
+    assert position.committed == (0, 2)
+    assert position.next(three_steps) == (0, 2)
