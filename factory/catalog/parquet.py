@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from factory.catalog.globs import relative, with_suffix
 from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.metadata import Scan
 from factory.catalog.names import Named, look_up
-from factory.catalog.tables import Rows, Tables
+from factory.catalog.tables import MAX_UNZIPPED_MB, Rows, Tables
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
 from factory.errors import TableError
 from factory.storage.rules import safe_prefix
@@ -50,6 +50,7 @@ class ParquetTable:
         frames_column: Column with numbers of frames, for videos; None for still pictures.
         extensionless: Names in the table have no suffix: "a/b" means the only sample among
             a/b.png, a/b.jpg and so on.
+        max_unzipped_mb: Most that a table which ends with .gz may hold, MiB.
     """
 
     path: str | Sequence[str]
@@ -58,6 +59,8 @@ class ParquetTable:
     height_column: str | None = "height"
     frames_column: str | None = None
     extensionless: bool = False
+    # Not shown: facts that were read within another limit are the same.
+    max_unzipped_mb: float = field(default=MAX_UNZIPPED_MB, repr=False)
 
     def __post_init__(self) -> None:
         """Check that there is a path, and either both columns of sizes or none.
@@ -103,7 +106,7 @@ class _Reading:
         self._settings, self._scan, self._engine = settings, scan, engine
         self._where = f"data.backends.{scan.name}"
         paths = (settings.path,) if isinstance(settings.path, str) else tuple(settings.path)
-        self._tables = Tables(scan.storage, paths, self._where)
+        self._tables = Tables(scan.storage, paths, self._where, settings.max_unzipped_mb)
         self._own = scan.columns
 
     def facts(self) -> Facts:

@@ -1,6 +1,7 @@
 """What does one file of a table hold, whatever it is written as?"""
 
 import gzip
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,8 @@ _SUFFIXES = {
     ".jsonl": LINES, ".ndjson": LINES, ".json": DOCUMENT, ".csv": CSV, ".tsv": CSV,
 }  # fmt: skip
 SUFFIXES = ", ".join(_SUFFIXES)
+# Unzipped at a time, so that a file which is too large is left after as little.
+_PIECE = 2**20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
@@ -86,20 +89,34 @@ def _read_as(name: str, path: Sequence[str], schema: pa.Schema) -> str:
     return name
 
 
+def unzipped(data: bytes, most: float) -> bytes | None:
+    """Return what a gzip file holds; None if that is more than some bytes.
+
+    Raises:
+        OSError, EOFError, zlib.error: It is none, or damaged.
+    """
+    pieces, size = [], 0
+    with gzip.open(io.BytesIO(data)) as file:
+        while piece := file.read(_PIECE):
+            size += len(piece)
+            if size > most:
+                return None
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
 def read_text(key: str, data: bytes, wanted: Sequence[str], texts: Sequence[str]) -> Part:
     """Read columns of a table written as text.
 
     Args:
-        key: Name of the file; its suffix says the format, and whether it is compressed.
-        data: The file.
+        key: Name of the file; its suffixes say the format.
+        data: The file, unzipped.
         wanted: Columns to read.
         texts: Those that are texts, also where they look like numbers.
 
     Raises:
         ArrowException, OSError, EOFError, ValueError: It is damaged, or written otherwise.
     """
-    if key.lower().endswith(".gz"):
-        data = gzip.decompress(data)
     if data.startswith(_UTF16):
         raise MalformedError("it is UTF-16; convert it with: iconv -f UTF-16 -t UTF-8 FILE > NEW")
     data = data.removeprefix(_BOM)

@@ -23,6 +23,7 @@ from factory.catalog.table_formats import (
     format_of,
     read_parquet,
     read_text,
+    unzipped,
 )
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.base import Storage
@@ -32,6 +33,11 @@ from factory.storage.rules import safe_prefix
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _MAGIC = b"PAR1"
 _TEXT = pa.large_string()
+
+
+# A file is unzipped in memory, where zeros shrink a thousandfold. Ten million rows of captions
+# take some 3 GiB; larger tables are better written as Parquet, of which columns are read.
+MAX_UNZIPPED_MB = 4096.0
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,13 @@ class Tables:
         storage: Where the files lie.
         paths: Keys of files, folders of them, or patterns such as "tables/*.parquet".
         where: The backend's settings, for messages, such as "data.backends.photos".
+        max_unzipped_mb: Most that a file which ends with .gz may hold, MiB.
     """
 
     storage: Storage
     paths: tuple[str, ...]
     where: str
+    max_unzipped_mb: float = MAX_UNZIPPED_MB
 
     @property
     def setting(self) -> str:
@@ -165,13 +173,25 @@ class Tables:
         source = self._source(key, parquet=kind in (PARQUET, None))
         try:
             if isinstance(source, bytes) and kind not in (PARQUET, None):
-                return read_text(key, source, wanted, texts)
+                return read_text(key, self._unzipped(key, source), wanted, texts)
             return read_parquet(source, wanted)
         except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
             raise TableError(
                 f"{self.described(key)} is not {kind or PARQUET}, or a damaged one: {error}; "
                 f"write it again, or set {self.setting} to another"
             ) from error
+
+    def _unzipped(self, key: str, data: bytes) -> bytes:
+        if not key.lower().endswith(".gz"):
+            return data
+        found = unzipped(data, self.max_unzipped_mb * 2**20)
+        if found is None:
+            raise TableError(
+                f"{self.described(key)} has {len(data)} bytes and holds over "
+                f"{self.max_unzipped_mb:g} MiB unzipped; if it is meant to be so large, raise "
+                f"{self.where}.metadata.max_unzipped_mb, or write it as Parquet"
+            )
+        return found
 
     def _source(self, key: str, *, parquet: bool) -> Path | bytes:
         """Return the file, or the path of a local Parquet file, of which columns are read."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from factory.schema.options import opt
+from factory.schema.options import above, opt
 from factory.schema.run import IGNORED_MEANING, MetadataConfig, ignored
 
 
@@ -30,6 +30,7 @@ class ParquetConfig(MetadataConfig):
     extensionless: bool = opt(
         False, "names in the table have no suffix: a/b means the only one of a/b.png, a/b.jpg, …"
     )
+    max_unzipped_mb: float = opt(4096.0, "most that a table which ends with .gz may hold, MiB")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -38,6 +39,7 @@ class ParquetConfig(MetadataConfig):
             yield "path must name a table; set path to its key"
         for path in paths:
             yield from _path_problems(path)
+        yield from above("max_unzipped_mb", self.max_unzipped_mb, 0)
         if not self.file_column:
             yield "file_column must name a column; set file_column=file_name"
         for name in ("width_column", "height_column", "frames_column"):

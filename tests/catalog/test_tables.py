@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,25 @@ def test_a_table_is_read_from_storages_without_paths() -> None:
         rows = Tables(made, (f"t/{key}",), "data.backends.pics").read(["caption"], ["caption"])
         wanted = [row["caption"] or "" for row in ROWS]
         assert [text or "" for text in rows.table["caption"].to_pylist()] == wanted
+
+
+def test_a_table_that_grows_too_large_is_refused_before_it_fills_memory(storage: Watched) -> None:
+    rows = as_lines(rows_of(2))
+    for key, start in (("bomb.jsonl.gz", rows), ("bomb.csv.gz", as_csv(rows_of(2))),
+                       ("bomb.json.gz", b"[")):  # fmt: skip
+        bomb = gzip.compress(start + b"\n" * 50 * 2**20)
+        assert len(bomb) < 100_000
+        tracemalloc.start()
+        message = refused(storage, put(storage, key, bomb), max_unzipped_mb=4)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10 * 2**20
+        assert f"{key} in file://" in message
+        assert "over 4 MiB unzipped" in message
+        assert "raise data.backends.pics.metadata.max_unzipped_mb" in message
+    path = put(storage, "t.jsonl.gz", gzip.compress(rows) + gzip.compress(rows))  # two members
+    limit = 2 * len(rows) / 2**20
+    assert len(facts(storage, path, max_unzipped_mb=limit)) == 4
+    refused(storage, path, max_unzipped_mb=limit - 1e-9)
+    limits = [facts(storage, path, max_unzipped_mb=most).origin for most in (1, 2)]
+    assert limits[0] == limits[1] == facts(storage, path).origin
