@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from factory.backends.image import SampleBackend
@@ -151,6 +151,7 @@ def _scan(
             known.origin,
             known.left_out,
         )
+        same = same and not replace(facts, readers=known.readers).outdated
         if known is None or not same or not facts.table.equals(known.table):
             facts = shelf.save(facts)
         journal.clear()

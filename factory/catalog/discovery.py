@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from factory.bulk import Engine
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags, starting
-from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, TRANSIENT, Facts
+from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, Facts, passing
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored, without_ignored
 from factory.catalog.medium import Medium
@@ -193,7 +193,7 @@ class Discovery:
         places = find(samples["key"], known["key"])
         same = same_etag(samples, known, places)
         # A file that differs from its facts was replaced under the same etag: a look mends it.
-        same &= ~starting(known["error"], (*TRANSIENT, SIZE_DIFFERS))[places]
+        same &= ~starting(known["error"], (*passing(scan.known), SIZE_DIFFERS))[places]
         if scan.medium.whole:
             looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(known["error"]))
             same &= looked[places]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.changes import Changes, compare
-from factory.catalog.columns import Column, joined, rank, text_lists
+from factory.catalog.columns import Column, joined, rank, starting, text_lists
 from factory.catalog.left_out import LeftOut
 from factory.catalog.reading import TextLists, Texts, reader_of
 from factory.errors import CacheError
@@ -80,6 +80,10 @@ class Fact:
 # that reads it installed, or the limit raised.
 NOT_READABLE = "not readable"
 TRANSIENT = (NOT_READABLE, NEEDS_EXTRA, *BEYOND_LIMITS)
+# Numbers what reads headers and pixels. Files of which an earlier one said what follows are looked
+# at once more, since the next one reads some of them: profiles of megabytes, the smallest WebPs.
+READERS = 2
+REFUSED = ("not a picture", "truncated header", "unsupported pixels", "damaged")
 # Reason of a sample whose file is of another size than its facts: found when it is decoded.
 SIZE_DIFFERS = "size differs"
 
@@ -96,6 +100,7 @@ class Facts:
         changes: What the refresh that made them found.
         extent: The file that a memory map is of.
         left_out: What the scan found beside the samples.
+        readers: What its errors were found by; see `READERS`.
     """
 
     table: pa.Table
@@ -103,6 +108,7 @@ class Facts:
     changes: Changes = field(default_factory=Changes)
     extent: Extent | None = field(default=None, repr=False, compare=False)
     left_out: LeftOut = field(default_factory=LeftOut)
+    readers: int = READERS
 
     @classmethod
     def of_table(
@@ -154,6 +160,11 @@ class Facts:
         """Return a whole numeric column; copies it where the table has several chunks."""
         self._look()
         return np.asarray(self.table[name].to_numpy())
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it holds errors that the readers of today may not find."""
+        return self.readers < READERS and bool(starting(self.table["error"], REFUSED).any())
 
     def take(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[Any]:
         """Return a numeric column at some rows, in their order; touches only these rows."""
@@ -270,8 +281,18 @@ class Facts:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the columns, not the views into them, nor the file they lie in."""
-        names = ("table", "origin", "changes", "left_out")
+        names = ("table", "origin", "changes", "left_out", "readers")
         return {name: getattr(self, name) for name in names}
+
+
+def passing(known: Facts | None) -> tuple[str, ...]:
+    """Return the reasons of errors that may be gone: a scan looks at their files again.
+
+    Args:
+        known: The facts from before; None where nobody knows who found the errors.
+    """
+    old = known is None or known.readers < READERS
+    return (*TRANSIENT, *REFUSED) if old else TRANSIENT
 
 
 def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

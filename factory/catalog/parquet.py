@@ -15,7 +15,7 @@ from factory.catalog.cells import caption_lists, shown, texts, whole, wrong_type
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
 from factory.catalog.discovery import PICTURES, Discovery
-from factory.catalog.facts import FOCUS, SIZE_DIFFERS, TRANSIENT, Facts
+from factory.catalog.facts import FOCUS, SIZE_DIFFERS, Facts, passing
 from factory.catalog.globs import relative, with_suffix
 from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.metadata import Scan
@@ -345,7 +345,7 @@ def still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
     if known is None or known.origin.get("storage") != scan.storage.identity:
         return table
     errors = known.table["error"]
-    lasting = flags(pc.is_valid(errors)) & ~starting(errors, TRANSIENT)
+    lasting = flags(pc.is_valid(errors)) & ~starting(errors, passing(known))
     proved = known.table.filter(pa.array(lasting & flags(pc.greater(known.table["width"], 0))))
     if not proved.num_rows:
         return table

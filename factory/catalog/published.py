@@ -60,6 +60,7 @@ class Shelf:
             "rows": len(facts),
             "checksum": checksum(facts.table),
             "left_out": facts.left_out.to_dict(),
+            "readers": facts.readers,
         }
         data = _parquet(facts.table, header)
         self.storage.write(self.key, data)
@@ -180,7 +181,8 @@ def write_mapped(
 
 def _facts(table: pa.Table, header: Mapping[str, Any], extent: Extent | None = None) -> Facts:
     left_out = LeftOut.from_dict(header.get("left_out"))
-    return Facts(table, dict(header["origin"]), extent=extent, left_out=left_out)
+    readers = int(header.get("readers", 1))
+    return Facts(table, dict(header["origin"]), extent=extent, left_out=left_out, readers=readers)
 
 
 def _check(table: pa.Table, header: Mapping[str, Any]) -> None:
