@@ -151,7 +151,8 @@ def _scan(
             known.origin,
             known.left_out,
         )
-        same = same and not replace(facts, readers=known.readers).outdated
+        # What is wrong still was looked into: that is written down.
+        same = same and not (known is not None and replace(facts, readers=known.readers).outdated)
         if known is None or not same or not facts.table.equals(known.table):
             facts = shelf.save(facts)
         journal.clear()
