@@ -352,6 +352,11 @@ class FactoryDataModule(PlainLoop):
         if found is not None:
             raise found from exception
 
+    def on_interrupt(self) -> None:
+        """Note a Ctrl-C: that other processes end, too, is no fault of theirs."""
+        if self._peers is not None:
+            self._peers.interrupt()
+
     def close(self) -> None:
         """Stop prefetching and close every store and storage."""
         with ExitStack() as stack:  # the last one first

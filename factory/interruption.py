@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
@@ -33,13 +34,16 @@ class Interruption(Callback):
         self.saved: Path | None = None
         self.step: int | None = None
         self._folder = folder
-        self._in_step = self._asked = self._trained = False
+        self._in_step = self._asked = self._trained = self._several = False
+        self._started_by_lightning = False
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Let Ctrl-C wait for the end of a step inside the `with` block.
 
         Lightning ends an interrupted process with status 1; here it is a KeyboardInterrupt again.
+        Processes that Lightning started end with 0: at any other status it kills the one that
+        started them, which may be busy saving what there is.
         """
         before = signal.getsignal(signal.SIGINT)
         # Whoever ignores or handles it already, or calls from another thread, is left alone.
@@ -49,10 +53,14 @@ class Interruption(Callback):
             signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
-        except SystemExit:
-            if self.step is not None:
-                raise KeyboardInterrupt(self._told()) from None
-            raise
+        except (SystemExit, Exception) as error:
+            # One process may be between two steps, and ends while another waits for it in one.
+            theirs = not isinstance(error, SystemExit) and not (self._asked and self._several)
+            if self.step is None or theirs:
+                raise
+            if self._started_by_lightning:
+                raise SystemExit(0) from None
+            raise KeyboardInterrupt(self._told()) from None
         finally:
             if ours:
                 signal.signal(signal.SIGINT, before)
@@ -65,9 +73,9 @@ class Interruption(Callback):
         with suppress(OSError):
             os.write(2, _ENDING)  # a print might be under way in what was interrupted
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Note that a step is under way: its update may be half done."""
-        self._in_step = True
+        self._in_step, self._several = True, trainer.world_size > 1
 
     def on_train_batch_end(self, *_: Any) -> None:
         """End here if that was asked for meanwhile."""
@@ -81,9 +89,13 @@ class Interruption(Callback):
         """Save a checkpoint, unless the interrupt came into a step; end the progress bars."""
         del pl_module
         close_bars(trainer)
+        if self._asked or isinstance(exception, KeyboardInterrupt):
+            self.step = trainer.global_step
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            ours = isinstance(environment, LightningEnvironment)
+            self._started_by_lightning = ours and trainer.local_rank > 0
         if not isinstance(exception, KeyboardInterrupt):
             return
-        self.step = trainer.global_step
         if self._trained and not self._in_step and trainer.world_size == 1:
             keeper = trainer.checkpoint_callback
             folder = getattr(keeper, "dirpath", None) or self._folder / "checkpoints"

@@ -65,9 +65,11 @@ def _excepthook(
     if not is_interrupt(error):
         sys.__excepthook__(kind, error, traceback)
         return
+    # In a process group torch holds back what hooks print, and loses it where they exit.
+    sys.stderr = sys.__stderr__ or sys.stderr
     if os.environ.get(DEBUG) == "1":
         sys.__excepthook__(kind, error, traceback)
-    else:
+    elif os.environ.get("LOCAL_RANK", "0") == "0":  # once on each machine
         told = str(error) if isinstance(error, KeyboardInterrupt) else ""
         say(f"interrupted {told}".rstrip())
     sys.exit(INTERRUPTED)

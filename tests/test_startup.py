@@ -55,6 +55,22 @@ runpy.run_path({str(ROOT / command)!r}, run_name="__main__")
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")
 
 
+def test_an_interrupt_in_a_process_group_is_told_by_its_first_process(tmp_path: Path) -> None:
+    """Torch's hook holds back what hooks before it print, and an exit there loses it."""
+    program = f"""
+from factory import startup
+import torch.distributed
+torch.distributed.init_process_group(
+    "gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+raise KeyboardInterrupt("in step 3")
+"""
+    done = python("-c", program)
+    assert (done.returncode, done.stderr) == (130, b"interrupted in step 3\n")
+    (tmp_path / "store").unlink(missing_ok=True)
+    done = python("-c", program, LOCAL_RANK="1")
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_tables_of_any_name_reach_an_output_of_ascii(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data/photos", 5)
     (tmp_path / "data/photos/naïve ✓.png").write_bytes(b"no picture")

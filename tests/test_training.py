@@ -11,12 +11,14 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 from factory import cli, training
 from factory.composer import compose
 from factory.errors import ConfigError, StorageError
+from factory.interruption import Interruption
 from tests.pictures import write_pictures
 
 pytestmark = [
@@ -172,6 +174,53 @@ def test_ctrl_c_ends_after_a_step_with_a_checkpoint_that_goes_on_exactly(
     assert step in (3, 4)
     rest = fit(place, "b", "trainer.accumulate_grad_batches=2", f"ckpt_path={checkpoint}")[1]
     assert rest == [number for number in whole if number >= step]
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank", "error", "end", "status"),
+    [
+        (LightningEnvironment(), 0, SystemExit(1), KeyboardInterrupt, "in step 4"),
+        (LightningEnvironment(), 1, SystemExit(1), SystemExit, "0"),
+        (None, 1, SystemExit(1), KeyboardInterrupt, "in step 4"),
+        (LightningEnvironment(), 0, RuntimeError("closed by peer"), KeyboardInterrupt, "in step"),
+        (LightningEnvironment(), 1, RuntimeError("closed by peer"), SystemExit, "0"),
+    ],
+)
+def test_ctrl_c_in_one_of_several_processes(
+    tmp_path: Path, environment: Any, rank: int, error: BaseException, end: Any, status: str
+) -> None:
+    """One that Lightning started ends well, else Lightning kills the first; a peer may be gone."""
+    strategy = SimpleNamespace(cluster_environment=environment)
+    trainer: Any = SimpleNamespace(
+        world_size=2, local_rank=rank, global_step=3, strategy=strategy, progress_bar_callback=None
+    )
+    interruption = Interruption(tmp_path)
+
+    def run() -> None:
+        with interruption.watch():
+            interruption.on_train_batch_start(trainer)
+            interruption.on_train_batch_end()
+            interruption.on_train_batch_start(trainer)
+            os.kill(os.getpid(), signal.SIGINT)
+            ours = KeyboardInterrupt() if isinstance(error, SystemExit) else error
+            interruption.on_exception(trainer, Small(), ours)
+            raise error
+
+    with pytest.raises(end, match=status):
+        run()
+
+
+def test_an_error_in_one_of_several_processes_stays_one(tmp_path: Path) -> None:
+    interruption = Interruption(tmp_path)
+    trainer: Any = SimpleNamespace(world_size=2)
+
+    def run() -> None:
+        with interruption.watch():
+            interruption.on_train_batch_start(trainer)
+            raise RuntimeError("no good")
+
+    with pytest.raises(RuntimeError, match="no good"):
+        run()
 
 
 def test_a_second_ctrl_c_ends_at_once_and_saves_no_half_step(place: Path) -> None:

@@ -36,6 +36,9 @@ class Counted(Protocol):
     def pause(self) -> None:
         """Stop prefetching."""
 
+    def on_interrupt(self) -> None:
+        """Note that the fit ends by Ctrl-C."""
+
 
 class Commits(Callback):
     """Counts what a trainer has completed; a step commits with its last micro-batch."""
@@ -112,6 +115,14 @@ class Commits(Callback):
             ended = self.position.finish()
             if ended is not None:
                 self.data.end_epoch(*ended)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Note a Ctrl-C before other callbacks save and draw, which takes longer elsewhere."""
+        del pl_module
+        if self._watches(trainer) and isinstance(exception, KeyboardInterrupt):
+            self.data.on_interrupt()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the loaders: Lightning's own end asks them for an epoch that may not exist."""

@@ -77,6 +77,7 @@ class Peers:
         self._closing = False
         self._told, self._told_of = 0.0, ("", "")
         self._acknowledged, self._judged = threading.Event(), threading.Event()
+        self._interrupted = False
         self.verdict: Verdict | None = None
 
     def listen(self, host: str) -> str:
@@ -117,6 +118,14 @@ class Peers:
         )
         self._thread.start()
 
+    def interrupt(self) -> None:
+        """Note that this process ends by Ctrl-C, which a terminal gives to all of them.
+
+        That others end as well is nothing to report then, nor to be ended by.
+        """
+        self._interrupted = True
+        self._acknowledged.set()
+
     def fail(self, error: BaseException) -> Verdict | None:
         """Tell the others that this process fails.
 
@@ -126,7 +135,7 @@ class Peers:
         self._acknowledged.set()
         if self._thread is None or self._leaving is not None:
             return self.verdict
-        self._leave(Doing("failed", f"{type(error).__name__}: {error}"))
+        self._leave(Doing("failed", f"{type(error).__name__}: {error}".rstrip(": ")))
         # Until the report is written, too: the process may end right after this.
         self._judged.wait(2 * SETTLE_S + LAST_S + LOG_S)
         verdict = self.verdict
@@ -182,7 +191,7 @@ class Peers:
             self._shut()
         report = "" if self.verdict is None else self._report(self.verdict)
         blames_another = self.verdict is not None and self.verdict.rank != self.rank
-        if blames_another:
+        if blames_another and not self._interrupted:
             write(report)
         self._judged.set()
         if blames_another:

@@ -54,6 +54,14 @@ def test_one_that_runs_python_is_ended_by_an_error(nursery: Nursery, tmp_path: P
     assert "PeerError: rank 0 ends because rank 1 failed: ValueError: no good" in children[0].text
 
 
+def test_one_that_was_interrupted_reports_no_others(nursery: Nursery, tmp_path: Path) -> None:
+    """A terminal gives Ctrl-C to all of them, and one is done with it before another."""
+    trouble = {"0": "interrupt", "1": "raise"}
+    children = nursery.start_ranks(PROCESS, tmp_path, 2, TIMEOUT_S, trouble)
+    assert [child.wait(ENOUGH_S) for child in children] == [0, 1], children[0].text
+    assert "ends because" not in children[0].text
+
+
 def test_a_slow_step_is_no_hang(nursery: Nursery, tmp_path: Path) -> None:
     children = nursery.start_ranks(PROCESS, tmp_path, 2, 0.5, {"0": "slow"})
     assert [child.wait(ENOUGH_S) for child in children] == [0, 0], children[0].text
