@@ -40,7 +40,8 @@ def folder_of_names(root: Path) -> dict[str, str]:
 def test_odd_names_are_names(tmp_path: Path, encoded: bool) -> None:
     captions = folder_of_names(tmp_path)
     assert len(captions) == len(STEMS)
-    with prepared(tmp_path, encoded=encoded, caption=TextFileCaptions()) as data:
+    every = Discovery(ignore=())  # hidden ones, too
+    with prepared(tmp_path, encoded=encoded, caption=TextFileCaptions(), metadata=every) as data:
         assert dropped(data) == []
         assert kept(data) == sorted(captions)
         seen = {key: text for batch in batches(data)
