@@ -96,8 +96,10 @@ class Commits(Callback):
         del pl_module
         micros, count = trainer.accumulate_grad_batches, trainer.num_training_batches
         if self._watches(trainer) and count % micros and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            fixed = trainer.overfit_batches  # type: ignore[attr-defined]
+            name = "overfit_batches" if fixed else "limit_train_batches"
             raise PlanError(
-                f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch after "
+                f"trainer.{name}={getattr(trainer, name)} ends an epoch after "
                 f"{count} micro-batches, within an optimizer step of {micros}; set it to a "
                 f"multiple of trainer.accumulate_grad_batches={micros}"
             )

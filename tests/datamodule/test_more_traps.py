@@ -72,6 +72,11 @@ def test_an_epoch_that_ends_within_a_step_is_refused(root: Path, limit: float) -
         fit(root, max_epochs=1, **settings)
 
 
+def test_an_overfit_of_a_part_of_a_step_is_refused_by_its_own_name(root: Path) -> None:
+    with pytest.raises(PlanError, match=r"trainer\.overfit_batches=1 ends an epoch after 1"):
+        fit(root, max_epochs=1, overfit_batches=1, accumulate_grad_batches=2)
+
+
 def test_a_limit_counts_steps_across_a_resume(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
