@@ -33,7 +33,7 @@ from factory.run_folder import (
     newest_checkpoint,
 )
 from factory.secrets import without_secrets
-from factory.startup import DEBUG, say
+from factory.startup import DEBUG, is_closed_output, say
 
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -105,7 +105,7 @@ def run(main: Callable[[], Any], arguments: Sequence[str] | None = None) -> None
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _end(_composition_text(error, given), error)
     except OSError as error:
-        if _has_begun(main, error):
+        if _has_begun(main, error) or is_closed_output(error):
             raise
         _end(describe(_unwritable(error)), error)
     except ValueError as error:

@@ -4,12 +4,16 @@ Imported first, before what takes seconds to load; brings what Python has loaded
 """
 
 import codecs
+import logging
 import os
+import select
 import sys
 from types import TracebackType
 
 # What a shell says of a command that was interrupted.
 INTERRUPTED = 130
+# And of one that was ended because nobody reads what it prints, as by `| head`.
+CLOSED = 141
 # Set to 1, shows the full traceback of every error.
 DEBUG = "FACTORY_DEBUG"
 # What stands for signs that an output cannot show: bars, arrows, dots.
@@ -22,6 +26,18 @@ def is_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def is_closed_output(error: BaseException | None) -> bool:
+    """Tell whether an error comes of a reader of the output that has gone, as `| head` does."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(sys.__stdout__.fileno(), 0)  # type: ignore[union-attr]
+        return bool(poll.poll(0))  # only errors and hang-ups are told of
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def say(text: str) -> None:
@@ -42,6 +58,8 @@ def speak() -> None:
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    # Or each line of a log that nobody reads any more brings a traceback.
+    logging.raiseExceptions = os.environ.get(DEBUG) == "1"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_ERRORS)
@@ -62,6 +80,9 @@ def _legible(error: UnicodeError) -> tuple[str | bytes, int]:
 def _excepthook(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
+    if is_closed_output(error):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the end
+        sys.exit(CLOSED)
     if not is_interrupt(error):
         sys.__excepthook__(kind, error, traceback)
         return

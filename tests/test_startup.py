@@ -71,6 +71,25 @@ raise KeyboardInterrupt("in step 3")
     assert (done.returncode, done.stderr) == (130, b"")
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("train.py --help", 141), ("train.py --cfg job", 141), ("train.py --info", 0),
+     ("scripts/plan.py --help", 141), ("scripts/cache.py du --help", 0)],
+)  # fmt: skip
+def test_output_that_nobody_reads_brings_no_traceback(
+    command: str, status: int, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does when it has seen enough
+    name, *rest = command.split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), *rest], cwd=tmp_path, check=False, timeout=100,
+        stdout=writer, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
 def test_tables_of_any_name_reach_an_output_of_ascii(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data/photos", 5)
     (tmp_path / "data/photos/naïve ✓.png").write_bytes(b"no picture")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from factory.foreign_text import without_interpolation
 from factory.simpletuner.arguments import Arguments, as_number
 from factory.simpletuner.dataset import Note, Outcome
 from factory.simpletuner.entry import as_switch
-from factory.simpletuner.variables import escape
 
 # Text options of this project: what is set in them, below `text`.
 _CLIP = {"max_length": 77, "pooled": "none", "attend_padding": True}
@@ -241,7 +241,7 @@ class Encoders:
         if not option or not model:
             return
         values: dict[str, Any] = {
-            "model": escape(model),
+            "model": without_interpolation(model),
             "subfolder": _vae_folder(model, repository),
         }
         if option == "autoencoder_kl":
@@ -262,7 +262,7 @@ class Encoders:
         family, repository = _family(arguments), _repository(arguments)
         if family is None or not family.text or not repository:
             return
-        model = escape(repository)
+        model = without_interpolation(repository)
         if family.text == "clip_and_clip":
             values: dict[str, Any] = {"parts": {"small": {"model": model}}}
         elif family.text == "clip_and_t5":

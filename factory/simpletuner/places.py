@@ -5,8 +5,9 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from factory.foreign_text import without_interpolation
 from factory.simpletuner.dataset import Dataset, Outcome
-from factory.simpletuner.variables import escape, is_interpolated
+from factory.simpletuner.variables import is_interpolated
 
 # Everything between the scheme and the last "@" of a URL: a name and a password.
 _USER = re.compile(r"^(\w+://).*@", re.DOTALL)
@@ -63,7 +64,7 @@ def _split(dataset: Dataset, key: str) -> tuple[str, str]:
     """Return the folder and the name of a file; a name must be known now to be a key."""
     path = PurePosixPath(str(dataset.text(key)))
     if is_interpolated(path.name):
-        path = PurePosixPath(escape(str(dataset.entry.get(key))))
+        path = PurePosixPath(without_interpolation(str(dataset.entry.get(key))))
         dataset.note(key, Outcome.changed, "with the environment variable's value of now")
     return str(path.parent), path.name
 
@@ -160,8 +161,8 @@ def around_table(dataset: Dataset) -> tuple[str, str, str]:
     found = _common(folder, table)
     if found is None:
         # Known from different starting points: only as absolute paths of now do they compare.
-        folder = escape(os.path.abspath(str(dataset.entry.get("instance_data_dir"))))  # noqa: PTH100 - keeps links
-        table = escape(os.path.abspath(str(dataset.entry.block("parquet")["path"])))  # noqa: PTH100
+        folder = without_interpolation(os.path.abspath(str(dataset.entry.get("instance_data_dir"))))  # noqa: PTH100 - keeps links
+        table = without_interpolation(os.path.abspath(str(dataset.entry.block("parquet")["path"])))  # noqa: PTH100
         found = _common(folder, table)
         what = "as an absolute path, below a root it shares with the pictures"
         dataset.note("parquet.path", Outcome.changed, what)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from factory.foreign_text import without_interpolation
+
 _TOKEN = re.compile(r"\{(model_family|output_dir|id|env:[A-Za-z_][A-Za-z0-9_]*)\}")
-# What OmegaConf would read as an interpolation, with the backslashes that stand before it.
-_DOLLAR_BRACE = re.compile(r"(\\*)\$\{")
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,10 @@ def _interpolated(text: str, variables: Variables) -> str:
             continue
         # Backslashes right before an interpolation would escape it: each is doubled.
         slashes = len(literal) - len(literal.rstrip("\\"))
-        pieces.append(escape(literal) + "\\" * slashes)
+        pieces.append(without_interpolation(literal) + "\\" * slashes)
         pieces.append(f"${{oc.env:{match[1].removeprefix('env:')},''}}")
         literal = ""
-    return "".join(pieces) + escape(literal + text[end:])
-
-
-def escape(text: str) -> str:
-    """Return text that OmegaConf reads as itself, without any interpolation."""
-    return _DOLLAR_BRACE.sub(lambda m: m[1] * 2 + "\\${", text)
+    return "".join(pieces) + without_interpolation(literal + text[end:])
 
 
 def reads_environment(value: Any) -> bool:

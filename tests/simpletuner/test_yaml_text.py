@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from factory.simpletuner.variables import escape
+from factory.foreign_text import without_interpolation
 from factory.simpletuner.yaml_text import comment, dump
 
 TEXTS = st.one_of(
@@ -27,7 +27,7 @@ VALUES = st.recursive(
 
 def escaped(value: Any) -> Any:
     if isinstance(value, str):
-        return escape(value)
+        return without_interpolation(value)
     if isinstance(value, dict):
         return {key: escaped(part) for key, part in value.items()}
     return [escaped(part) for part in value] if isinstance(value, list) else value

@@ -1,6 +1,7 @@
 """A Hugging Face dataset as a storage: saved ones, Parquet folders, nested columns."""
 
 import io
+import json
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,6 +23,9 @@ from factory.records import UNKNOWN_SIZE
 from factory.storage import HuggingFaceStorage
 
 from .contract import keys
+from .web import Web, web
+
+__all__ = ["web"]  # a fixture, used by its name
 
 
 def picture(kind: str, color: int) -> bytes:
@@ -225,6 +229,49 @@ def test_paths_outside_the_dataset_are_not_read(tmp_path: Path) -> None:
     for info in infos[:2] + infos[3:]:
         with pytest.raises(StorageError):
             storage.read(info.key)
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["Image", "struct"])
+def test_urls_in_columns_of_pictures_are_not_fetched(
+    tmp_path: Path, web: Web, form: str, kind: str
+) -> None:
+    from datasets import Dataset, Features, Image, Value
+
+    from factory.storage.row_stream import RowStream
+
+    plain = {"bytes": Value("binary"), "path": Value("string")}
+    urls = [f"{web.url}/a.png", f"zip://a.png::{web.url}/b.zip", web.url.replace("http", "HTTP")]
+    images = [{"bytes": None, "path": url} for url in urls]
+    features = Features({"image": plain, "other": plain})
+    made = Dataset.from_dict({"image": images, "other": images}, features=features)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if form == "saved":
+        made.save_to_disk(folder)
+    elif form == "parquet":
+        made.to_parquet(folder / "a.parquet")
+    else:
+        made.to_json(folder / "a.jsonl")
+    if kind == "Image":  # as a dataset says of itself that would have them opened
+        described = Features({"image": Image(), "other": Image()})
+        if form == "saved":
+            info = folder / "dataset_info.json"
+            text = json.loads(info.read_text())
+            text["features"] = described.to_dict()
+            info.write_text(json.dumps(text))
+        else:
+            lines = ["dataset_info:", "  features:"]
+            lines += [f"  - name: {name}\n    dtype: image" for name in described]
+            (folder / "README.md").write_text("---\n" + "\n".join(lines) + "\n---\n")
+    storage = HuggingFaceStorage(str(folder))
+    for found in storage.objects():
+        with pytest.raises(StorageError):
+            storage.read(found.key)
+    assert storage.rows(["other.path"]).column(1).to_pylist() == urls
+    stream = RowStream(storage, ["other.path"])
+    assert [row.data for row in stream.rows(0)] == [None] * len(urls)
+    assert not web.requests
 
 
 def test_missing_dataset(tmp_path: Path) -> None:
