@@ -20,6 +20,7 @@ from factory.composer import suggest, tidy
 from factory.errors import ConfigError, PlanError
 from factory.runtime.layout import Layout
 from factory.sampling.ranks import check_division
+from factory.schema.run import RunConfig
 from factory.secrets import Secret, masked, secrets_in, without
 from factory.unused import unused
 
@@ -42,6 +43,7 @@ GROUP = {
 EMBEDS = {"text_embeds": "text", "image_embeds": "image", "conditioning_image_embeds": "vision"}
 # Those every run has.
 USUAL_EMBEDS = ("text_embeds", "image_embeds")
+_ABSENT = "{0} is taken away, and nothing works without it; choose one of its options: {0}=OPTION"
 # Kinds of backends whose batches are trained on.
 _OF_SAMPLES = ("image", "video", "stream")
 
@@ -56,6 +58,11 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     overrides = list(overrides)
     secrets = written_secrets(cfg)
     problems = [secret.problem for secret in secrets]
+    if absent := [
+        option.name for option in fields(RunConfig) if OmegaConf.is_missing(cfg, option.name)
+    ]:
+        # Everything else is looked for in them.
+        raise ConfigError([*problems, *(_ABSENT.format(name) for name in absent)])
     problems += _shared_edits(cfg, overrides)
     problems += _adopt_plain_backends(cfg)
     problems += _add_default_embeds(cfg)
@@ -228,9 +235,10 @@ def _kinds() -> dict[str, type]:
 
 def _own_storages(cfg: DictConfig) -> Iterator[str]:
     """Refuse storages that cannot be written where a cache has to be."""
-    if OmegaConf.is_missing(cfg.cache, "storage"):
-        return
-    target = str(OmegaConf.select(cfg, "cache.storage._target_", throw_on_missing=False))
+    try:
+        target = str(OmegaConf.select(cfg, "cache.storage._target_"))
+    except (OmegaConfBaseException, AttributeError):
+        return  # it has no value, which is reported as such
     if target.endswith(("UrlListStorage", "HuggingFaceStorage", "TarStorage")):
         yield (
             f"cache.storage is {target.rpartition('.')[2]}, which cannot be written; "

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from factory.check import check, written_secrets
-from factory.composer import compose, conf_dir, refusals, tidy
+from factory.composer import compose, is_no_choice, refusals, tidy
 from factory.errors import ConfigError, FactoryError
 from factory.foreign_text import printable
 from factory.own_folder import claim, unwritable
@@ -111,10 +111,9 @@ def run(main: Callable[[], Any], arguments: Sequence[str] | None = None) -> None
     except ValueError as error:
         if isinstance(error.__cause__, OSError) and not _has_begun(main, error):
             _end(describe(_unwritable(error.__cause__)), error)  # the log that cannot be opened
-        # Hydra's word on a group that is set to null or a mapping, such as callbacks=null.
-        if not str(error).startswith("Config group override"):
+        if not is_no_choice(error):
             raise
-        _end(describe(ConfigError(_no_choice(error, given))), error)
+        _end(_composition_text(error, given), error)
 
 
 def continuing(arguments: Sequence[str]) -> list[str]:
@@ -181,14 +180,6 @@ def _composition_text(error: Exception, arguments: Sequence[str]) -> str:
         problems, accepted = refusals(given.overrides, given.config_dir)
         problems += _value_problems(accepted, given.config_dir) if problems else []
     return describe(ConfigError(problems or [tidy(error)]))
-
-
-def _no_choice(error: ValueError, arguments: Sequence[str]) -> str:
-    """Return which group was given something that is no option."""
-    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
-    chosen = [one for one in _parse(arguments).overrides if one.partition("=")[0] in groups]
-    given = " or ".join(chosen) or "an override"
-    return f"{given}: {error}; choose an option of the group (`--help` lists them), or ~GROUP"
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -10,7 +10,11 @@ from typing import get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -22,6 +26,7 @@ from factory.secrets import masked
 from factory.signatures import arguments_of
 
 HYDRA_VERSION = "1.3"
+_NO_CHOICE = "Config group override must be"
 # Options that other options extend or that fit only a slot; nobody chooses them for a run.
 NOT_CHOSEN = ("base", "inherit")
 
@@ -90,7 +95,17 @@ def _compose(
         quoted = str(Path(config_dir).resolve()).replace("'", r"\'")
         listed.append(f"hydra.searchpath=['file://{quoted}']")
     with initialize_config_dir(str(conf_dir().resolve()), version_base=HYDRA_VERSION):
-        return hydra_compose(config_name, overrides=listed)
+        try:
+            return hydra_compose(config_name, overrides=listed)
+        except ValueError as error:
+            if not is_no_choice(error):
+                raise
+            raise ConfigCompositionException(str(error)) from error
+
+
+def is_no_choice(error: ValueError) -> bool:
+    """Tell whether an error is Hydra's word on a group that is set to null or to a mapping."""
+    return str(error).startswith(_NO_CHOICE)
 
 
 def _refused(
@@ -131,8 +146,8 @@ def _advice(
         override, plain = masked(override), shell_word(masked(plain))
         return f"{override}: {key} is there already, so it is not added; write {plain}"
     override = masked(override)
-    if "@" in key or "/" in key or not isinstance(error.__cause__, OmegaConfBaseException):
-        return f"{override}: {tidy(error)}"
+    if not isinstance(error.__cause__, OmegaConfBaseException) or re.search("[@/]|^$", key):
+        return f"{override}: {tidy(error)}" if key else override_quotes.advice(override)
     parent, _, name = key.rpartition(".")
     try:
         node = OmegaConf.select(_compose(accepted, config_name, config_dir), parent or "")
@@ -190,6 +205,8 @@ def tidy(error: Exception) -> str:
     near = choice and difflib.get_close_matches(choice[1], choice[2].split(", "), n=1)
     if near:
         return f"{message}; did you mean {near[0]!r}?"
+    if message.startswith(_NO_CHOICE):
+        return f"{message}; choose an option of the group (`--help` lists them); ~callbacks leaves all callbacks out"
     return _grammar(error, message) or _shape(message) or message
 
 

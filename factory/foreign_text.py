@@ -4,6 +4,7 @@ Terminals obey control characters, OmegaConf fills in what looks like an interpo
 take quotes for their own.
 """
 
+import json
 import logging
 import os
 import re
@@ -46,6 +47,17 @@ def printable(text: str, keep: str = "") -> str:
 
 def _is_no_text(letter: str) -> bool:
     return unicodedata.category(letter) in _NO_TEXT and letter not in _JOINERS
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    r"""Return a value as JSON that a terminal may show: what is no text is written as "\u009b"."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter == "\n" or not _is_no_text(letter) else json.dumps(letter)[1:-1]
+        for letter in text
+    )
 
 
 def without_interpolation(text: str) -> str:

@@ -17,7 +17,6 @@ from factory import startup  # first: Ctrl-C is told in a line while the rest is
 # isort: split
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
 from factory.explain.request import Request
 from factory.explain.request import parse as parse_request
+from factory.foreign_text import json_text
 from factory.run_folder import FormerRun, former_run, run_length
 
 # Torch's threads spin while they wait; nothing here needs them.
@@ -106,7 +106,7 @@ def _answer(
             findings = Inquiry(data, str(run.folder), end, ledgers, notes).answer(request)
         show(findings)
         if options.json:
-            text = json.dumps(findings.as_json(), indent=1, ensure_ascii=False)
+            text = json_text(findings.as_json(), indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
         if options.html:
             from factory.explain.page import page

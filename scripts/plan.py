@@ -9,7 +9,6 @@ from factory import startup  # first: Ctrl-C is told in a line while the rest is
 # isort: split
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from factory import cli, composer
 from factory.builder import preflight, verify
 from factory.demo.session import demo_session, promised
 from factory.dryrun.figures import Run
+from factory.foreign_text import json_text
 
 # A dry run leaves no run folder and no log behind, and shows its tables instead of log lines.
 QUIET = (
@@ -91,7 +91,7 @@ def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace
         rehearsal = rehearse(data, run_of(cfg, options.ranks))
         show(rehearsal.figures)
         if options.json:
-            text = json.dumps(rehearsal.figures.as_json(), indent=1, ensure_ascii=False)
+            text = json_text(rehearsal.figures.as_json(), indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
         if options.html:
             from factory.dryrun.page import page

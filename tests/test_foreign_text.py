@@ -1,6 +1,7 @@
 """Hostile keys and captions in terminals, logs, pages, shells and configs."""
 
 import io
+import json
 import logging
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from factory.explain.terminal import show
 from factory.foreign_text import (
     PrintableFormatter,
     config_value,
+    json_text,
     printable,
     shell_word,
     terminal,
@@ -92,6 +94,14 @@ def test_nothing_that_terminals_obey_is_left(text: str) -> None:
     assert not controls(shown)
     shown.encode()  # no half of a surrogate pair, which cannot be written
     assert shown == text or not text.isprintable()
+
+
+@given(st.dictionaries(st.text(), st.text(st.characters(exclude_categories=[]))))
+def test_json_is_printable_and_exact(value: dict[str, str]) -> None:
+    text = json_text(value, indent=1)
+    assert not controls(text.replace("\n", ""))
+    text.encode()  # a file of JSON is UTF-8, whatever the names of files are
+    assert json.loads(text) == value
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Which samples turned out to be unusable, and are they too many?"""
 
-import json
 import logging
 import math
 from collections.abc import Collection, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.errors import QuarantineError
+from factory.foreign_text import json_text
 from factory.runtime.batch import Batch, Replacement
 
 logger = logging.getLogger("factory")
@@ -102,7 +102,7 @@ class Quarantine:
         line = {"backend": batch.backend, "global_step": batch.global_step, **replaced._asdict()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json_text(line) + "\n")
 
 
 def too_many(

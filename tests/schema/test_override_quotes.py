@@ -68,10 +68,18 @@ def test_a_comma_may_mean_a_list_or_a_text() -> None:
         ("experiment=", "options are quick, square_auto"),
         ("~data.backends.photos=x", "~data.backends.photos takes it away whatever it is"),
         ("foo", "is no KEY=VALUE"),
+        ("=1", "is no KEY=VALUE"),
+        ("callbacks=null", "choose an option of the group"),
     ],
 )
 def test_what_else_a_command_line_gets_wrong(given_one: str, mend: str) -> None:
     [told] = refusals([given_one])[0]
-    assert told.startswith(f"{given_one}: ")
+    assert told.startswith((f"{given_one}: ", f"{given_one!r} is"))
     assert mend in told
     assert len(told) < 200
+
+
+def test_a_group_set_to_null_hides_nothing_else() -> None:
+    found, accepted = refusals(["callbacks=null", "data.btch=1", "seed=3"])
+    assert len(found) == 2
+    assert accepted == ["seed=3"]

@@ -51,6 +51,14 @@ def test_all_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    "group", ["storage", "cache", "metadata", "sampling", "prefetch", "engine", "data"]
+)
+def test_a_group_that_is_taken_away_is_named(group: str) -> None:
+    (problem,) = refused(f"~{group}")
+    assert problem.startswith(f"{group} is taken away")
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ["+place=/data", "paths.scratch_dir=${place}/x"],
