@@ -206,7 +206,7 @@ def tidy(error: Exception) -> str:
     if near:
         return f"{message}; did you mean {near[0]!r}?"
     if message.startswith(_NO_CHOICE):
-        return f"{message}; choose an option of the group (`--help` lists them); ~callbacks leaves all callbacks out"
+        return f"{message}; choose an option of the group (`--help` lists them)"
     return _grammar(error, message) or _shape(message) or message
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from factory.hosts import PrivateHost, is_public
 
@@ -48,6 +49,7 @@ class Visit:
 def admits_name(host: str, port: int, allowed: Sequence[PrivateHost]) -> bool:
     """Tell whether a URL's host may be asked for through a proxy, by what it says of itself."""
     visit = Visit(host, allowed)
+    host = unquote(host).rstrip(".")  # as some proxies read it
     if host == "localhost" or host.endswith(".localhost"):
         return visit.admits("127.0.0.1", port)
     if ":" in host or _NUMBERS.fullmatch(host):

@@ -175,7 +175,10 @@ def test_an_explicit_proxy_is_used_but_asked_for_no_private_address(lists: Lists
     storage = lists("http://pictures.test/a.png", private_hosts=[], proxy=web.url)
     assert storage.read(only_key(storage)).startswith(PICTURE)
     assert web.requests == {"http://pictures.test/a.png": 1}
-    for host in ("169.254.169.254", "localhost", "2130706433", "0x7f.1", "127.0.0.1.", "[::1]"):
+    for host in (
+        "169.254.169.254", "localhost", "2130706433", "0x7f.1", "127.0.0.1.", "[::1]",
+        "localhost.", "a.localhost.", "127.0.0.1%2e", "127%2E0%2E0%2E1",
+    ):  # fmt: skip
         storage = lists(f"http://{host}/a.png", private_hosts=[], proxy=web.url)
         with pytest.raises(StorageError, match=r"private|valid"):
             storage.read(only_key(storage))
