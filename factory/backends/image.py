@@ -311,9 +311,12 @@ class SampleBackend:
         row = int((made.reason == made.reasons.index(first)).argmax())
         columns = (facts.texts(name, [row])[0] for name in ("error", "text_error"))
         example = next((text for text in columns if text), "")
-        mend = f"mend such files as {facts.key(row)!r} ({example or first})"
-        mend = self.advice().get(first, mend)
-        return f"backend {self.name!r}: all {len(facts)} samples are dropped: {counts}; {mend}"
+        key, advice = repr(facts.key(row)), self.advice().get(first)
+        if advice is None:
+            mend = f"; mend such files as {key} ({example or first})"
+        else:
+            mend = f", such as {key} ({example}); {advice}" if example else f"; {advice}"
+        return f"backend {self.name!r}: all {len(facts)} samples are dropped: {counts}{mend}"
 
     def advice(self) -> dict[str, str]:
         """Return how to keep samples, by the reason they are dropped for."""

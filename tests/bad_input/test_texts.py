@@ -169,7 +169,7 @@ def test_columns_of_a_wrong_type(
 def test_numbers_in_the_place_of_names(tmp_path: Path) -> None:
     with_table(tmp_path, file_name=[1.5, 2.5], caption=["a", "b"])
     with (
-        refused(EmptyBackendError, "2 file missing; mend such files as 'pics/1.5'"),
+        refused(EmptyBackendError, "2 file missing, such as 'pics/1.5'"),
         prepared(tmp_path, **TABLE),
     ):
         pass
