@@ -139,6 +139,9 @@ def _shapes(node: DictConfig) -> set[str] | None:
         given = OmegaConf.to_container(node.crop.aspect_buckets)
         ratios += [float(e["aspect"] if isinstance(e, Mapping) else e) for e in given]  # type: ignore[union-attr, arg-type]
     kind = str(getattr(node.resolution_type, "value", node.resolution_type))
+    numbers = (node.resolution, node.alignment, node.maximum_canvas, *ratios)
+    if any(number is not None and number <= 0 for number in numbers):
+        return None  # reported by the check of their own values
     rule = TargetRule(node.resolution, kind, node.alignment, 2, node.maximum_canvas)
     wide = np.array(ratios)
     return {f"{label:g}" for label in rule.sizes(wide, wide < 1).label}

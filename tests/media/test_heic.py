@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from factory.backends.image import ImageBackend
+from factory.catalog.captions import FilenameCaptions
 from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.headers import measure, read_header
@@ -75,7 +76,10 @@ def test_under_any_name_it_is_named_without_the_extra_and_read_with_it(
         storage.write(f"p/{name}", data)
     for name in ("d.jfif", "e.JPE", "f.jif"):
         storage.write(f"p/{name}", plain("JPEG"))
-    backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
+    backend = ImageBackend(
+        name="pics", prefix="p", storage=storage, resolution=64, alignment=16,
+        caption=FilenameCaptions(),
+    )  # fmt: skip
     with monkeypatch.context() as absent:
         absent.setitem(sys.modules, "pillow_heif", None)
         without = backend.scan(None, ENGINE)

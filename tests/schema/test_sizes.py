@@ -82,14 +82,14 @@ def test_limits_and_forced_sizes_from_the_command_line() -> None:
         f"{PHOTOS}.maximum_image_size=1536",
         f"{PHOTOS}.target_downsample_size=1280",
         "data.maximum_canvas=0.01",
-        "data.aspect_sizes={0.75:[96,128],1.5:[192,128]}",
+        "data.aspect_sizes={0.5:[64,128],2:[128,64]}",
         "data.backends.holdout.maximum_canvas=2",
         "data.backends.holdout.aspect_sizes={1:[64,64]}",
     )
     photos, holdout = geometry(cfg), geometry(cfg, "holdout")
     assert (photos.maximum_image_size, photos.target_downsample_size) == (1536, 1280)
     assert (photos.maximum_canvas, holdout.maximum_canvas) == (0.01, 2)
-    assert photos.aspect_sizes == ((0.75, (96, 128)), (1.5, (192, 128)))
+    assert photos.aspect_sizes == ((0.5, (64, 128)), (2.0, (128, 64)))
     assert holdout.aspect_sizes == ((1.0, (64, 64)),)
 
 
