@@ -38,16 +38,17 @@ def check_kind(store: str, wanted: str, encoder: object) -> None:
 
 
 def _kind_of(encoder: object) -> str | None:
-    """Return the kind of an encoder, None of what has no `encode`.
+    """Return the kind of an encoder whose `encode` names what it takes as the contracts do.
 
-    It is looked up, not asked, so that no property reads a model's config.
+    None of others, which may be of any kind. It is looked up, not asked, so that no property
+    reads a model's config.
     """
     encode = getattr(type(encoder), "encode", None)
-    if encode is None:
-        return None
-    names = list(inspect.signature(encode).parameters)[1:2]
+    names = [] if encode is None else list(inspect.signature(encode).parameters)[1:2]
     if names == ["captions"]:
         return "text"
+    if names != ["pixels"]:
+        return None
     missing = object()
     shrinks = inspect.getattr_static(encoder, "downscale", missing) is not missing
     return "image" if shrinks else "vision"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from factory import CachePlace, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.embeds import VisionEmbedBackend
@@ -46,6 +47,18 @@ def test_an_encoder_of_another_kind_is_refused_before_anything_is_read(
     name = type(encoder).__name__
     with pytest.raises(ConfigError, match=rf"data\.backends\.s\.encoder is {name}, .*encoder/"):
         STORES[wanted](name="s", cache=place, encoder=encoder)
+
+
+@pytest.mark.parametrize("wanted", STORES)
+def test_an_encoder_that_names_what_it_takes_otherwise_is_not_judged(
+    wanted: str, tmp_path: Path
+) -> None:
+    class Own(HashedText):
+        def encode(self, texts: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
+            return super().encode(texts)
+
+    place = CachePlace(MemoryStorage("kinds"), scratch_dir=str(tmp_path))
+    assert isinstance(STORES[wanted](name="s", cache=place, encoder=Own()).encoder, Own)
 
 
 def test_toys_are_named_in_tables_and_warned_about() -> None:
