@@ -78,8 +78,8 @@ class Gathering:
         if verb == "over":
             self.last.fill_(number)
             return number
-        self.last = self._made(number)
-        return self.last
+        made = self.last = self._made(number)  # another thread may set `last` meanwhile
+        return made
 
     def _made(self, number: int) -> "torch.Tensor":
         import torch
