@@ -1,7 +1,7 @@
 """Facts from columns beside the samples themselves: a dataset that says its pictures' sizes."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ class ColumnFacts:
         ignore: Patterns of files that are no data, where rows were made of files in a folder;
             see `Discovery`.
     """
+
+    persisted_as: ClassVar[str] = "ColumnFacts"
 
     width_column: str = "width"
     height_column: str = "height"

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
@@ -75,6 +76,8 @@ class Pictures(Medium):
         faces: Look for the largest face, which takes decoding the picture.
         limits: What decoding one may take.
     """
+
+    persisted_as: ClassVar[str] = "Pictures"
 
     suffixes: tuple[str, ...] | None = None
     # Not shown: sizes that were measured without faces, or in other limits, stay as they are.
@@ -173,6 +176,8 @@ class Videos(Medium):
         measurement: Numbers how size and frames are measured: videos whose facts were measured
             by an earlier one are measured again.
     """
+
+    persisted_as: ClassVar[str] = "Videos"
 
     suffixes: tuple[str, ...] = VIDEOS
     measurement: int = field(default=2, init=False)

@@ -9,6 +9,7 @@ from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
 from factory.errors import TableError
+from factory.identity import settings_identity
 from factory.storage.base import Storage
 
 
@@ -45,8 +46,8 @@ class Scan:
         return {
             "storage": self.storage.identity,
             "prefix": self.prefix,
-            "metadata": metadata if isinstance(metadata, str) else repr(metadata),
-            "medium": repr(self.medium),
+            "metadata": metadata if isinstance(metadata, str) else settings_identity(metadata),
+            "medium": settings_identity(self.medium),
             "captions": self.captions.source,
         }
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,8 @@ class ParquetTable:
             a/b.png, a/b.jpg and so on.
         max_unzipped_mb: Most that a table which ends with .gz may hold, MiB.
     """
+
+    persisted_as: ClassVar[str] = "ParquetTable"
 
     path: str | Sequence[str]
     file_column: str = "file_name"

@@ -19,6 +19,8 @@ class Canny(Generator):
         blur: Deviation of the Gaussian that smooths the picture first, px; 0 leaves it.
     """
 
+    persisted_as: ClassVar[str] = "factory.conditioning.canny.Canny"
+
     channels: ClassVar[int] = 1
 
     low: float = 100.0

@@ -9,6 +9,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from factory.identity import class_identity
+
 Pixels = NDArray[np.uint8]
 
 _WORD = 2**64 - 1
@@ -44,8 +46,7 @@ class Generator(ABC):
                 "its settings name what is cached"
             )
         settings = {each.name: getattr(self, each.name) for each in fields(kind)}
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        return {"class": name, "version": self.version, **settings}
+        return {"class": class_identity(kind), "version": self.version, **settings}
 
     @abstractmethod
     def __call__(self, pixels: Pixels, draw: np.random.Generator) -> Pixels:

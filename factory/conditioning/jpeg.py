@@ -1,6 +1,7 @@
 """What does a picture look like that was compressed too much?"""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ class JpegArtifacts(Generator):
         low: Least quality, from 1.
         high: Greatest quality, to 100.
     """
+
+    persisted_as: ClassVar[str] = "factory.conditioning.jpeg.JpegArtifacts"
 
     low: int = 10
     high: int = 40

@@ -36,6 +36,8 @@ class RandomMasks(Generator):
         shapes: What masks are made of; the kinds are mixed in each mask.
     """
 
+    persisted_as: ClassVar[str] = "factory.conditioning.masks.RandomMasks"
+
     channels: ClassVar[int] = 1
 
     least: float = 0.1

@@ -1,6 +1,7 @@
 """What does a picture look like that was taken at a lower resolution?"""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Superresolution(Generator):
         blur: Deviation of a Gaussian blur before it is shrunk, px; 0 is none.
         noise: Deviation of Gaussian noise added while it is small, of 255; 0 is none.
     """
+
+    persisted_as: ClassVar[str] = "factory.conditioning.superresolution.Superresolution"
 
     factor: float = 4.0
     shrink: str = "antialias"

@@ -67,6 +67,8 @@ class DiffusersImageEncoder(Pretrained):
         ConfigError: If a setting is out of range.
     """
 
+    persisted_as: ClassVar[str] = "DiffusersImageEncoder"
+
     ASIDE: ClassVar[frozenset[str]] = Pretrained.ASIDE | {"model", "config", "slicing"}
     # What the outline of a sample is like: no frames, for a picture.
     OUTLINE_FRAMES: ClassVar[tuple[int, ...]] = ()
@@ -258,6 +260,8 @@ class DiffusersVideoEncoder(DiffusersImageEncoder):
     Raises:
         ConfigError: If a setting is out of range.
     """
+
+    persisted_as: ClassVar[str] = "DiffusersVideoEncoder"
 
     OUTLINE_FRAMES: ClassVar[tuple[int, ...]] = (_OUTLINE_FRAMES,)
 

@@ -14,6 +14,7 @@ import torch
 
 from factory.encoder.dct import FLOAT_DTYPES, float_dtype
 from factory.errors import ConfigError, MissingExtraError
+from factory.identity import class_identity
 
 # Weight files up to this size enter the fingerprint whole; of larger ones as many bytes, in
 # evenly spread blocks: a fine-tune changes nearly every weight, and reading 10 GB at every
@@ -148,7 +149,7 @@ class Pretrained:
             if each.init and each.name not in aside and getattr(self, each.name) != _default(each)
         }
         told = json.dumps(settings, sort_keys=True)
-        return f"{type(self).__qualname__}/{self.VERSION}({self._weights()},{told})"
+        return f"{class_identity(type(self), short=True)}/{self.VERSION}({self._weights()},{told})"
 
     def _aside(self) -> frozenset[str]:
         """Return the settings that the fingerprint leaves out, as the others stand."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ class TransformersTextEncoder(TransformersModel):
     Raises:
         ConfigError: If a setting is out of range.
     """
+
+    persisted_as: ClassVar[str] = "TransformersTextEncoder"
 
     tokenizer_subfolder: str = ""
     max_length: int = 77

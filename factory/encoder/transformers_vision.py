@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
@@ -65,6 +65,8 @@ class TransformersVisionEncoder(TransformersModel):
     Raises:
         ConfigError: If a setting is out of range.
     """
+
+    persisted_as: ClassVar[str] = "TransformersVisionEncoder"
 
     processor_subfolder: str | None = None
     edge: int | None = None

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.identity import class_identity
+
 # Rows hashed at a time: 8 MiB, so a memory-mapped order is read but not held.
 HASHED_ROWS = 2**20
 
@@ -39,7 +41,7 @@ def describe_strategy(strategy: object) -> dict[str, Any]:
     else:
         attributes = getattr(strategy, "__dict__", {})
         settings = {name: each for name, each in attributes.items() if name[0] != "_"}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", **settings}
+    return {"class": class_identity(kind), **settings}
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

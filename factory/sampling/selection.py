@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class Selection(Protocol):
 class Random:
     """An independent draw for each step; shares are met on average only."""
 
+    persisted_as: ClassVar[str] = "factory.sampling.selection.Random"
+
     @property
     def seeded(self) -> bool:
         """True: every epoch draws anew."""
@@ -96,6 +98,8 @@ class Balanced:
     1 / (2n - 2) batch, the one whose debt is soonest to exceed the allowed 1 - 1 / (2n - 2);
     the earlier in order if two are equal. No rule can promise less deviation.
     """
+
+    persisted_as: ClassVar[str] = "factory.sampling.selection.Balanced"
 
     @property
     def seeded(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class Weighting(Protocol):
 class UniformWeighting:
     """The probability alone: backends of equal probability give equally many batches."""
 
+    persisted_as: ClassVar[str] = "factory.sampling.weights.UniformWeighting"
+
     def weights(self, entries: Sequence[MixtureEntry]) -> NDArray[np.float64]:
         """Return the probabilities, float64 [len(entries)]."""
         return np.array([entry.probability for entry in entries], dtype=np.float64)
@@ -51,6 +53,8 @@ class UniformWeighting:
 @dataclass(frozen=True)
 class AutoWeighting:
     """Probability times length: backends of equal probability run out together."""
+
+    persisted_as: ClassVar[str] = "factory.sampling.weights.AutoWeighting"
 
     def weights(self, entries: Sequence[MixtureEntry]) -> NDArray[np.float64]:
         """Return probability x length / total length, float64 [len(entries)]."""
