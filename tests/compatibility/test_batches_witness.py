@@ -1,0 +1,73 @@
+"""300 steps of batches are those of version 0.1, to the byte, whoever makes and shares them."""
+
+import json
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.compatibility.hashing import EVERY, chain
+from tests.compatibility.world import HERE, module, write_world
+
+STEPS = 300
+MODES, RANKS = ("inline", "thread", "process"), (1, 2, 4)
+EXACT = ("encoder/image=none", "+encoder.image._target_=tests.compatibility.encoders.BlockSums")
+BARE = ("encoder/image=none", "encoder/text=none")
+SCENARIOS = {
+    "mixture": EXACT,
+    "sliders": (*BARE, "sampling=auto", "sampling.epoch_steps=37"),
+    "conditioning": BARE,
+    "stream": EXACT,
+}  # fmt: skip
+# Steps of the usual trials, which have each scenario, mode and number of ranks; all 300 of every
+# combination are long ones.
+USUAL = {
+    ("mixture", "inline", 1): 300, ("mixture", "thread", 4): 75, ("mixture", "process", 1): 300,
+    ("sliders", "thread", 2): 300, ("conditioning", "inline", 2): 75,
+    ("conditioning", "thread", 1): 100, ("stream", "inline", 1): 300, ("stream", "thread", 4): 50,
+}  # fmt: skip
+CASES = [
+    *(pytest.param(*case, steps) for case, steps in USUAL.items()),
+    *(
+        pytest.param(*case, STEPS, marks=pytest.mark.long)
+        for case in product(SCENARIOS, MODES, RANKS)
+        if USUAL.get(case) != STEPS
+    ),
+]
+pytestmark = pytest.mark.xdist_group("compatibility")  # the world is written once
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world") / "data"
+    write_world(root)
+    return root
+
+
+def hashes(
+    root: Path, scenario: str, mode: str = "inline", ranks: int = 1, steps: int = STEPS
+) -> list[str]:
+    """Return the hashes of a scenario's batches; a relative path leads to its stream."""
+    overrides = [f"data=witness_{scenario}", *SCENARIOS[scenario], f"prefetch={mode}"]
+    with ExitStack() as stack:
+        modules = [stack.enter_context(module(root, overrides)) for _ in range(ranks)]
+        modules[0].prepare_data()
+        shares = [
+            data.batches(max_steps=steps, rank=rank, world_size=ranks)
+            for rank, data in enumerate(modules)
+        ]
+        return list(chain(zip(*shares, strict=True)))
+
+
+@pytest.mark.parametrize(("scenario", "mode", "ranks", "steps"), CASES)
+def test_batches_are_those_of_version_0_1(
+    world: Path, scenario: str, mode: str, ranks: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    known = json.loads((HERE / "batches.json").read_text())[scenario]
+    found = hashes(world, scenario, mode, ranks, steps)
+    for number, (ours, theirs) in enumerate(zip(found, known, strict=False), start=1):
+        last = number * EVERY
+        assert ours == theirs, f"a batch of steps {last - EVERY + 1} to {last} is another one"
+    assert len(found) * EVERY == steps
