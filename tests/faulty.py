@@ -11,7 +11,7 @@ from factory.errors import StorageError, StorageUnavailableError
 from factory.records import ObjectInfo
 from factory.storage import Storage
 from factory.storage.base import Span
-from factory.storage.rules import check_span
+from factory.storage.keys import check_span
 
 # A read that is never released ends after this all the same, so that a failing test ends.
 _FOR_EVER_S = 60.0

@@ -22,7 +22,7 @@ from factory.registry import Registry
 from factory.scanning import SCANS, scan_all
 from factory.storage import LocalStorage
 from factory.storage.base import Span
-from factory.storage.opened import PerProcess
+from factory.storage.per_process import PerProcess
 from factory.telemetry import progress
 
 from .pictures import write_pictures

@@ -10,7 +10,7 @@ from factory.backends.blocks import Blocks, Outcome, Place
 from factory.backends.stream import StreamBackend
 from factory.backends.waiting import StreamSample, Waiting
 from factory.errors import EmptyBackendError, ResumeError
-from factory.storage.row_stream import RowStream
+from factory.storage.huggingface_stream import RowStream
 
 logger = logging.getLogger("factory")
 

@@ -21,7 +21,7 @@ from factory.errors import MediaError
 from factory.media.headers import measure
 from factory.media.limits import Limits
 from factory.sampling.permutation import Permutation, derive_key
-from factory.storage.row_stream import Row, RowStream, ShardRows
+from factory.storage.huggingface_stream import Row, RowStream, ShardRows
 
 # Above the rows of any shard, so that (shard, row) is one number.
 LARGEST_SHARD = 2**40

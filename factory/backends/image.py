@@ -25,7 +25,7 @@ from factory.media.limits import Limits
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
 from factory.storage.base import Storage
-from factory.storage.rules import strip_prefix
+from factory.storage.keys import strip_prefix
 
 # What mends rows of tables, by the reason they are dropped for.
 _TABLE_ADVICE = {

@@ -15,7 +15,7 @@ from factory.catalog.texts import CaptionColumn
 from factory.errors import PlanError
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
-from factory.storage.row_stream import RowStream
+from factory.storage.huggingface_stream import RowStream
 
 # Raised whenever the same settings would give other batches than before.
 STREAM_VERSION = 1

@@ -11,7 +11,7 @@ from factory.backends.blocks import CLOSE_S
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
 from factory.backends.stream import StreamBackend
 from factory.errors import PlanError, StorageError
-from factory.storage.row_stream import RowStream
+from factory.storage.huggingface_stream import RowStream
 
 logger = logging.getLogger("factory")
 

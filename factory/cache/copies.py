@@ -17,7 +17,7 @@ from factory.cache.container import Bytes, DamagedError
 from factory.cache.mapping import mapped_file
 from factory.errors import StorageError
 from factory.storage.base import Put
-from factory.storage.extent import Extent
+from factory.storage.mapped_length import Extent
 
 if TYPE_CHECKING:
     from factory.cache.tier import Tier

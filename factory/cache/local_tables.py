@@ -15,8 +15,8 @@ from factory.cache.container import DamagedError
 from factory.cache.mapping import extent_of, file_bytes
 from factory.cache.table import Table, pack_table, read_table
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
+from factory.storage.checksummed_arrow import READ_WHOLE
 from factory.storage.local import LocalStorage
-from factory.storage.sealed import READ_WHOLE
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import torch
 
 from factory.cache.container import Bytes
 from factory.errors import ObjectNotFoundError, StorageError
-from factory.storage.extent import Extent
-from factory.storage.sealed import READ_WHOLE
+from factory.storage.checksummed_arrow import READ_WHOLE
+from factory.storage.mapped_length import Extent
 
 
 def mapped_file(path: Path, *, shared: bool = False) -> Bytes:

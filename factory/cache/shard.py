@@ -11,7 +11,7 @@ import torch
 
 from factory.cache.container import CODES, DTYPES, Bytes, DamagedError, digest, header, parse
 from factory.errors import CacheError
-from factory.storage.extent import Extent
+from factory.storage.mapped_length import Extent
 
 # Shards that are looked at each time, and how long others are trusted, seconds: a thousand shards
 # then cost a hundredth of the time at most.

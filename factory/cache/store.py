@@ -32,7 +32,7 @@ from factory.cache.tier import Tier
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
-from factory.storage.rules import safe_prefix
+from factory.storage.keys import safe_prefix
 from factory.telemetry import progress
 
 logger = logging.getLogger(__name__)

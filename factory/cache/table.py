@@ -22,7 +22,7 @@ from factory.cache.segment import (
     whole,
 )
 from factory.errors import CacheError
-from factory.storage.extent import Extent
+from factory.storage.mapped_length import Extent
 
 # Both halves of a key as numbers: comparing those is several times as quick as comparing bytes.
 Halves: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.uint64]]

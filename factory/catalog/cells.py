@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from factory.catalog.captions import LIST_SEPARATOR
 from factory.catalog.columns import Column, flags, one_each
 from factory.errors import TableError
-from factory.storage.nested import column_paths, is_list
+from factory.storage.nested_columns import column_paths, is_list
 
 # Of a column of 32-bit integers, which the facts keep sizes in.
 _LARGEST = 2**31 - 1

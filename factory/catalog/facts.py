@@ -17,7 +17,7 @@ from factory.catalog.reading import TextLists, Texts, reader_of
 from factory.errors import CacheError
 from factory.media.extras import NEEDS_EXTRA
 from factory.media.limits import BEYOND_LIMITS
-from factory.storage.extent import Extent
+from factory.storage.mapped_length import Extent
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
 _TEXT = pa.large_string()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from factory.errors import ContentMismatchError, ObjectNotFoundError, StorageError
 from factory.storage.base import Storage
-from factory.storage.sealed import sealed, unsealed
+from factory.storage.checksummed_arrow import sealed, unsealed
 
 # Seconds of work that a kill may cost. A part holds what was measured in between, so a scan of
 # an hour writes some hundred and twenty of them.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.storage.nested import descend
+from factory.storage.nested_columns import descend
 
 # Lines that types are guessed from; the guess is checked against all the others.
 _LOOKED_AT = 1000

@@ -23,7 +23,7 @@ from factory.catalog.names import Named, look_up
 from factory.catalog.tables import MAX_UNZIPPED_MB, Rows, Tables
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
 from factory.errors import TableError
-from factory.storage.rules import safe_prefix
+from factory.storage.keys import safe_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts, even
 from factory.catalog.left_out import LeftOut
 from factory.errors import CacheError, ContentMismatchError, ObjectNotFoundError
 from factory.storage.base import Storage
-from factory.storage.extent import Extent
-from factory.storage.sealed import open_sealed, write_sealed
+from factory.storage.checksummed_arrow import open_sealed, write_sealed
+from factory.storage.mapped_length import Extent
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from factory.catalog.cells import plain
 from factory.catalog.json_rows import Columns, MalformedError, read_document, read_lines
-from factory.storage.nested import column_paths, descend
+from factory.storage.nested_columns import column_paths, descend
 
 PARQUET = "a Parquet file"
 LINES = "JSON lines"

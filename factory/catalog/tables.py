@@ -27,7 +27,7 @@ from factory.catalog.table_formats import (
 )
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.base import Storage
-from factory.storage.rules import safe_prefix
+from factory.storage.keys import safe_prefix
 
 # What Hive and Spark write for a partition whose value is null.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"

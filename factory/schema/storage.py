@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from factory.hosts import PrivateHost
 from factory.schema.options import above, at_least, opt
+from factory.storage.url_list.hosts import PrivateHost
 
 
 @dataclass
@@ -43,7 +43,7 @@ class MemoryConfig(StorageConfig):
 class S3Config(StorageConfig):
     """A bucket of an S3-compatible server; credentials come from the environment only."""
 
-    _target_: str = "factory.storage.s3.S3Storage"
+    _target_: str = "factory.storage.s3.s3_storage.S3Storage"
     bucket: str | None = opt(None, "bucket name; or set DATA_BUCKET")
     prefix: str = opt("", "folder in the bucket that keys are relative to")
     endpoint_url: str | None = opt(None, "server's URL (S3_ENDPOINT_URL); null for AWS itself")
@@ -77,7 +77,7 @@ class S3Config(StorageConfig):
 class CsvConfig(StorageConfig):
     """Pictures behind a CSV list of URLs, downloaded once into a bounded cache."""
 
-    _target_: str = "factory.storage.urls.UrlListStorage"
+    _target_: str = "factory.storage.url_list.url_list_storage.UrlListStorage"
     table: str = opt(MISSING, "key of the CSV file in table_storage")
     table_storage: Any = opt(MISSING, "storage the CSV file is read from")
     url_column: str = opt("url", "column that holds the URLs")
@@ -134,7 +134,7 @@ class HuggingFaceConfig(StorageConfig):
 class WebDatasetConfig(StorageConfig):
     """Members of tar shards that lie in another storage; read-only."""
 
-    _target_: str = "factory.storage.tar.TarStorage"
+    _target_: str = "factory.storage.tar.tar_storage.TarStorage"
     storage: StorageConfig = opt(MISSING, "slot: storage the shards lie in")
     shards: list[str] = opt(
         factory=lambda: ["*.tar"],

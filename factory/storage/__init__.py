@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from factory.storage.huggingface import HuggingFaceStorage
     from factory.storage.local import LocalStorage
     from factory.storage.memory import MemoryStorage
-    from factory.storage.s3 import S3Storage
-    from factory.storage.tar import TarStorage
-    from factory.storage.urls import UrlListStorage
+    from factory.storage.s3.s3_storage import S3Storage
+    from factory.storage.tar.tar_storage import TarStorage
+    from factory.storage.url_list.url_list_storage import UrlListStorage
 
 __all__ = [
     "HuggingFaceStorage",
@@ -29,9 +29,9 @@ _HOMES = {
     "HuggingFaceStorage": "factory.storage.huggingface",
     "LocalStorage": "factory.storage.local",
     "MemoryStorage": "factory.storage.memory",
-    "S3Storage": "factory.storage.s3",
-    "TarStorage": "factory.storage.tar",
-    "UrlListStorage": "factory.storage.urls",
+    "S3Storage": "factory.storage.s3.s3_storage",
+    "TarStorage": "factory.storage.tar.tar_storage",
+    "UrlListStorage": "factory.storage.url_list.url_list_storage",
 }
 
 

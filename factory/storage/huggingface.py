@@ -17,8 +17,8 @@ from factory.errors import (
 )
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import TabularStorage, safe_key
-from factory.storage.budget import endpoint
-from factory.storage.dataset_folder import (
+from factory.storage.endpoint_limits import endpoint
+from factory.storage.huggingface_folder import (
     SPLITS,
     STATE,
     MappedRows,
@@ -27,10 +27,10 @@ from factory.storage.dataset_folder import (
     check_files,
     saved_files,
 )
+from factory.storage.keys import check_span, did_you_mean, missing_column, safe_prefix
 from factory.storage.local import LocalStorage
-from factory.storage.nested import column_paths, descend
-from factory.storage.opened import PerProcess
-from factory.storage.rules import check_span, did_you_mean, missing_column, safe_prefix
+from factory.storage.nested_columns import column_paths, descend
+from factory.storage.per_process import PerProcess
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
+from factory.storage.atomic_write import draft
 from factory.storage.base import Span, Storage, safe_key
-from factory.storage.drafts import draft
-from factory.storage.rules import check_span, is_listed, safe_prefix, temporary_name
+from factory.storage.keys import check_span, is_listed, safe_prefix, temporary_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage, safe_key
-from factory.storage.rules import check_span, is_listed, safe_prefix
+from factory.storage.keys import check_span, is_listed, safe_prefix
 
 if TYPE_CHECKING:
     from fsspec.implementations.memory import MemoryFileSystem

@@ -20,8 +20,8 @@ from benches import RUNS, Line
 from benches.images import make
 from factory.errors import StorageError
 from factory.storage.base import Span
+from factory.storage.event_loop import Flights
 from factory.storage.local import LocalStorage
-from factory.storage.loop import Flights
 
 # A step that waits longer is noticed; less is the handing over itself.
 LATE_S = 0.001

@@ -22,8 +22,8 @@ from factory.catalog.catalog import Cut
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, PlanError, TableError
 from factory.storage.huggingface import HuggingFaceStorage
+from factory.storage.huggingface_stream import RowStream, ShardRows
 from factory.storage.local import LocalStorage
-from factory.storage.row_stream import RowStream, ShardRows
 from tests.hub import hub
 from tests.streams import picture, stream, write_shards
 
@@ -304,7 +304,7 @@ def test_what_a_stream_refuses(settings: dict[str, Any], said: str) -> None:
 HUB = """
 import json
 from factory.storage.huggingface import HuggingFaceStorage
-from factory.storage.row_stream import RowStream
+from factory.storage.huggingface_stream import RowStream
 
 stream = RowStream(HuggingFaceStorage("acme/set"), ["caption"])
 rows = stream.rows(3)

@@ -14,7 +14,7 @@ import pytest
 from factory.backends.assembly import Assembly, StreamBatch
 from factory.backends.stream_source import StreamSource
 from factory.errors import PlanError, ResumeError, StorageError
-from factory.storage.row_stream import ShardRows
+from factory.storage.huggingface_stream import ShardRows
 from tests.streams import stream, write_shards
 
 SHARDS, ROWS = 5, 12

@@ -11,7 +11,7 @@ from factory.errors import EmptyBackendError, ObjectNotFoundError, StorageError,
 from factory.storage import HuggingFaceStorage, LocalStorage, TarStorage
 from tests.bad_input.building import refused
 from tests.bad_input.making import batches, dropped, kept, pixels, place, png, prepared
-from tests.storage.tars import archive
+from tests.storage.tar.tars import archive
 
 
 def shards(root: Path, **files: bytes) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import StorageError
 from factory.storage import local
+from factory.storage.keys import TEMPORARY
 from factory.storage.local import LocalStorage
-from factory.storage.rules import TEMPORARY
 from tests.bad_input.building import batches, built, image, refused
 from tests.pictures import write_pictures
 

@@ -25,7 +25,7 @@ from factory.errors import (
 from factory.media.geometry import Geometry
 from factory.media.headers import HEAD_BYTES
 from factory.storage.local import LocalStorage
-from factory.storage.urls import UrlListStorage
+from factory.storage.url_list.url_list_storage import UrlListStorage
 from tests.catalog.fakes import ENGINE, Scattered, Stale, Watched, by_key, replace_file, scanned
 from tests.pictures import SIZES, write_pictures
 

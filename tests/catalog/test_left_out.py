@@ -28,7 +28,7 @@ from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-from factory.storage.tar import TarStorage
+from factory.storage.tar.tar_storage import TarStorage
 from tests.bad_input.making import prepared
 from tests.catalog.test_column_facts import Table
 from tests.catalog.test_column_facts import scan as scan_columns

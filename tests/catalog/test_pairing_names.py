@@ -24,7 +24,7 @@ from factory.catalog.texts import paired
 from factory.engine.local import LocalEngine
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
-from factory.storage.tar import TarStorage
+from factory.storage.tar.tar_storage import TarStorage
 
 NFC, NFD = (unicodedata.normalize(form, "Grüße é") for form in ("NFC", "NFD"))
 

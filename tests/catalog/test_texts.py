@@ -10,7 +10,7 @@ from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Scan
 from factory.catalog.texts import texts_of
 from factory.errors import StorageUnavailableError, TableError
-from factory.storage.urls import UrlListStorage
+from factory.storage.url_list.url_list_storage import UrlListStorage
 from tests.catalog.fakes import ENGINE, Watched
 
 

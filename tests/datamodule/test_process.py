@@ -35,7 +35,7 @@ from factory.runtime.shared_memory import SharedMemory
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-from factory.storage.s3 import S3Storage
+from factory.storage.s3.s3_storage import S3Storage
 from tests.datamodule.building import Recorder, Watching, data_module, trainer, write_folders
 from tests.pictures import write_pictures
 from tests.runtime.traces import left, traces

@@ -20,10 +20,10 @@ from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
 from factory.runtime.checkpoint_file import check_trusted, check_whole
 from factory.storage import HuggingFaceStorage, LocalStorage, TarStorage, UrlListStorage
-from factory.storage.row_stream import RowStream
+from factory.storage.huggingface_stream import RowStream
 from tests.fuzz.harness import Format
 from tests.ledger.test_ledger import run
-from tests.storage.tars import archive
+from tests.storage.tar.tars import archive
 
 ROWS = 40
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.storage import budget
+from factory.storage import endpoint_limits
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-0123456789"
 READER = "reader-access"  # may read and list, with the same secret
@@ -32,7 +32,7 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.fixture(autouse=True)
 def fresh_budgets() -> None:
     """Forget what servers of earlier tests were asked for: ports come again."""
-    budget._ENDPOINTS.pop(budget._ALL)
+    endpoint_limits._ENDPOINTS.pop(endpoint_limits._ALL)
 
 
 @pytest.fixture

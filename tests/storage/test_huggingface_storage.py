@@ -238,7 +238,7 @@ def test_urls_in_columns_of_pictures_are_not_fetched(
 ) -> None:
     from datasets import Dataset, Features, Image, Value
 
-    from factory.storage.row_stream import RowStream
+    from factory.storage.huggingface_stream import RowStream
 
     plain = {"bytes": Value("binary"), "path": Value("string")}
     urls = [f"{web.url}/a.png", f"zip://a.png::{web.url}/b.zip", web.url.replace("http", "HTTP")]

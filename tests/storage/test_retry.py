@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.storage import loop, retry
-from factory.storage.budget import Endpoint
-from factory.storage.loop import persist
+from factory.storage import event_loop, retry
+from factory.storage.endpoint_limits import Endpoint
+from factory.storage.event_loop import persist
 from factory.storage.retry import ExhaustedError, Fault, Patience, RetryQuota, Tries, retry_after
 
 
@@ -231,7 +231,7 @@ def test_reads_ahead_are_cancelled_when_one_raises() -> None:
             await asyncio.Event().wait()
         raise KeyError(number)
 
-    flights: loop.Flights[int, int] = loop.Flights(job, range(9), 4)
+    flights: event_loop.Flights[int, int] = event_loop.Flights(job, range(9), 4)
     flying = list(flights._flying)
     with pytest.raises(KeyError):
         next(flights)
