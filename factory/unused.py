@@ -129,7 +129,7 @@ def _shapes(node: DictConfig) -> set[str] | None:
     # Brings numpy, for those alone who force sizes.
     import numpy as np
 
-    from factory.media.targets import TargetRule
+    from factory.media.geometry.target_size import TargetRule
 
     aspect = str(getattr(node.crop.aspect, "value", node.crop.aspect))
     if aspect not in ("square", "closest", "random"):

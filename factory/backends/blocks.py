@@ -18,8 +18,8 @@ from factory.catalog.facts import Fact, Facts
 from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.texts import column_texts
 from factory.errors import MediaError
+from factory.media.decode_limits import Limits
 from factory.media.headers import measure
-from factory.media.limits import Limits
 from factory.sampling.permutation import Permutation, derive_key
 from factory.storage.huggingface_stream import Row, RowStream, ShardRows
 

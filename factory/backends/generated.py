@@ -20,7 +20,7 @@ from factory.conditioning.generator import (
     check_made,
     drawing,
 )
-from factory.media.limits import Limits
+from factory.media.decode_limits import Limits
 from factory.storage.base import Storage
 
 # Models of torch, on a device: asked by one thread at a time.

@@ -19,9 +19,9 @@ from factory.catalog.metadata import Metadata, Scan
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite
+from factory.media.decode_limits import Limits
 from factory.media.faces import face_finder
-from factory.media.geometry import Geometry
-from factory.media.limits import Limits
+from factory.media.geometry.geometry import Geometry
 from factory.media.video import Clip
 from factory.sampling.schedule import Window
 from factory.storage.base import Storage

@@ -17,8 +17,8 @@ from factory.errors import MediaError, StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSIONS, decode
+from factory.media.decode_limits import Limits
 from factory.media.headers import MAX_PIXELS
-from factory.media.limits import Limits
 from factory.records import UNKNOWN_SIZE
 from factory.storage.base import Storage
 

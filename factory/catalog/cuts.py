@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from factory.catalog.columns import Column, add_to_hash, hash_texts, uniform
 from factory.catalog.facts import FOCUS, Facts
 from factory.catalog.size_memo import SizeMemo
-from factory.media.geometry import DRAWS, Geometry
+from factory.media.geometry.geometry import DRAWS, Geometry
 
 # Sizes and offsets of a cut: three pairs.
 _NUMBERS = 6

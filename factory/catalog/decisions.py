@@ -15,7 +15,7 @@ from factory.catalog.columns import Column, flags
 from factory.catalog.cuts import draws
 from factory.catalog.facts import Facts
 from factory.catalog.row_filters import RowFilter
-from factory.media.geometry import REASONS, Geometry
+from factory.media.geometry.geometry import REASONS, Geometry
 from factory.media.video import Clip
 
 KEPT = "kept"

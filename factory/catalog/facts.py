@@ -15,8 +15,8 @@ from factory.catalog.columns import Column, joined, rank, starting, text_lists
 from factory.catalog.left_out import LeftOut
 from factory.catalog.reading import TextLists, Texts, reader_of
 from factory.errors import CacheError
-from factory.media.extras import NEEDS_EXTRA
-from factory.media.limits import BEYOND_LIMITS
+from factory.media.decode_limits import BEYOND_LIMITS
+from factory.media.optional_decoders import NEEDS_EXTRA
 from factory.storage.mapped_length import Extent
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.

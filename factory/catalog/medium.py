@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
+from factory.media.decode_limits import Limits
 from factory.media.faces import find_face
 from factory.media.headers import NeedMoreBytes, measure
-from factory.media.limits import Limits
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage

@@ -15,7 +15,7 @@ from factory.dryrun import rows
 from factory.dryrun.counting import batch_of, plan_of
 from factory.dryrun.figures import Backend, Bucket, Dropped, Level, Problem
 from factory.dryrun.wording import listed, number, percent, plural, short_name, size
-from factory.media.extras import NEEDS_EXTRA
+from factory.media.optional_decoders import NEEDS_EXTRA
 
 # Above this share of the samples a filter does more than take out the odd one.
 MANY_DROPPED = 0.1

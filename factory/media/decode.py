@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import MediaError
-from factory.media.extras import decode_jxl, open_heic
+from factory.media.decode_limits import Limits
 from factory.media.formats.jpeg import scans
 from factory.media.headers import MAX_PIXELS, Header, check_size, read_header
-from factory.media.limits import Limits
+from factory.media.optional_decoders import decode_jxl, open_heic
 from factory.media.resample import opencv
 
 # Names how pixels come about, for keys of caches: raise the number whenever the same bytes

@@ -11,11 +11,11 @@ of their XMP; the rotation and mirror boxes of an AVIF or HEIC; the codestream o
 from collections.abc import Callable, Mapping
 
 from factory.errors import MediaError
-from factory.media.extras import codec
+from factory.media.decode_limits import Limits
 from factory.media.formats import bmp, gif, heif, jpeg, jxl, png, tiff, webp
 from factory.media.formats.exif import exif_orientation
 from factory.media.formats.window import Header, NeedMoreBytes, Window
-from factory.media.limits import Limits
+from factory.media.optional_decoders import codec
 from factory.records import MediaFacts
 
 __all__ = [

@@ -24,7 +24,7 @@ def open_pillow(kind: str, data: bytes, seconds: float | None = None) -> Any:
     """Return Pillow's lazily read image of a format as stored, without its own limit on pixels.
 
     The format's own class is used: `PIL.Image.open` would try them all, and would warn by a
-    limit that is global to the process; `factory.media.limits` takes its place.
+    limit that is global to the process; `factory.media.decode_limits` takes its place.
 
     Args:
         kind: The format.

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """Write a catalog, decide about it, and tell time and memory."""
     from factory.catalog.captions import FilenameCaptions
     from factory.catalog.decisions import decide
-    from factory.media.geometry import Geometry
+    from factory.media.geometry.geometry import Geometry
 
     style = "random" if options.random else "center"
     geometry = Geometry(

@@ -12,7 +12,7 @@ from factory.catalog.caption_json import JsonFileCaptions
 from factory.catalog.captions import LIST_SEPARATOR
 from factory.catalog.decisions import decide
 from factory.errors import MediaError
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched, by_key, scanned
 from tests.pictures import write_pictures

@@ -10,7 +10,7 @@ from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 
 GEOMETRY = Geometry(64, alignment=16)
 ROWS = [

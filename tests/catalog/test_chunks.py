@@ -13,7 +13,7 @@ from factory.catalog.cuts import OwnCuts
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.published import Shelf
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 from factory.storage.local import LocalStorage
 from tests.catalog.test_facts import shelf_in
 

@@ -21,7 +21,7 @@ from factory.catalog.decisions import (
 )
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.row_filters import RowFilter
-from factory.media.geometry import REASONS, Geometry
+from factory.media.geometry.geometry import REASONS, Geometry
 from tests.catalog.fakes import facts_of
 
 SMALL = Geometry(64, alignment=16)

@@ -22,7 +22,7 @@ from factory.errors import (
     StorageUnavailableError,
     TableError,
 )
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 from factory.media.headers import HEAD_BYTES
 from factory.storage.local import LocalStorage
 from factory.storage.url_list.url_list_storage import UrlListStorage

@@ -9,7 +9,7 @@ from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, SPARE, pair
 from factory.catalog.row_filters import RowFilter
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 
 CROP = Geometry(64, alignment=16, crop_aspect="square", crop_style="random")
 

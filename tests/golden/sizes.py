@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.media.geometry import REASONS, Geometry
+from factory.media.geometry.geometry import REASONS, Geometry
 
 # How far a resize may be out of proportion before the golden files call it distorted.
 DISTORTION = 0.03

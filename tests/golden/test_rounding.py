@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.media.aspects import aspect_label, round_to_multiple
+from factory.media.geometry.aspect_ratio import aspect_label, round_to_multiple
 
 GOLDEN = "rounding.json"
 

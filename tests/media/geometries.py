@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 
 RATIOS = (0.5, 0.75, 1.0, 1.33, 2.0)
 ALIGNMENTS = (1, 8, 16, 32, 48, 64)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from factory.media.crop import fit
 from factory.media.decode import decode
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 from factory.media.resample import opencv
 
 from .pictures import encode, gradient

@@ -10,7 +10,7 @@ from factory.errors import MissingExtraError
 from factory.media import faces
 from factory.media.crop import fit
 from factory.media.faces import find_face
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 
 Pixels = np.ndarray
 

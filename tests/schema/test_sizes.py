@@ -13,7 +13,7 @@ from factory import Crop, ImageBackend
 from factory.check import check
 from factory.composer import compose
 from factory.errors import ConfigError
-from factory.media.geometry import Geometry
+from factory.media.geometry.geometry import Geometry
 from factory.storage.local import LocalStorage
 
 PHOTOS = "data.backends.photos"

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.media.aspects import Ints
-from factory.media.targets import Sizes
+from factory.media.geometry.aspect_ratio import Ints
+from factory.media.geometry.target_size import Sizes
 
 # A picture this near to square is scaled to the square, not cut: at most 3 % out of proportion.
 SQUASH = 1.03

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from factory.media.geometry import REASONS, Geometry, Shapes
+from factory.media.geometry.geometry import REASONS, Geometry, Shapes
 
 from .geometries import ALIGNMENTS, geometries, numbers, sizes
 

@@ -15,8 +15,8 @@ from factory.catalog.medium import Pictures
 from factory.engine.local import LocalEngine
 from factory.errors import MediaError
 from factory.media.decode import decode
+from factory.media.decode_limits import BEYOND_LIMITS, Limits
 from factory.media.headers import MAX_PIXELS, NeedMoreBytes, measure
-from factory.media.limits import BEYOND_LIMITS, Limits
 from factory.records import ObjectInfo
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage

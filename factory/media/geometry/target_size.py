@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.media.aspects import Bools, Floats, Ints, aligned, aspect_label, round_to_multiple
+from factory.media.geometry.aspect_ratio import (
+    Bools,
+    Floats,
+    Ints,
+    aligned,
+    aspect_label,
+    round_to_multiple,
+)
 
 # Megapixels and the edge that trainers mean by them for squares: models are trained at powers
 # of two times 512 and 768, not at the 500, 707 and 1000 px that the square root gives.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.media.aspects import (
+from factory.media.geometry.aspect_ratio import (
     DEFAULT_ROUNDING,
     AspectBuckets,
     Bools,
@@ -26,9 +26,9 @@ from factory.media.aspects import (
     scaled,
     whole_decimals,
 )
-from factory.media.cover import cover, cover_square
-from factory.media.geometry_checks import CropAspect, CropStyle, ResolutionType, problems_of
-from factory.media.targets import INT32_MAX, Sizes, TargetRule
+from factory.media.geometry.cover import cover, cover_square
+from factory.media.geometry.target_size import INT32_MAX, Sizes, TargetRule
+from factory.media.geometry.validation import CropAspect, CropStyle, ResolutionType, problems_of
 
 # Why a row is not kept, by the code in `Shapes.reason`. A row that fails several checks has the
 # one that comes first here.

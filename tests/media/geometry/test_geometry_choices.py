@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from factory.media.aspects import AspectBuckets
 from factory.media.crop import fit
-from factory.media.geometry import Geometry, Targets
+from factory.media.geometry.aspect_ratio import AspectBuckets
+from factory.media.geometry.geometry import Geometry, Targets
 
 from .geometries import RATIOS, geometries, numbers, sizes
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.media.aspects import aspect_label, round_decimals, round_to_multiple
-from factory.media.cover import SQUASH
-from factory.media.geometry import REASONS, Geometry
+from factory.media.geometry.aspect_ratio import aspect_label, round_decimals, round_to_multiple
+from factory.media.geometry.cover import SQUASH
+from factory.media.geometry.geometry import REASONS, Geometry
 
 from . import reference
 from .geometries import RATIOS, edges, geometries, numbers, sizes

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
-from factory.media.aspects import bucket_problems, digits_of, is_positive
-from factory.media.targets import INT32_MAX, TargetRule
+from factory.media.geometry.aspect_ratio import bucket_problems, digits_of, is_positive
+from factory.media.geometry.target_size import INT32_MAX, TargetRule
 
 if TYPE_CHECKING:
-    from factory.media.geometry import Geometry
+    from factory.media.geometry.geometry import Geometry
 
 ResolutionType = Literal["pixel", "area", "pixel_area"]
 CropAspect = Literal["preserve", "square", "closest", "random"]
