@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from factory.check import EMBEDS, check, kind_of, order
 from factory.errors import ConfigError, FactoryError
-from factory.telemetry import Telemetry
+from factory.metrics.stages import Telemetry
 
 if TYPE_CHECKING:
     from factory.datamodule import FactoryDataModule

@@ -19,7 +19,7 @@ from factory.backends.order import build_order
 from factory.composer import suggest, tidy
 from factory.errors import ConfigError, PlanError
 from factory.runtime.layout import Layout
-from factory.sampling.ranks import check_division
+from factory.sampling.rank_shares import check_division
 from factory.schema.run import RunConfig
 from factory.secrets import Secret, masked, secrets_in, without
 from factory.unused import unused

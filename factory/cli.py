@@ -23,7 +23,6 @@ from yaml import YAMLError
 from factory.check import check, written_secrets
 from factory.composer import compose, is_no_choice, refusals, tidy
 from factory.errors import ConfigError, FactoryError
-from factory.foreign_text import printable
 from factory.own_folder import claim, unwritable
 from factory.run_folder import (
     HYDRA,
@@ -34,6 +33,7 @@ from factory.run_folder import (
 )
 from factory.secrets import without_secrets
 from factory.startup import DEBUG, is_closed_output, say
+from factory.untrusted_text import printable
 
 TRACEBACK = "Traceback (most recent call last)"
 

@@ -21,9 +21,9 @@ from yaml import YAMLError
 
 from factory import override_quotes, plugins, schema
 from factory.errors import ConfigError
-from factory.foreign_text import shell_word
 from factory.secrets import masked
 from factory.signatures import arguments_of
+from factory.untrusted_text import shell_word
 
 HYDRA_VERSION = "1.3"
 _NO_CHOICE = "Config group override must be"

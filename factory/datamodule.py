@@ -15,12 +15,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from factory.backends.naming import resolve
 from factory.backends.planned import eval_backend, plan_backend
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.cache.place import CachePlace
-from factory.engine.local import LocalEngine
+from factory.engine.engine import Engine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
+from factory.metrics.stages import Telemetry
 from factory.plain_loop import PlainLoop
 from factory.preparation import end_epoch, load, preload, prepare
 from factory.registry import Backend, Registry
@@ -53,7 +54,6 @@ from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
 from factory.streams import Streams
-from factory.telemetry import Telemetry
 
 
 class FactoryDataModule(PlainLoop):

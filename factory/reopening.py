@@ -10,8 +10,8 @@ from threading import Lock
 
 from factory.backends.image import SampleBackend
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.cache.place import CachePlace
+from factory.engine.engine import Engine
 from factory.errors import CacheError, ConfigError, FactoryError
 from factory.preparation import end_epoch, load
 from factory.registry import Backend, Registry

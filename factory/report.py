@@ -14,8 +14,8 @@ from factory.backends.source import Source
 from factory.backends.stream_source import StreamSource
 from factory.catalog.facts import Facts
 from factory.datamodule import FactoryDataModule
-from factory.foreign_text import printable, terminal
-from factory.telemetry import Stage, Telemetry
+from factory.metrics.stages import Stage, Telemetry
+from factory.untrusted_text import printable, terminal
 
 # Buckets shown per backend; the rest are counted in one line.
 SHOWN_BUCKETS = 6

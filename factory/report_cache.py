@@ -21,7 +21,7 @@ from factory.cache.usage import Usage, recipe_name
 from factory.catalog.lookup import row_of
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import listed, number, place, plural, redact, size
-from factory.foreign_text import printable, terminal
+from factory.untrusted_text import printable, terminal
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 _WIDTH = 100

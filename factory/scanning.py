@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from factory.backends.image import SampleBackend
-from factory.bulk import Engine, Item, Report, Result, Unit, Worker
 from factory.catalog.facts import Facts
+from factory.engine.engine import Engine, Item, Report, Result, Unit, Worker
 from factory.errors import FactoryError
+from factory.metrics.stages import Telemetry
 from factory.registry import Registry
-from factory.telemetry import Telemetry
 
 # Scans under way at once. They wait for servers most of the time, and what they may ask one for
 # is counted for all of them; each holds a listing in memory, which more would add to.

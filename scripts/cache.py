@@ -35,7 +35,7 @@ from omegaconf import DictConfig
 from factory import cli, composer
 from factory.demo.session import demo_session, wants_s3_server
 from factory.errors import CacheError, ConfigError, FactoryError
-from factory.foreign_text import PrintableFormatter
+from factory.untrusted_text import PrintableFormatter
 
 if TYPE_CHECKING:
     from factory.cache.place import CachePlace

@@ -29,8 +29,8 @@ from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
 from factory.explain.request import Request
 from factory.explain.request import parse as parse_request
-from factory.foreign_text import json_text
 from factory.run_folder import FormerRun, former_run, run_length
+from factory.untrusted_text import json_text
 
 # Torch's threads spin while they wait; nothing here needs them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 from factory.errors import ConfigError
-from factory.foreign_text import printable
 from factory.simpletuner.convert import Launch, convert
 from factory.simpletuner.document import read_arguments, read_entries
 from factory.simpletuner.files import Import, write
 from factory.simpletuner.names import option_name
 from factory.simpletuner.showing import show
+from factory.untrusted_text import printable
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

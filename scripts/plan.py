@@ -21,7 +21,7 @@ from factory import cli, composer
 from factory.builder import preflight, verify
 from factory.demo.session import demo_session, promised
 from factory.dryrun.figures import Run
-from factory.foreign_text import json_text
+from factory.untrusted_text import json_text
 
 # A dry run leaves no run folder and no log behind, and shows its tables instead of log lines.
 QUIET = (

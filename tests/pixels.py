@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.source import Source, Unusable
-from factory.bulk import Engine
+from factory.engine.engine import Engine
 
 
 def pixels_of(source: Source, rows: NDArray[Any], engine: Engine) -> torch.Tensor:

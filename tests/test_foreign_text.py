@@ -21,7 +21,8 @@ from factory.dryrun.wording import redact
 from factory.errors import StorageError
 from factory.explain.findings import Findings, Sample, Step, exclude_line
 from factory.explain.terminal import show
-from factory.foreign_text import (
+from factory.sampling.exclusion import Exclude
+from factory.untrusted_text import (
     PrintableFormatter,
     config_value,
     json_text,
@@ -29,7 +30,6 @@ from factory.foreign_text import (
     shell_word,
     terminal,
 )
-from factory.sampling.exclusion import Exclude
 
 ESCAPE = "\x1b[31mred\x1b[0m\x1b]0;title\x07"
 BIDI = "\u202egpj.exe\u2066"

@@ -20,7 +20,7 @@ from factory import (
 )
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError, ConfigError, EmptyBackendError, ObjectNotFoundError
 from factory.preparation import load, prepare
 from factory.registry import Registry

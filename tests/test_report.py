@@ -12,6 +12,7 @@ from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch, TextE
 from factory.backends.image import SampleBackend
 from factory.catalog.captions import FilenameCaptions
 from factory.encoder.hashed_text import HashedText
+from factory.metrics.stages import Stage, Telemetry
 from factory.report import (
     SHOWN_BUCKETS,
     buckets,
@@ -24,7 +25,6 @@ from factory.report import (
     wide_console,
 )
 from factory.storage.local import LocalStorage
-from factory.telemetry import Stage, Telemetry
 from tests.datamodule.building import data_module, write_folders
 from tests.pictures import write_pictures
 from tests.streams import stream, write_shards

@@ -12,18 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from factory import telemetry
 from factory.backends.image import ImageBackend
 from factory.cache.place import CachePlace
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import ObjectNotFoundError, StorageError
+from factory.metrics import stages
+from factory.metrics.stages import progress
 from factory.preparation import prepare, survey
 from factory.registry import Registry
 from factory.scanning import SCANS, scan_all
 from factory.storage import LocalStorage
 from factory.storage.base import Span
 from factory.storage.per_process import PerProcess
-from factory.telemetry import progress
 
 from .pictures import write_pictures
 
@@ -187,13 +187,13 @@ def test_bars_of_several_jobs_share_one_display(monkeypatch: pytest.MonkeyPatch)
     with progress("measure a", 10, "files") as one, progress("captions [b]", 5, "texts") as two:
         one(4)
         two(3)
-        shown = telemetry._BARS._shown
+        shown = stages._BARS._shown
         assert shown is not None
         assert [(task.completed, task.fields["unit"]) for task in shown.tasks] == [
             (4, "files"),
             (3, "texts"),
         ]
         shown.refresh()
-    assert telemetry._BARS._shown is None
+    assert stages._BARS._shown is None
     assert "4/10" in stream.getvalue()
     assert "captions [b]" in stream.getvalue()

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.picture import Picture, PictureColumns, Reader, read_pixels
-from factory.bulk import Engine
 from factory.cache.recipe import Keys, rows_of
 from factory.cache.writer import Writer
 from factory.catalog.facts import NOT_READABLE
 from factory.catalog.misfortune import is_own
-from factory.engine.stages import Ahead, Behind
+from factory.engine.engine import Engine
+from factory.engine.pipeline import Ahead, Behind
 from factory.errors import MediaError
 
 Sample = TypeVar("Sample")

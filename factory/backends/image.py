@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Reader, ReadPicture
-from factory.bulk import Engine
 from factory.catalog.captions import Captions, TextFileCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.cuts import OwnCuts
@@ -17,6 +16,7 @@ from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
 from factory.catalog.metadata import Metadata, Scan
 from factory.catalog.row_filters import RowFilter
+from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite
 from factory.media.decode_limits import Limits

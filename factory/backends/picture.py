@@ -10,9 +10,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.bulk import Engine
 from factory.catalog.cuts import Cut, CutArrays
 from factory.catalog.facts import SIZE_DIFFERS
+from factory.engine.engine import Engine
 from factory.errors import MediaError, StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit

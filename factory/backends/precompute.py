@@ -14,11 +14,11 @@ from factory.backends.embeds import EmbedBackend, PictureEmbedBackend, TextEmbed
 from factory.backends.encoding import CaptionWorker, PictureWorker, Portion, Report, Unit
 from factory.backends.picture import Picture
 from factory.backends.source import Source
-from factory.bulk import Engine, Worker
 from factory.cache.lease import in_turn
 from factory.cache.placement import Kept
 from factory.cache.recipe import Keys, canonical
-from factory.telemetry import progress
+from factory.engine.engine import Engine, Worker
+from factory.metrics.stages import progress
 
 # Samples of a unit at most: of pictures of 1024 x 1024 px a shard of the default size, and
 # about a minute of a GPU's work, which is what is lost with an encoder that dies.

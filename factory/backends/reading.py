@@ -12,13 +12,13 @@ from factory.backends.embeds import ImageEmbedBackend
 from factory.backends.on_demand import EncodedRows, Found, Tally, Wanted
 from factory.backends.picture import Picture
 from factory.backends.source import Source, Unusable
-from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.located import Located
 from factory.cache.open_rows import Row
 from factory.cache.recipe import Keys
 from factory.cache.store import UnusableRowsError
 from factory.catalog.cuts import CutArrays
+from factory.engine.engine import Engine
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = NDArray[np.int64]

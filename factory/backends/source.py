@@ -18,7 +18,6 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
 from factory.backends.on_demand import Tally, forget_epochs, of_other_epoch, read_captions
 from factory.backends.picture import Picture, PictureColumns, read_pixels
-from factory.bulk import Engine
 from factory.cache.gathering import Empty, new_memory
 from factory.cache.located import Located
 from factory.cache.placement import Asked, Kept, KeysOf, Placement, place, place_lazily
@@ -28,6 +27,7 @@ from factory.catalog.catalog import Catalog, Spoken
 from factory.catalog.cuts import CutArrays
 from factory.catalog.misfortune import is_own
 from factory.encoder.pixels import RawPixels
+from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.sampling.fingerprint import hash_rows
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 import xxhash
 
 from factory.backends.image import ImageBackend
-from factory.bulk import Engine
 from factory.catalog.captions import Captions, ColumnCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
 from factory.catalog.texts import CaptionColumn
+from factory.engine.engine import Engine
 from factory.errors import PlanError
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage

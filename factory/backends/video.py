@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from factory.backends.image import ImageBackend
 from factory.backends.picture import Picture, PictureColumns, Reader, cut_parts
-from factory.bulk import Engine
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import VIDEOS, Medium, Videos
+from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.media.composite import Composite
 from factory.media.crop import fit

@@ -29,7 +29,7 @@ from factory.cache.shard import Layout, OpenShard, matrices_of
 from factory.cache.store import TensorStore, UnusableRowsError
 from factory.cache.table import Table, halves, keys_of, merged
 from factory.cache.writer import capacity_of, publish_segment, publish_shard
-from factory.telemetry import progress
+from factory.metrics.stages import progress
 
 # A shard less full than this, by rows that count, is merged with others: two such make at
 # most one, so every merge leaves fewer.

@@ -31,9 +31,9 @@ from factory.cache.snapshot import Snapshot, newest_stamp, segment_in, take_snap
 from factory.cache.tier import Tier
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
+from factory.metrics.stages import progress
 from factory.storage.base import Storage
 from factory.storage.keys import safe_prefix
-from factory.telemetry import progress
 
 logger = logging.getLogger(__name__)
 

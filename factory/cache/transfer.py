@@ -24,8 +24,8 @@ from factory.cache.shard import Shard
 from factory.cache.store import TensorStore
 from factory.cache.upkeep import by_record
 from factory.errors import ContentMismatchError, ObjectNotFoundError, StorageError
+from factory.metrics.stages import progress
 from factory.records import UNKNOWN_SIZE
-from factory.telemetry import progress
 
 # Shards under way at once: each lies in memory whole, 256 MiB by default.
 _SIDE_BY_SIDE = 2

@@ -20,8 +20,8 @@ from factory.cache.segment import (
 from factory.cache.store import TensorStore
 from factory.cache.writer import publish_segment
 from factory.errors import CacheError, ObjectNotFoundError
+from factory.metrics.stages import progress
 from factory.records import UNKNOWN_SIZE
-from factory.telemetry import progress
 
 
 def drop(store: TensorStore, keys: Keys | NDArray[Any] | Sequence[bytes]) -> None:

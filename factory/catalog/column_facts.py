@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from factory.bulk import Engine
 from factory.catalog.cells import plain, shown, whole
 from factory.catalog.columns import find
 from factory.catalog.facts import Facts
@@ -15,6 +14,7 @@ from factory.catalog.left_out import IGNORED, without_ignored
 from factory.catalog.metadata import Scan
 from factory.catalog.parquet import still_unreadable
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
+from factory.engine.engine import Engine
 from factory.errors import TableError
 from factory.storage.base import TabularStorage
 

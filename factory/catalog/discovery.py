@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from factory.bulk import Engine
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import find, flags, starting
 from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, Facts, passing
@@ -20,11 +19,12 @@ from factory.catalog.medium import Medium
 from factory.catalog.metadata import Scan
 from factory.catalog.misfortune import is_own
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
+from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, MediaError, TableError, UnsafeKeyError
 from factory.media.headers import MAX_PIXELS
+from factory.metrics.stages import progress
 from factory.records import MediaFacts, ObjectInfo
 from factory.storage.base import Storage, TabularStorage
-from factory.telemetry import progress
 
 logger = logging.getLogger("factory")
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from factory.bulk import Engine
 from factory.catalog.captions import Captions
 from factory.catalog.facts import Facts
 from factory.catalog.journal import Journal
 from factory.catalog.medium import Medium, Pictures
+from factory.engine.engine import Engine
 from factory.errors import TableError
 from factory.identity import settings_identity
 from factory.storage.base import Storage

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.bulk import Engine
 from factory.catalog.cells import caption_lists, shown, texts, whole, wrong_type
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, joined, starting
@@ -22,6 +21,7 @@ from factory.catalog.metadata import Scan
 from factory.catalog.names import Named, look_up
 from factory.catalog.tables import MAX_UNZIPPED_MB, Rows, Tables
 from factory.catalog.texts import TEXT_COLUMNS, texts_of
+from factory.engine.engine import Engine
 from factory.errors import TableError
 from factory.storage.keys import safe_prefix
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.bulk import Engine
 from factory.catalog.captions import Captions
 from factory.catalog.cells import caption_lists, plain, texts, wrong_type
 from factory.catalog.changes import same_etag
 from factory.catalog.columns import Column, find, flags, folded, stems
 from factory.catalog.facts import SCHEMA
 from factory.catalog.metadata import Scan
+from factory.engine.engine import Engine
 from factory.errors import MediaError, ObjectNotFoundError, StorageError, TableError
+from factory.metrics.stages import progress
 from factory.storage.base import Storage, TabularStorage
-from factory.telemetry import progress
 
 TEXT_COLUMNS = ("text", "text_etag", "text_error")
 _TEXT_LIST = SCHEMA.field("text").type

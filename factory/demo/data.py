@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from factory.demo.crops import Picture, encode, plan_pictures
 from factory.demo.photographs import PHOTOGRAPHS
 from factory.errors import StorageError
-from factory.telemetry import progress
+from factory.metrics.stages import progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image

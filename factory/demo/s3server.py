@@ -22,7 +22,7 @@ from factory.errors import (
     ObjectNotFoundError,
     StorageUnavailableError,
 )
-from factory.telemetry import progress
+from factory.metrics.stages import progress
 
 # Every service of the server also listens for gRPC at its own port plus this.
 GRPC_OFFSET = 10_000

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Figures
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.thumbnails import Look, looks, window
 from factory.dryrun.wording import listed, number, plural, redact, short_name
+from factory.engine.engine import Engine
 
 # Samples shown of each backend, kept ones and dropped ones.
 SHOWN = 24

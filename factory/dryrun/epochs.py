@@ -3,7 +3,7 @@
 from factory.dryrun import figures
 from factory.dryrun.figures import Run
 from factory.errors import PlanError
-from factory.sampling.course import Stretch
+from factory.sampling.epoch_schedule import Stretch
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 

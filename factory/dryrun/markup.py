@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape as _escape
 
-from factory.foreign_text import printable
+from factory.untrusted_text import printable
 
 # Elements without an end tag.
 _VOID = frozenset({"img", "meta", "br", "circle", "line", "path", "rect"})

@@ -6,9 +6,9 @@ from factory.dryrun import figures
 from factory.dryrun.figures import Problem, Run
 from factory.dryrun.wording import number, percent, plural
 from factory.errors import PlanError
-from factory.sampling.ending import Ending
+from factory.sampling.epoch_end import Ending
 from factory.sampling.plan import Plan
-from factory.sampling.ranks import check_division
+from factory.sampling.rank_shares import check_division
 from factory.sampling.schedule import Window, check_windows
 from factory.sampling.weights import UniformWeighting
 

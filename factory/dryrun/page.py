@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.dryrun import charts, rows
 from factory.dryrun.contact import dropped_part, samples_part
 from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share, Stretch
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.rehearsal import Rehearsal
 from factory.dryrun.wording import beforehand, number, percent, plural, reads, size
+from factory.engine.engine import Engine
 
 # Points of each backend in the scatter: beyond them dots only cover each other.
 POINTS = 600

@@ -13,7 +13,7 @@ from rich.text import Text
 from factory.dryrun.figures import Epoch, Figures, Plan, Problem
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import beforehand, listed, number, percent, plural, reads, size
-from factory.foreign_text import terminal
+from factory.untrusted_text import terminal
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 WIDTH = 100

@@ -11,9 +11,9 @@ from PIL import Image
 from factory.backends.conditioning import is_generated
 from factory.backends.picture import Picture
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.catalog.cuts import Cut
 from factory.dryrun import rows
+from factory.engine.engine import Engine
 from factory.errors import FactoryError
 from factory.media.composite import Composite
 from factory.media.decode import decode

@@ -2,7 +2,7 @@
 
 import re
 
-from factory.foreign_text import printable
+from factory.untrusted_text import printable
 
 # User and password of a URL, and its query: signed URLs carry their key there.
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from factory.foreign_text import config_value, shell_word
 from factory.sampling.exclusion import Exclude
+from factory.untrusted_text import config_value, shell_word
 
 
 @dataclass(frozen=True)

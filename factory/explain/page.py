@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.dryrun.contact import kept_card
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.page import card, document, table
 from factory.dryrun.thumbnails import Look, looks
 from factory.dryrun.wording import number, percent, redact
+from factory.engine.engine import Engine
 from factory.explain.findings import Findings, Sample, Step
 from factory.explain.terminal import batches_left, heading, shared, since
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import number, percent, plural, redact, size
 from factory.explain.findings import Choice, Findings, Sample, Step
-from factory.foreign_text import printable, terminal
+from factory.untrusted_text import printable, terminal
 
 # Columns the tables are laid out for; keys are folded, never cut.
 WIDTH = 110

@@ -15,7 +15,7 @@ from factory.backends.sets import partner_rows
 from factory.backends.source import Source, Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.vision_reading import VisionReading
-from factory.bulk import Engine
+from factory.engine.engine import Engine
 from factory.runtime.batch import Batch, Replacement
 from factory.runtime.conditioning import Partners
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill

@@ -20,7 +20,7 @@ from factory.runtime.progress import Progress
 from factory.runtime.supply import Supply
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
-from factory.sampling.ranks import check_division, pad, share
+from factory.sampling.rank_shares import check_division, pad, share
 
 # Were both counted, commits of the one would be taken for those of the other.
 _OVERTAKEN = (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.errors import QuarantineError
-from factory.foreign_text import json_text
 from factory.runtime.batch import Batch, Replacement
+from factory.untrusted_text import json_text
 
 logger = logging.getLogger("factory")
 

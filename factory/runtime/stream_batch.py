@@ -13,9 +13,9 @@ from factory.backends.picture import ReadPicture
 from factory.backends.source import Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.waiting import StreamSample
-from factory.bulk import Engine
 from factory.cache.recipe import recipe_keys
 from factory.catalog.caption_draws import choose, dropped
+from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.runtime.batch import Batch, Replacement
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.course import Balance, Course, Span
-from factory.sampling.ending import Ending
+from factory.sampling.epoch_end import Ending
+from factory.sampling.epoch_schedule import Balance, Course, Span
 from factory.sampling.permutation import derive_key
 from factory.sampling.schedule import Window
 from factory.sampling.selection import Selection
-from factory.sampling.turns import Turns
+from factory.sampling.slider_groups import Turns
 
 # Courses kept ready: the epoch being trained, the one prefetched, and two looked at.
 KEPT_COURSES = 4
@@ -62,7 +62,7 @@ class Epochs:
     and selections seeded by epoch under a rule that makes lengths or counts depend on them:
     there, the epochs on the way are played once. Of epochs of fixed length each goes on with the
     balance of the one before, lest a backend whose share is below half a batch of each never
-    comes; far ones are counted, see `factory.sampling.turns.Turns.given`.
+    comes; far ones are counted, see `factory.sampling.slider_groups.Turns.given`.
     """
 
     def __init__(

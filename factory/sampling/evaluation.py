@@ -10,7 +10,7 @@ from factory.sampling.plan import PlanStep
 class EvalPlan:
     """Every row exactly once, bucket by bucket in order; the same in every epoch.
 
-    The last batch of a bucket is short; `factory.sampling.ranks.pad` makes it divisible
+    The last batch of a bucket is short; `factory.sampling.rank_shares.pad` makes it divisible
     among ranks, with a mask that keeps the padding out of the metric.
     """
 

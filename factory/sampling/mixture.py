@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from factory.errors import PlanError
-from factory.sampling.ending import Ending, EpochRule
+from factory.sampling.epoch_end import Ending, EpochRule
 from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
@@ -27,7 +27,7 @@ class Mixture:
         short_batch: Last batch of a bucket: "fill" it from the bucket, leave it "short", or
             "drop" it.
         epoch: When an epoch ends: "all_exhausted", "first_exhausted" or "cycle", see
-            `factory.sampling.ending.Ending`.
+            `factory.sampling.epoch_end.Ending`.
         epoch_steps: Length of every epoch in optimizer steps; None for the rule.
     """
 

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.course import Course, Stretch
-from factory.sampling.ending import Ending, EpochRule
+from factory.sampling.epoch_end import Ending, EpochRule
+from factory.sampling.epoch_schedule import Course, Stretch
 from factory.sampling.epochs import Epochs
 from factory.sampling.exclusion import Excluded, Swap, check_excluded, stand_ins
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
 from factory.sampling.schedule import Window, check_windows
 from factory.sampling.selection import Balanced, Selection
-from factory.sampling.turns import slider_groups
+from factory.sampling.slider_groups import slider_groups
 from factory.sampling.weights import MixtureEntry, UniformWeighting, Weighting
 
 # Raised whenever the same settings give another order than before, so that a checkpoint of
@@ -119,7 +119,7 @@ class Plan:
     """The order of samples, as a pure function of (seed, epoch, step).
 
     Nothing here depends on ranks, threads, workers or on what was asked before. When an epoch
-    ends is said in `factory.sampling.ending.Ending`. Safe to ask from several threads; a
+    ends is said in `factory.sampling.epoch_end.Ending`. Safe to ask from several threads; a
     pickled plan carries its arguments only.
     """
 

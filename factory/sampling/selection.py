@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.sampling.fading import on_time
+from factory.sampling.fade import on_time
 from factory.sampling.permutation import random_words
 
 # Shares are whole multiples of 1 / total. Weights that need a larger total than this are
@@ -83,7 +83,7 @@ class Random:
         return chosen
 
     def fading(self, weights: NDArray[np.float64], step: int, key: int) -> NDArray[np.integer]:
-        """Draw by the weights of each step; see `factory.sampling.turns.FadingSelection`."""
+        """Draw by the weights of each step; see `factory.sampling.slider_groups.FadingSelection`."""
         sums = np.cumsum(weights, axis=1)
         draws = _draws(step, len(weights), key)[:, None]
         passed: NDArray[np.int64] = np.count_nonzero(draws >= sums[:, :-1] / sums[:, -1:], axis=1)

@@ -252,7 +252,7 @@ class EngineConfig:
 class LocalEngineConfig(EngineConfig):
     """Threads of this machine."""
 
-    _target_: str = "factory.engine.local.LocalEngine"
+    _target_: str = "factory.engine.local_engine.LocalEngine"
     workers: int | None = opt(None, "threads reading and decoding; null means 2 per core")
 
     def problems(self) -> Iterator[str]:
@@ -264,7 +264,7 @@ class LocalEngineConfig(EngineConfig):
 class RayEngineConfig(EngineConfig):
     """Processes of a Ray cluster."""
 
-    _target_: str = "factory.engine.ray_engine.RayEngine"
+    _target_: str = "factory.engine.ray.ray_engine.RayEngine"
     address: str | None = opt(
         None,
         "the cluster: auto | HOST:PORT | ray://HOST:PORT; null: RAY_ADDRESS, else the one that "

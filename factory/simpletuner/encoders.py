@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.foreign_text import without_interpolation
 from factory.simpletuner.arguments import Arguments, as_number
 from factory.simpletuner.dataset import Note, Outcome
 from factory.simpletuner.entry import as_switch
+from factory.untrusted_text import without_interpolation
 
 # Text options of this project: what is set in them, below `text`.
 _CLIP = {"max_length": 77, "pooled": "none", "attend_padding": True}

@@ -5,9 +5,9 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from factory.foreign_text import without_interpolation
 from factory.simpletuner.dataset import Dataset, Outcome
 from factory.simpletuner.variables import is_interpolated
+from factory.untrusted_text import without_interpolation
 
 # Everything between the scheme and the last "@" of a URL: a name and a password.
 _USER = re.compile(r"^(\w+://).*@", re.DOTALL)

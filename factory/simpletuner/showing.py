@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from factory.foreign_text import terminal
 from factory.simpletuner.dataset import Outcome
 from factory.simpletuner.files import Import
+from factory.untrusted_text import terminal
 
 # Columns of text in files and pipes, which have no width of their own.
 TABLE_WIDTH = 110

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.foreign_text import without_interpolation
+from factory.untrusted_text import without_interpolation
 
 _TOKEN = re.compile(r"\{(model_family|output_dir|id|env:[A-Za-z_][A-Za-z0-9_]*)\}")
 

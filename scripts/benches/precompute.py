@@ -72,7 +72,7 @@ def _rows(*shape: int) -> Any:
 def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     """Compare filling a cache with decoding alone."""
     from factory.backends.precompute import fill_pictures
-    from factory.engine.local import LocalEngine
+    from factory.engine.local_engine import LocalEngine
 
     make(scratch / "pictures", options.pictures, options.size)
     engine = LocalEngine()
@@ -101,7 +101,7 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.backends.source import Source
     from factory.catalog.captions import FilenameCaptions
-    from factory.engine.local import LocalEngine
+    from factory.engine.local_engine import LocalEngine
     from factory.storage.local import LocalStorage
 
     backend = ImageBackend(
@@ -123,7 +123,7 @@ def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     """Compare filling a cache with writing as many bytes to files."""
     from factory import CachePlace, TextEmbedBackend
     from factory.backends.precompute import fill_captions
-    from factory.engine.local import LocalEngine
+    from factory.engine.local_engine import LocalEngine
     from factory.storage.local import LocalStorage
 
     captions = [f"caption {number}" for number in range(options.captions)]

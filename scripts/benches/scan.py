@@ -153,7 +153,7 @@ class Desk:
     def __init__(self, backend: Any, scratch: Path) -> None:
         """Take a backend and a folder for the cache."""
         from factory import CachePlace
-        from factory.engine.local import LocalEngine
+        from factory.engine.local_engine import LocalEngine
         from factory.storage import LocalStorage
 
         self.backend, self.folder = backend, scratch / "cache"

@@ -30,7 +30,7 @@ from factory.dryrun.page import page
 from factory.dryrun.rehearsal import rehearse
 from factory.dryrun.terminal import show
 from factory.encoder.dct import BlockDCT
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
 from factory.preparation import prepare
 from factory.registry import Registry

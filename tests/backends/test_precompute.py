@@ -31,7 +31,6 @@ from factory.backends.precompute import (
 )
 from factory.backends.source import Source
 from factory.backends.video import ReadClip
-from factory.bulk import Engine
 from factory.cache.placement import Kept, _path, _write
 from factory.cache.recipe import Keys, recipe_key
 from factory.cache.upkeep import drop
@@ -40,7 +39,8 @@ from factory.catalog.captions import FilenameCaptions
 from factory.catalog.cuts import Cut
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.engine.local import LocalEngine
+from factory.engine.engine import Engine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError, StorageError, StorageUnavailableError
 from factory.media.video import Clip
 from factory.preparation import load, prepare

@@ -29,7 +29,7 @@ def filled(root: str, *, hang: bool) -> None:
 
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.encoder import BlockDCT
-    from factory.engine.local import LocalEngine
+    from factory.engine.local_engine import LocalEngine
     from factory.preparation import prepare
     from factory.registry import Registry
 

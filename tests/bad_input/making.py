@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from factory import Batch, CachePlace, FactoryDataModule, ImageBackend, ImageEmbedBackend
 from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.report import dropped_lines
 from factory.storage.local import LocalStorage
 from tests.media.pictures import encode, gradient

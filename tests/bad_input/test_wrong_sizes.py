@@ -15,7 +15,7 @@ from factory.catalog.captions import FilenameCaptions
 from factory.catalog.cuts import Cut
 from factory.catalog.parquet import ParquetTable
 from factory.dryrun import thumbnails
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError, MediaError
 from factory.media.composite import Composite
 from factory.runtime.quarantine import QuarantineLimit, too_many

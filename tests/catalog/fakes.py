@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from factory.bulk import Engine
 from factory.catalog.captions import Captions, FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.metadata import Metadata, Scan
-from factory.engine.local import LocalEngine
+from factory.engine.engine import Engine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Storage

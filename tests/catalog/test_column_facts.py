@@ -9,7 +9,7 @@ from factory.catalog.captions import ColumnCaptions, FilenameCaptions
 from factory.catalog.column_facts import ColumnFacts
 from factory.catalog.medium import Pictures
 from factory.catalog.metadata import Scan
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import TableError
 from factory.records import ObjectInfo
 from factory.storage.base import TabularStorage

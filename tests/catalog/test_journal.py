@@ -14,7 +14,7 @@ from factory.catalog.captions import FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.journal import Journal
 from factory.catalog.metadata import Scan
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import StorageError
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched
@@ -92,7 +92,7 @@ from factory.catalog.captions import FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.journal import Journal
 from factory.catalog.metadata import Scan
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.storage.local import LocalStorage
 
 class Slow(LocalStorage):

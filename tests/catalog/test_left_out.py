@@ -19,7 +19,7 @@ from factory.catalog.globs import matching
 from factory.catalog.left_out import IGNORED, LeftOut, ignored
 from factory.catalog.parquet import ParquetTable
 from factory.catalog.published import Shelf
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError
 from factory.report import left_out_lines
 from factory.schema.metadata import ColumnsConfig

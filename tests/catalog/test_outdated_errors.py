@@ -14,7 +14,7 @@ from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
 from factory.catalog.metadata import Metadata
 from factory.catalog.parquet import ParquetTable
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.registry import Registry
 from factory.scanning import scan_all
 from factory.storage.local import LocalStorage

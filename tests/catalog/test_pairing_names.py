@@ -21,7 +21,7 @@ from factory.catalog.decisions import decide
 from factory.catalog.pairing import pair
 from factory.catalog.parquet import ParquetTable
 from factory.catalog.texts import paired
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.tar.tar_storage import TarStorage

@@ -13,7 +13,7 @@ from factory.catalog.captions import FilenameCaptions
 from factory.conditioning import BatchGenerator
 from factory.conditioning.generator import Pixels
 from factory.encoder.dct import BlockDCT
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.registry import Backend
 from factory.storage.local import LocalStorage
 from tests.pictures import write_pictures

@@ -30,7 +30,7 @@ from factory import (
 from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.local import LocalStorage

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.dryrun.markup import Safe, tag
-from factory.foreign_text import printable
+from factory.untrusted_text import printable
 
 
 class Reader(HTMLParser):

@@ -16,7 +16,7 @@ from factory.catalog.captions import TextFileCaptions
 from factory.dryrun import contact
 from factory.dryrun.page import page
 from factory.dryrun.thumbnails import EDGE, looks, window
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.sampling.schedule import Window
 from factory.storage.local import LocalStorage

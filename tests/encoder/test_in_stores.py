@@ -25,7 +25,7 @@ from factory.backends.precompute import fill_captions
 from factory.catalog.captions import InstanceCaptions
 from factory.encoder import DiffusersImageEncoder, DiffusersVideoEncoder, HashedText, SeveralTexts
 from factory.encoder.pretrained import Pretrained
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
 from factory.preparation import prepare
 from factory.registry import Registry

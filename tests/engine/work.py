@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.bulk import Engine
+from factory.engine.engine import Engine
 
 
 def inverse(number: int) -> float:

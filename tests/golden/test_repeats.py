@@ -15,7 +15,7 @@ import pytest
 
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan, PlanStep
-from factory.sampling.ranks import share
+from factory.sampling.rank_shares import share
 
 GOLDEN = "repeats_and_split.json"
 NOT_PLANNED = {

@@ -6,7 +6,7 @@ import pytest
 
 from factory.errors import PlanError
 from factory.sampling.plan import Plan
-from factory.sampling.turns import slider_groups
+from factory.sampling.slider_groups import slider_groups
 from tests.sampling.cases import backend, walk
 
 GOLDEN = "slider_rotation.json"

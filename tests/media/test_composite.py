@@ -12,7 +12,7 @@ from factory.backends.image import ImageBackend
 from factory.backends.picture import Picture, ReadPicture
 from factory.catalog.captions import FilenameCaptions
 from factory.catalog.catalog import Cut
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.media.composite import Composite
 from factory.storage.memory import MemoryStorage
 

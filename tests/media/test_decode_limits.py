@@ -12,7 +12,7 @@ from PIL import Image
 
 from factory.catalog.facts import TRANSIENT
 from factory.catalog.medium import Pictures
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.decode_limits import BEYOND_LIMITS, Limits

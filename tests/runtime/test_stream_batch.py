@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from factory.backends.stream_source import StreamSource
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.media.composite import Composite
 from factory.runtime.batch import Batch

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
-from factory.sampling import course as course_module
+from factory.sampling import epoch_schedule as course_module
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from factory.errors import PlanError
 from factory.sampling.evaluation import EvalPlan
-from factory.sampling.ranks import pad, share
+from factory.sampling.rank_shares import pad, share
 from tests.sampling.cases import backend, facts
 
 

@@ -11,7 +11,7 @@ from factory.errors import PlanError
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded, remaining
 from factory.sampling.plan import Plan
-from factory.sampling.ranks import share
+from factory.sampling.rank_shares import share
 from tests.sampling.cases import backend, backends, facts, walk
 
 

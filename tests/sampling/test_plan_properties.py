@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from factory.errors import PlanError
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.ranks import share
+from factory.sampling.rank_shares import share
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 from tests.sampling.cases import backend, backends, facts, walk

@@ -5,8 +5,8 @@ import pytest
 from factory.builder import build
 from factory.check import check
 from factory.composer import compose
-from factory.engine.local import LocalEngine
-from factory.engine.ray_engine import RayEngine
+from factory.engine.local_engine import LocalEngine
+from factory.engine.ray.ray_engine import RayEngine
 from factory.errors import ConfigError
 from factory.schema.guide import guide
 

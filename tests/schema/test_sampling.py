@@ -5,7 +5,7 @@ import pytest
 from factory.builder import build, verify
 from factory.composer import compose
 from factory.errors import ConfigError
-from factory.sampling.ending import Ending
+from factory.sampling.epoch_end import Ending
 from factory.sampling.schedule import Window
 from tests.sampling.cases import backend, walk
 from tests.sampling.test_plan import Constant, LastFirst

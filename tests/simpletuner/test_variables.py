@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from factory.foreign_text import without_interpolation
 from factory.simpletuner.variables import Variables, interpolate, substitute
+from factory.untrusted_text import without_interpolation
 
 PIECES = st.sampled_from(
     [

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from factory.foreign_text import without_interpolation
 from factory.simpletuner.yaml_text import comment, dump
+from factory.untrusted_text import without_interpolation
 
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=["Cs"])),

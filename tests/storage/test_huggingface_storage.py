@@ -349,7 +349,7 @@ def test_fields_of_descriptions_and_scores(tmp_path: Path) -> None:
     from factory.catalog.metadata import Scan
     from factory.catalog.row_filters import RowFilter
     from factory.catalog.texts import texts_of
-    from factory.engine.local import LocalEngine
+    from factory.engine.local_engine import LocalEngine
 
     described = [{"short": "a", "long": ["b", "c"]}, {"short": None, "long": ["d"]}, None]
     more = {"quality": [{"score": 5.5}, {"score": 4.0}, None], "about": described}
@@ -382,7 +382,7 @@ def nested(more: dict[str, list[Any]]) -> Any:
 
 def test_a_null_picture_keeps_its_row_with_the_reason(tmp_path: Path) -> None:
     from factory.backends.image import ImageBackend
-    from factory.engine.local import LocalEngine
+    from factory.engine.local_engine import LocalEngine
 
     folder = str(tmp_path / "set")
     nested({"caption": ["a", "b", "c"]}).save_to_disk(folder)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.errors import ObjectNotFoundError, StorageError
+from factory.metrics.stages import progress
 from factory.records import ObjectInfo
 from factory.storage.base import Storage
 from factory.storage.mapped_length import Extent
 from factory.storage.tar.index import MemberIndex, ShardId
 from factory.storage.tar.tar_headers import read_members
-from factory.telemetry import progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
-from factory.foreign_text import config_value
 from factory.storage.endpoint_limits import endpoint
 from factory.storage.event_loop import Progress, persist, run, sent_once
 from factory.storage.keys import cut
@@ -21,6 +20,7 @@ from factory.storage.local import LocalStorage
 from factory.storage.retry import ExhaustedError, Fault, Patience, retry_after
 from factory.storage.url_list.addresses import admits_name, guarded_socket, visiting
 from factory.storage.url_list.hosts import PrivateHost
+from factory.untrusted_text import config_value
 
 if TYPE_CHECKING:
     import aiohttp

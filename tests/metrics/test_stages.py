@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory import telemetry
-from factory.telemetry import Stage, Telemetry, progress
+from factory.metrics import stages
+from factory.metrics.stages import Stage, Telemetry, progress
 
 
 def test_a_stage_records_time_memory_and_counts(caplog: pytest.LogCaptureFixture) -> None:
@@ -31,15 +31,15 @@ def test_a_stage_records_time_memory_and_counts(caplog: pytest.LogCaptureFixture
 
 def test_a_peak_that_is_over_before_the_end_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     looked, looked_again = threading.Event(), threading.Event()
-    real = telemetry._PeakSampler.now
+    real = stages._PeakSampler.now
 
-    def now(self: telemetry._PeakSampler) -> float:
+    def now(self: stages._PeakSampler) -> float:
         mebibytes = real(self)
         if threading.current_thread().name == "factory-rss":
             (looked if held else looked_again).set()
         return mebibytes
 
-    monkeypatch.setattr(telemetry._PeakSampler, "now", now)
+    monkeypatch.setattr(stages._PeakSampler, "now", now)
     held: list[np.ndarray] = []
     record = Telemetry()
     with record.stage("work") as stage:
@@ -116,7 +116,7 @@ def test_away_from_a_terminal_a_line_tells_now_and_then(
 ) -> None:
     seconds = iter([0.0, 1.0, 60.0, 61.0, 2000.0])
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(telemetry.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(stages.time, "monotonic", lambda: next(seconds))
     with (
         caplog.at_level(logging.INFO, logger="factory"),
         progress("encode a", total, "pictures") as advance,

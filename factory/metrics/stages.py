@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from factory.foreign_text import printable, terminal
+from factory.untrusted_text import printable, terminal
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from factory.engine.local import LocalEngine
+from factory.engine.local_engine import LocalEngine
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

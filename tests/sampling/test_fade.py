@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
-from factory.sampling.fading import factors, on_time
+from factory.sampling.fade import factors, on_time
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random

@@ -11,8 +11,8 @@ from socket import gethostname
 from types import ModuleType
 from typing import Any
 
-from factory.bulk import Worker
-from factory.engine.local import LocalEngine
+from factory.engine.engine import Worker
+from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, MissingExtraError
 from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage

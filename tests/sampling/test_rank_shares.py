@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
-from factory.sampling.ranks import check_division, pad, share
+from factory.sampling.rank_shares import check_division, pad, share
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))

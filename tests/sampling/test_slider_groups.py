@@ -11,7 +11,7 @@ from factory.errors import PlanError
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random
-from factory.sampling.turns import slider_groups
+from factory.sampling.slider_groups import slider_groups
 from tests.sampling.cases import backend, facts, walk
 
 

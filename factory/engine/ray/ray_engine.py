@@ -15,10 +15,10 @@ from itertools import islice
 from types import ModuleType
 from typing import Any
 
-from factory.bulk import Item, Report, Result, Unit, Worker
-from factory.engine.local import THREADS_PER_CORE, LocalEngine
-from factory.engine.ray_calls import apply, pack, ray_module, unpack
-from factory.engine.ray_crew import Crew, Post, raised
+from factory.engine.engine import Item, Report, Result, Unit, Worker
+from factory.engine.local_engine import THREADS_PER_CORE, LocalEngine
+from factory.engine.ray.pool import Crew, Post, raised
+from factory.engine.ray.remote_calls import apply, pack, ray_module, unpack
 from factory.errors import EngineError
 
 logger = logging.getLogger("factory")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.ending import MOST_STEPS, Ending
-from factory.sampling.fading import FADE_BLOCK, factors
-from factory.sampling.turns import Turns
+from factory.sampling.epoch_end import MOST_STEPS, Ending
+from factory.sampling.fade import FADE_BLOCK, factors
+from factory.sampling.slider_groups import Turns
 
 # Totals are noted every so many steps; a look-up counts at most this many bytes past a note.
 NOTE_EVERY = 1024

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Generic
 
-from factory.bulk import Unit
-from factory.engine.ray_calls import Encoder, pack, unpack
+from factory.engine.engine import Unit
+from factory.engine.ray.remote_calls import Encoder, pack, unpack
 from factory.errors import EngineError
 
 logger = logging.getLogger("factory")

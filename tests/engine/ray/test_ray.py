@@ -11,12 +11,12 @@ import torch
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
-from factory.bulk import Engine
 from factory.catalog.captions import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
-from factory.engine.local import LocalEngine
-from factory.engine.ray_engine import RayEngine
+from factory.engine.engine import Engine
+from factory.engine.local_engine import LocalEngine
+from factory.engine.ray.ray_engine import RayEngine
 from factory.errors import ConfigError, EngineError, MissingExtraError, StorageUnavailableError
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage

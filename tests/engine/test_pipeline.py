@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from factory.engine.stages import Ahead, Behind
+from factory.engine.pipeline import Ahead, Behind
 
 NAME = "stage-under-test"
 # No test waits so long: whoever waits is woken, and a hang is a failure.

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from factory.bulk import Item, Report, Result, Unit, Worker
+from factory.engine.engine import Item, Report, Result, Unit, Worker
 
 # Reading waits on storage half of the time and decoding releases the GIL, so two threads a
 # core keep both busy (images/s level off there: 1.9x of one thread on 2 cores).
