@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from factory.backends.stream import StreamBackend
     from factory.backends.video import VideoBackend
     from factory.builder import build
-    from factory.cache.place import CachePlace
     from factory.composer import compose
     from factory.datamodule import FactoryDataModule
     from factory.errors import ConfigError, FactoryError
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
     from factory.runtime.fetcher import Prefetch
     from factory.sampling.exclusion import Exclude
     from factory.sampling.mixture import Mixture
+    from factory.workspace import CachePlace
 
 _HOMES = {
     "Batch": "factory.runtime.batch",
-    "CachePlace": "factory.cache.place",
+    "CachePlace": "factory.workspace",
     "ConditioningBackend": "factory.backends.conditioning",
     "ConfigError": "factory.errors",
     "Crop": "factory.backends.image",

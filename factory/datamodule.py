@@ -15,7 +15,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from factory.backends.naming import resolve
 from factory.backends.planned import eval_backend, plan_backend
 from factory.backends.source import Source
-from factory.cache.place import CachePlace
 from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
@@ -54,6 +53,7 @@ from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
 from factory.streams import Streams
+from factory.workspace import CachePlace
 
 
 class FactoryDataModule(PlainLoop):

@@ -19,13 +19,13 @@ from factory.backends.image import EvalBackend, ImageBackend, SampleBackend
 from factory.backends.on_demand import read_captions
 from factory.backends.order import build_order
 from factory.backends.stream import StreamBackend
-from factory.cache.place import CachePlace
 from factory.cache.store import UnusableRowsError
 from factory.encoder.base import ClipEncoder
 from factory.encoder.pixels import RawPixels
 from factory.engine.engine import Engine
 from factory.errors import ConfigError
 from factory.metrics.stages import METRICS, Telemetry
+from factory.workspace import CachePlace
 
 Backend = SampleBackend | EmbedBackend
 Kind = TypeVar("Kind")

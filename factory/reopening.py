@@ -10,7 +10,6 @@ from threading import Lock
 
 from factory.backends.image import SampleBackend
 from factory.backends.source import Source
-from factory.cache.place import CachePlace
 from factory.engine.engine import Engine
 from factory.errors import CacheError, ConfigError, FactoryError
 from factory.preparation import end_epoch, load
@@ -22,6 +21,7 @@ from factory.runtime.part import Part, Publish
 from factory.runtime.quarantine import QuarantineLimit
 from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
+from factory.workspace import CachePlace
 
 INSTEAD = "prefetch=thread makes batches without another process"
 

@@ -9,19 +9,19 @@ from rich.text import Text
 
 from factory.backends.embeds import TextEmbedBackend
 from factory.backends.source import Source
-from factory.cache.compaction import Compaction
-from factory.cache.garbage import Garbage, is_old
+from factory.cache.format.recipe import rows_of
+from factory.cache.index.explain_miss import why
 from factory.cache.known_facts import FactsTransfer, Verdict
-from factory.cache.lineage import why
-from factory.cache.place import CachePlace
-from factory.cache.recipe import rows_of
-from factory.cache.transfer import Transfer
-from factory.cache.upkeep import Findings
-from factory.cache.usage import Usage, recipe_name
+from factory.cache.maintenance.compaction import Compaction
+from factory.cache.maintenance.garbage import Garbage, is_old
+from factory.cache.maintenance.transfer import Transfer
+from factory.cache.maintenance.usage import Usage, recipe_name
+from factory.cache.maintenance.verify import Findings
 from factory.catalog.lookup import row_of
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import listed, number, place, plural, redact, size
 from factory.untrusted_text import printable, terminal
+from factory.workspace import CachePlace
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 _WIDTH = 100

@@ -38,9 +38,9 @@ from factory.errors import CacheError, ConfigError, FactoryError
 from factory.untrusted_text import PrintableFormatter
 
 if TYPE_CHECKING:
-    from factory.cache.place import CachePlace
     from factory.cache.store import TensorStore
     from factory.datamodule import FactoryDataModule
+    from factory.workspace import CachePlace
 
 # Torch's threads spin while they wait; nothing here needs them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -199,7 +199,7 @@ def _stores(
         options: Says which are meant.
         places: Where else to look for stores; in the config's cache in any case.
     """
-    from factory.cache.usage import held
+    from factory.cache.maintenance.usage import held
 
     registry = data.registry
     here = registry.cache
@@ -226,7 +226,7 @@ def _filled(data: "FactoryDataModule", options: argparse.Namespace) -> "dict[str
         CacheError: There is no cache.
         StorageError: Its storage does not answer.
     """
-    from factory.cache.usage import is_empty
+    from factory.cache.maintenance.usage import is_empty
 
     here = data.registry.cache
     here.storage.check()
@@ -244,7 +244,7 @@ def _no_cache(place: "CachePlace", stores: "dict[str, TensorStore]", advice: str
 
 
 def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
-    from factory.cache.usage import held, usage
+    from factory.cache.maintenance.usage import held, usage
     from factory.report_cache import show_usage
 
     here = data.registry.cache
@@ -256,18 +256,18 @@ def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 
 def _verify(data: "FactoryDataModule", options: argparse.Namespace) -> int:
-    from factory.cache.upkeep import inspect
+    from factory.cache.maintenance.verify import inspect
     from factory.report_cache import show_findings
 
     # What it warns of is told below, and all of it.
-    logging.getLogger("factory.cache.snapshot").setLevel(logging.ERROR)
+    logging.getLogger("factory.cache.index.snapshot").setLevel(logging.ERROR)
     found = {name: inspect(store) for name, store in _filled(data, options).items()}
     show_findings(found)
     return PROBLEMS if any(each.problems for each in found.values()) else SOUND
 
 
 def _gc(data: "FactoryDataModule", options: argparse.Namespace) -> int:
-    from factory.cache.garbage import collect, garbage
+    from factory.cache.maintenance.garbage import collect, garbage
     from factory.report_cache import show_garbage
 
     if not 0 <= options.min_age < math.inf:
@@ -281,7 +281,7 @@ def _gc(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 
 def _compact(data: "FactoryDataModule", options: argparse.Namespace) -> int:
-    from factory.cache.compaction import compact
+    from factory.cache.maintenance.compaction import compact
     from factory.report_cache import show_compactions
 
     done = {name: compact(store) for name, store in _filled(data, options).items()}
@@ -314,8 +314,8 @@ def _pull(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outwards: bool) -> int:
     from factory.cache.known_facts import Verdict, compare_facts, copy_facts
-    from factory.cache.transfer import compare, copy
-    from factory.cache.usage import is_empty
+    from factory.cache.maintenance.transfer import compare, copy
+    from factory.cache.maintenance.usage import is_empty
     from factory.report_cache import show_transfers
 
     here, other = data.registry.cache, _other_place(data.registry.cache, options)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from factory import CachePlace
-from factory.cache.recipe import recipe_keys
-from factory.cache.transfer import compare, copy
-from factory.cache.upkeep import drop
-from factory.cache.usage import usage
+from factory.cache.format.recipe import recipe_keys
+from factory.cache.maintenance.transfer import compare, copy
+from factory.cache.maintenance.usage import usage
+from factory.cache.maintenance.verify import drop
 from factory.demo.session import S3_SETTINGS
 from factory.report_cache import show_usage
 from factory.storage import LocalStorage

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 
 from factory.backends.image import ImageBackend
-from factory.cache.place import CachePlace
 from factory.engine.local_engine import LocalEngine
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.metrics import stages
@@ -24,6 +23,7 @@ from factory.scanning import SCANS, scan_all
 from factory.storage import LocalStorage
 from factory.storage.base import Span
 from factory.storage.per_process import PerProcess
+from factory.workspace import CachePlace
 
 from .pictures import write_pictures
 

@@ -13,11 +13,10 @@ import torch
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Picture, PictureColumns, Reader
 from factory.backends.prompts import read_prompts
-from factory.cache.gathering import Empty, new_memory
-from factory.cache.open_rows import OpenRows
-from factory.cache.place import CachePlace
-from factory.cache.recipe import Keys, recipe_keys
+from factory.cache.format.recipe import Keys, recipe_keys
+from factory.cache.gather.rows import Empty, new_memory
 from factory.cache.store import TensorStore
+from factory.cache.write_buffer import OpenRows
 from factory.encoder.base import (
     ClipEncoder,
     ForetoldImages,
@@ -31,6 +30,7 @@ from factory.encoder.base import (
 )
 from factory.encoder.kinds import check_kind
 from factory.errors import CacheError, ConfigError, MissingExtraError
+from factory.workspace import CachePlace
 
 # Encoders are modules of torch, on a device: asked by one thread at a time.
 _ENCODING = threading.Lock()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.picture import Picture, PictureColumns, Reader, read_pixels
-from factory.cache.recipe import Keys, rows_of
+from factory.cache.format.recipe import Keys, rows_of
 from factory.cache.writer import Writer
 from factory.catalog.facts import NOT_READABLE
 from factory.catalog.misfortune import is_own

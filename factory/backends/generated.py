@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import ImageEmbedBackend
 from factory.backends.picture import ByteReader, Picture, PictureColumns, Reader
-from factory.cache.open_rows import OpenRows
 from factory.cache.store import TensorStore
+from factory.cache.write_buffer import OpenRows
 from factory.conditioning.generator import (
     BatchGenerator,
     Generator,

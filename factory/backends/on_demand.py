@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from factory.backends.embeds import EmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
-from factory.cache.gathering import Empty, new_memory
-from factory.cache.open_rows import Row, joined
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
+from factory.cache.gather.rows import Empty, new_memory
+from factory.cache.maintenance.verify import drop_shard
 from factory.cache.store import UnusableRowsError
-from factory.cache.upkeep import drop_shard
+from factory.cache.write_buffer import Row, joined
 from factory.cache.writer import checked_rows
 
 logger = logging.getLogger("factory")

@@ -14,9 +14,9 @@ from factory.backends.embeds import EmbedBackend, PictureEmbedBackend, TextEmbed
 from factory.backends.encoding import CaptionWorker, PictureWorker, Portion, Report, Unit
 from factory.backends.picture import Picture
 from factory.backends.source import Source
-from factory.cache.lease import in_turn
-from factory.cache.placement import Kept
-from factory.cache.recipe import Keys, canonical
+from factory.cache.format.recipe import Keys, canonical
+from factory.cache.maintenance.lease import in_turn
+from factory.cache.row_locations import Kept
 from factory.engine.engine import Engine, Worker
 from factory.metrics.stages import progress
 

@@ -12,11 +12,11 @@ from factory.backends.embeds import ImageEmbedBackend
 from factory.backends.on_demand import EncodedRows, Found, Tally, Wanted
 from factory.backends.picture import Picture
 from factory.backends.source import Source, Unusable
-from factory.cache.gathering import Empty, new_memory
-from factory.cache.located import Located
-from factory.cache.open_rows import Row
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
+from factory.cache.gather.row_refs import Located
+from factory.cache.gather.rows import Empty, new_memory
 from factory.cache.store import UnusableRowsError
+from factory.cache.write_buffer import Row
 from factory.catalog.cuts import CutArrays
 from factory.engine.engine import Engine
 

@@ -18,10 +18,10 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
 from factory.backends.on_demand import Tally, forget_epochs, of_other_epoch, read_captions
 from factory.backends.picture import Picture, PictureColumns, read_pixels
-from factory.cache.gathering import Empty, new_memory
-from factory.cache.located import Located
-from factory.cache.placement import Asked, Kept, KeysOf, Placement, place, place_lazily
-from factory.cache.recipe import canonical
+from factory.cache.format.recipe import canonical
+from factory.cache.gather.row_refs import Located
+from factory.cache.gather.rows import Empty, new_memory
+from factory.cache.row_locations import Asked, Kept, KeysOf, Placement, place, place_lazily
 from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog, Spoken
 from factory.catalog.cuts import CutArrays

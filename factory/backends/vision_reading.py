@@ -12,7 +12,7 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.on_demand import EncodedRows, Tally, Wanted
 from factory.backends.reading import beyond_repair
 from factory.backends.source import Source, Unusable
-from factory.cache.gathering import Empty
+from factory.cache.gather.rows import Empty
 from factory.cache.store import UnusableRowsError
 from factory.catalog.cuts import CutArrays
 from factory.engine.engine import Engine

@@ -16,19 +16,19 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from factory.cache.chosen import Chosen
-from factory.cache.container import Bytes, DamagedError
-from factory.cache.files import Files
-from factory.cache.gathering import BadRowsError, Empty, gather_rows, new_memory
-from factory.cache.index import Found
-from factory.cache.local_tables import LocalTables
-from factory.cache.opened import OpenShards
-from factory.cache.packing import check_compression, plain_name
-from factory.cache.recipe import Keys, as_keys, canonical
-from factory.cache.segment import Segment, ShardRecord
-from factory.cache.shard import Shard, cut_among
-from factory.cache.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
-from factory.cache.tier import Tier
+from factory.cache.format.compression import check_compression, plain_name
+from factory.cache.format.recipe import Keys, as_keys, canonical
+from factory.cache.format.safetensors_file import Bytes, DamagedError
+from factory.cache.format.segment import Segment, ShardRecord
+from factory.cache.format.shard import Shard, cut_among
+from factory.cache.gather.gather_plan import Chosen
+from factory.cache.gather.rows import BadRowsError, Empty, gather_rows, new_memory
+from factory.cache.index.local_runs import LocalTables
+from factory.cache.index.recipe_index import Found
+from factory.cache.index.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
+from factory.cache.tiers.shard_files import Files
+from factory.cache.tiers.shard_pool import OpenShards
+from factory.cache.tiers.tier import Tier
 from factory.cache.writer import Writer
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.metrics.stages import progress

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.cache.container import Bytes
-from factory.cache.files import Files
-from factory.cache.packing import SUFFIX, packed
-from factory.cache.recipe import Keys, as_keys
-from factory.cache.segment import (
+from factory.cache.format.compression import SUFFIX, packed
+from factory.cache.format.recipe import Keys, as_keys
+from factory.cache.format.safetensors_file import Bytes
+from factory.cache.format.segment import (
     NO_NOTE,
     Place,
     Segment,
@@ -25,7 +24,7 @@ from factory.cache.segment import (
     note,
     pack_segment,
 )
-from factory.cache.shard import (
+from factory.cache.format.shard import (
     Layout,
     OpenShard,
     layout_of,
@@ -33,6 +32,7 @@ from factory.cache.shard import (
     row_bytes,
     unfinite_rows,
 )
+from factory.cache.tiers.shard_files import Files
 from factory.errors import CacheError, StorageError
 
 # However small rows are, a shard takes no more: the keys and labels of open rows are Python

@@ -6,7 +6,6 @@ from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend
 from factory.backends.source import Source
-from factory.cache.place import CachePlace
 from factory.catalog.discovery import Discovery
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
@@ -14,6 +13,7 @@ from factory.dryrun.wording import place, redact, short_name
 from factory.errors import StorageError
 from factory.media.formats.png import TAIL_BYTES
 from factory.storage.base import TabularStorage
+from factory.workspace import CachePlace
 
 # Names shown for each backend and for each reason of dropping.
 EXAMPLES = 3

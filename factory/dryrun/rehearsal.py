@@ -8,7 +8,6 @@ from pathlib import Path
 from factory.backends.naming import resolve
 from factory.backends.planned import plan_backend
 from factory.backends.source import Source
-from factory.cache.place import CachePlace
 from factory.datamodule import FactoryDataModule
 from factory.dryrun import figures
 from factory.dryrun.counting import batch_of, count, count_texts
@@ -28,6 +27,7 @@ from factory.runtime.expected_memory import (
     warnings,
 )
 from factory.sampling.plan import Plan
+from factory.workspace import CachePlace
 
 _GRAVITY = {"stop": 0, "warn": 1, "note": 2}
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.backends.source import Source
-from factory.cache.index import Found
-from factory.cache.located import Located
-from factory.cache.snapshot import Snapshot
+from factory.cache.gather.row_refs import Located
+from factory.cache.index.recipe_index import Found
+from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.errors import FactoryError
 from factory.runtime.part import Part

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from factory.cache.container import Bytes
+from factory.cache.format.safetensors_file import Bytes
 
 # Bytes of a block, and whether it is page-locked.
 Kind: TypeAlias = tuple[int, bool]

@@ -13,7 +13,7 @@ from factory.backends.picture import ReadPicture
 from factory.backends.source import Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.waiting import StreamSample
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
 from factory.catalog.caption_draws import choose, dropped
 from factory.engine.engine import Engine
 from factory.errors import MediaError

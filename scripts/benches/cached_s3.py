@@ -111,7 +111,7 @@ def write(store: Any, options: argparse.Namespace) -> Any:
     """Fill a store with rows of random bytes; return their keys."""
     import torch
 
-    from factory.cache.recipe import recipe_keys
+    from factory.cache.format.recipe import recipe_keys
 
     count = options.mb * 1024 // options.row_kb
     keys = recipe_keys({"bench": "cached_s3"}, {"row": range(count)})
@@ -164,7 +164,7 @@ def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]
 
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
     """Gather all rows in random order, with those to come fetched ahead."""
-    from factory.cache.located import Located
+    from factory.cache.gather.row_refs import Located
     from factory.runtime.ahead import FetchAhead
 
     order = np.random.default_rng(seed).permutation(len(keys))

@@ -97,7 +97,7 @@ def keys_of(rows: int, seed: int) -> Any:
     """Return keys as hashing gives them, V16 [rows]."""
     import numpy as np
 
-    from factory.cache.recipe import KEY_DTYPE
+    from factory.cache.format.recipe import KEY_DTYPE
 
     halves = np.random.default_rng(seed).integers(0, 2**64, 2 * rows, dtype=np.uint64)
     return halves.view(KEY_DTYPE)
@@ -110,8 +110,8 @@ def publish(store: Any, keys: Any, shards: int = SHARDS) -> None:
     """
     import numpy as np
 
-    from factory.cache.segment import Place, ShardRecord, new_segment, note
-    from factory.cache.shard import Field
+    from factory.cache.format.segment import Place, ShardRecord, new_segment, note
+    from factory.cache.format.shard import Field
     from factory.cache.writer import new_name, publish_segment
 
     layout = (Field("latents", "F16", (16, 64, 64)),)

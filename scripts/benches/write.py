@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """Write plainly and through a store's writer, in turns."""
     import torch
 
-    from factory.cache.recipe import recipe_keys
+    from factory.cache.format.recipe import recipe_keys
 
     count = options.megabytes * 2**20 // ROW_BYTES // BATCH * BATCH
     keys = recipe_keys({}, {"row": range(count)})

@@ -31,9 +31,9 @@ from factory.backends.precompute import (
 )
 from factory.backends.source import Source
 from factory.backends.video import ReadClip
-from factory.cache.placement import Kept, _path, _write
-from factory.cache.recipe import Keys, recipe_key
-from factory.cache.upkeep import drop
+from factory.cache.format.recipe import Keys, recipe_key
+from factory.cache.maintenance.verify import drop
+from factory.cache.row_locations import Kept, _path, _write
 from factory.cache.writer import Writer
 from factory.catalog.captions import FilenameCaptions
 from factory.catalog.cuts import Cut

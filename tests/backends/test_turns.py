@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.cache.lease import in_turn
+from factory.cache.maintenance.lease import in_turn
 from factory.errors import AccessDeniedError
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage

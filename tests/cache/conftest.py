@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory.cache.recipe import Keys, recipe_keys
+from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage, S3Storage, Storage
 

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.cache import container as container_module
-from factory.cache import snapshot as snapshot_module
-from factory.cache.container import DamagedError, header, parse
-from factory.cache.recipe import Keys, recipe_keys
-from factory.cache.segment import Place, pack_segment, read_segment
+from factory.cache.format import safetensors_file as container_module
+from factory.cache.format.recipe import Keys, recipe_keys
+from factory.cache.format.safetensors_file import DamagedError, header, parse
+from factory.cache.format.segment import Place, pack_segment, read_segment
+from factory.cache.index.recipe_index import snapshot as snapshot_module
+from factory.cache.maintenance.verify import drop, drop_shard, inspect, verify
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import drop, drop_shard, inspect, verify
 from factory.errors import CacheError
 
 from .conftest import RECIPE
@@ -90,7 +90,7 @@ def test_a_row_is_checked_once(
     filled: TensorStore, keys_of: MakeKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.gather(keys_of(5))
-    monkeypatch.setattr("factory.cache.gathering.digest", lambda parts: 0)
+    monkeypatch.setattr("factory.cache.gather.rows.digest", lambda parts: 0)
     filled.gather(keys_of(5))
     with pytest.raises(CacheError, match="row 5"):
         filled.gather(keys_of(6))

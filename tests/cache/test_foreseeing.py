@@ -12,11 +12,11 @@ import psutil
 import pytest
 import torch
 
-from factory.cache import chosen
-from factory.cache.index import Found
-from factory.cache.mapping import foresee, mapped_file
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
+from factory.cache.gather import gather_plan
+from factory.cache.index.recipe_index import Found
 from factory.cache.store import TensorStore
+from factory.cache.tiers.mapped_file import foresee, mapped_file
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 
@@ -31,7 +31,7 @@ Make = Callable[..., torch.Tensor]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Addresses and lengths of what the system is asked to read."""
     found: list[tuple[int, int]] = []
-    monkeypatch.setattr(chosen, "foresee", lambda *part: found.append(part))
+    monkeypatch.setattr(gather_plan, "foresee", lambda *part: found.append(part))
     return found
 
 
@@ -91,7 +91,7 @@ def test_no_more_is_asked_for_at_once_than_stays_in_memory_until_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     fill(store, keys_of(ROWS), rows_of(ROWS))
-    monkeypatch.setattr(chosen, "FORESEEN", 3 * ROW_BYTES)
+    monkeypatch.setattr(gather_plan, "FORESEEN", 3 * ROW_BYTES)
     store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert sum(length for _, length in asked) == 3 * ROW_BYTES
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from factory.cache.container import Bytes
-from factory.cache.copies import BLOCK, beside, record_size
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
+from factory.cache.format.safetensors_file import Bytes
 from factory.cache.store import TensorStore
+from factory.cache.tiers.local_copy import BLOCK, beside, record_size
 from factory.demo.s3server import S3Server
 from factory.storage import S3Storage
 

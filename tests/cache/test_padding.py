@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 

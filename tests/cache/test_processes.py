@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from factory.cache.compaction import compact
-from factory.cache.garbage import collect
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
+from factory.cache.maintenance.compaction import compact
+from factory.cache.maintenance.garbage import collect
+from factory.cache.maintenance.verify import verify
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import verify
 from factory.storage import LocalStorage
 
 from .writing_process import RECIPE, SHARD_ROWS, compact_forever, write_missing

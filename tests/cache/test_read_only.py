@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory.cache import snapshot as snapshot_module
-from factory.cache.compaction import compact
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
+from factory.cache.index.recipe_index import snapshot as snapshot_module
+from factory.cache.maintenance.compaction import compact
+from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import drop, verify
 from factory.errors import AccessDeniedError
 from factory.storage import LocalStorage, MemoryStorage
 from tests.bad_input.making import forbidding

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory.cache.copies import beside
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
+from factory.cache.maintenance.verify import drop_shard, verify
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import drop_shard, verify
+from factory.cache.tiers.local_copy import beside
 from factory.errors import CacheError, StorageUnavailableError
 from factory.storage import MemoryStorage
 
@@ -128,7 +128,7 @@ def test_a_damaged_copy_of_the_index_is_fetched_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if merged:  # then looking at the cache again reads no piece of its index
-        monkeypatch.setattr("factory.cache.snapshot.SMALL", 1)
+        monkeypatch.setattr("factory.cache.index.snapshot.SMALL", 1)
     store = filled(remote, keys_of, rows_of, tmp_path)
     store.open()
     store.close()

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.cache.container import DTYPES
-from factory.cache.recipe import Keys, recipe_keys
+from factory.cache.format.recipe import Keys, recipe_keys
+from factory.cache.format.safetensors_file import DTYPES
+from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import drop, verify
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 

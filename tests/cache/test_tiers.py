@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from factory.cache.copies import BLOCK, blocks_of
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
 from factory.cache.store import TensorStore
+from factory.cache.tiers.local_copy import BLOCK, blocks_of
 from factory.errors import CacheError
 from factory.storage import LocalStorage
 

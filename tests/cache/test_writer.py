@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from factory.cache import writer as writer_module
-from factory.cache.recipe import Keys
+from factory.cache.format.recipe import Keys
+from factory.cache.maintenance.verify import verify
 from factory.cache.store import TensorStore
-from factory.cache.upkeep import verify
 from factory.errors import CacheError, StorageError
 from factory.storage import LocalStorage
 

@@ -4,8 +4,8 @@ from multiprocessing.sharedctypes import Synchronized
 
 import torch
 
-from factory.cache.compaction import compact
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
+from factory.cache.maintenance.compaction import compact
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage
 

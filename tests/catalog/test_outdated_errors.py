@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.backends.image import ImageBackend
-from factory.cache.place import CachePlace
 from factory.catalog.captions import FilenameCaptions
 from factory.catalog.discovery import Discovery
 from factory.catalog.facts import Facts
@@ -18,6 +17,7 @@ from factory.engine.local_engine import LocalEngine
 from factory.registry import Registry
 from factory.scanning import scan_all
 from factory.storage.local import LocalStorage
+from factory.workspace import CachePlace
 from tests.catalog.fakes import Watched
 from tests.media.test_orientation import chunk, png
 from tests.pictures import write_pictures

@@ -9,8 +9,8 @@ import torch
 
 from factory import Batch, ConfigError, FactoryDataModule
 from factory.backends.sets import partner_rows
-from factory.cache.index import Found
-from factory.cache.located import Located
+from factory.cache.gather.row_refs import Located
+from factory.cache.index.recipe_index import Found
 from factory.catalog.caption_draws import conditioning_draw
 from factory.conditioning import Canny
 from factory.errors import EmptyBackendError

@@ -316,7 +316,7 @@ def test_a_catalog_in_chunks_trains_as_one_in_a_piece(
     shutil.rmtree(root / "cache")
     for module in ("facts", "published"):
         monkeypatch.setattr(f"factory.catalog.{module}.CHUNK_ROWS", 3)
-    monkeypatch.setattr("factory.cache.placement.PIECE", 2)
+    monkeypatch.setattr("factory.cache.row_locations.PIECE", 2)
     monkeypatch.setattr("factory.catalog.facts.MANY_ROWS", 2)
     assert batches() == whole
     (root / "a/0001.txt").write_text("another caption")

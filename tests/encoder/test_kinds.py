@@ -8,7 +8,7 @@ import torch
 
 from factory import CachePlace, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.embeds import VisionEmbedBackend
-from factory.cache.usage import recipe_name
+from factory.cache.maintenance.usage import recipe_name
 from factory.encoder import BlockDCT, HashedText
 from factory.encoder.autoencoder import DiffusersImageEncoder
 from factory.encoder.kinds import toy_advice

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.published import Shelf

@@ -23,8 +23,8 @@ from tests.fuzz import formats
 
 folder = Path(sys.argv[1])
 if sys.argv[2] == "mapped":
-    import factory.cache.local_tables, factory.cache.mapping
-    for module in (sealed, factory.cache.mapping, factory.cache.local_tables):
+    import factory.cache.index.local_runs, factory.cache.tiers.mapped_file
+    for module in (sealed, factory.cache.tiers.mapped_file, factory.cache.index.local_runs):
         module.READ_WHOLE = 100
 
 def cut(pattern):
@@ -58,7 +58,7 @@ cut("cache/images/shards/*")
 told(lambda: store.gather(formats._KEYS).keys())
 """
 READY = """
-from factory.cache.located import Located
+from factory.cache.gather.row_refs import Located
 formats.write_cache(folder)
 store = formats._store(folder)
 store.open()

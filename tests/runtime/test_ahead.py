@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from factory.cache.located import Located
-from factory.cache.recipe import recipe_keys
+from factory.cache.format.recipe import recipe_keys
+from factory.cache.gather.row_refs import Located
 from factory.cache.store import TensorStore
 from factory.errors import StorageUnavailableError
 from factory.runtime.ahead import FetchAhead

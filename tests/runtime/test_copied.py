@@ -12,8 +12,8 @@ from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBacken
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
-from factory.cache.compaction import compact
-from factory.cache.garbage import collect
+from factory.cache.maintenance.compaction import compact
+from factory.cache.maintenance.garbage import collect
 from factory.cache.store import UnusableRowsError
 from factory.catalog.captions import TextFileCaptions
 from factory.encoder.dct import BlockDCT

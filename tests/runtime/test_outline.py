@@ -19,7 +19,7 @@ from factory import CachePlace, ImageBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.precompute import fill_captions
 from factory.backends.source import Source
-from factory.cache.placement import Kept
+from factory.cache.row_locations import Kept
 from factory.catalog.captions import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText

@@ -1,0 +1,252 @@
+"""How do rows of opened shards become the tensors of a batch, with one copy?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.cache.format.safetensors_file import DTYPES, Bytes, digest
+from factory.cache.format.shard import Field, Layout, Shard, addresses_of, describe, matrices_of
+from factory.cache.gather.kernel import copy_rows
+from factory.errors import CacheError
+
+Checksums: TypeAlias = NDArray[np.uint64]
+
+
+class Empty(Protocol):
+    """Makes tensors whose content does not matter, as `torch.empty` does."""
+
+    def __call__(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+        """Return a contiguous tensor on the CPU."""
+
+
+def new_memory(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of memory of its own."""
+    return torch.empty(tuple(shape), dtype=dtype, device="cpu")
+
+
+class BadRowsError(Exception):
+    """Rows that are not what was published.
+
+    Attributes:
+        places: Which of the rows asked for, ascending; all of one shard.
+    """
+
+    def __init__(self, message: str, places: list[int]) -> None:
+        """Keep the message and the places."""
+        super().__init__(message)
+        self.places = places
+
+
+def gather_rows(
+    shards: Sequence[Shard],
+    rows: Sequence[int],
+    checksums: Checksums | None,
+    out: dict[str, torch.Tensor] | None,
+    empty: Empty,
+    *,
+    pad: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Return rows in the order asked for, each field a tensor [n, ...].
+
+    Args:
+        shards: The shard of each of n rows, at least one.
+        rows: Their numbers in it.
+        checksums: Their checksums, uint64 [n], compared where a row was not found sound
+            before; None compares nothing.
+        out: Tensors to fill, [n or more, ...]; those that are missing are put in.
+        empty: Makes tensors.
+        pad: Whether rows may differ in the length of their fields' first axis; shorter ones
+            are filled up with zeros.
+
+    Raises:
+        BadRowsError: Rows are beyond a shard's end, or do not give their checksum.
+        CacheError: Rows differ in shape, or a tensor of `out` does not fit.
+    """
+    unverified = _unverified(shards, rows)
+    layout = shards[0].layout
+    layouts = [shard.layout for shard in dict.fromkeys(shards)]
+    if other := [each for each in layouts if each is not layout and each != layout]:
+        if not pad:
+            raise _unequal(layout, other[0])
+        return _padded(shards, rows, checksums, out, empty)
+    batch = _tensors(layout, len(rows), out, empty)
+    pairs = list(zip(shards, rows, strict=True))
+    for number, field in enumerate(layout):
+        copy_rows(addresses_of(pairs, number, field.stride), batch[field.name])
+    if checksums is not None and unverified:
+        _compare(shards, rows, checksums, matrices_of(layout, batch), unverified)
+    return batch
+
+
+def _unverified(shards: Sequence[Shard], rows: Sequence[int]) -> list[int]:
+    """Return the places of rows that were not compared with their checksums yet.
+
+    Raises:
+        BadRowsError: A row is beyond a shard's end, and so in memory of somebody else.
+    """
+    seen: list[int] = []
+    for shard, row in zip(shards, rows, strict=True):
+        if not 0 <= row < shard.rows:
+            raise BadRowsError(shard.beyond, [len(seen)])
+        seen.append(shard.verified[row])
+    return [] if all(seen) else [place for place, sound in enumerate(seen) if not sound]
+
+
+def _compare(
+    shards: Sequence[Shard],
+    rows: Sequence[int],
+    checksums: Checksums,
+    copied: Sequence[Bytes],
+    places: Sequence[int],
+) -> None:
+    """Compare rows at some places; as copied, since that lies in the processor's cache."""
+    bad = []
+    for place in places:
+        if digest(matrix[place].data for matrix in copied) == checksums[place]:
+            shards[place].verified[rows[place]] = True
+        else:
+            bad.append(place)
+    if bad:
+        first = shards[bad[0]]
+        places = [place for place in bad if shards[place] is first]
+        raise BadRowsError(
+            f"row {rows[bad[0]]} of {first.source} does not match its checksum", places
+        )
+
+
+def _padded(
+    shards: Sequence[Shard],
+    rows: Sequence[int],
+    checksums: Checksums | None,
+    out: dict[str, torch.Tensor] | None,
+    empty: Empty,
+) -> dict[str, torch.Tensor]:
+    """Gather rows of several lengths: each length for itself, then into zeros."""
+    groups: dict[Layout, list[int]] = {}
+    for place, shard in enumerate(shards):
+        groups.setdefault(shard.layout, []).append(place)
+    batch = batch_of(list(groups), len(rows), out, empty, pad=True)
+    for places in groups.values():
+        try:
+            part = gather_rows(
+                [shards[place] for place in places],
+                [rows[place] for place in places],
+                None if checksums is None else checksums[places],
+                None,
+                new_memory,
+            )
+        except BadRowsError as error:
+            raise BadRowsError(str(error), [places[n] for n in error.places]) from None
+        put_rows(batch, places, part)
+    return batch
+
+
+def batch_of(
+    layouts: Sequence[Layout],
+    count: int,
+    out: dict[str, torch.Tensor] | None = None,
+    empty: Empty = new_memory,
+    *,
+    pad: bool,
+) -> dict[str, torch.Tensor]:
+    """Return a batch [count, ...] that rows of all these layouts fit into.
+
+    Args:
+        layouts: What the rows are made of; one or more.
+        count: Rows of the batch.
+        out: Tensors to fill, [count or more, ...]; those that are missing are put in.
+        empty: Makes tensors.
+        pad: Whether rows may differ in length; then the batch is zeros where they do.
+
+    Raises:
+        CacheError: Rows differ in shape, or a tensor of `out` does not fit.
+    """
+    first = layouts[0]
+    other = next((layout for layout in layouts if layout != first), None)
+    if other is not None and not pad:
+        raise _unequal(first, other)
+    batch = _tensors(_widest(layouts), count, out, empty)
+    if other is not None:
+        for tensor in batch.values():
+            tensor.zero_()
+    return batch
+
+
+def put_rows(
+    batch: Mapping[str, torch.Tensor], places: Sequence[int], rows: Mapping[str, torch.Tensor]
+) -> None:
+    """Copy rows, fields [n, ...], to their places in a batch, where longer ones may be."""
+    at = torch.tensor(places, device="cpu")  # whatever the trainer's default device is
+    for name, tensor in rows.items():
+        if tensor.ndim > 1:
+            batch[name][:, : tensor.shape[1]][at] = tensor
+        else:
+            batch[name][at] = tensor
+
+
+def _widest(layouts: Sequence[Layout]) -> Layout:
+    """Return the layout that rows of all these fit into.
+
+    Raises:
+        CacheError: They differ in more than the length of their fields' first axis.
+    """
+    first = layouts[0]
+    for other in layouts[1:]:
+        if [_rest(field) for field in other] != [_rest(field) for field in first]:
+            raise _unequal(first, other)
+    return tuple(
+        Field(field.name, field.code, (max(each[n].shape[0] for each in layouts), *field.shape[1:]))
+        if field.shape
+        else field
+        for n, field in enumerate(first)
+    )
+
+
+def _unequal(first: Layout, other: Layout) -> CacheError:
+    return CacheError(
+        f"rows of two shapes were asked for at once: ({describe(first)}) and "
+        f"({describe(other)}); a batch is of one bucket"
+    )
+
+
+def _rest(field: Field) -> tuple[str, str, int, tuple[int, ...]]:
+    """Return what fields of unequal length have in common."""
+    return field.name, field.code, len(field.shape), field.shape[1:]
+
+
+def _tensors(
+    layout: Layout, count: int, out: dict[str, torch.Tensor] | None, empty: Empty
+) -> dict[str, torch.Tensor]:
+    """Return a tensor [count, ...] for each field: parts of `out`, or new ones put into it."""
+    reused = {} if out is None else out
+    if extra := set(reused) - {field.name for field in layout}:
+        raise CacheError(f"out holds {sorted(extra)}, and the rows are {describe(layout)}")
+    batch = {}
+    for field in layout:
+        tensor = reused.get(field.name)
+        if tensor is None:
+            tensor = reused[field.name] = empty((count, *field.shape), dtype=DTYPES[field.code])
+        else:
+            _check_fits(tensor, field, count)
+        batch[field.name] = tensor if tensor.shape[0] == count else tensor[:count]
+    return batch
+
+
+def _check_fits(tensor: torch.Tensor, field: Field, count: int) -> None:
+    fits = (
+        tensor.dtype == DTYPES[field.code]
+        and tuple(tensor.shape[1:]) == field.shape
+        and tensor.shape[0] >= count
+        and tensor.is_contiguous()
+        and tensor.device.type == "cpu"
+        and not tensor.requires_grad
+    )
+    if not fits:
+        raise CacheError(
+            f"out[{field.name!r}] is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; "
+            f"{count} rows of {field} need a contiguous CPU tensor of that shape without "
+            "gradient; use a dict of its own for each bucket"
+        )

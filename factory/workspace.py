@@ -1,0 +1,111 @@
+"""Where a run keeps its facts and encoded tensors."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from factory.cache.format.compression import check_compression
+from factory.cache.row_locations import Kept
+from factory.cache.store import TensorStore
+from factory.catalog.journal import Journal
+from factory.catalog.published import Shelf
+from factory.storage.base import Storage
+
+
+@dataclass(frozen=True)
+class CachePlace:
+    """A folder of a storage, and a local folder for what has to be mapped from there.
+
+    Attributes:
+        storage: Storage of the cache.
+        prefix: Folder of the cache in its storage.
+        scratch_dir: Local folder that remote shards are copied to.
+        shard_mb: Size a shard is closed at, MiB.
+        disk_gb: What copies in `scratch_dir` may take up, GiB; None for no limit, 0 for none.
+        ram_gb: What copies in memory, shared by the processes of a machine, may take up, GiB.
+        ram_dir: Folder of a memory file system.
+        ahead_mb: How far ahead of the trainer rows are fetched, MiB; 0 fetches none ahead.
+        preload: Whether everything is copied to memory, up to `ram_gb`, before training.
+        compression: How new shards are kept in the storage: "none" or "zstd".
+        damaged: What becomes of rows that turn out damaged or gone: "rebuild" encodes them
+            anew, "stop" ends the run.
+    """
+
+    storage: Storage
+    prefix: str = "cache"
+    scratch_dir: str = ".scratch/shards"
+    shard_mb: float = 256.0
+    disk_gb: float | None = None
+    ram_gb: float = 0.0
+    ram_dir: str = "/dev/shm"  # noqa: S108 - a memory file system that every user may write to
+    ahead_mb: float = 1024.0
+    preload: bool = False
+    compression: str = "none"
+    damaged: str = "rebuild"
+
+    def __post_init__(self) -> None:
+        """Refuse a cache without a folder of its own."""
+        if not self.prefix.strip("/"):
+            raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
+        if self.shard_mb <= 0:
+            raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
+        for name in ("disk_gb", "ram_gb", "ahead_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"cache.{name} must be at least 0, got {value:g}")
+        if self.preload and not self.ram_gb:
+            raise ValueError("cache.preload=true needs memory; set cache.ram_gb")
+        check_compression(self.compression)
+        if self.damaged not in ("rebuild", "stop"):
+            raise ValueError(f"cache.damaged must be rebuild or stop, got {self.damaged!r}")
+
+    def shelf(self, backend: str) -> Shelf:
+        """Return where the facts of a backend are published, and mapped on this machine."""
+        key = self.catalog_key(backend)
+        here = self.storage.local_path(key)
+        if here is None:
+            here = self._own_folder("catalogs") / f"{backend}.parquet"
+        return Shelf(self.storage, key, here.with_suffix(".arrow"))
+
+    def kept(self, backend: str) -> Kept:
+        """Return where it is kept, on this machine, where the rows of a backend lie."""
+        return Kept(self._own_folder("places") / backend)
+
+    def _own_folder(self, kind: str) -> Path:
+        """Return a folder of this machine for this cache: two may have backends of one name."""
+        return Path(self.scratch_dir).parent / kind / self._name
+
+    def journal(self, backend: str) -> Journal:
+        """Return what an unfinished scan of a backend leaves."""
+        return Journal(self.storage, f"{self.prefix}/catalog/{backend}.scan")
+
+    def catalog_key(self, backend: str) -> str:
+        """Return where the facts of a backend are published."""
+        return f"{self.prefix}/catalog/{backend}.parquet"
+
+    def store(self, backend: str, shard_rows: int | None = None) -> TensorStore:
+        """Return the tensors of an embeddings backend.
+
+        Args:
+            backend: Its name.
+            shard_rows: Rows a shard is closed at, if it is not full before.
+        """
+        folder = f"{self.prefix}/tensors/{backend}"
+        return TensorStore(
+            self.storage,
+            folder,
+            local_dir=self.scratch_dir,
+            shard_mb=self.shard_mb,
+            disk_gb=self.disk_gb,
+            ram_dir=str(Path(self.ram_dir) / f"tensor-cache-{os.getuid()}" / self._name),
+            ram_gb=self.ram_gb,
+            compression=str(self.compression),
+            shard_rows=shard_rows,
+        )
+
+    @property
+    def _name(self) -> str:
+        """A name of this cache alone: two runs may have backends of one name."""
+        return xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
