@@ -12,7 +12,7 @@ from factory.backends.embeds import ImageEmbedBackend
 from factory.backends.generated import generated_embeds
 from factory.backends.source import Source
 from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import Cuts, OwnCuts, PartnerCuts
+from factory.catalog.crops import Cuts, OwnCuts, PartnerCuts
 from factory.catalog.facts import Facts
 from factory.catalog.pairing import NO_SOURCE, pair
 from factory.conditioning.generator import BatchGenerator

@@ -11,13 +11,13 @@ from factory.backends.embeds import TextEmbedBackend
 from factory.backends.source import Source
 from factory.cache.format.recipe import rows_of
 from factory.cache.index.explain_miss import why
-from factory.cache.known_facts import FactsTransfer, Verdict
 from factory.cache.maintenance.compaction import Compaction
 from factory.cache.maintenance.garbage import Garbage, is_old
 from factory.cache.maintenance.transfer import Transfer
 from factory.cache.maintenance.usage import Usage, recipe_name
 from factory.cache.maintenance.verify import Findings
-from factory.catalog.lookup import row_of
+from factory.catalog.facts_transfer import FactsTransfer, Verdict
+from factory.catalog.key_search import row_of
 from factory.dryrun.tables import narrow, titled_table
 from factory.dryrun.wording import listed, number, place, plural, redact, size
 from factory.untrusted_text import printable, terminal

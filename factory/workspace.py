@@ -9,8 +9,8 @@ import xxhash
 from factory.cache.format.compression import check_compression
 from factory.cache.row_locations import Kept
 from factory.cache.store import TensorStore
-from factory.catalog.journal import Journal
-from factory.catalog.published import Shelf
+from factory.catalog.facts_store import Shelf
+from factory.catalog.scan.journal import Journal
 from factory.storage.base import Storage
 
 

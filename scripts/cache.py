@@ -313,9 +313,9 @@ def _pull(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 
 def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outwards: bool) -> int:
-    from factory.cache.known_facts import Verdict, compare_facts, copy_facts
     from factory.cache.maintenance.transfer import compare, copy
     from factory.cache.maintenance.usage import is_empty
+    from factory.catalog.facts_transfer import Verdict, compare_facts, copy_facts
     from factory.report_cache import show_transfers
 
     here, other = data.registry.cache, _other_place(data.registry.cache, options)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from factory.catalog.column_facts import ColumnFacts
-from factory.catalog.medium import Pictures, Videos
-from factory.catalog.parquet import ParquetTable
+from factory.catalog.scan.column_facts import ColumnFacts
+from factory.catalog.scan.media_type import Pictures, Videos
+from factory.catalog.scan.table import ParquetTable
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
 from factory.encoder.autoencoder import DiffusersImageEncoder, DiffusersVideoEncoder
 from factory.encoder.transformers_text import TransformersTextEncoder

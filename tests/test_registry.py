@@ -367,7 +367,7 @@ def test_a_catalog_of_another_format_is_measured_anew(
 ) -> None:
     prepare(made, seed=0)
     made.telemetry.stages.clear()
-    monkeypatch.setattr("factory.catalog.published.FORMAT_VERSION", 3)
+    monkeypatch.setattr("factory.catalog.facts_store.FORMAT_VERSION", 3)
     prepare(made, seed=0)
     counts = {stage.name: stage.counts for stage in made.telemetry.stages}
     assert counts["scan a"]["changes"] == "3 added"

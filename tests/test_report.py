@@ -10,7 +10,7 @@ from rich.console import Console
 
 from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch, TextEmbedBackend
 from factory.backends.image import SampleBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.hashed_text import HashedText
 from factory.metrics.stages import Stage, Telemetry
 from factory.report import (

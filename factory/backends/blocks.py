@@ -12,11 +12,11 @@ import pyarrow as pa
 from factory.backends.picture import Picture
 from factory.backends.stream import StreamBackend
 from factory.backends.waiting import StreamSample
+from factory.catalog.captions.caption_reader import column_texts
 from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import OwnCuts
+from factory.catalog.crops import OwnCuts
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.left_out import IGNORED, ignored
-from factory.catalog.texts import column_texts
 from factory.errors import MediaError
 from factory.media.decode_limits import Limits
 from factory.media.headers import measure

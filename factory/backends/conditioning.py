@@ -10,10 +10,10 @@ import torch
 from factory.backends.generated import ReadGenerated, ReadUngenerated
 from factory.backends.image import Crop, EvalBackend, ImageBackend, SampleBackend
 from factory.backends.picture import Reader, ReadPicture
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Facts
-from factory.catalog.medium import Medium, Pictures
+from factory.catalog.scan.media_type import Medium, Pictures
 from factory.conditioning.generator import BatchGenerator, Generator
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage

@@ -20,7 +20,7 @@ from factory.backends.picture import Picture, PictureColumns, Reader, read_pixel
 from factory.cache.format.recipe import Keys, rows_of
 from factory.cache.writer import Writer
 from factory.catalog.facts import NOT_READABLE
-from factory.catalog.misfortune import is_own
+from factory.catalog.scan.sample_fault import is_own
 from factory.engine.engine import Engine
 from factory.engine.pipeline import Ahead, Behind
 from factory.errors import MediaError

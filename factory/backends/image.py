@@ -6,16 +6,16 @@ from typing import ClassVar
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.picture import Reader, ReadPicture
-from factory.catalog.captions import Captions, TextFileCaptions
+from factory.catalog.captions.sources import Captions, TextFileCaptions
 from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import OwnCuts
+from factory.catalog.crops import OwnCuts
 from factory.catalog.decisions import NO_CAPTION, OVER_LIMIT, Decisions, decide
-from factory.catalog.discovery import Discovery
 from factory.catalog.facts import SIZE_DIFFERS, Facts
-from factory.catalog.journal import Journal
-from factory.catalog.medium import Medium, Pictures
-from factory.catalog.metadata import Metadata, Scan
 from factory.catalog.row_filters import RowFilter
+from factory.catalog.scan.discovery import Discovery
+from factory.catalog.scan.journal import Journal
+from factory.catalog.scan.media_type import Medium, Pictures
+from factory.catalog.scan.scan import Metadata, Scan
 from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite

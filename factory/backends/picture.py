@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.catalog.cuts import Cut, CutArrays
+from factory.catalog.crops import Cut, CutArrays
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.engine.engine import Engine
 from factory.errors import MediaError, StorageError

@@ -17,7 +17,7 @@ from factory.cache.gather.row_refs import Located
 from factory.cache.gather.rows import Empty, new_memory
 from factory.cache.store import UnusableRowsError
 from factory.cache.write_buffer import Row
-from factory.catalog.cuts import CutArrays
+from factory.catalog.crops import CutArrays
 from factory.engine.engine import Engine
 
 Pixels: TypeAlias = NDArray[np.uint8]

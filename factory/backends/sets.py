@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning import RANDOM, sampling_of
 from factory.backends.source import Source
-from factory.catalog.caption_draws import conditioning_draw
+from factory.catalog.captions.draws import conditioning_draw
 
 Rows = NDArray[np.int64]
 

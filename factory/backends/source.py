@@ -24,8 +24,8 @@ from factory.cache.gather.rows import Empty, new_memory
 from factory.cache.row_locations import Asked, Kept, KeysOf, Placement, place, place_lazily
 from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog, Spoken
-from factory.catalog.cuts import CutArrays
-from factory.catalog.misfortune import is_own
+from factory.catalog.crops import CutArrays
+from factory.catalog.scan.sample_fault import is_own
 from factory.encoder.pixels import RawPixels
 from factory.engine.engine import Engine
 from factory.errors import MediaError

@@ -6,11 +6,11 @@ from typing import ClassVar
 import xxhash
 
 from factory.backends.image import ImageBackend
-from factory.catalog.captions import Captions, ColumnCaptions
+from factory.catalog.captions.caption_reader import CaptionColumn
+from factory.catalog.captions.sources import Captions, ColumnCaptions
 from factory.catalog.facts import Facts
-from factory.catalog.journal import Journal
-from factory.catalog.medium import Medium, Pictures
-from factory.catalog.texts import CaptionColumn
+from factory.catalog.scan.journal import Journal
+from factory.catalog.scan.media_type import Medium, Pictures
 from factory.engine.engine import Engine
 from factory.errors import PlanError
 from factory.storage.base import Storage

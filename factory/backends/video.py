@@ -11,8 +11,8 @@ from factory.backends.image import ImageBackend
 from factory.backends.picture import Picture, PictureColumns, Reader, cut_parts
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
-from factory.catalog.journal import Journal
-from factory.catalog.medium import VIDEOS, Medium, Videos
+from factory.catalog.scan.journal import Journal
+from factory.catalog.scan.media_type import VIDEOS, Medium, Videos
 from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.media.composite import Composite

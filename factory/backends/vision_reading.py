@@ -14,7 +14,7 @@ from factory.backends.reading import beyond_repair
 from factory.backends.source import Source, Unusable
 from factory.cache.gather.rows import Empty
 from factory.cache.store import UnusableRowsError
-from factory.catalog.cuts import CutArrays
+from factory.catalog.crops import CutArrays
 from factory.engine.engine import Engine
 
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from factory.catalog.caption_draws import choose, dropped
-from factory.catalog.captions import Captions
-from factory.catalog.columns import add_to_hash
-from factory.catalog.cuts import Cut, CutArrays, Cuts
+from factory.catalog.arrow_columns import add_to_hash
+from factory.catalog.captions.draws import choose, dropped
+from factory.catalog.captions.sources import Captions
+from factory.catalog.crops import Cut, CutArrays, Cuts
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
 

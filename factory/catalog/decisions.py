@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.captions import Captions
-from factory.catalog.columns import Column, flags
-from factory.catalog.cuts import draws
+from factory.catalog.arrow_columns import Column, flags
+from factory.catalog.captions.sources import Captions
+from factory.catalog.crops import draws
 from factory.catalog.facts import Facts
 from factory.catalog.row_filters import RowFilter
 from factory.media.geometry.geometry import REASONS, Geometry

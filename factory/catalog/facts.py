@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.changes import Changes, compare
-from factory.catalog.columns import Column, joined, rank, starting, text_lists
+from factory.catalog.arrow_columns import Column, joined, rank, starting, text_lists
+from factory.catalog.arrow_text import TextLists, Texts, reader_of
 from factory.catalog.left_out import LeftOut
-from factory.catalog.reading import TextLists, Texts, reader_of
+from factory.catalog.scan.facts_diff import Changes, compare
 from factory.errors import CacheError
 from factory.media.decode_limits import BEYOND_LIMITS
 from factory.media.optional_decoders import NEEDS_EXTRA

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, flags
+from factory.catalog.arrow_columns import Column, flags
 
 
 def matching(

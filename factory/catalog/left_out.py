@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column
+from factory.catalog.arrow_columns import Column
 from factory.catalog.globs import matching, with_suffix
 from factory.storage.base import TabularStorage
 

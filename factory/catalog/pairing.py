@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from factory.catalog.columns import Column, find_name, stems
+from factory.catalog.arrow_columns import Column, find_name, stems
 from factory.catalog.decisions import Buckets, Decisions, Reasons, mark_filtered
 from factory.catalog.facts import Facts
 from factory.catalog.globs import relative

@@ -6,7 +6,7 @@ from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeds import PictureEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend
 from factory.backends.source import Source
-from factory.catalog.discovery import Discovery
+from factory.catalog.scan.discovery import Discovery
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts
 from factory.dryrun.wording import place, redact, short_name

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from factory.catalog.arrow_columns import flags
 from factory.catalog.catalog import Catalog
-from factory.catalog.columns import flags
 from factory.catalog.facts import Facts
 
 # Rows whose captions are looked at one by one, some microseconds each; of a larger catalog as

@@ -11,7 +11,7 @@ from PIL import Image
 from factory.backends.conditioning import is_generated
 from factory.backends.picture import Picture
 from factory.backends.source import Source
-from factory.catalog.cuts import Cut
+from factory.catalog.crops import Cut
 from factory.dryrun import rows
 from factory.engine.engine import Engine
 from factory.errors import FactoryError

@@ -12,7 +12,7 @@ from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_
 from factory.backends.reading import Rows, Tensors
 from factory.backends.source import Source
 from factory.backends.vision_reading import VisionReading
-from factory.catalog.cuts import CutArrays
+from factory.catalog.crops import CutArrays
 
 # Name of the one entry where a set is drawn for each sample.
 DRAWN = "drawn"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from factory.backends.sets import partner_rows
 from factory.backends.source import Source
 from factory.cache.gather.row_refs import Located
-from factory.catalog.cuts import CutArrays
+from factory.catalog.crops import CutArrays
 from factory.runtime.sent_once import SentOnce
 
 # Describes rows, int64 [n], of one backend in one epoch.

@@ -14,7 +14,7 @@ from factory.backends.source import Unusable
 from factory.backends.stream_source import StreamSource
 from factory.backends.waiting import StreamSample
 from factory.cache.format.recipe import recipe_keys
-from factory.catalog.caption_draws import choose, dropped
+from factory.catalog.captions.draws import choose, dropped
 from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.runtime.batch import Batch, Replacement

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from factory.edits import edit_problems
+from factory.catalog.captions.edits import edit_problems
 from factory.schema.options import at_least, opt
 
 # What shuffled tags may stand between.
@@ -21,7 +21,7 @@ NO_TABLES = ("LocalStorage", "S3Storage", "MemoryStorage", "TarStorage")
 class ShuffleConfig:
     """Variants of each caption whose tags stand in another order."""
 
-    _target_: str = "factory.catalog.caption_shuffle.shuffle_of"
+    _target_: str = "factory.catalog.captions.shuffle.shuffle_of"
     count: int = opt(0, "variants made of each caption, all encoded beforehand; 0 means none")
     seed: int = opt(II("data.seed"), "seed of the orders")
     split_on: str = opt("comma", "what parts the tags: comma | space | period")
@@ -75,7 +75,7 @@ class CaptionConfig:
 class TextFileCaptionConfig(CaptionConfig):
     """A text file of the same stem beside each picture."""
 
-    _target_: str = "factory.catalog.captions.TextFileCaptions"
+    _target_: str = "factory.catalog.captions.sources.TextFileCaptions"
     suffix: str = opt(".txt", "suffix of the text files")
     split_lines: bool = opt(True, "each line is a caption of its own; one is drawn per epoch")
 
@@ -90,7 +90,7 @@ class TextFileCaptionConfig(CaptionConfig):
 class JsonFileCaptionConfig(CaptionConfig):
     """Fields of a JSON file of the same stem beside each picture."""
 
-    _target_: str = "factory.catalog.caption_json.JsonFileCaptions"
+    _target_: str = "factory.catalog.captions.json_file.JsonFileCaptions"
     fields: list[str] = opt(
         factory=lambda: ["caption"],
         meaning='fields that hold a caption or a list of them; "a.b" reaches into objects',
@@ -113,14 +113,14 @@ class JsonFileCaptionConfig(CaptionConfig):
 class FilenameCaptionConfig(CaptionConfig):
     """The file's name, underscores read as spaces."""
 
-    _target_: str = "factory.catalog.captions.FilenameCaptions"
+    _target_: str = "factory.catalog.captions.sources.FilenameCaptions"
 
 
 @dataclass
 class InstanceCaptionConfig(CaptionConfig):
     """One prompt, or a list to draw from, for every sample."""
 
-    _target_: str = "factory.catalog.captions.InstanceCaptions"
+    _target_: str = "factory.catalog.captions.sources.InstanceCaptions"
     prompt: Any = opt(MISSING, "the prompt, or a list of prompts")
 
     def problems(self) -> Iterator[str]:
@@ -135,7 +135,7 @@ class InstanceCaptionConfig(CaptionConfig):
 class ColumnCaptionConfig(CaptionConfig):
     """Columns of the backend's own table: Parquet, CSV or Hugging Face."""
 
-    _target_: str = "factory.catalog.captions.ColumnCaptions"
+    _target_: str = "factory.catalog.captions.sources.ColumnCaptions"
     columns: list[str] = opt(factory=lambda: ["caption"], meaning="columns that hold captions")
     fallback_columns: list[str] = opt(
         factory=list, meaning="columns used where all of the above are empty"

@@ -14,7 +14,7 @@ from factory.schema.run import IGNORED_MEANING, MetadataConfig, ignored
 class ParquetConfig(MetadataConfig):
     """Read names, sizes and captions from a table; no picture is opened."""
 
-    _target_: str = "factory.catalog.parquet.ParquetTable"
+    _target_: str = "factory.catalog.scan.table.ParquetTable"
     path: Any = opt(
         MISSING,
         "key of the table in the backend's storage (Parquet, .jsonl, .json, .csv, the last three "
@@ -68,7 +68,7 @@ def _shown(column: str | None) -> str:
 class ColumnsConfig(MetadataConfig):
     """Read sizes from columns of the samples' own table; no picture is opened."""
 
-    _target_: str = "factory.catalog.column_facts.ColumnFacts"
+    _target_: str = "factory.catalog.scan.column_facts.ColumnFacts"
     width_column: str = opt("width", "column with widths, px; a field as COLUMN.FIELD")
     height_column: str = opt("height", "column with heights, px; a field as COLUMN.FIELD")
     frames_column: str | None = opt(None, "column with numbers of frames, for videos")

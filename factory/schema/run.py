@@ -92,7 +92,7 @@ def ignored() -> list[str]:
 class DiscoveryConfig(MetadataConfig):
     """List the storage and measure the header of every picture."""
 
-    _target_: str = "factory.catalog.discovery.Discovery"
+    _target_: str = "factory.catalog.scan.discovery.Discovery"
     suffixes: list[str] = opt(
         factory=lambda: [".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".webp", ".gif",
                          ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif", ".jxl"],

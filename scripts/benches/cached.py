@@ -135,7 +135,7 @@ def module(scratch: Path, options: argparse.Namespace) -> Any:
     """Return a data module of pictures that were measured; no file of them is there."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
     from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
-    from factory.catalog.captions import ColumnCaptions
+    from factory.catalog.captions.sources import ColumnCaptions
     from factory.runtime.fetcher import Prefetch
     from factory.storage.local import LocalStorage
 

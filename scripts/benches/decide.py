@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Iterator[Line]:
     """Write a catalog, decide about it, and tell time and memory."""
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.catalog.decisions import decide
     from factory.media.geometry.geometry import Geometry
 

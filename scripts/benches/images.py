@@ -132,7 +132,7 @@ class PillowPictures:
 def pixel_module(folder: Path, scratch: Path, options: argparse.Namespace) -> Any:
     """Return a data module that gives pixels of a folder, captions from file names."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.storage.local import LocalStorage
 
     place = CachePlace(LocalStorage(str(scratch)))

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """Publish a catalog, open it several times, and look rows up."""
     import numpy as np
 
-    from factory.catalog.published import Shelf
+    from factory.catalog.facts_store import Shelf
     from factory.storage import LocalStorage
 
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
@@ -62,7 +62,7 @@ def publish(shelf: object, rows: int) -> None:
     """
     import pyarrow as pa
 
-    from factory.catalog.published import FORMAT_VERSION, write_mapped
+    from factory.catalog.facts_store import FORMAT_VERSION, write_mapped
 
     shelf.storage.write(shelf.key, b"a stand-in")  # type: ignore[attr-defined]
     etag = shelf.storage.head(shelf.key).etag  # type: ignore[attr-defined]

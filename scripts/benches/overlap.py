@@ -92,7 +92,7 @@ def storage_lines(
 ) -> Iterator[Line]:
     """Time runs over one storage."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
 
     backend = ImageBackend(
         name="pictures", storage=storage, caption=FilenameCaptions(), resolution=options.resolution

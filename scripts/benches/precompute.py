@@ -100,7 +100,7 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
     """Return a folder of pictures, scanned, with an empty store."""
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.backends.source import Source
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.engine.local_engine import LocalEngine
     from factory.storage.local import LocalStorage
 
@@ -167,7 +167,7 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.backends.precompute import missing_pictures
     from factory.backends.source import Source
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.catalog.facts import Facts
     from factory.encoder.dct import BlockDCT
     from factory.storage.local import LocalStorage

@@ -47,7 +47,7 @@ def _source(path: Path, folder: Path) -> Any:
     """Return a backend made ready, without its pictures."""
     from factory import ImageBackend
     from factory.backends.source import Source
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.storage.local import LocalStorage
 
     backend = ImageBackend(

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 def local(folder: Path, runs: int) -> Iterator[Line]:
     """Time the floor, a cold scan, a warm start, and a refresh after one changed file."""
     from factory import ImageBackend
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.storage import LocalStorage
 
     backend = ImageBackend(
@@ -78,7 +78,7 @@ def local(folder: Path, runs: int) -> Iterator[Line]:
 def bucket(count: int, runs: int) -> Iterator[Line]:
     """Time bare ranged GETs and a cold scan of a bucket on a SeaweedFS server."""
     from factory import ImageBackend
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from factory.demo.s3server import S3Server
     from factory.storage.s3.s3_storage import S3Storage
 

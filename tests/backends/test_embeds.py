@@ -14,8 +14,8 @@ from factory.backends.image import Crop
 from factory.backends.picture import Picture, ReadPicture
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
-from factory.catalog.captions import FilenameCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import FilenameCaptions
+from factory.catalog.scan.discovery import Discovery
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import AccessDeniedError, CacheError, MediaError, StorageUnavailableError

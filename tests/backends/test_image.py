@@ -9,8 +9,8 @@ import pytest
 
 from factory import ConditioningBackend, Crop, EvalBackend, ImageBackend
 from factory.backends.image import SampleBackend
-from factory.catalog.captions import FilenameCaptions, TextFileCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import FilenameCaptions, TextFileCaptions
+from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE, facts_of

@@ -35,8 +35,8 @@ from factory.cache.format.recipe import Keys, recipe_key
 from factory.cache.maintenance.verify import drop
 from factory.cache.row_locations import Kept, _path, _write
 from factory.cache.writer import Writer
-from factory.catalog.captions import FilenameCaptions
-from factory.catalog.cuts import Cut
+from factory.catalog.captions.sources import FilenameCaptions
+from factory.catalog.crops import Cut
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.engine import Engine

@@ -18,7 +18,7 @@ from factory.backends.on_demand import Tally, read_captions
 from factory.backends.precompute import fill_captions
 from factory.backends.source import Source
 from factory.cache.store import UnusableRowsError
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import AccessDeniedError, CacheError

@@ -13,7 +13,7 @@ from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBac
 from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import Crop
 from factory.backends.source import Source, Unusable
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import EmptyBackendError, StorageUnavailableError

@@ -17,7 +17,7 @@ from factory.backends.blocks import Blocks
 from factory.backends.picture import Picture
 from factory.backends.stream import StreamBackend
 from factory.backends.waiting import StreamSample, Waiting
-from factory.catalog.captions import ColumnCaptions, InstanceCaptions, TextFileCaptions
+from factory.catalog.captions.sources import ColumnCaptions, InstanceCaptions, TextFileCaptions
 from factory.catalog.catalog import Cut
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, PlanError, TableError

@@ -13,10 +13,10 @@ import torch
 
 from factory import CachePlace, ConditioningBackend, ImageEmbedBackend, VideoBackend
 from factory.backends.source import Source, Unusable
-from factory.catalog.captions import FilenameCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.facts import Facts
-from factory.catalog.parquet import ParquetTable
+from factory.catalog.scan.discovery import Discovery
+from factory.catalog.scan.table import ParquetTable
 from factory.encoder.dct import BlockDCT
 from factory.errors import CacheError, EmptyBackendError, MissingExtraError
 from factory.preparation import prepare

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from factory import Batch, CachePlace, FactoryDataModule, ImageBackend, ImageEmbedBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
 from factory.report import dropped_lines

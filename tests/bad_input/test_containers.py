@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from factory.catalog.captions import ColumnCaptions, FilenameCaptions, TextFileCaptions
+from factory.catalog.captions.sources import ColumnCaptions, FilenameCaptions, TextFileCaptions
 from factory.errors import EmptyBackendError, ObjectNotFoundError, StorageError, TableError
 from factory.storage import HuggingFaceStorage, LocalStorage, TarStorage
 from tests.bad_input.building import refused

@@ -13,8 +13,8 @@ from PIL import Image
 
 from factory import ImageBackend
 from factory.backends.source import Source, Unusable
-from factory.catalog.discovery import Discovery
 from factory.catalog.facts import TRANSIENT, Facts
+from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError
 from tests.bad_input.making import backend
 from tests.catalog.fakes import ENGINE, Watched

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.errors import (
     AccessDeniedError,
     CacheError,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from factory.catalog.captions import TextFileCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import TextFileCaptions
+from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError, ObjectNotFoundError, UnsafeKeyError
 from factory.report import show
 from factory.storage.local import LocalStorage

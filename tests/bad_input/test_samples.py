@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from factory import Crop
-from factory.catalog.discovery import Discovery
+from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError
 from tests.bad_input.building import refused
 from tests.bad_input.making import batches, details, dropped, kept, pixels, place, png, prepared

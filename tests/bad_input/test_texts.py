@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory.catalog.captions import ColumnCaptions, TextFileCaptions
-from factory.catalog.parquet import ParquetTable
+from factory.catalog.captions.sources import ColumnCaptions, TextFileCaptions
+from factory.catalog.scan.table import ParquetTable
 from factory.errors import EmptyBackendError, TableError
 from tests.bad_input.building import refused
 from tests.bad_input.making import batches, details, dropped, kept, place, png, prepared

@@ -11,9 +11,9 @@ from PIL import Image
 
 from factory.backends.image import SampleBackend
 from factory.backends.picture import Picture
-from factory.catalog.captions import FilenameCaptions
-from factory.catalog.cuts import Cut
-from factory.catalog.parquet import ParquetTable
+from factory.catalog.captions.sources import FilenameCaptions
+from factory.catalog.crops import Cut
+from factory.catalog.scan.table import ParquetTable
 from factory.dryrun import thumbnails
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError, MediaError

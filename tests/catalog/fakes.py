@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from factory.catalog.captions import Captions, FilenameCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import Captions, FilenameCaptions
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.metadata import Metadata, Scan
+from factory.catalog.scan.discovery import Discovery
+from factory.catalog.scan.scan import Metadata, Scan
 from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import StorageError

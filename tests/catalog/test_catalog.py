@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from factory.catalog.caption_shuffle import Shuffle
-from factory.catalog.captions import Captions, FilenameCaptions, InstanceCaptions, TextFileCaptions
+from factory.catalog.captions.shuffle import Shuffle
+from factory.catalog.captions.sources import (
+    Captions,
+    FilenameCaptions,
+    InstanceCaptions,
+    TextFileCaptions,
+)
 from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import OwnCuts
+from factory.catalog.crops import OwnCuts
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
 from factory.media.geometry.geometry import Geometry

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.catalog import Catalog
-from factory.catalog.cuts import OwnCuts
+from factory.catalog.crops import OwnCuts
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.published import Shelf
+from factory.catalog.facts_store import Shelf
 from factory.media.geometry.geometry import Geometry
 from factory.storage.local import LocalStorage
 from tests.catalog.test_facts import shelf_in

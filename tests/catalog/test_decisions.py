@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.catalog.captions import FilenameCaptions, InstanceCaptions, TextFileCaptions
-from factory.catalog.cuts import OwnCuts
+from factory.catalog.captions.sources import FilenameCaptions, InstanceCaptions, TextFileCaptions
+from factory.catalog.crops import OwnCuts
 from factory.catalog.decisions import (
     KEPT,
     NO_CAPTION,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.catalog import published
-from factory.catalog.changes import Changes, compare
+from factory.catalog import facts_store
 from factory.catalog.facts import SCHEMA, Fact, Facts
-from factory.catalog.published import Shelf
+from factory.catalog.facts_store import Shelf
+from factory.catalog.scan.facts_diff import Changes, compare
 from factory.errors import CacheError
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -69,7 +69,7 @@ def test_an_absent_catalog_is_none(tmp_path: Path) -> None:
 
 
 def test_another_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "FORMAT_VERSION", published.FORMAT_VERSION + 1)
+    monkeypatch.setattr(facts_store, "FORMAT_VERSION", facts_store.FORMAT_VERSION + 1)
     shelf_in(tmp_path).save(facts_of((8, 8)))
     monkeypatch.undo()
     assert shelf_in(tmp_path).load() is None
@@ -123,7 +123,7 @@ def test_a_parquet_file_that_is_no_catalog_is_damaged(tmp_path: Path, header: by
 
 
 def test_other_columns_under_our_header_are_damaged(tmp_path: Path) -> None:
-    header = json.dumps({"format_version": published.FORMAT_VERSION, "origin": {}})
+    header = json.dumps({"format_version": facts_store.FORMAT_VERSION, "origin": {}})
     table = pa.table({"key": ["a"]}).replace_schema_metadata({b"factory": header.encode()})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(CacheError, match=ADVICE):
@@ -168,7 +168,7 @@ def test_a_damaged_mapped_file_is_made_anew(tmp_path: Path, length: int) -> None
     loaded = shelf.load()
     assert loaded is not None
     assert loaded.column("width").tolist() == [8]
-    assert published.open_sealed(shelf.mapped, published._MAPPED)[0]["width"].to_pylist() == [8]
+    assert facts_store.open_sealed(shelf.mapped, facts_store._MAPPED)[0]["width"].to_pylist() == [8]
 
 
 def test_facts_stay_in_memory_where_no_file_can_be_mapped(

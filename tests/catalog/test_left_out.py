@@ -12,13 +12,13 @@ from PIL import Image
 
 from factory.backends.blocks import judge
 from factory.backends.image import ImageBackend
-from factory.catalog.captions import FilenameCaptions, InstanceCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import FilenameCaptions, InstanceCaptions
 from factory.catalog.facts import Facts
+from factory.catalog.facts_store import Shelf
 from factory.catalog.globs import matching
 from factory.catalog.left_out import IGNORED, LeftOut, ignored
-from factory.catalog.parquet import ParquetTable
-from factory.catalog.published import Shelf
+from factory.catalog.scan.discovery import Discovery
+from factory.catalog.scan.table import ParquetTable
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError
 from factory.report import left_out_lines
@@ -30,8 +30,8 @@ from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from factory.storage.tar.tar_storage import TarStorage
 from tests.bad_input.making import prepared
-from tests.catalog.test_column_facts import Table
-from tests.catalog.test_column_facts import scan as scan_columns
+from tests.catalog.scan.test_column_facts import Table
+from tests.catalog.scan.test_column_facts import scan as scan_columns
 from tests.dryrun.building import dry_run, one_backend, problems
 from tests.streams import stream
 

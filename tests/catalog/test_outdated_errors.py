@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.backends.image import ImageBackend
-from factory.catalog.captions import FilenameCaptions
-from factory.catalog.discovery import Discovery
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.facts import Facts
-from factory.catalog.metadata import Metadata
-from factory.catalog.parquet import ParquetTable
+from factory.catalog.scan.discovery import Discovery
+from factory.catalog.scan.scan import Metadata
+from factory.catalog.scan.table import ParquetTable
 from factory.engine.local_engine import LocalEngine
 from factory.registry import Registry
 from factory.scanning import scan_all

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from factory.catalog.captions import FilenameCaptions
-from factory.catalog.cuts import OwnCuts, PartnerCuts
+from factory.catalog.captions.sources import FilenameCaptions
+from factory.catalog.crops import OwnCuts, PartnerCuts
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, SPARE, pair

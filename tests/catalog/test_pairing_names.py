@@ -14,13 +14,13 @@ from PIL import Image
 
 from factory import ConditioningBackend
 from factory.backends.image import ImageBackend
-from factory.catalog.caption_json import JsonFileCaptions
-from factory.catalog.captions import Captions, FilenameCaptions, TextFileCaptions
-from factory.catalog.columns import find, stems
+from factory.catalog.arrow_columns import find, stems
+from factory.catalog.captions.caption_reader import paired
+from factory.catalog.captions.json_file import JsonFileCaptions
+from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.decisions import decide
 from factory.catalog.pairing import pair
-from factory.catalog.parquet import ParquetTable
-from factory.catalog.texts import paired
+from factory.catalog.scan.table import ParquetTable
 from factory.engine.local_engine import LocalEngine
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage

@@ -7,7 +7,7 @@ import pytest
 
 from factory import ImageBackend
 from factory.backends.source import Source
-from factory.catalog.discovery import Discovery
+from factory.catalog.scan.discovery import Discovery
 from factory.preparation import unmet_sizes
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE

@@ -9,7 +9,7 @@ import numpy as np
 
 from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBackend
 from factory.backends.embeds import ImageEmbedBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import BatchGenerator
 from factory.conditioning.generator import Pixels
 from factory.encoder.dct import BlockDCT

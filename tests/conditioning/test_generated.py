@@ -12,7 +12,7 @@ from PIL import Image
 from factory import Batch, ConditioningBackend, FactoryDataModule, VideoBackend
 from factory.backends.naming import find_sample, near_names
 from factory.backends.source import Source
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
 from factory.conditioning.generator import as_rgb, drawing
 from factory.encoder.dct import BlockDCT

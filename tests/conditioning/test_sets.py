@@ -11,7 +11,7 @@ from factory import Batch, ConfigError, FactoryDataModule
 from factory.backends.sets import partner_rows
 from factory.cache.gather.row_refs import Located
 from factory.cache.index.recipe_index import Found
-from factory.catalog.caption_draws import conditioning_draw
+from factory.catalog.captions.draws import conditioning_draw
 from factory.conditioning import Canny
 from factory.errors import EmptyBackendError
 from factory.explain.samples import samples_of

@@ -15,7 +15,7 @@ from factory import (
     ImageEmbedBackend,
     TextEmbedBackend,
 )
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.storage.local import LocalStorage

@@ -27,7 +27,7 @@ from factory import (
     TextEmbedBackend,
     VisionEmbedBackend,
 )
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.local_engine import LocalEngine

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from factory import Batch, FactoryDataModule
-from factory.catalog.caption_shuffle import Shuffle
-from factory.catalog.captions import Captions, TextFileCaptions
+from factory.catalog.captions.shuffle import Shuffle
+from factory.catalog.captions.sources import Captions, TextFileCaptions
 from factory.errors import ConfigError, ObjectNotFoundError
 from tests.datamodule.building import data_module, write_folders
 

@@ -21,7 +21,7 @@ from factory import (
     TextEmbedBackend,
 )
 from factory.backends.embeds import EmbedBackend
-from factory.catalog.captions import FilenameCaptions, TextFileCaptions
+from factory.catalog.captions.sources import FilenameCaptions, TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ConfigError, StorageError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from factory import ConditioningBackend, ConfigError, FactoryDataModule, ImageBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.dryrun.rehearsal import rehearse
 from factory.errors import PlanError, ResumeError
 from factory.explain.samples import samples_of

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
 
 from factory import Batch
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.errors import ObjectNotFoundError, PlanError, ResumeError
 from factory.sampling.mixture import Mixture
 from tests.datamodule.building import Watching, data_module, trainer, write_folders

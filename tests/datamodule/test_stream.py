@@ -16,7 +16,7 @@ from factory import (
     ImageEmbedBackend,
     TextEmbedBackend,
 )
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ResumeError, TableError
@@ -219,7 +219,7 @@ def test_an_accepted_plan_goes_on_with_the_same_stream(mixed: Any, root: Path) -
 
 
 def test_a_missing_column_is_told_before_the_first_step(mixed: Any) -> None:
-    from factory.catalog.captions import ColumnCaptions
+    from factory.catalog.captions.sources import ColumnCaptions
 
     data = mixed(stored=False, caption=ColumnCaptions(("captoin",)))
     with pytest.raises(TableError, match=r"did you mean 'caption'\?"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from factory import CachePlace, FactoryDataModule, ImageBackend
 from factory.builder import build
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.composer import compose
 from factory.storage import LocalStorage, TarStorage
 from tests.datamodule.building import Recorder, trainer

@@ -15,7 +15,7 @@ from factory import (
     ImageEmbedBackend,
     TextEmbedBackend,
 )
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.demo.model import RectifiedFlow
 from factory.demo.pictures import DPI, LossCurve, SampleGrid, smoothed
 from factory.encoder import BlockDCT, HashedText

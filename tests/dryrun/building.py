@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import CachePlace, FactoryDataModule, ImageBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.dryrun.figures import Figures, Problem, Run
 from factory.dryrun.rehearsal import Rehearsal, rehearse
 from factory.storage.local import LocalStorage

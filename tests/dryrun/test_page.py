@@ -12,7 +12,7 @@ from PIL import Image
 
 from factory import EvalBackend, VideoBackend
 from factory.backends.image import Crop
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.dryrun import contact
 from factory.dryrun.page import page
 from factory.dryrun.thumbnails import EDGE, looks, window

@@ -10,7 +10,7 @@ import pytest
 from factory import EvalBackend
 from factory.backends.conditioning import ConditioningBackend
 from factory.backends.image import Crop
-from factory.catalog.captions import FilenameCaptions, TextFileCaptions
+from factory.catalog.captions.sources import FilenameCaptions, TextFileCaptions
 from factory.conditioning import Canny, RandomMasks
 from factory.dryrun.epochs import lay_out
 from factory.dryrun.figures import Run

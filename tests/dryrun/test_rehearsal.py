@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from factory import CachePlace, EvalBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.catalog import facts as facts_module
-from factory.catalog.captions import InstanceCaptions, TextFileCaptions
+from factory.catalog.captions.sources import InstanceCaptions, TextFileCaptions
 from factory.dryrun import rows
 from factory.dryrun.figures import Run
 from factory.dryrun.rehearsal import rehearse

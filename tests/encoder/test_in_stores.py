@@ -22,7 +22,7 @@ from factory import (
     VideoBackend,
 )
 from factory.backends.precompute import fill_captions
-from factory.catalog.captions import InstanceCaptions
+from factory.catalog.captions.sources import InstanceCaptions
 from factory.encoder import DiffusersImageEncoder, DiffusersVideoEncoder, HashedText, SeveralTexts
 from factory.encoder.pretrained import Pretrained
 from factory.engine.local_engine import LocalEngine

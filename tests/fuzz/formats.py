@@ -13,8 +13,8 @@ import torch
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.published import Shelf
-from factory.catalog.tables import Tables
+from factory.catalog.facts_store import Shelf
+from factory.catalog.tables.table_reader import Tables
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from xxhash import xxh3_64_hexdigest
 
-from factory.catalog.medium import Pictures
+from factory.catalog.scan.media_type import Pictures
 from factory.media.decode import decode
 from factory.storage.local import LocalStorage
 from tests.fuzz.harness import Format

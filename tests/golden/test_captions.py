@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from factory.catalog.caption_shuffle import SEPARATORS, Shuffle, shuffle_of
-from factory.catalog.captions import (
+from factory.catalog.captions.edits import edit_problems
+from factory.catalog.captions.shuffle import SEPARATORS, Shuffle, shuffle_of
+from factory.catalog.captions.sources import (
     Captions,
     ColumnCaptions,
     FilenameCaptions,
     InstanceCaptions,
     TextFileCaptions,
 )
-from factory.edits import edit_problems
 
 GOLDEN = "captions.json"
 STRATEGIES = ("filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from factory.backends.image import ImageBackend
 from factory.backends.picture import Picture, ReadPicture
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.catalog import Cut
 from factory.engine.local_engine import LocalEngine
 from factory.media.composite import Composite

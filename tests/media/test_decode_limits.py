@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from factory.catalog.facts import TRANSIENT
-from factory.catalog.medium import Pictures
+from factory.catalog.scan.media_type import Pictures
 from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.media.decode import decode

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from factory.backends.image import ImageBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.headers import measure, read_header

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from factory.catalog.medium import Pictures
+from factory.catalog.scan.media_type import Pictures
 from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.formats import jpeg

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from factory.catalog.medium import Pictures
+from factory.catalog.scan.media_type import Pictures
 from factory.media.decode import decode
 from factory.media.headers import MAX_PIXELS, measure, read_header
 from factory.storage.memory import MemoryStorage

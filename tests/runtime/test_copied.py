@@ -15,7 +15,7 @@ from factory.backends.source import Source
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect
 from factory.cache.store import UnusableRowsError
-from factory.catalog.captions import TextFileCaptions
+from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.runtime.batch import Batch

@@ -20,7 +20,7 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.precompute import fill_captions
 from factory.backends.source import Source
 from factory.cache.row_locations import Kept
-from factory.catalog.captions import Captions, FilenameCaptions, TextFileCaptions
+from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText
 from factory.runtime.outline import AT_FIRST, TOGETHER, Neighbours, Outline

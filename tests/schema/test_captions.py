@@ -3,9 +3,9 @@
 import pytest
 
 from factory.builder import build, verify
-from factory.catalog.caption_json import JsonFileCaptions
-from factory.catalog.caption_shuffle import Shuffle
-from factory.catalog.captions import Captions, InstanceCaptions
+from factory.catalog.captions.json_file import JsonFileCaptions
+from factory.catalog.captions.shuffle import Shuffle
+from factory.catalog.captions.sources import Captions, InstanceCaptions
 from factory.composer import compose
 from factory.errors import ConfigError
 from factory.schema.guide import guide

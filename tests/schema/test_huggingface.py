@@ -1,8 +1,8 @@
 """Options of Hugging Face datasets: composed, checked and built."""
 
 import factory
-from factory.catalog.column_facts import ColumnFacts
 from factory.catalog.row_filters import RowFilter
+from factory.catalog.scan.column_facts import ColumnFacts
 from factory.composer import compose
 from factory.media.composite import Composite
 from factory.storage.huggingface import HuggingFaceStorage

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import factory
-from factory.catalog.parquet import ParquetTable
+from factory.catalog.scan.table import ParquetTable
 from factory.composer import compose
 from factory.schema.guide import guide
 from tests.schema.test_compose import problems

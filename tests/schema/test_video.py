@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 import factory
-from factory.catalog.medium import VIDEOS
+from factory.catalog.scan.media_type import VIDEOS
 from factory.composer import compose
 from factory.schema.backends import VideoBackendConfig
 from factory.schema.guide import guide

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from factory import Batch, CachePlace, FactoryDataModule, ImageBackend
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.errors import FetchError, QuarantineError, StorageUnavailableError
 from factory.runtime.data_state import sealed
 from factory.runtime.fetcher import Prefetch

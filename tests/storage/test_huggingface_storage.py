@@ -345,10 +345,10 @@ def test_threads_and_processes(storage: HuggingFaceStorage) -> None:
 
 
 def test_fields_of_descriptions_and_scores(tmp_path: Path) -> None:
-    from factory.catalog.captions import ColumnCaptions
-    from factory.catalog.metadata import Scan
+    from factory.catalog.captions.caption_reader import texts_of
+    from factory.catalog.captions.sources import ColumnCaptions
     from factory.catalog.row_filters import RowFilter
-    from factory.catalog.texts import texts_of
+    from factory.catalog.scan.scan import Scan
     from factory.engine.local_engine import LocalEngine
 
     described = [{"short": "a", "long": ["b", "c"]}, {"short": None, "long": ["d"]}, None]

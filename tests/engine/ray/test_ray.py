@@ -11,7 +11,7 @@ import torch
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.precompute import fill_captions, fill_pictures
 from factory.backends.source import Source
-from factory.catalog.captions import FilenameCaptions
+from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.engine import Engine

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from factory.catalog.changes import Changes
+from factory.catalog.scan.facts_diff import Changes
 from factory.storage.local import LocalStorage
 from factory.storage.s3.s3_storage import S3Storage
 from tests.filled_cache import SCRIPT, fill, load_script
@@ -227,7 +227,7 @@ def test_nothing_is_measured_again_on_another_machine(
 ) -> None:
     """Two machines with caches of their own read the same bucket; the second one only lists it."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
-    from factory.catalog.captions import FilenameCaptions
+    from factory.catalog.captions.sources import FilenameCaptions
     from tests.pictures import write_pictures
 
     write_pictures(tmp_path / "pictures", 5)
