@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from factory.backends.conditioning import ConditioningBackend
-    from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
+    from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
     from factory.backends.image import Crop, EvalBackend, ImageBackend
-    from factory.backends.stream import StreamBackend
+    from factory.backends.streaming.backend import StreamBackend
     from factory.backends.video import VideoBackend
     from factory.builder import build
     from factory.composer import compose
@@ -33,13 +33,13 @@ _HOMES = {
     "FactoryDataModule": "factory.datamodule",
     "FactoryError": "factory.errors",
     "ImageBackend": "factory.backends.image",
-    "ImageEmbedBackend": "factory.backends.embeds",
+    "ImageEmbedBackend": "factory.backends.embeddings",
     "Mixture": "factory.sampling.mixture",
     "Prefetch": "factory.runtime.fetcher",
-    "StreamBackend": "factory.backends.stream",
-    "TextEmbedBackend": "factory.backends.embeds",
+    "StreamBackend": "factory.backends.streaming.backend",
+    "TextEmbedBackend": "factory.backends.embeddings",
     "VideoBackend": "factory.backends.video",
-    "VisionEmbedBackend": "factory.backends.embeds",
+    "VisionEmbedBackend": "factory.backends.embeddings",
     "build": "factory.builder",
     "compose": "factory.composer",
 }

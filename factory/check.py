@@ -15,9 +15,9 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from factory.backends.order import build_order
 from factory.composer import suggest, tidy
 from factory.errors import ConfigError, PlanError
+from factory.registry.dependencies import build_order
 from factory.runtime.layout import Layout
 from factory.sampling.rank_shares import check_division
 from factory.schema.run import RunConfig

@@ -12,9 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
-from factory.backends.naming import resolve
-from factory.backends.planned import eval_backend, plan_backend
-from factory.backends.source import Source
+from factory.backends.prepared import Source
+from factory.backends.sample_ids import resolve
 from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
@@ -22,9 +21,11 @@ from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
 from factory.metrics.stages import Telemetry
 from factory.plain_loop import PlainLoop
-from factory.preparation import end_epoch, load, preload, prepare
-from factory.registry import Backend, Registry
-from factory.reopening import check_reopenable, check_shared, reopen
+from factory.registry.plan_inputs import eval_backend, plan_backend
+from factory.registry.prepare import end_epoch, load, preload, prepare
+from factory.registry.registry import Backend, Registry
+from factory.registry.reopen import check_reopenable, check_shared, reopen
+from factory.registry.streams import Streams
 from factory.runtime.agreement import agree_on_plan
 from factory.runtime.ahead import fetch_ahead
 from factory.runtime.alignment import cut_of
@@ -52,7 +53,6 @@ from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
-from factory.streams import Streams
 from factory.workspace import CachePlace
 
 

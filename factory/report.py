@@ -6,12 +6,12 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from factory.backends.assembly import summary
 from factory.backends.conditioning import ConditioningBackend, is_generated
-from factory.backends.embeds import EmbedBackend
+from factory.backends.embeddings import EmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.source import Source
-from factory.backends.stream_source import StreamSource
+from factory.backends.prepared import Source
+from factory.backends.streaming.batcher import summary
+from factory.backends.streaming.source import StreamSource
 from factory.catalog.facts import Facts
 from factory.datamodule import FactoryDataModule
 from factory.metrics.stages import Stage, Telemetry

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factory.backends.embeds import TextEmbedBackend
-from factory.backends.source import Source
+from factory.backends.embeddings import TextEmbedBackend
+from factory.backends.prepared import Source
 from factory.cache.format.recipe import rows_of
 from factory.cache.index.explain_miss import why
 from factory.cache.maintenance.compaction import Compaction

@@ -290,7 +290,7 @@ def _compact(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 
 def _why(data: "FactoryDataModule", options: argparse.Namespace) -> int:
-    from factory.preparation import survey
+    from factory.registry.prepare import survey
     from factory.report_cache import reasons, show_reasons
 
     sources, _ = survey(data.registry, seed=data.seed)

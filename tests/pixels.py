@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.source import Source, Unusable
+from factory.backends.prepared import Source, Unusable
 from factory.engine.engine import Engine
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from factory.backends.stream import StreamBackend
+from factory.backends.streaming.backend import StreamBackend
 from factory.storage.huggingface import HuggingFaceStorage
 from tests.pictures import SIZES, colour
 

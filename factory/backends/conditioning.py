@@ -9,7 +9,7 @@ import torch
 
 from factory.backends.generated import ReadGenerated, ReadUngenerated
 from factory.backends.image import Crop, EvalBackend, ImageBackend, SampleBackend
-from factory.backends.picture import Reader, ReadPicture
+from factory.backends.pixels import Reader, ReadPicture
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Facts

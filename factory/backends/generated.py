@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.embeds import ImageEmbedBackend
-from factory.backends.picture import ByteReader, Picture, PictureColumns, Reader
+from factory.backends.embeddings import ImageEmbedBackend
+from factory.backends.pixels import ByteReader, Picture, PictureColumns, Reader
 from factory.cache.store import TensorStore
 from factory.cache.write_buffer import OpenRows
 from factory.conditioning.generator import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
-from factory.backends.picture import Reader, ReadPicture
+from factory.backends.pixels import Reader, ReadPicture
 from factory.catalog.captions.sources import Captions, TextFileCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.crops import OwnCuts

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.image import ImageBackend
-from factory.backends.picture import Picture, PictureColumns, Reader, cut_parts
+from factory.backends.pixels import Picture, PictureColumns, Reader, cut_parts
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
 from factory.catalog.scan.journal import Journal

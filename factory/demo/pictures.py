@@ -16,7 +16,7 @@ from torch import Tensor
 from factory.datamodule import FactoryDataModule
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import ConfigError, MissingExtraError
-from factory.registry import Registry
+from factory.registry.registry import Registry
 from factory.runtime.batch import Batch
 
 logger = logging.getLogger("factory")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Figures
 from factory.dryrun.markup import Content, Safe, tag

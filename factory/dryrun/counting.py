@@ -3,9 +3,9 @@
 import numpy as np
 
 from factory.backends.conditioning import ConditioningBackend, is_generated
-from factory.backends.embeds import PictureEmbedBackend
+from factory.backends.embeddings import PictureEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.catalog.scan.discovery import Discovery
 from factory.dryrun import rows
 from factory.dryrun.figures import Backend, Bucket, Costs, Dropped, Plan, Texts

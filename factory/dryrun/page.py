@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.dryrun import charts, rows
 from factory.dryrun.contact import dropped_part, samples_part
 from factory.dryrun.figures import Backend, Epoch, Figures, Plan, Problem, Share, Stretch

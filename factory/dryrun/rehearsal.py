@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.backends.naming import resolve
-from factory.backends.planned import plan_backend
-from factory.backends.source import Source
+from factory.backends.prepared import Source
+from factory.backends.sample_ids import resolve
 from factory.datamodule import FactoryDataModule
 from factory.dryrun import figures
 from factory.dryrun.counting import batch_of, count, count_texts
@@ -17,8 +16,9 @@ from factory.dryrun.mixture_problems import mixture_problems
 from factory.dryrun.sample_problems import sample_problems
 from factory.dryrun.wording import place, redact, size
 from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanError
-from factory.preparation import survey
-from factory.reopening import check_shared
+from factory.registry.plan_inputs import plan_backend
+from factory.registry.prepare import survey
+from factory.registry.reopen import check_shared
 from factory.runtime.expected_memory import (
     expected,
     machine_memory,

@@ -9,7 +9,7 @@ import numpy as np
 
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.image import EvalBackend, SampleBackend
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.catalog.facts import SIZE_DIFFERS, TRANSIENT
 from factory.dryrun import rows
 from factory.dryrun.counting import batch_of, plan_of

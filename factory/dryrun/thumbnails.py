@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from factory.backends.conditioning import is_generated
-from factory.backends.picture import Picture
-from factory.backends.source import Source
+from factory.backends.pixels import Picture
+from factory.backends.prepared import Source
 from factory.catalog.crops import Cut
 from factory.dryrun import rows
 from factory.engine.engine import Engine

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.backends.naming import MARK, find_sample, near_names
+from factory.backends.sample_ids import MARK, find_sample, near_names
 from factory.datamodule import FactoryDataModule
 from factory.dryrun.wording import plural
 from factory.errors import ConfigError

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.dryrun.contact import kept_card
 from factory.dryrun.markup import Content, Safe, tag
 from factory.dryrun.page import card, document, table

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.conditioning import is_generated
-from factory.backends.sets import partner_rows
-from factory.backends.source import Source
+from factory.backends.conditioning_sets import partner_rows
+from factory.backends.prepared import Source
 from factory.explain.findings import Sample, Swapped
 from factory.ledger.reader import Recorded
 from factory.sampling.plan import Plan, PlanStep

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.cache.gather.row_refs import Located
 from factory.cache.index.recipe_index import Found
 from factory.cache.index.snapshot import Snapshot

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.on_demand import Tally
-from factory.backends.reading import Piece, Reading, Tensors, reading
-from factory.backends.sets import partner_rows
-from factory.backends.source import Source, Unusable
-from factory.backends.stream_source import StreamSource
-from factory.backends.vision_reading import VisionReading
+from factory.backends.conditioning_sets import partner_rows
+from factory.backends.encode_missing import Tally
+from factory.backends.image_reader import Piece, Reading, Tensors, reading
+from factory.backends.prepared import Source, Unusable
+from factory.backends.streaming.source import StreamSource
+from factory.backends.vision_reader import VisionReading
 from factory.engine.engine import Engine
 from factory.runtime.batch import Batch, Replacement
 from factory.runtime.conditioning import Partners

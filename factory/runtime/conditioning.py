@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
-from factory.backends.reading import Rows, Tensors
-from factory.backends.source import Source
-from factory.backends.vision_reading import VisionReading
+from factory.backends.image_reader import Rows, Tensors
+from factory.backends.prepared import Source
+from factory.backends.vision_reader import VisionReading
 from factory.catalog.crops import CutArrays
 
 # Name of the one entry where a set is drawn for each sample.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from factory.backends.on_demand import Tally
+from factory.backends.encode_missing import Tally
 from factory.runtime.batch import Batch
 
 

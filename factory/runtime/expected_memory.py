@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.errors import ConfigError
 from factory.runtime.fetcher import Prefetch
 

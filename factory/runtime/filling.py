@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.backends.source import Unusable
+from factory.backends.prepared import Unusable
 
 Sample = TypeVar("Sample")
 

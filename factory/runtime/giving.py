@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from factory.backends.conditioning import ConditioningBackend
-from factory.backends.reading import Piece, Reading, Rows, Tensors
-from factory.backends.source import Source, Unusable
+from factory.backends.image_reader import Piece, Reading, Rows, Tensors
+from factory.backends.prepared import Source, Unusable
 
 
 @dataclass(frozen=True)

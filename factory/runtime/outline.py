@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.sets import partner_rows
-from factory.backends.source import Source
+from factory.backends.conditioning_sets import partner_rows
+from factory.backends.prepared import Source
 from factory.cache.gather.row_refs import Located
 from factory.catalog.crops import CutArrays
 from factory.runtime.sent_once import SentOnce

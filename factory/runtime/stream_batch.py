@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.backends.encode_missing import EncodedRows, Tally, Wanted, read_captions
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.on_demand import EncodedRows, Tally, Wanted, read_captions
-from factory.backends.picture import ReadPicture
-from factory.backends.source import Unusable
-from factory.backends.stream_source import StreamSource
-from factory.backends.waiting import StreamSample
+from factory.backends.pixels import ReadPicture
+from factory.backends.prepared import Unusable
+from factory.backends.streaming.bucket_buffer import StreamSample
+from factory.backends.streaming.source import StreamSource
 from factory.cache.format.recipe import recipe_keys
 from factory.catalog.captions.draws import choose, dropped
 from factory.engine.engine import Engine

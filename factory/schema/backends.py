@@ -288,7 +288,7 @@ class VideoBackendConfig(ImageBackendConfig):
 class StreamBackendConfig(ImageBackendConfig):
     """A Hugging Face dataset too large to download, trained on while it is read."""
 
-    _target_: str = "factory.backends.stream.StreamBackend"
+    _target_: str = "factory.backends.streaming.backend.StreamBackend"
     prefix: str = opt("", "always empty: datasets have no folders")
     samples: int | None = opt(
         None, "samples of one pass in an epoch; null: as many as the dataset says it has"

@@ -40,7 +40,7 @@ class EmbedBackendConfig(BackendConfig):
 class TextEmbedBackendConfig(EmbedBackendConfig):
     """Captions encoded once, shared by every backend that uses them."""
 
-    _target_: str = "factory.backends.embeds.TextEmbedBackend"
+    _target_: str = "factory.backends.embeddings.TextEmbedBackend"
     batch_size: int | None = opt(64, "captions encoded at once")
     prompts: list[str] = opt(
         factory=list, meaning="texts encoded with the captions, such as those to validate with"
@@ -57,14 +57,14 @@ class TextEmbedBackendConfig(EmbedBackendConfig):
 class ImageEmbedBackendConfig(EmbedBackendConfig):
     """Pictures encoded to latents once."""
 
-    _target_: str = "factory.backends.embeds.ImageEmbedBackend"
+    _target_: str = "factory.backends.embeddings.ImageEmbedBackend"
 
 
 @dataclass
 class ConditioningImageEmbedBackendConfig(EmbedBackendConfig):
     """Pictures encoded once to embeddings that a model is conditioned on."""
 
-    _target_: str = "factory.backends.embeds.VisionEmbedBackend"
+    _target_: str = "factory.backends.embeddings.VisionEmbedBackend"
     default: bool = opt(False, "used by every backend trained or validated on that names no other")
     batch_size: int | None = opt(
         None, "pictures encoded at once; null: as many as the image_embeds backend"

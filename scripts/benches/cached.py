@@ -134,7 +134,7 @@ class Text(Image):
 def module(scratch: Path, options: argparse.Namespace) -> Any:
     """Return a data module of pictures that were measured; no file of them is there."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
-    from factory.backends.embeds import ImageEmbedBackend, TextEmbedBackend
+    from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend
     from factory.catalog.captions.sources import ColumnCaptions
     from factory.runtime.fetcher import Prefetch
     from factory.storage.local import LocalStorage
@@ -165,8 +165,8 @@ def fill(data: Any) -> None:
     """Write rows for every picture and caption, as precomputing would."""
     import torch
 
-    from factory.backends.precompute import missing_pictures
-    from factory.preparation import survey
+    from factory.registry.precompute import missing_pictures
+    from factory.registry.prepare import survey
 
     sources, _ = survey(data.registry, seed=0)
     source = sources["pictures"]

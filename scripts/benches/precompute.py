@@ -71,8 +71,8 @@ def _rows(*shape: int) -> Any:
 
 def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     """Compare filling a cache with decoding alone."""
-    from factory.backends.precompute import fill_pictures
     from factory.engine.local_engine import LocalEngine
+    from factory.registry.precompute import fill_pictures
 
     make(scratch / "pictures", options.pictures, options.size)
     engine = LocalEngine()
@@ -99,7 +99,7 @@ def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
 def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> Any:
     """Return a folder of pictures, scanned, with an empty store."""
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
-    from factory.backends.source import Source
+    from factory.backends.prepared import Source
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.engine.local_engine import LocalEngine
     from factory.storage.local import LocalStorage
@@ -122,8 +122,8 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
 def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     """Compare filling a cache with writing as many bytes to files."""
     from factory import CachePlace, TextEmbedBackend
-    from factory.backends.precompute import fill_captions
     from factory.engine.local_engine import LocalEngine
+    from factory.registry.precompute import fill_captions
     from factory.storage.local import LocalStorage
 
     captions = [f"caption {number}" for number in range(options.captions)]
@@ -165,11 +165,11 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     import pyarrow as pa
 
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
-    from factory.backends.precompute import missing_pictures
-    from factory.backends.source import Source
+    from factory.backends.prepared import Source
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.catalog.facts import Facts
     from factory.encoder.dct import BlockDCT
+    from factory.registry.precompute import missing_pictures
     from factory.storage.local import LocalStorage
 
     rng, rows = np.random.default_rng(0), options.rows

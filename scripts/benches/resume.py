@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 def _source(path: Path, folder: Path) -> Any:
     """Return a backend made ready, without its pictures."""
     from factory import ImageBackend
-    from factory.backends.source import Source
+    from factory.backends.prepared import Source
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.storage.local import LocalStorage
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import factory
 from factory import ImageBackend, VideoBackend
-from factory.backends.picture import Picture, ReadPicture
+from factory.backends.pixels import Picture, ReadPicture
 from factory.catalog.catalog import Cut
 from factory.composer import compose
 from factory.storage.memory import MemoryStorage

@@ -24,7 +24,7 @@ from factory import (
     Prefetch,
     VisionEmbedBackend,
 )
-from factory.backends.stream_source import StreamSource
+from factory.backends.streaming.source import StreamSource
 from factory.cache.store import UnusableRowsError
 from factory.dryrun.page import page
 from factory.dryrun.rehearsal import rehearse
@@ -32,8 +32,8 @@ from factory.dryrun.terminal import show
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
-from factory.preparation import prepare
-from factory.registry import Registry
+from factory.registry.prepare import prepare
+from factory.registry.registry import Registry
 from factory.runtime.collate import batch_bytes
 from factory.runtime.part import Part
 from factory.runtime.stream_batch import stream_batch

@@ -30,8 +30,8 @@ def filled(root: str, *, hang: bool) -> None:
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
     from factory.encoder import BlockDCT
     from factory.engine.local_engine import LocalEngine
-    from factory.preparation import prepare
-    from factory.registry import Registry
+    from factory.registry.prepare import prepare
+    from factory.registry.registry import Registry
 
     class Slow(BlockDCT):
         """Takes as long as a small model does, or for ever."""

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from factory import CachePlace, ConditioningBackend, ImageEmbedBackend, VideoBackend
-from factory.backends.source import Source, Unusable
+from factory.backends.prepared import Source, Unusable
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.scan.discovery import Discovery
 from factory.catalog.scan.table import ParquetTable
 from factory.encoder.dct import BlockDCT
 from factory.errors import CacheError, EmptyBackendError, MissingExtraError
-from factory.preparation import prepare
-from factory.registry import Registry
+from factory.registry.prepare import prepare
+from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
-from tests.backends.test_embeds import Counting, fill
+from tests.backends.test_embeddings import Counting, fill
 from tests.catalog.fakes import ENGINE, Watched
 from tests.clips import read_numbers, shows, write_clip, write_clips
 from tests.pictures import colour, write_pictures

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory import ImageBackend
-from factory.backends.source import Source, Unusable
+from factory.backends.prepared import Source, Unusable
 from factory.catalog.facts import TRANSIENT, Facts
 from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from factory.backends.image import SampleBackend
-from factory.backends.picture import Picture
+from factory.backends.pixels import Picture
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.crops import Cut
 from factory.catalog.scan.table import ParquetTable

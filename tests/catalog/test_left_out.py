@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from factory.backends.blocks import judge
 from factory.backends.image import ImageBackend
+from factory.backends.streaming.blocks import judge
 from factory.catalog.captions.sources import FilenameCaptions, InstanceCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.facts_store import Shelf

@@ -14,8 +14,8 @@ from factory.catalog.scan.discovery import Discovery
 from factory.catalog.scan.scan import Metadata
 from factory.catalog.scan.table import ParquetTable
 from factory.engine.local_engine import LocalEngine
-from factory.registry import Registry
-from factory.scanning import scan_all
+from factory.registry.registry import Registry
+from factory.registry.scan import scan_all
 from factory.storage.local import LocalStorage
 from factory.workspace import CachePlace
 from tests.catalog.fakes import Watched

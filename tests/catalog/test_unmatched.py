@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from factory import ImageBackend
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.catalog.scan.discovery import Discovery
-from factory.preparation import unmet_sizes
+from factory.registry.prepare import unmet_sizes
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
 from tests.pictures import write_pictures

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBackend
-from factory.backends.embeds import ImageEmbedBackend
+from factory.backends.embeddings import ImageEmbedBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import BatchGenerator
 from factory.conditioning.generator import Pixels
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
-from factory.registry import Backend
+from factory.registry.registry import Backend
 from factory.storage.local import LocalStorage
 from tests.pictures import write_pictures
 

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from factory import Batch, ConditioningBackend, FactoryDataModule, VideoBackend
-from factory.backends.naming import find_sample, near_names
-from factory.backends.source import Source
+from factory.backends.prepared import Source
+from factory.backends.sample_ids import find_sample, near_names
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
 from factory.conditioning.generator import as_rgb, drawing
 from factory.encoder.dct import BlockDCT
-from factory.reopening import reopen
+from factory.registry.reopen import reopen
 from factory.runtime.iterator import TrainLoader
 from factory.runtime.layout import Layout
 from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
-from tests.backends.test_source import Remote
+from tests.backends.test_prepared import Remote
 from tests.catalog.fakes import ENGINE
 from tests.clips import write_clip
 from tests.conditioning.building import Negative, ready, write_sources

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from factory import Batch, ConfigError, FactoryDataModule
-from factory.backends.sets import partner_rows
+from factory.backends.conditioning_sets import partner_rows
 from factory.cache.gather.row_refs import Located
 from factory.cache.index.recipe_index import Found
 from factory.catalog.captions.draws import conditioning_draw

@@ -13,7 +13,7 @@ from factory import Batch, FactoryDataModule
 from factory.errors import PlanError, ResumeError, StorageError
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import read_ledger
-from factory.registry import Registry
+from factory.registry.registry import Registry
 from factory.runtime.data_state import sealed
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import Layout, TrainLoader

@@ -20,7 +20,7 @@ from factory import (
     ImageEmbedBackend,
     TextEmbedBackend,
 )
-from factory.backends.embeds import EmbedBackend
+from factory.backends.embeddings import EmbedBackend
 from factory.catalog.captions.sources import FilenameCaptions, TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText

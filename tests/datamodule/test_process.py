@@ -27,8 +27,8 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import CacheError, EmptyBackendError, FetchError, QuarantineError
-from factory.preparation import load
-from factory.reopening import Reopen, reopen
+from factory.registry.prepare import load
+from factory.registry.reopen import Reopen, reopen
 from factory.runtime.fetcher import Prefetch
 from factory.runtime.quarantine import QuarantineLimit
 from factory.runtime.shared_memory import SharedMemory

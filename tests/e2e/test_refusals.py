@@ -10,7 +10,7 @@ from factory.builder import build
 from factory.dryrun.figures import Run
 from factory.dryrun.rehearsal import rehearse
 from factory.errors import ConfigError
-from factory.reopening import check_shared
+from factory.registry.reopen import check_shared
 from factory.training import train
 from tests.clips import write_clips
 from tests.pictures import write_pictures

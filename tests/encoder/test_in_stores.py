@@ -21,14 +21,14 @@ from factory import (
     TextEmbedBackend,
     VideoBackend,
 )
-from factory.backends.precompute import fill_captions
 from factory.catalog.captions.sources import InstanceCaptions
 from factory.encoder import DiffusersImageEncoder, DiffusersVideoEncoder, HashedText, SeveralTexts
 from factory.encoder.pretrained import Pretrained
 from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
-from factory.preparation import prepare
-from factory.registry import Registry
+from factory.registry.precompute import fill_captions
+from factory.registry.prepare import prepare
+from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
 from tests.clips import write_clips
 from tests.encoder.conftest import TINY_VAE, TINY_WAN, WIDTH

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from factory import CachePlace, ImageEmbedBackend, TextEmbedBackend
-from factory.backends.embeds import VisionEmbedBackend
+from factory.backends.embeddings import VisionEmbedBackend
 from factory.cache.maintenance.usage import recipe_name
 from factory.encoder import BlockDCT, HashedText
 from factory.encoder.autoencoder import DiffusersImageEncoder

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory.backends.image import ImageBackend
-from factory.backends.picture import Picture, ReadPicture
+from factory.backends.pixels import Picture, ReadPicture
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.catalog import Cut
 from factory.engine.local_engine import LocalEngine

@@ -10,14 +10,14 @@ import torch
 
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.precompute import fill_captions, fill_pictures
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect
 from factory.cache.store import UnusableRowsError
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
+from factory.registry.precompute import fill_captions, fill_pictures
 from factory.runtime.batch import Batch
 from factory.runtime.collate import Collate
 from factory.runtime.outline import Outline

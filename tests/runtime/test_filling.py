@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from factory.backends.source import Unusable
+from factory.backends.prepared import Unusable
 from factory.runtime.filling import StandIn, TooManyUnusableError, fill
 
 BUCKET = 40

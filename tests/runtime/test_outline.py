@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from factory import CachePlace, ImageBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.precompute import fill_captions
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.cache.row_locations import Kept
 from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText
+from factory.registry.precompute import fill_captions
 from factory.runtime.outline import AT_FIRST, TOGETHER, Neighbours, Outline
 from factory.runtime.part import Part, together
 from factory.runtime.sent_once import Receiver, Sender

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.backends.stream_source import StreamSource
+from factory.backends.streaming.source import StreamSource
 from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.media.composite import Composite

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from factory.backends.blocks import judge
+from factory.backends.streaming.blocks import judge
 from factory.catalog.captions.sources import ColumnCaptions
 from factory.catalog.scan.column_facts import ColumnFacts
 from factory.catalog.scan.discovery import Discovery

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
-from factory.backends.precompute import fill_captions, fill_pictures
-from factory.backends.source import Source
+from factory.backends.prepared import Source
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -18,6 +17,7 @@ from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.engine.ray.ray_engine import RayEngine
 from factory.errors import ConfigError, EngineError, MissingExtraError, StorageUnavailableError
+from factory.registry.precompute import fill_captions, fill_pictures
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import Watched

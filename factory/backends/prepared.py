@@ -1,0 +1,376 @@
+"""A backend made ready: its catalog, and the embeddings its batches are gathered from."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.backends.embeddings import (
+    ImageEmbedBackend,
+    PictureEmbedBackend,
+    TextEmbedBackend,
+    VisionEmbedBackend,
+)
+from factory.backends.encode_missing import Tally, forget_epochs, of_other_epoch, read_captions
+from factory.backends.encode_mode import EncodeMode
+from factory.backends.image import SampleBackend
+from factory.backends.pixels import Picture, PictureColumns, read_pixels
+from factory.cache.format.recipe import canonical
+from factory.cache.gather.row_refs import Located
+from factory.cache.gather.rows import Empty, new_memory
+from factory.cache.row_locations import Asked, Kept, KeysOf, Placement, place, place_lazily
+from factory.cache.store import UnusableRowsError
+from factory.catalog.catalog import Catalog, Spoken
+from factory.catalog.crops import CutArrays
+from factory.catalog.scan.sample_fault import is_own
+from factory.encoder.pixels import RawPixels
+from factory.engine.engine import Engine
+from factory.errors import MediaError
+from factory.sampling.fingerprint import hash_rows
+
+
+@dataclass
+class Source:
+    """A backend made ready for batches.
+
+    Attributes:
+        backend: The backend.
+        catalog: Its samples.
+        latents: Where encoded pictures are kept, or None to read pixels.
+        text: Where encoded captions are kept, or None to give texts only.
+        vision: Where image embeddings to condition on are kept, or None for none.
+        places: Where the latents of the catalog's rows lie, once `locate` was called.
+        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up;
+            None again once a row was not usable there.
+        found: Where its rows lie in the stores that were asked by `find`, by their names.
+        conditioning: For each conditioning backend by name: its source, and the row there of
+            each row here, int64 [n], -1 where there is none.
+        encode_mode: When its pictures are encoded.
+        encode_text_mode: When its captions are encoded.
+        redraws: Whether its random cuts are drawn anew in each epoch: always with such an
+            `encode_mode`, and for partners that are cut as samples with one are.
+    """
+
+    backend: SampleBackend
+    catalog: Catalog
+    latents: ImageEmbedBackend | None = None
+    text: TextEmbedBackend | None = None
+    vision: VisionEmbedBackend | None = None
+    places: Placement | None = None
+    text_places: Placement | None = None
+    found: dict[str, Placement] = field(default_factory=dict)
+    conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
+    encode_mode: EncodeMode = EncodeMode.precompute
+    encode_text_mode: EncodeMode = EncodeMode.precompute
+    redraws: bool = False
+
+    def __post_init__(self) -> None:
+        """Let the mode say whether cuts are drawn anew."""
+        self.redraws = self.redraws or self.encode_mode.redraws
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.backend.name
+
+    @property
+    def gives_latents(self) -> bool:
+        """Whether its samples are latents in batches; what is kept may be pixels as they are."""
+        return self.latents is not None and not isinstance(self.latents.encoder, RawPixels)
+
+    @property
+    def identity(self) -> str:
+        """What its rows are, in which order buckets have them, and how each is cut."""
+        catalog = self.catalog
+        order = catalog.decisions.order
+        clips = hash_rows(catalog.facts.take("frames", order))  # where they begin
+        return f"{catalog.identity}/{hash_rows(order)}/{catalog.shapes.identity}/{clips}"
+
+    def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
+        """Return how some rows are cut in an epoch, in their order."""
+        return self.catalog.cuts(rows, epoch if self.redraws else 0)
+
+    def marks(self, epoch: int) -> dict[str, object]:
+        """Return what tells this source's latents from others of the same pictures and cuts.
+
+        Those of an epoch alone carry its number, so that they can be found and forgotten.
+        """
+        return {"dataset": self.name, "epoch": epoch} if self.redraws else {}
+
+    def picture(self, row: int) -> Picture:
+        """Describe the picture of a row: which object, and how it is cut."""
+        return self.pictures(np.array([row]))[0]
+
+    def pictures(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> list[Picture]:
+        """Describe the pictures of some rows, in their order; see `columns`."""
+        return self.columns(rows, cuts).each()
+
+    def columns(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> PictureColumns:
+        """Describe the pictures of some rows column by column, in their order.
+
+        Args:
+            rows: Rows of the catalog, int64 [n].
+            cuts: How they are cut, where that is known already.
+        """
+        facts = self.catalog.facts
+        return PictureColumns(
+            np.asarray(rows, np.int64),
+            facts.texts("key", rows),
+            facts.texts("etag", rows),
+            self.catalog.cuts(rows) if cuts is None else cuts,
+            facts.take("width", rows),
+            facts.take("height", rows),
+            facts.take("size", rows),
+            facts.take("frames", rows),
+        )
+
+    def forget_epochs(self, but: int, *, published: bool) -> None:
+        """Forget latents of epochs, all but those of one, if this source has such.
+
+        Args:
+            but: The epoch whose latents stay.
+            published: Whether to remove shards, too: those are every process's.
+
+        Raises:
+            StorageError: The cache cannot be read or written to.
+        """
+        if self.latents is None or not self.redraws:
+            return
+        if published:
+            forget_epochs(self.latents, self.name, but)
+        else:
+            self.latents.open_rows.discard(lambda recipe: of_other_epoch(recipe, self.name, but))
+
+    def samples(
+        self, rows: NDArray[np.int64], engine: Engine, epoch: int = 0
+    ) -> "Iterator[NDArray[np.uint8] | Unusable]":
+        """Yield the pixels of some rows in their order, [H, W, 3] or [F, H, W, 3] of clips.
+
+        Objects of a remote storage are asked for side by side, and decoded as they arrive.
+
+        Args:
+            rows: Rows of the catalog, int64 [n].
+            engine: Decodes them.
+            epoch: The epoch they are cut for.
+
+        Raises:
+            StorageError: The storage failed, and not one object of it; the note names the
+                sample that was read.
+        """
+        pictures = self.pictures(rows, self.cuts(rows, epoch))
+        with closing(read_pixels(self.backend.reader, [pictures], engine)) as outcomes:
+            for picture, outcome in zip(pictures, outcomes, strict=True):
+                yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
+
+    def _judged(self, picture: Picture, error: Exception) -> "Unusable":
+        """Say what is wrong with one picture; raise what is not its own fault."""
+        if isinstance(error, MediaError):
+            return Unusable(self.name, picture.key, "decode", str(error))
+        if is_own(error, self.backend.storage):
+            return Unusable(self.name, picture.key, "read", str(error))
+        error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
+        raise error
+
+    @property
+    def locatable(self) -> bool:
+        """Whether each row of it has one place in the store of latents, where it stays."""
+        return self.latents is not None and self.encode_mode.keeps and not self.redraws
+
+    def locate(self, kept: Kept | None = None) -> None:
+        """Look up where the embeddings of all kept rows lie, so that batches need not.
+
+        Where they are encoded as batches need them, each is looked up when it is first asked
+        for, unless it is kept where they lie.
+
+        Args:
+            kept: Where that is kept on this machine; None keeps it in memory.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+        latents, vision = self.latents, self.vision
+        if vision is not None:
+            self.find(vision, kept)
+        if self.text is not None:
+            self._locate_text(self.text, kept)
+        if latents is None or not self.locatable:
+            return
+        if self.encode_mode.ahead:
+            self.places = self.find(latents, kept)
+        elif self.places is None:
+            self.places = place_lazily(latents.store, self._asked(latents), kept)
+
+    def _locate_text(self, text: TextEmbedBackend, kept: Kept | None) -> None:
+        """Look up where captions lie that are a sample's own text in every epoch."""
+        catalog = self.catalog
+        marks = catalog.captions.plain_marks
+        if marks is None or not self.encode_text_mode.ahead:
+            return
+        asked = self._kept_rows(
+            lambda rows: text.keys(catalog.own_captions(rows)),
+            f"{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
+        )
+        kept = None if kept is None else Kept(kept.folder / text.name)
+        self.text_places = place(text.store, asked, kept, self.text_places)
+
+    def find(self, embeds: PictureEmbedBackend, kept: Kept | None = None) -> Placement:
+        """Return where all kept rows lie in a store, which have none, and the keys of those.
+
+        A key is made once, however often this is called.
+
+        Args:
+            embeds: The store, `latents` or `vision`.
+            kept: Where that is kept on this machine; None keeps it in memory.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+        if kept is not None and embeds is not self.latents:
+            kept = Kept(kept.folder / embeds.name)
+        before = self.found.get(embeds.name)
+        found = place(embeds.store, self._asked(embeds), kept, before)
+        self.found[embeds.name] = found
+        return found
+
+    def _asked(self, embeds: PictureEmbedBackend) -> Asked:
+        """Return the kept rows as what is looked for in a store of embeddings."""
+        reader = self.backend.reader
+        return self._kept_rows(
+            lambda rows: embeds.keys(reader, self.columns(rows)), canonical(embeds.recipe(reader))
+        )
+
+    def _kept_rows(self, keys_of: KeysOf, what: str) -> Asked:
+        """Return the kept rows as what is looked for by some keys, which follow from `what`."""
+        catalog = self.catalog
+        identity = f"{self.identity}/{what}"
+        return Asked(len(catalog.facts), catalog.decisions.order, keys_of, identity)
+
+    def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Gather encoded pictures of one bucket, as cut in the first epoch; see `gather`.
+
+        Args:
+            rows: Rows of the catalog, int64 [B].
+
+        Raises:
+            UnusableRowsError: Latents are missing or damaged; see `reading.EncodedReading`.
+            TypeError: The backend has no encoder.
+        """
+        if self.latents is None:
+            raise TypeError(f"backend {self.name!r} has no image_embeds backend")
+        return self.gather(self.latents, rows)
+
+    def gather(
+        self,
+        embeds: PictureEmbedBackend,
+        rows: NDArray[np.int64],
+        cuts: CutArrays | None = None,
+        epoch: int = 0,
+        *,
+        located: Located | None = None,
+        empty: Empty = new_memory,
+    ) -> dict[str, torch.Tensor]:
+        """Gather embeddings of pictures from where they lie, or by their keys: fields [B, ...].
+
+        Args:
+            embeds: `latents` or `vision`.
+            rows: Rows of the catalog, int64 [B].
+            cuts: How they are cut, where that is known already.
+            epoch: The epoch they are for.
+            located: Where they lay when that was looked up, if it was.
+            empty: Makes the tensors that are returned.
+
+        Raises:
+            UnusableRowsError: Rows are missing or damaged.
+            StorageError: The cache cannot be read.
+        """
+        if located is None:
+            located = self.located(embeds, rows)
+        if located is not None:
+            # Rows that lie elsewhere by now are found by their keys.
+            with suppress(UnusableRowsError):
+                return located.read(empty=empty)
+        pictures = self.columns(rows, self.cuts(rows, epoch) if cuts is None else cuts)
+        # Image embeddings are those of the first epoch's cuts, whichever are trained on.
+        marks = self.marks(epoch) if embeds is self.latents else {}
+        return embeds.gather(self.backend.reader, pictures, empty=empty, **marks)
+
+    def located(
+        self, embeds: PictureEmbedBackend | None, rows: NDArray[np.int64]
+    ) -> Located | None:
+        """Return where the embeddings of some rows lie; None where only their keys tell.
+
+        Args:
+            embeds: `latents` or `vision`, which may be None.
+            rows: Rows of the catalog, int64 [n].
+        """
+        if embeds is None:
+            return None
+        places = self.places if embeds is self.latents else self.found.get(embeds.name)
+        return None if places is None else Located(embeds.store, places.snapshot, places.at(rows))
+
+    def locate_text(self, spoken: Spoken) -> Located | None:
+        """Return where encoded captions lie; None where nothing is kept of them.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+        if self.text is None or not self.encode_text_mode.keeps:
+            return None
+        store, captions, places = self.text.store, spoken.captions, self.text_places
+        if places is None:
+            snapshot = store.snapshot()
+            return Located(store, snapshot, snapshot.index.find(self.text.keys(captions)))
+        snapshot, found = places.snapshot, places.at(spoken.rows)
+        if others := np.flatnonzero(~spoken.own).tolist():
+            keys = self.text.keys([captions[place] for place in others])
+            found.put(np.array(others), snapshot.index.find(keys))
+        return Located(store, snapshot, found)
+
+    def read_text(
+        self,
+        captions: Sequence[str],
+        tally: Tally | None = None,
+        *,
+        located: Located | None = None,
+        empty: Empty = new_memory,
+    ) -> dict[str, torch.Tensor]:
+        """Return encoded captions in their order: fields [B, ...]; none without an encoder.
+
+        Args:
+            captions: B captions.
+            tally: Counts those that had to be encoded.
+            located: Where they lay when that was looked up, if it was.
+            empty: Makes the tensors that are returned.
+        """
+        if self.text is None:
+            return {}
+        if located is not None:
+            try:
+                return located.read(pad=self.text.pads, empty=empty)
+            except UnusableRowsError:
+                # Rows that lie elsewhere by now, or nowhere, are looked for by their keys. So are
+                # those of all later batches: others lie elsewhere, too, or this one does again.
+                self.text_places = None
+        return read_captions(
+            self.text, captions, self.encode_text_mode, self.name, tally, empty=empty
+        )
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a sample cannot be used, through no fault of anything but itself.
+
+    Attributes:
+        backend: Name of the backend whose object failed.
+        key: Storage key of that object.
+        stage: What failed: "read" or "decode".
+        reason: The error, as text.
+    """
+
+    backend: str
+    key: str
+    stage: str
+    reason: str

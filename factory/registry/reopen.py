@@ -1,0 +1,175 @@
+"""How are a run's backends opened once more, in the process that makes batches?
+
+Catalogs are memory maps of any size and stores hold maps, too: neither is sent. What is sent is
+where they are; they are opened again from what was published, which lists and scans nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from factory.backends.image import SampleBackend
+from factory.backends.prepared import Source
+from factory.engine.engine import Engine
+from factory.errors import CacheError, ConfigError, FactoryError
+from factory.registry.prepare import end_epoch, load
+from factory.registry.registry import Backend, Registry
+from factory.runtime.batch import Batch
+from factory.runtime.collate import Collate
+from factory.runtime.memory import BatchMemory
+from factory.runtime.part import Part, Publish
+from factory.runtime.quarantine import QuarantineLimit
+from factory.storage.base import Storage
+from factory.storage.memory import MemoryStorage
+from factory.workspace import CachePlace
+
+INSTEAD = "prefetch=thread makes batches without another process"
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """Where everything is that batches are made of; a small picklable value.
+
+    Attributes:
+        backends: The backends of samples and embeddings, streams left out.
+        cache: Where facts and encoded tensors are kept.
+        engine: Reads pixels where no image encoder is set.
+        seed: Seed of the plan.
+        limit: How many samples may be unusable.
+        expected: What each backend's rows stand for, by name.
+    """
+
+    backends: tuple[Backend, ...]
+    cache: CachePlace
+    engine: Engine
+    seed: int
+    limit: QuarantineLimit
+    expected: Mapping[str, str]
+
+    def __call__(self) -> "Reopened":
+        """Open it, in this process.
+
+        Raises:
+            CacheError: The catalogs are not those the plan was made from.
+        """
+        registry = Registry(self.backends, cache=self.cache, engine=self.engine)
+        try:
+            sources = load(registry, seed=self.seed)
+        except FactoryError as error:
+            error.add_note(f"while opening the catalogs in another process; {INSTEAD}")
+            raise
+        for name, source in sources.items():
+            if identity(source) != self.expected[name]:
+                raise CacheError(
+                    f"backend {name!r}: the catalog that is published in "
+                    f"{self.cache.storage.identity} is not the one this run has planned with; "
+                    "another run has published its own since. Start again, or give each run a "
+                    f"cache of its own (cache.prefix); {INSTEAD}"
+                )
+        return Reopened(registry, Collate(sources, self.engine, self.seed, limit=self.limit))
+
+
+class Reopened:
+    """Makes batches of what was opened again."""
+
+    def __init__(self, registry: Registry, collate: Collate) -> None:
+        """Store the parts."""
+        self._registry, self._collate = registry, collate
+        self._epoch = 0
+        self._beginning = Lock()
+
+    def __call__(self, part: Part | Publish) -> Batch | None:
+        """Return the batch of a part of a planned step; None if there is only to publish."""
+        if isinstance(part, Publish):
+            self._registry.publish()
+            return None
+        with self._beginning:
+            if part.step.epoch > self._epoch:  # nobody else says here that the last one is over
+                sources = self._collate.sources
+                end_epoch(self._registry, sources, part.step.epoch - 1, first=False)
+                self._epoch = part.step.epoch
+        return self._collate(part)
+
+    def gather_in(self, memory: BatchMemory) -> None:
+        """Have batches gathered in such memory from now on."""
+        self._collate = replace(self._collate, memory=memory)
+
+    def close(self) -> None:
+        """Publish what is open, and close every store and storage."""
+        self._registry.close()
+
+
+def reopen(
+    registry: Registry, sources: Mapping[str, Source], *, seed: int, limit: QuarantineLimit
+) -> Reopen:
+    """Return how to open the backends of a registry that were made ready."""
+    return Reopen(
+        tuple(each for name, each in registry.backends.items() if name not in registry.streams),
+        registry.cache,
+        registry.engine.here,
+        seed,
+        limit,
+        {name: identity(source) for name, source in sources.items()},
+    )
+
+
+def identity(source: Source) -> str:
+    """Return what the rows of a backend stand for: samples, their order, cuts and raw texts."""
+    return f"{source.identity}/{source.catalog.texts_identity}"
+
+
+def check_reopenable(registry: Registry) -> None:
+    """Refuse backends that another process cannot see; no I/O.
+
+    Raises:
+        ConfigError: Something lies in this process's memory.
+    """
+    _refuse_memory(
+        _places(registry) | _cache_places(registry),
+        "prefetch.mode=process",
+        "choose another storage, or set prefetch.mode=thread",
+    )
+
+
+def check_shared(registry: Registry, ranks: int) -> None:
+    """Refuse a cache that the other processes of a run cannot see; no I/O.
+
+    Raises:
+        ConfigError: The cache lies in this process's memory, and there are several.
+    """
+    if ranks > 1:
+        _refuse_memory(
+            _cache_places(registry),
+            f"the run has {ranks} processes",
+            "set storage@cache=local, or trainer.devices=1",
+        )
+
+
+def _places(registry: Registry) -> dict[str, Storage]:
+    """Return the storages of samples, by their keys in the config."""
+    samples = registry.backends.items()
+    return {
+        f"data.backends.{name}.storage": backend.storage
+        for name, backend in samples
+        if isinstance(backend, SampleBackend)
+    }
+
+
+def _cache_places(registry: Registry) -> dict[str, Storage]:
+    """Return the storages that facts and tensors are kept in, by their keys in the config."""
+    stores = {
+        f"data.backends.{name}.cache.storage": backend.cache.storage
+        for name, backend in registry.backends.items()
+        if not isinstance(backend, SampleBackend)
+    }
+    return {"cache.storage": registry.cache.storage, **stores}
+
+
+def _refuse_memory(places: Mapping[str, Storage], why: str, mend: str) -> None:
+    problems = [
+        f"{why}: {key} is {storage.identity}, which no other process sees; {mend}"
+        for key, storage in places.items()
+        if isinstance(storage, MemoryStorage)
+    ]
+    if problems:
+        raise ConfigError(problems)
