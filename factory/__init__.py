@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from factory.composer import compose
     from factory.datamodule import FactoryDataModule
     from factory.errors import ConfigError, FactoryError
-    from factory.runtime.batch import Batch
-    from factory.runtime.fetcher import Prefetch
+    from factory.runtime.batches.batch import Batch
+    from factory.runtime.prefetch.batch_fetcher import Prefetch
     from factory.sampling.exclusion import Exclude
     from factory.sampling.mixture import Mixture
     from factory.workspace import CachePlace
 
 _HOMES = {
-    "Batch": "factory.runtime.batch",
+    "Batch": "factory.runtime.batches.batch",
     "CachePlace": "factory.workspace",
     "ConditioningBackend": "factory.backends.conditioning",
     "ConfigError": "factory.errors",
@@ -35,7 +35,7 @@ _HOMES = {
     "ImageBackend": "factory.backends.image",
     "ImageEmbedBackend": "factory.backends.embeddings",
     "Mixture": "factory.sampling.mixture",
-    "Prefetch": "factory.runtime.fetcher",
+    "Prefetch": "factory.runtime.prefetch.batch_fetcher",
     "StreamBackend": "factory.backends.streaming.backend",
     "TextEmbedBackend": "factory.backends.embeddings",
     "VideoBackend": "factory.backends.video",

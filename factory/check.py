@@ -18,7 +18,7 @@ from omegaconf.errors import (
 from factory.composer import suggest, tidy
 from factory.errors import ConfigError, PlanError
 from factory.registry.dependencies import build_order
-from factory.runtime.layout import Layout
+from factory.runtime.batches.rank_layout import Layout
 from factory.sampling.rank_shares import check_division
 from factory.schema.run import RunConfig
 from factory.secrets import Secret, masked, secrets_in, without

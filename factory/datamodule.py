@@ -26,26 +26,26 @@ from factory.registry.prepare import end_epoch, load, preload, prepare
 from factory.registry.registry import Backend, Registry
 from factory.registry.reopen import check_reopenable, check_shared, reopen
 from factory.registry.streams import Streams
-from factory.runtime.agreement import agree_on_plan
-from factory.runtime.ahead import fetch_ahead
 from factory.runtime.alignment import cut_of
+from factory.runtime.batches.collate import Collate
+from factory.runtime.batches.encode_stats import EncodedCounts
+from factory.runtime.batches.quarantine import Quarantine, QuarantineLimit
+from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.checkpoint_file import explain_failure
-from factory.runtime.collate import Collate
 from factory.runtime.commits import Commits
 from factory.runtime.data_state import check_place, check_state, sealed
-from factory.runtime.encoded_counts import EncodedCounts
-from factory.runtime.expected_memory import check_memory
-from factory.runtime.fetch_report import FetchReport
-from factory.runtime.fetcher import Prefetch
+from factory.runtime.distributed.consistency import agree_on_plan
+from factory.runtime.distributed.current_rank import check_ranks
+from factory.runtime.distributed.rank_monitor import PEER_TIMEOUT_S, watch
 from factory.runtime.iterator import EvalLoader, Record, TrainLoader
-from factory.runtime.layout import Layout
-from factory.runtime.maker import MakerProcess
-from factory.runtime.peers import PEER_TIMEOUT_S, watch
 from factory.runtime.position import Position
-from factory.runtime.quarantine import Quarantine, QuarantineLimit
-from factory.runtime.ranks import check_ranks
+from factory.runtime.prefetch.batch_fetcher import Prefetch
+from factory.runtime.prefetch.cache_prefetch import fetch_ahead
+from factory.runtime.prefetch.expected_memory import check_memory
+from factory.runtime.prefetch.loader_context import Supply
+from factory.runtime.prefetch.report import FetchReport
+from factory.runtime.prefetch.worker.process import MakerProcess
 from factory.runtime.resume import STATE_FORMAT, check_cut, check_plan
-from factory.runtime.supply import Supply
 from factory.runtime.torch_loader import TorchEvalLoader, TorchTrainLoader
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded
@@ -60,7 +60,7 @@ class FactoryDataModule(PlainLoop):
     """Training data from named backends, in the order of a plan that resumes exactly.
 
     `prepare_data` (one process) measures, decides and encodes; `setup` (every process) makes
-    the plan. Batches are `factory.runtime.batch.Batch`. The state in a Lightning checkpoint
+    the plan. Batches are `factory.runtime.batches.batch.Batch`. The state in a Lightning checkpoint
     is the plan's fingerprint, the epoch and the last optimizer step that was completed; and
     of each stream, where it goes on.
 

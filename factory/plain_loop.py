@@ -11,14 +11,20 @@ from lightning.pytorch import LightningDataModule
 
 from factory.errors import ConfigError, FactoryError
 from factory.ledger.ledger import Ledger
-from factory.runtime.agreement import agree, agree_on_plan, are_many, first_of_all, of_first
-from factory.runtime.batch import Batch
+from factory.runtime.batches.batch import Batch
+from factory.runtime.batches.rank_layout import Layout
+from factory.runtime.distributed.consistency import (
+    agree,
+    agree_on_plan,
+    are_many,
+    first_of_all,
+    of_first,
+)
+from factory.runtime.distributed.current_rank import Ranks, check_given, check_ranks, find_ranks
+from factory.runtime.distributed.rank_monitor import Peers, watch
 from factory.runtime.iterator import TrainLoader
-from factory.runtime.layout import Layout
-from factory.runtime.peers import Peers, watch
 from factory.runtime.position import Position
-from factory.runtime.progress import Progress
-from factory.runtime.ranks import Ranks, check_given, check_ranks, find_ranks
+from factory.runtime.prefetch.activity import Progress
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 

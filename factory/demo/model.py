@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 (the name torch's own documen
 from factory.datamodule import FactoryDataModule
 from factory.demo.network import CleanNet
 from factory.errors import ConfigError
-from factory.runtime.batch import Batch
+from factory.runtime.batches.batch import Batch
 
 # Least time a velocity is computed by division with; a tenth of the way is where little of
 # the picture is left to decide.

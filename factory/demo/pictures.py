@@ -17,7 +17,7 @@ from factory.datamodule import FactoryDataModule
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import ConfigError, MissingExtraError
 from factory.registry.registry import Registry
-from factory.runtime.batch import Batch
+from factory.runtime.batches.batch import Batch
 
 logger = logging.getLogger("factory")
 

@@ -19,7 +19,7 @@ from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanErr
 from factory.registry.plan_inputs import plan_backend
 from factory.registry.prepare import survey
 from factory.registry.reopen import check_shared
-from factory.runtime.expected_memory import (
+from factory.runtime.prefetch.expected_memory import (
     expected,
     machine_memory,
     refusal,

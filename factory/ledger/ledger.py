@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from factory.errors import StorageError
 from factory.ledger.file import LedgerFile
 from factory.ledger.layout import SCHEMA, About
-from factory.runtime.batch import Batch
+from factory.runtime.batches.batch import Batch
 
 # Micro-batches of a record batch: some 30 KB, of which a killed process loses at most one. Saving
 # a checkpoint writes what there is, so that the ledger never lags behind one.

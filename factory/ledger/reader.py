@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from factory.errors import CacheError
 from factory.ledger.layout import SUFFIX, About
 from factory.ledger.messages import DamagedMessageError, is_sealed, sealed_messages
-from factory.runtime.batch import Replacement
+from factory.runtime.batches.batch import Replacement
 
 
 @dataclass(frozen=True, eq=False)

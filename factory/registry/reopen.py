@@ -14,11 +14,11 @@ from factory.engine.engine import Engine
 from factory.errors import CacheError, ConfigError, FactoryError
 from factory.registry.prepare import end_epoch, load
 from factory.registry.registry import Backend, Registry
-from factory.runtime.batch import Batch
-from factory.runtime.collate import Collate
-from factory.runtime.memory import BatchMemory
-from factory.runtime.part import Part, Publish
-from factory.runtime.quarantine import QuarantineLimit
+from factory.runtime.batches.batch import Batch
+from factory.runtime.batches.buffer_pool import BatchMemory
+from factory.runtime.batches.collate import Collate
+from factory.runtime.batches.quarantine import QuarantineLimit
+from factory.runtime.batches.request import Part, Publish
 from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
 from factory.workspace import CachePlace

@@ -7,9 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.errors import PlanError
-from factory.runtime.agreement import agree
 from factory.runtime.alignment import align
 from factory.runtime.data_state import KEY, find_state
+from factory.runtime.distributed.consistency import agree
 from factory.runtime.position import Position
 from factory.runtime.resume import check_present
 from factory.sampling.plan import Plan

@@ -8,16 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from factory.errors import FetchError, PlanError
-from factory.runtime.ahead import FetchAhead
-from factory.runtime.batch import Batch
-from factory.runtime.collate import Collate
-from factory.runtime.fetch_report import FetchReport
-from factory.runtime.fetcher import BatchFetcher, Prefetch
-from factory.runtime.layout import Layout
-from factory.runtime.part import Part, together
+from factory.runtime.batches.batch import Batch
+from factory.runtime.batches.collate import Collate
+from factory.runtime.batches.rank_layout import Layout
+from factory.runtime.batches.request import Part, together
 from factory.runtime.position import Position
-from factory.runtime.progress import Progress
-from factory.runtime.supply import Supply
+from factory.runtime.prefetch.activity import Progress
+from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
+from factory.runtime.prefetch.cache_prefetch import FetchAhead
+from factory.runtime.prefetch.loader_context import Supply
+from factory.runtime.prefetch.report import FetchReport
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.rank_shares import check_division, pad, share

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from factory.runtime.batch import Batch
+from factory.runtime.batches.batch import Batch
 from factory.runtime.iterator import EvalLoader, Loader, TrainLoader
 
 

@@ -16,7 +16,7 @@ from factory.schema.options import above, at_least, opt
 class QuarantineConfig:
     """How many samples may turn out damaged or gone while they are trained on."""
 
-    _target_: str = "factory.runtime.quarantine.QuarantineLimit"
+    _target_: str = "factory.runtime.batches.quarantine.QuarantineLimit"
     share: float = opt(0.01, "part of a backend's samples, 0 to 1, after which the run stops")
     at_least: int = opt(10, "samples that may be unusable whatever their share")
     path: str | None = opt(

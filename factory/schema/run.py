@@ -208,7 +208,7 @@ class EncoderConfig:
 class PrefetchConfig:
     """How far batches are prepared ahead of the trainer."""
 
-    _target_: str = "factory.runtime.fetcher.Prefetch"
+    _target_: str = "factory.runtime.prefetch.batch_fetcher.Prefetch"
     mode: PrefetchMode = opt(
         PrefetchMode.thread,
         "thread: in the background | process: in another process, which leaves this one's "

@@ -136,7 +136,7 @@ def module(scratch: Path, options: argparse.Namespace) -> Any:
     from factory import CachePlace, FactoryDataModule, ImageBackend
     from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend
     from factory.catalog.captions.sources import ColumnCaptions
-    from factory.runtime.fetcher import Prefetch
+    from factory.runtime.prefetch.batch_fetcher import Prefetch
     from factory.storage.local import LocalStorage
 
     pictures, storage = scratch / "pictures", LocalStorage(str(scratch))

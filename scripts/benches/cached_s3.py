@@ -165,7 +165,7 @@ def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
     """Gather all rows in random order, with those to come fetched ahead."""
     from factory.cache.gather.row_refs import Located
-    from factory.runtime.ahead import FetchAhead
+    from factory.runtime.prefetch.cache_prefetch import FetchAhead
 
     order = np.random.default_rng(seed).permutation(len(keys))
     steps = [order[n : n + options.batch_size] for n in range(0, len(order), options.batch_size)]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from benches import RUNS, Line
-from factory.runtime.batch import Batch
-from factory.runtime.collate import batch_bytes
-from factory.runtime.fetcher import BatchFetcher, Prefetch
-from factory.runtime.maker import MakerProcess
+from factory.runtime.batches.batch import Batch
+from factory.runtime.batches.collate import batch_bytes
+from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
+from factory.runtime.prefetch.worker.process import MakerProcess
 
 MODES = ("loop", "inline", "thread", "process")
 

@@ -34,9 +34,9 @@ from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
 from factory.registry.prepare import prepare
 from factory.registry.registry import Registry
-from factory.runtime.collate import batch_bytes
-from factory.runtime.part import Part
-from factory.runtime.stream_batch import stream_batch
+from factory.runtime.batches.collate import batch_bytes
+from factory.runtime.batches.request import Part
+from factory.runtime.batches.stream_collate import stream_batch
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from tests.pictures import colour, write_pictures

@@ -22,9 +22,9 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import AccessDeniedError, CacheError
 from factory.registry.precompute import fill_captions
-from factory.runtime.batch import Batch
-from factory.runtime.collate import Collate
-from factory.runtime.part import Part
+from factory.runtime.batches.batch import Batch
+from factory.runtime.batches.collate import Collate
+from factory.runtime.batches.request import Part
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage

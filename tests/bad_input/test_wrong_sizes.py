@@ -18,7 +18,7 @@ from factory.dryrun import thumbnails
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError, MediaError
 from factory.media.composite import Composite
-from factory.runtime.quarantine import QuarantineLimit, too_many
+from factory.runtime.batches.quarantine import QuarantineLimit, too_many
 from tests.bad_input.making import backend, batches, details, dropped, kept, module, prepared
 from tests.dryrun.building import dry_run, problems
 

@@ -17,8 +17,8 @@ from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolut
 from factory.conditioning.generator import as_rgb, drawing
 from factory.encoder.dct import BlockDCT
 from factory.registry.reopen import reopen
+from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.iterator import TrainLoader
-from factory.runtime.layout import Layout
 from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
 from tests.backends.test_prepared import Remote

@@ -12,8 +12,8 @@ from factory import Batch, ConfigError, FactoryDataModule, ImageBackend
 from factory.backends.conditioning import KINDS
 from factory.backends.image import Crop
 from factory.errors import EmptyBackendError, PairingError
-from factory.runtime.collate import batch_bytes
-from factory.runtime.staging import each_tensor
+from factory.runtime.batches.collate import batch_bytes
+from factory.runtime.prefetch.device import each_tensor
 from tests.conditioning.building import beside, ready, write_sources
 from tests.pictures import colour, write_pictures
 from tests.runtime.crossing import Crossing

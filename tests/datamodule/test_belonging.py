@@ -31,8 +31,8 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.local_engine import LocalEngine
-from factory.runtime.fetcher import Prefetch
-from factory.runtime.quarantine import QuarantineLimit
+from factory.runtime.batches.quarantine import QuarantineLimit
+from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage.local import LocalStorage
 from tests.conditioning.building import Negative, beside, write_sources
 from tests.conditioning.building import ready as conditioned

@@ -14,13 +14,13 @@ from factory.errors import PlanError, ResumeError, StorageError
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import read_ledger
 from factory.registry.registry import Registry
+from factory.runtime.batches.request import Part
 from factory.runtime.data_state import sealed
-from factory.runtime.fetcher import Prefetch
 from factory.runtime.iterator import Layout, TrainLoader
-from factory.runtime.part import Part
 from factory.runtime.position import Position
-from factory.runtime.staging import each_tensor
-from factory.runtime.supply import Supply
+from factory.runtime.prefetch.batch_fetcher import Prefetch
+from factory.runtime.prefetch.device import each_tensor
+from factory.runtime.prefetch.loader_context import Supply
 from factory.sampling.exclusion import Exclude
 from tests.datamodule.building import data_module
 from tests.pictures import write_pictures
@@ -84,7 +84,9 @@ class Elsewhere:
 def test_the_ledger_asks_no_device_for_the_rows(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.runtime.supply.stager", lambda *_, **__: Elsewhere())
+    monkeypatch.setattr(
+        "factory.runtime.prefetch.loader_context.stager", lambda *_, **__: Elsewhere()
+    )
     data = ready(root, ledger=tmp_path)
     for batch in data.train_dataloader():
         assert batch.pixels.is_meta
@@ -214,7 +216,7 @@ def test_a_record_that_refuses_a_batch_closes_the_fetcher(data: FactoryDataModul
 
 
 def test_rows_of_a_batch_staged_ahead_hold_no_memory_of_another_process() -> None:
-    from factory.runtime.supply import RowsStay
+    from factory.runtime.prefetch.loader_context import RowsStay
     from tests.runtime.work import batch
 
     whole = batch(3)

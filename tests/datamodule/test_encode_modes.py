@@ -26,7 +26,7 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ConfigError, StorageError
 from factory.explain.samples import samples_of
-from factory.runtime.fetcher import Prefetch
+from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Watching, trainer
 from tests.pictures import colour, write_pictures
@@ -193,9 +193,9 @@ def test_another_process_that_makes_batches_encodes_and_publishes(
 
 
 def test_what_another_process_could_not_publish_is_said_at_the_next_checkpoint() -> None:
-    from factory.runtime.part import Publish
-    from factory.runtime.supply import Supply
-    from factory.runtime.ticket import Ticket
+    from factory.runtime.batches.request import Publish
+    from factory.runtime.prefetch.future import Ticket
+    from factory.runtime.prefetch.loader_context import Supply
 
     supply = Supply()
     supply._publishing = Ticket(Publish())

@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import Batch, FactoryDataModule
 from factory.ledger.reader import read_ledger
-from factory.runtime.fetcher import Prefetch
-from factory.runtime.quarantine import QuarantineLimit
+from factory.runtime.batches.quarantine import QuarantineLimit
+from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.sampling.exclusion import Exclude
 from tests.datamodule.building import Watching, data_module, trainer
 from tests.pictures import write_pictures

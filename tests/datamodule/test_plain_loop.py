@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from factory.errors import ConfigError, FactoryError, FetchError, PlanError
-from factory.runtime.ranks import Ranks, find_ranks
+from factory.runtime.distributed.current_rank import Ranks, find_ranks
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 
 VARIABLES = (

@@ -29,9 +29,9 @@ from factory.encoder.hashed_text import HashedText
 from factory.errors import CacheError, EmptyBackendError, FetchError, QuarantineError
 from factory.registry.prepare import load
 from factory.registry.reopen import Reopen, reopen
-from factory.runtime.fetcher import Prefetch
-from factory.runtime.quarantine import QuarantineLimit
-from factory.runtime.shared_memory import SharedMemory
+from factory.runtime.batches.quarantine import QuarantineLimit
+from factory.runtime.prefetch.batch_fetcher import Prefetch
+from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -217,7 +217,7 @@ def test_opening_once_more_lists_and_scans_nothing(
 def test_rows_are_gathered_where_the_trainer_sees_them(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.runtime.memory.SMALL", 1)  # as these are
+    monkeypatch.setattr("factory.runtime.batches.buffer_pool.SMALL", 1)  # as these are
     data = data_module(root)
     data.prepare_data()
     data.setup()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from factory import CachePlace, FactoryDataModule
-from factory.runtime.ahead import fetch_ahead
-from factory.runtime.fetcher import Prefetch
+from factory.runtime.prefetch.batch_fetcher import Prefetch
+from factory.runtime.prefetch.cache_prefetch import fetch_ahead
 from tests.cache.fetching_process import FarStorage
 from tests.datamodule.building import data_module, write_folders
 

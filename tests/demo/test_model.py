@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from factory.demo.model import RectifiedFlow, keyed_generator, learning_rate_factor
 from factory.encoder import HashedText
 from factory.errors import ConfigError
-from factory.runtime.batch import Batch
+from factory.runtime.batches.batch import Batch
 
 TINY: dict[str, Any] = {
     "channels": 4, "hidden": 32, "depth": 2, "heads": 2, "text_dim": 8, "pooled_dim": 8, "lr": 5e-3,

@@ -7,8 +7,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from factory.runtime.peers import watch
-from factory.runtime.progress import Progress
+from factory.runtime.distributed.rank_monitor import watch
+from factory.runtime.prefetch.activity import Progress
 
 
 def main(timeout_s: float, trouble: dict[str, str]) -> None:

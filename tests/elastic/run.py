@@ -15,9 +15,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import Batch
-from factory.runtime.collate import Collate
-from factory.runtime.fetcher import Prefetch
-from factory.runtime.part import Part
+from factory.runtime.batches.collate import Collate
+from factory.runtime.batches.request import Part
+from factory.runtime.prefetch.batch_fetcher import Prefetch
 from tests.datamodule.building import data_module, trainer
 
 BATCH = 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from factory.runtime.ending import EXIT_STATUS
+from factory.runtime.distributed.abort import EXIT_STATUS
 from tests.datamodule.building import data_module, trainer, write_folders
 from tests.elastic.nursery import CALM, Nursery
 from tests.elastic.run import Model, lines

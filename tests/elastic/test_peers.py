@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.runtime.ending import EXIT_STATUS
+from factory.runtime.distributed.abort import EXIT_STATUS
 from tests.elastic.nursery import Nursery
 
 # Longest silence, seconds; a busy machine must not be taken for one that hangs.

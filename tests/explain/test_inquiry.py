@@ -13,7 +13,7 @@ from factory.explain.inquiry import Inquiry
 from factory.explain.page import page
 from factory.explain.request import Request, parse
 from factory.explain.terminal import show
-from factory.runtime.batch import Batch, Replacement
+from factory.runtime.batches.batch import Batch, Replacement
 from factory.sampling.exclusion import Exclude
 from factory.sampling.mixture import Mixture
 from tests.datamodule.building import Recorder, Watching, data_module, trainer, write_folders

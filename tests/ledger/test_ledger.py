@@ -13,7 +13,7 @@ from factory.errors import CacheError, StorageError
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
-from factory.runtime.batch import Batch, Replacement
+from factory.runtime.batches.batch import Batch, Replacement
 
 STEPS_OF_AN_EPOCH = 10
 

@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from factory.runtime.packing import Packed, pack, unpack
-from factory.runtime.segments import Leases
-from factory.runtime.shared_memory import SharedMemory
+from factory.runtime.prefetch.worker.packed_batch import Packed, pack, unpack
+from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
+from factory.runtime.prefetch.worker.shared_files import Leases
 
 
 class Crossing:

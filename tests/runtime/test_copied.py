@@ -18,10 +18,10 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.registry.precompute import fill_captions, fill_pictures
-from factory.runtime.batch import Batch
-from factory.runtime.collate import Collate
-from factory.runtime.outline import Outline
-from factory.runtime.part import Part, together
+from factory.runtime.batches.batch import Batch
+from factory.runtime.batches.collate import Collate
+from factory.runtime.batches.metadata import Outline
+from factory.runtime.batches.request import Part, together
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE

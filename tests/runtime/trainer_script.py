@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-from factory.runtime.fetcher import BatchFetcher, Prefetch
+from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
 from tests.runtime.work import perform
 
 

@@ -14,8 +14,8 @@ from factory.errors import MediaError
 if TYPE_CHECKING:  # a process that makes no tensors starts within a tenth of a second
     import torch
 
-    from factory.runtime.batch import Batch
-    from factory.runtime.shared_memory import SharedMemory
+    from factory.runtime.batches.batch import Batch
+    from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
 
 Job = tuple[Any, ...]
 
@@ -158,7 +158,7 @@ def batch(number: int, rows: int = 4) -> "Batch":
     """Return a batch with tensors of many kinds, all of which tell its number."""
     import torch
 
-    from factory.runtime.batch import Batch
+    from factory.runtime.batches.batch import Batch
 
     sizes = torch.full((rows, 2), number, dtype=torch.int32)
     return Batch(

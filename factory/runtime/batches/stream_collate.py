@@ -1,0 +1,187 @@
+"""From a stream's samples to the batch a training step receives."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.backends.encode_missing import EncodedRows, Tally, Wanted, read_captions
+from factory.backends.encode_mode import EncodeMode
+from factory.backends.pixels import ReadPicture
+from factory.backends.prepared import Unusable
+from factory.backends.streaming.bucket_buffer import StreamSample
+from factory.backends.streaming.source import StreamSource
+from factory.cache.format.recipe import recipe_keys
+from factory.catalog.captions.draws import choose, dropped
+from factory.engine.engine import Engine
+from factory.errors import MediaError
+from factory.runtime.batches.batch import Batch, Replacement
+from factory.runtime.batches.request import Part
+from factory.runtime.batches.substitution import StandIn, TooManyUnusableError, fill
+from factory.sampling.substitutes import candidates
+
+
+@dataclass(frozen=True)
+class ReadSample:
+    """Turns a waiting sample into pixels; picklable, so that any engine can run it.
+
+    Attributes:
+        reader: How the stream's pictures are decoded and cut.
+    """
+
+    reader: ReadPicture
+
+    def __call__(self, sample: StreamSample) -> NDArray[np.uint8]:
+        """Return RGB pixels [H, W, 3] of the target size.
+
+        Raises:
+            MediaError: The bytes are not the picture they claim to be.
+        """
+        return self.reader.shaped(sample.data, sample.picture)
+
+
+def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) -> Batch:
+    """Return the batch of a part of a stream's planned step, in the order of its places.
+
+    A picture that turns out damaged, since nobody has looked at it before, is replaced by
+    another one of its global batch.
+
+    Args:
+        source: The stream.
+        part: This rank's part of the planned step.
+        engine: Decodes the pictures.
+        seed: Seed of the choice among a sample's captions.
+
+    Raises:
+        MediaError: All pictures of the global batch are damaged.
+        StorageError: The stream cannot be read.
+    """
+    step = part.step
+    made = source.batch(step.epoch, step.number)
+    pixels, stand_ins = _read(source, made.samples, part, engine)
+    places = part.places.copy()
+    for each in stand_ins:
+        places[each.index] = each.substitute
+    samples = [made.samples[place] for place in places.tolist()]
+    captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
+    keys = [sample.picture.key for sample in samples]
+    tally = Tally()
+    encoded = _encode(source, pixels, samples, tally)
+    cuts = [sample.picture.cut for sample in samples]
+    return Batch(
+        backend=step.backend,
+        bucket=made.bucket,
+        epoch=step.epoch,
+        step=step.step,
+        global_step=step.global_step,
+        rows=torch.from_numpy(step.rows[places]),
+        keys=keys,
+        captions=captions,
+        original_size=torch.tensor([sample.size for sample in samples], dtype=torch.int32),
+        target_size=torch.tensor([cut.target for cut in cuts], dtype=torch.int32),
+        crop_top_left=torch.tensor([cut.crop for cut in cuts], dtype=torch.int32),
+        valid=torch.ones(len(samples), dtype=torch.bool),
+        latents=encoded,
+        pixels=pixels if encoded is None else None,
+        text=_encode_text(source, captions, tally),
+        image_embeds=_encode_to_condition(source, pixels, keys),
+        replaced=tuple(_replacement(made.samples, step.rows, each) for each in stand_ins),
+        slider_strength=step.slider_strength,
+        encoded=tally.encoded,
+    )
+
+
+def _caption(source: StreamSource, sample: StreamSample, seed: int, epoch: int) -> str:
+    """Return the caption a sample has in an epoch, by the rule of stored samples."""
+    key = sample.picture.key
+    if dropped(source.backend.caption.dropout, seed=seed, epoch=epoch, key=key):
+        return ""
+    return choose(sample.captions, seed=seed, epoch=epoch, key=key)
+
+
+def _read(
+    source: StreamSource, samples: Sequence[StreamSample], part: Part, engine: Engine
+) -> tuple[torch.Tensor, list[StandIn]]:
+    """Return pixels, uint8 [B, H, W, 3], and which samples of the batch stand in for others."""
+    reader = ReadSample(source.backend.picture_reader)
+    good: dict[int, NDArray[np.uint8]] = {}
+
+    def read(places: NDArray[np.int64]) -> Iterator[NDArray[np.uint8] | Unusable]:
+        """Decode the samples at some places of the global batch."""
+        wanted = [samples[place] for place in places.tolist()]
+        for sample, outcome in engine.map(reader, wanted):
+            key = sample.picture.key
+            if isinstance(outcome, MediaError):
+                yield Unusable(source.name, key, "decode", str(outcome))
+            elif isinstance(outcome, Exception):
+                outcome.add_note(f"while reading {key!r} of stream {source.name!r}")
+                raise outcome
+            else:
+                yield outcome
+
+    def draw(index: int) -> Iterator[int]:
+        """Return who may stand in: any other of the global batch, on whichever rank it is."""
+        return candidates(np.arange(len(samples)), part.substitute_key(index))
+
+    try:
+        stand_ins = fill(part.places, draw, read, good.__setitem__, {}, len(samples))
+    except TooManyUnusableError as error:
+        first = next(iter(error.met.values()))
+        raise MediaError(
+            first.reason, f"{first.key}, and so are all {len(samples)} samples of a batch of "
+            f"stream {source.name!r}"
+        ) from None  # fmt: skip
+    return torch.from_numpy(np.stack([good[index] for index in range(len(good))])), stand_ins
+
+
+def _replacement(
+    samples: Sequence[StreamSample], rows: NDArray[np.int64], stand_in: StandIn
+) -> Replacement:
+    return Replacement(
+        place=stand_in.row,
+        row=int(rows[stand_in.row]),
+        key=samples[stand_in.row].picture.key,
+        stage=stand_in.why.stage,
+        reason=stand_in.why.reason,
+        substitute=int(rows[stand_in.substitute]),
+        substitute_key=samples[stand_in.substitute].picture.key,
+    )
+
+
+def _encode(
+    source: StreamSource, pixels: torch.Tensor, samples: Sequence[StreamSample], tally: Tally
+) -> torch.Tensor | None:
+    """Return latents [B, C, h, w] where an image encoder is set."""
+    store = source.latents
+    if store is None:
+        return None
+    labels = [sample.picture.key for sample in samples]
+    # A sample is told by its row in the dataset; names may come twice.
+    keys = recipe_keys({}, [{"row": sample.picture.row} for sample in samples])
+    rows, wanted = EncodedRows(store, EncodeMode.transient, source.name), Wanted(keys, labels, {})
+
+    def encode(places: Sequence[int]) -> Iterator[tuple[Sequence[int], dict[str, torch.Tensor]]]:
+        """Encode the samples at some places."""
+        yield places, store.encode(pixels[list(places)], [labels[place] for place in places])
+
+    return rows.complete(wanted, rows.find(wanted), encode, tally)["latents"]
+
+
+def _encode_to_condition(
+    source: StreamSource, pixels: torch.Tensor, keys: list[str]
+) -> dict[str, torch.Tensor]:
+    """Return image embeddings by field, [B, ...], where an encoder of them is set."""
+    if source.vision is None:
+        return {}
+    return {name: field.cpu() for name, field in source.vision.encode(pixels, keys).items()}
+
+
+def _encode_text(
+    source: StreamSource, captions: list[str], tally: Tally
+) -> dict[str, torch.Tensor]:
+    """Return the fields of the captions, [B, ...], where a text encoder is set."""
+    if source.text is None:
+        return {}
+    return read_captions(source.text, captions, EncodeMode.transient, source.name, tally)

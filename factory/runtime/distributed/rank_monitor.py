@@ -1,0 +1,338 @@
+"""Do the other processes of the run still live?"""
+
+import hmac
+import os
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch.distributed
+
+from factory.errors import PeerError
+from factory.runtime.distributed.abort import LOG_S, end, write
+from factory.runtime.distributed.consistency import are_many
+from factory.runtime.distributed.json_socket import Wire
+from factory.runtime.distributed.status_board import SETTLE_S, Board, Verdict
+from factory.runtime.prefetch.activity import Doing, Progress
+from factory.runtime.prefetch.stall import stacks
+
+# So many beats may be late or lost before a process counts as hanging.
+BEATS = 8
+# A beat at least so often, seconds, that a report shows what was done just before.
+SLOWEST_BEAT_S = 5.0
+# Looks around at least so often, seconds: what others wait for is not put off much.
+TURN_S = SETTLE_S / 2
+# Longest time a process gets to unwind after the error was raised in it, seconds: enough to
+# save a checkpoint of a small model, and little next to the collectives' own 10 to 30 minutes.
+LONGEST_GRACE_S = 10.0
+# Longest time a last message may take, seconds: it is a few kilobytes.
+LAST_S = 1.0
+# Of a process that dies or fails the others hear at once; this is for those that hang. Long
+# enough for a machine that swaps or was moved, short next to the 10 to 30 minutes of collectives.
+PEER_TIMEOUT_S = 120.0
+LOOPBACK = "127.0.0.1"
+
+
+class Peers:
+    """Watches the other processes of a run, so that none waits for ever for one that is gone.
+
+    Every process tells what it does to rank 0, over a connection of its own, and rank 0
+    tells all of them what it knows of all. A process that dies is known at once, for the
+    kernel closes its connection; one that fails tells so; one that hangs (is stopped, swaps,
+    lost its network) is silent for `timeout_s`. Then every process writes one report and ends,
+    see `factory.runtime.distributed.abort`.
+
+    The heart beats in a thread of its own: a slow step or a long validation is no hang.
+
+    Sockets of its own instead of the store of the process group: a client of that one waits
+    without end for a server that is stopped, whatever the timeout it was given.
+
+    Args:
+        rank: This process, from 0.
+        ranks: Number of processes.
+        timeout_s: Seconds without a sign of life after which a process counts as hanging.
+        progress: What this process does.
+    """
+
+    def __init__(self, rank: int, ranks: int, timeout_s: float, progress: Progress) -> None:
+        """Store the parts; no thread, no socket."""
+        self.rank, self.ranks, self.timeout_s = rank, ranks, timeout_s
+        self._progress = progress
+        self._beat_s = min(timeout_s / BEATS, SLOWEST_BEAT_S)
+        self._grace_s = min(timeout_s / 2, LONGEST_GRACE_S)
+        self._board = Board(ranks, timeout_s)
+        self._server: socket.socket | None = None
+        self._token = ""
+        self._wires: dict[Wire, int | None] = {}
+        self._thread: threading.Thread | None = None
+        self._trains = threading.get_ident()
+        self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
+        self._leaving: Doing | None = None
+        self._closing = False
+        self._told, self._told_of = 0.0, ("", "")
+        self._acknowledged, self._judged = threading.Event(), threading.Event()
+        self._interrupted = False
+        self.verdict: Verdict | None = None
+
+    def listen(self, host: str) -> str:
+        """Open the door for the others, in rank 0.
+
+        Args:
+            host: Name or address under which the others reach this machine.
+
+        Returns:
+            The address for `start`; holds a secret that only processes of this run are told.
+        """
+        if host in (LOOPBACK, "localhost"):
+            self._server = socket.create_server((LOOPBACK, 0))
+        elif socket.has_dualstack_ipv6():
+            self._server = socket.create_server(
+                ("", 0), family=socket.AF_INET6, dualstack_ipv6=True
+            )
+        else:
+            self._server = socket.create_server(("", 0))
+        self._server.setblocking(False)
+        self._token = secrets.token_hex(16)
+        return f"{host} {self._server.getsockname()[1]} {self._token}"
+
+    def start(self, address: str) -> None:
+        """Begin to watch, from the thread that trains.
+
+        Args:
+            address: What `listen` returned in rank 0.
+
+        Raises:
+            PeerError: Rank 0 cannot be reached.
+        """
+        self._trains = threading.get_ident()
+        if self.rank:
+            self._wires[self._connect(address)] = 0
+        self._thread = threading.Thread(
+            target=self._watch, name=f"factory-peers-{self.rank}", daemon=True
+        )
+        self._thread.start()
+
+    def interrupt(self) -> None:
+        """Note that this process ends by Ctrl-C, which a terminal gives to all of them.
+
+        That others end as well is nothing to report then, nor to be ended by.
+        """
+        self._interrupted = True
+        self._acknowledged.set()
+
+    def fail(self, error: BaseException) -> Verdict | None:
+        """Tell the others that this process fails.
+
+        Returns:
+            Why the run cannot go on, if another process failed before.
+        """
+        self._acknowledged.set()
+        if self._thread is None or self._leaving is not None:
+            return self.verdict
+        self._leave(Doing("failed", f"{type(error).__name__}: {error}".rstrip(": ")))
+        # Until the report is written, too: the process may end right after this.
+        self._judged.wait(2 * SETTLE_S + LAST_S + LOG_S)
+        verdict = self.verdict
+        return None if verdict is None or verdict.rank == self.rank else verdict
+
+    def close(self) -> None:
+        """Say goodbye, unless this process failed, and stop watching."""
+        self._acknowledged.set()
+        if self._thread is not None:
+            self._closing = True
+            self._leave(self._leaving or Doing("done"))
+            if self._thread is not threading.current_thread():
+                self._thread.join(self._grace_s + LAST_S)
+            self._thread = None
+        self._shut()
+
+    def _shut(self) -> None:
+        for each in (*self._wires, self._server, self._wake, self._woken):
+            if each is not None:
+                each.close()
+
+    def _leave(self, doing: Doing) -> None:
+        self._leaving = doing
+        with suppress(OSError):  # the watch may have ended already
+            self._wake.send(b".")
+
+    def _connect(self, address: str) -> Wire:
+        host, port, token = address.split(" ")
+        try:
+            wire = Wire(socket.create_connection((host, int(port)), self.timeout_s))
+            wire.send([token, self.rank])
+        except OSError as error:
+            raise PeerError(
+                f"rank {self.rank} cannot reach rank 0 at {host}, port {port} ({error}), by which "
+                "processes watch each other; let it through, or go without by "
+                "data.peer_timeout_s=null"
+            ) from error
+        return wire
+
+    def _watch(self) -> None:
+        """Listen, tell and judge, until this process leaves or cannot go on."""
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._woken, selectors.EVENT_READ)
+                if self._server is not None:
+                    selector.register(self._server, selectors.EVENT_READ)
+                for wire in self._wires:
+                    selector.register(wire.socket, selectors.EVENT_READ, wire)
+                while self._turn(selector):
+                    pass
+            self._tell_last()
+        finally:
+            self._shut()
+        report = "" if self.verdict is None else self._report(self.verdict)
+        blames_another = self.verdict is not None and self.verdict.rank != self.rank
+        if blames_another and not self._interrupted:
+            write(report)
+        self._judged.set()
+        if blames_another:
+            end(report, self._trains, self._acknowledged, self._grace_s)
+
+    def _turn(self, selector: selectors.BaseSelector) -> bool:
+        """Hear what came in and beat once; tell whether to go on."""
+        for key, _ in selector.select(min(self._beat_s, TURN_S)):
+            if key.fileobj is self._woken:
+                self._woken.recv(64)
+            elif key.fileobj is self._server:
+                self._accept(selector)
+            else:
+                self._hear(key.data, selector)
+        doing = self._leaving or self._progress.now
+        self._board.hear(self.rank, doing)
+        if self.verdict is None:
+            turn_s = min(self._beat_s, TURN_S)
+            self.verdict = self._board.verdict(turn_s, None if self.rank == 0 else [0])
+        if self.verdict is not None or doing.stage == "done" or self._closing:
+            return False
+        if self._is_due(doing):
+            self._tell(doing, selector)
+        # Once rank 0 has left in good order there is nobody to hear of the others from.
+        return self.rank == 0 or bool(self._wires)
+
+    def _is_due(self, doing: Doing) -> bool:
+        """Tell whether to beat: on time, and where something is new to rank 0."""
+        new = (doing.stage, doing.what) != self._told_of
+        late = time.monotonic() - self._told >= self._beat_s
+        if late or (new and (self.rank or doing.stage == "failed")):
+            self._told, self._told_of = time.monotonic(), (doing.stage, doing.what)
+            return True
+        return False
+
+    def _accept(self, selector: selectors.BaseSelector) -> None:
+        assert self._server is not None  # noqa: S101 - it is what was selected
+        with suppress(OSError):  # it gave up again
+            connection, _ = self._server.accept()
+            wire = Wire(connection)
+            self._wires[wire] = None
+            selector.register(wire.socket, selectors.EVENT_READ, wire)
+
+    def _hear(self, wire: Wire, selector: selectors.BaseSelector) -> None:
+        try:
+            for message in wire.receive():
+                self._take(wire, message)
+        except (ConnectionError, TypeError, ValueError):
+            self._drop(wire, selector)
+
+    def _drop(self, wire: Wire, selector: selectors.BaseSelector) -> None:
+        if wire not in self._wires:
+            return
+        rank = self._wires.pop(wire)
+        selector.unregister(wire.socket)
+        wire.close()
+        if rank is not None:
+            self._board.lose(rank)
+
+    def _take(self, wire: Wire, message: Any) -> None:
+        """Take a message in.
+
+        Raises:
+            ValueError: It is none of this run's.
+        """
+        if self.rank:
+            known, verdict = message
+            self._board.adopt(known)
+            if verdict is not None and self.verdict is None:
+                rank, why = verdict
+                self.verdict = Verdict(int(rank), str(why))
+        elif (rank := self._wires[wire]) is not None:
+            self._board.hear(rank, Doing.read(message))
+        else:
+            token, new = message
+            if not hmac.compare_digest(str(token), self._token) or not 0 < int(new) < self.ranks:
+                raise ValueError("a stranger")
+            self._wires[wire] = int(new)
+
+    def _tell(self, doing: Doing, selector: selectors.BaseSelector) -> None:
+        for wire, rank in list(self._wires.items()):
+            if rank is not None:
+                with suppress(ConnectionError):
+                    wire.send(self._message(doing))
+                    continue
+                self._hear(wire, selector)  # a last message may still be there
+
+    def _message(self, doing: Doing) -> Any:
+        if self.rank:
+            return doing.sent()
+        verdict = self.verdict
+        return [self._board.sent(), None if verdict is None else [verdict.rank, verdict.why]]
+
+    def _tell_last(self) -> None:
+        """See to it that the last message gets out, whole."""
+        doing = self._leaving or self._progress.now
+        for wire, rank in self._wires.items():
+            if rank is not None:
+                with suppress(OSError):
+                    wire.finish(self._message(doing), LAST_S)
+
+    def _report(self, verdict: Verdict) -> str:
+        """Say what happened, for people; the first line says it all."""
+        lines = self._board.lines(self.rank, self._progress.now)
+        return "\n".join(
+            [
+                f"rank {self.rank} ends because {verdict}; resume from the last checkpoint",
+                "What each process was last known to do:",
+                *(f"  {line}" for line in lines),
+                f"What each thread of rank {self.rank} does:",
+                stacks(),
+            ]
+        )
+
+
+def watch(
+    exchange: Callable[[str], str], timeout_s: float, progress: Progress, *, several_nodes: bool
+) -> Peers | None:
+    """Begin to watch the other processes of this group of torch.distributed; all must call it.
+
+    Args:
+        exchange: Returns on every rank what rank 0 gave.
+        timeout_s: Seconds without a sign of life after which a process counts as hanging.
+        progress: What this process does.
+        several_nodes: Whether the processes run on more than one machine.
+
+    Returns:
+        The watch; None where there are no others.
+
+    Raises:
+        PeerError: Rank 0 cannot be reached.
+    """
+    if not are_many():
+        return None
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    peers = Peers(rank, ranks, timeout_s, progress)
+    # Rank 0 runs where the group's own store is, which all of them have reached already.
+    host = os.environ.get("MASTER_ADDR", LOOPBACK) if several_nodes else LOOPBACK
+    try:
+        peers.start(exchange(peers.listen(host) if rank == 0 else ""))
+    except BaseException:
+        peers.close()
+        raise
+    return peers

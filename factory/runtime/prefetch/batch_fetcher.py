@@ -1,0 +1,404 @@
+"""Background prefetch: batches made ahead of the trainer, delivered in plan order."""
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic
+
+from factory.errors import FetchError
+from factory.runtime.prefetch.device import OneAhead, Stager
+from factory.runtime.prefetch.executors import Crew, ThreadCrew
+from factory.runtime.prefetch.future import Job, Made, Ticket
+from factory.runtime.prefetch.report import FetchReport
+from factory.runtime.prefetch.stall import stacks, stages
+from factory.runtime.prefetch.window import Window
+from factory.runtime.prefetch.worker.process import MakerProcess, ProcessCrew
+
+MODES = ("thread", "process", "inline")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """How far batches are prepared ahead.
+
+    Attributes:
+        mode: "thread" prepares in threads of this process, "process" in those of another one,
+            "inline" when a batch is asked for.
+        batches: Batches kept ready or in the making.
+        megabytes: Memory that those may hold, MiB; one batch is always allowed.
+        timeout_s: Seconds to wait for a batch before the run is stopped with a report.
+        workers: Threads that make batches; each makes a whole one. In another process one of them
+            makes all where that takes a few milliseconds each: more would be in its way.
+        pin_memory: Whether batches go through pinned memory; "auto" means where there is CUDA.
+        device_ahead: Copy the next batch to the trainer's CUDA device while it works on this
+            one.
+    """
+
+    mode: str = "thread"
+    batches: int = 4
+    megabytes: float = 1024.0
+    timeout_s: float = 300.0
+    workers: int = 2
+    pin_memory: bool | str = AUTO
+    device_ahead: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings under which no batch would ever come."""
+        if str(self.mode) not in MODES:
+            raise ValueError(
+                f"prefetch.mode must be thread, process or inline, got {str(self.mode)!r}"
+            )
+        if self.pin_memory not in (AUTO, True, False):
+            raise ValueError(
+                f"prefetch.pin_memory must be auto, true or false, got {self.pin_memory!r}"
+            )
+        for name in ("batches", "megabytes", "timeout_s", "workers"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"prefetch.{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def pins(self) -> bool | None:
+        """Whether to go through pinned memory; None means where there is CUDA."""
+        return None if self.pin_memory == AUTO else bool(self.pin_memory)
+
+
+class BatchFetcher(Generic[Job, Made]):
+    """Makes batches from jobs, some ahead of the consumer, and delivers them in order.
+
+    Jobs are begun when the consumer takes a batch, never on a clock: nothing polls. What is
+    ready or in the making is bounded by number and by bytes. An exception in a job is raised
+    at the consumer when that job's turn comes, with its type kept, and closes the fetcher.
+    Iterate once; `close` is safe at any time and from any thread, and comes by itself with the
+    end of the iteration, of the fetcher and of the program.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Job], Made],
+        jobs: Iterable[Job],
+        settings: Prefetch,
+        *,
+        nbytes: Callable[[Made], int] | None = None,
+        describe: Callable[[Job], str] = str,
+        maker: MakerProcess[Job, Made] | None = None,
+        here: Callable[[Job], bool] | None = None,
+        stager: Stager | None = None,
+    ) -> None:
+        """Store the parts; no thread starts before the first batch is asked for.
+
+        Args:
+            make: Turns a job into a batch; called in worker threads. With mode "process" and
+                no `maker` it must be picklable.
+            jobs: The work, in the order of delivery; taken lazily.
+            settings: Bounds and deadline.
+            nbytes: Bytes a batch holds; None leaves `megabytes` without effect, but for
+                batches of another process, whose bytes are known.
+            describe: Names a job in errors, such as "step 12 of photos".
+            maker: The process of mode "process", which may serve others, too, and is not
+                closed; None starts one of this fetcher's own.
+            here: Which jobs are done by threads of this process in mode "process", too.
+            stager: How batches get onto a device; None leaves them where they are. Inline
+                mode has none.
+        """
+        self._make = make
+        self._settings, self._nbytes, self._describe = settings, nbytes, describe
+        self._stager = None if settings.mode == "inline" else stager
+        self._window: Window[Job, Made] = Window(
+            jobs,
+            batches=settings.batches,
+            max_bytes=settings.megabytes * 2**20,
+            measured=nbytes is not None or settings.mode == "process",
+        )
+        crew = _crew(make, settings, nbytes, maker, here)
+        self._state = _State(self._window, crew, begins_ahead=settings.mode != "inline")
+        self._shut: Callable[[], object] = self._state.close
+        self._ahead: OneAhead[Made] | None = None
+        self._started: float | None = None
+        self._making_s, self._first_s, self._elapsed_s = 0.0, 0.0, 0.0
+        self._nbytes_given, self._at_once = 0, 0
+        self.waited_s = 0.0
+        self.delivered = 0
+
+    def __iter__(self) -> Iterator[Made]:
+        """Yield the batches; closes when the consumer stops, for whatever reason."""
+        try:
+            # Out of a list, so that it is the consumer's alone, who may let it go early.
+            while given := [made for made in (self._next(),) if made is not None]:
+                yield given.pop()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up what has not begun, wait shortly for what has, and leave nothing behind.
+
+        A batch that hangs is not waited for: its thread ends when its read does.
+        """
+        self._shut()
+
+    def pause(self) -> None:
+        """Begin with no further batch until `resume`; what is ready is delivered."""
+        self._state.pause()
+
+    def resume(self) -> None:
+        """Go on, from the batch that comes next."""
+        self._state.resume()
+
+    @property
+    def report(self) -> FetchReport:
+        """What was done so far, and what is ready now."""
+        tickets = self._window.tickets()
+        ready = [ticket for ticket in tickets if ticket.done]
+        return FetchReport(
+            delivered=self.delivered,
+            at_once=self._at_once,
+            waited_s=self.waited_s,
+            first_s=self._first_s,
+            elapsed_s=self._elapsed_s,
+            making_s=self._making_s,
+            nbytes=self._nbytes_given,
+            workers=0 if self._settings.mode == "inline" else self._settings.workers,
+            ready=len(ready),
+            making=len(tickets) - len(ready),
+            held=sum(ticket.nbytes for ticket in ready),
+        )
+
+    def _next(self) -> Made | None:
+        """Return the next batch, None after the last one; accounts for the waiting."""
+        self._refuse_closed()
+        begin = time.monotonic()
+        if self._started is None:
+            self._started = begin
+            # Only now: it keeps the jobs alive, and with them whoever gives them.
+            self._shut = weakref.finalize(self, self._state.close)
+        try:
+            made = self._now()
+        except BaseException:
+            self._state.close(wait=False)
+            raise
+        now = time.monotonic()
+        if made is not None:
+            self._account(now - begin, now - self._started)
+        return made
+
+    def _now(self) -> Made | None:
+        if self._settings.mode == "inline":
+            return self._make_now()
+        if self._stager is not None:
+            return self._staged(self._stager)
+        return self._take(self._settings.timeout_s)
+
+    def _account(self, waited: float, elapsed: float) -> None:
+        self.waited_s += waited
+        self._elapsed_s = elapsed
+        if not self.delivered:
+            self._first_s = waited
+        self.delivered += 1
+
+    def _take(self, timeout: float | None, *, counted: bool = True) -> Made | None:
+        """Return the batch whose turn it is; None after the last one, or without a fetcher."""
+        window = self._window
+        ticket = self._head()
+        while ticket is None:
+            if window.exhausted:
+                self._refuse_closed()
+                return None
+            self._wait_for_resume(timeout)
+            ticket = self._head()
+        self._at_once += counted and ticket.done
+        if not ticket.wait(timeout):
+            raise self._stalled(ticket)
+        self._refuse_closed()
+        made = self._made(ticket)
+        window.pop()
+        window.fill(self._state.crew.submit)
+        return made
+
+    def _head(self) -> Ticket[Job, Made] | None:
+        """Begin what there is room for, and return the ticket whose turn it is."""
+        self._window.fill(self._state.crew.submit)
+        # What was taken from the plan while this was closed is nobody's, and would never come.
+        self._refuse_closed()
+        return self._window.head()
+
+    def _make_now(self) -> Made | None:
+        self._wait_for_resume(self._settings.timeout_s)
+        ticket = self._window.take()
+        if ticket is None:
+            return None
+        if not ticket.done:
+            begin = time.monotonic()
+            try:
+                made = self._make(ticket.job)
+            except Exception as error:  # noqa: BLE001 - raised again below
+                ticket.fail(error)
+            else:
+                nbytes = 0 if self._nbytes is None else self._nbytes(made)
+                ticket.complete(made, nbytes, time.monotonic() - begin)
+        return self._made(ticket)
+
+    def _made(self, ticket: Ticket[Job, Made]) -> Made:
+        """Take the batch out of its ticket, or raise what went wrong."""
+        if ticket.error is None:
+            made, ticket.made = ticket.made, None
+            self._making_s += ticket.seconds
+            self._nbytes_given += ticket.nbytes
+            return made  # type: ignore[return-value]
+        error = ticket.error
+        if ticket.stage == "planning":
+            error.add_note("while planning the next batch")
+        else:
+            error.add_note(f"while {ticket.stage} the batch of {self._describe(ticket.job)}")
+        raise error
+
+    def _staged(self, stager: Stager) -> Made | None:
+        """Return the next batch from the stage, which is one ahead."""
+        if self._ahead is None:
+            self._ahead = OneAhead(lambda: self._take(None, counted=False), stager)
+            self._state.ahead = self._ahead
+        self._at_once += self._ahead.ready
+        try:
+            made = self._ahead.next(self._settings.timeout_s)
+        except TimeoutError:
+            raise self._stalled(self._window.head()) from None
+        if made is None:
+            self._refuse_closed()
+        return made
+
+    def _wait_for_resume(self, timeout: float | None) -> None:
+        gate = self._state.gate
+        if not (gate.is_set() or gate.wait(timeout)):
+            raise FetchError(
+                f"no batch within prefetch.timeout_s={timeout:g} s: the fetcher is paused; call "
+                "resume()"
+            )
+        self._refuse_closed()
+
+    def _refuse_closed(self) -> None:
+        if self._state.closed:
+            raise FetchError("this fetcher is closed; iterate over the loader again")
+
+    def _stalled(self, ticket: Ticket[Job, Made] | None) -> FetchError:
+        """Return what everybody does; who hangs is not waited for."""
+        elsewhere = self._state.crew.look()
+        late = "the next batch" if ticket is None else self._describe(ticket.job)
+        error = FetchError(
+            f"no batch within prefetch.timeout_s={self._settings.timeout_s:g} s: "
+            f"{late} is still in the making. If the storage is merely slow, raise "
+            "prefetch.timeout_s. Stages:\n"
+            + stages(self._window.tickets(), self._describe, self.delivered, self._window.paused)
+            + f"\nWhat each thread does:\n{stacks()}"
+            + (f"\n{elsewhere}" if elsewhere else "")
+        )
+        self._state.stuck = True
+        return error
+
+
+class _State(Generic[Job, Made]):
+    """What outlives a fetcher by as long as it takes to close it."""
+
+    def __init__(
+        self, window: Window[Job, Made], crew: Crew[Job, Made], *, begins_ahead: bool
+    ) -> None:
+        self.window, self.crew, self.begins_ahead = window, crew, begins_ahead
+        self.ahead: OneAhead[Made] | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = self.stuck = False
+
+    def pause(self) -> None:
+        self.window.paused = True
+        self.gate.clear()
+        self.crew.pause()
+
+    def resume(self) -> None:
+        if self.closed:
+            return
+        self.window.paused = False
+        self.crew.resume()
+        self.gate.set()
+        if self.begins_ahead:
+            self.window.fill(self.crew.submit)
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop everything; a second time waits for what the first one did not wait for."""
+        self.closed = True
+        wait = wait and not self.stuck
+        for ticket in self.window.drop():
+            ticket.bell.put(None)  # whoever waits finds that it is closed
+        self.gate.set()
+        if self.window.paused:
+            self.crew.resume()  # it may serve others, too
+        if self.ahead is not None:
+            self.ahead.wake()
+        with contextlib.ExitStack() as stack:
+            if self.ahead is not None:
+                stack.callback(self.ahead.close, wait=wait)
+            stack.callback(self.crew.close, wait=wait)
+
+
+def _crew(
+    make: Callable[[Job], Made],
+    settings: Prefetch,
+    nbytes: Callable[[Made], int] | None,
+    maker: MakerProcess[Job, Made] | None,
+    here: Callable[[Job], bool] | None,
+) -> Crew[Job, Made]:
+    """Return who makes the batches."""
+    threads: ThreadCrew[Job, Made] = ThreadCrew(make, settings.workers, nbytes)
+    if settings.mode != "process":
+        return threads
+    own = maker is None
+    if maker is None:
+        maker = MakerProcess(_Ready(make), workers=settings.workers, timeout_s=settings.timeout_s)
+    return MixedCrew(ProcessCrew(maker, own=own), threads, here)
+
+
+@dataclass(frozen=True)
+class _Ready(Generic[Job, Made]):
+    """Opens what is open already; a picklable value where that is one."""
+
+    make: Callable[[Job], Made]
+
+    def __call__(self) -> Callable[[Job], Made]:
+        return self.make
+
+
+class MixedCrew(Generic[Job, Made]):
+    """Another process for most jobs, threads of this one for those that must stay here."""
+
+    def __init__(
+        self,
+        away: Crew[Job, Made],
+        home: Crew[Job, Made],
+        here: Callable[[Job], bool] | None,
+    ) -> None:
+        """Store both, and which jobs stay here; None means none."""
+        self._away, self._home, self._here = away, home, here
+
+    def submit(self, ticket: Ticket[Job, Made]) -> None:
+        """Take on a job."""
+        stays = self._here is not None and self._here(ticket.job)
+        (self._home if stays else self._away).submit(ticket)
+
+    def pause(self) -> None:
+        """Begin with no further job until `resume`."""
+        self._away.pause()
+        self._home.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._away.resume()
+        self._home.resume()
+
+    def look(self) -> str:
+        """Return what the other process does."""
+        return self._away.look()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Close both."""
+        self._away.close(wait=wait)
+        self._home.close(wait=wait)

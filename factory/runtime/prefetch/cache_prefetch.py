@@ -1,0 +1,280 @@
+"""Which encoded rows will the coming steps need, and are they on their way to this machine?"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from factory.backends.prepared import Source
+from factory.cache.gather.row_refs import Located
+from factory.cache.index.recipe_index import Found
+from factory.cache.index.snapshot import Snapshot
+from factory.cache.store import TensorStore
+from factory.errors import FactoryError
+from factory.runtime.batches.request import Part
+from factory.sampling.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+_MIB = 2**20
+# Rows asked for together: enough to keep a network busy, and little enough that the first steps'
+# rows are not waited for long.
+_GROUP_BYTES = 32 * _MIB
+# Groups under way: the next one keeps the network busy while the last rows of one come.
+_GROUPS = 2
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Says which encoded rows a part of a step is made of.
+
+    Attributes:
+        sources: The backends made ready, by name.
+        seed: Seed of the choice among a sample's captions.
+    """
+
+    sources: Mapping[str, Source]
+    seed: int
+
+    def __call__(self, part: Part) -> Iterator[Located]:
+        """Yield the rows of latents, of captions and of what they are conditioned on."""
+        source = self.sources.get(part.step.backend)
+        if source is None:
+            return  # a stream, which is read in its own order
+        rows = part.rows
+        yield from _pictures(source, rows)
+        if source.text is not None:
+            spoken = source.catalog.spoken(rows, seed=self.seed, epoch=part.step.epoch)
+            text = source.locate_text(spoken)
+            if text is not None:
+                yield text
+        for partner, partners in source.conditioning.values():
+            yield from _pictures(partner, partners[rows])
+
+    @property
+    def stores(self) -> list[TensorStore]:
+        """The stores that rows come from, each once."""
+        everyone = [*self.sources.values()]
+        everyone += [
+            pair[0] for each in self.sources.values() for pair in each.conditioning.values()
+        ]
+        embeds = [part for e in everyone for part in (e.latents, e.text, e.vision)]
+        return list({id(each.store): each.store for each in embeds if each is not None}.values())
+
+
+class FetchAhead:
+    """Fetches the rows of coming steps in a thread of its own, while batches are made.
+
+    It stays ahead of the batches that are begun by a limit in bytes, ends once everything is on
+    this machine, and tells the tiers which step needs a copy next. What fails is noted and left
+    alone: whoever needs the rows meets it again, and reports it.
+
+    Attributes:
+        problems: What failed, the last few.
+    """
+
+    def __init__(
+        self, needs: Callable[[Part], Iterable[Located]], stores: Sequence[TensorStore],
+        megabytes: float, plan: int,
+    ) -> None:  # fmt: skip
+        """Store the parts; no thread starts.
+
+        Args:
+            needs: Says which rows a part needs.
+            stores: All stores that they may be of.
+            megabytes: How far ahead, MiB of rows.
+            plan: Number of the plan, the same in every process that follows it; not 0.
+        """
+        self._needs, self._stores, self._plan = needs, stores, plan
+        self._limit = int(megabytes * _MIB)
+        self._moved = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._reached = -1
+        self._ahead: deque[tuple[int, int]] = deque()  # steps, and the bytes of their rows
+        self.problems: deque[str] = deque(maxlen=16)
+
+    def along(self, parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
+        """Yield the parts of an epoch, and meanwhile fetch the rows of those that follow.
+
+        Args:
+            parts: Yields them, as often as it is called.
+        """
+        self.close()
+        self._closing, self._reached = False, -1
+        self._ahead.clear()
+        self._tell(0)
+        self._thread = threading.Thread(
+            target=self._run, args=(parts(),), name="fetch-ahead", daemon=True
+        )
+        self._thread.start()
+        try:
+            for part in parts():
+                self._reach(part.step.global_step)
+                yield part
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the thread; what is under way is waited for, which takes a bounded time."""
+        with self._moved:
+            self._closing = True
+            self._moved.notify_all()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _reach(self, step: int) -> None:
+        """Note that the batch of a step is begun."""
+        with self._moved:
+            if step == self._reached:
+                return
+            self._reached = step
+            while self._ahead and self._ahead[0][0] <= step:
+                self._ahead.popleft()
+            self._moved.notify_all()
+        self._tell(step)
+
+    def _tell(self, step: int) -> None:
+        """Tell the tiers where the plan is."""
+        for store in self._stores:
+            store.shard_files.expect(self._plan, step)
+
+    def _run(self, parts: Iterable[Part]) -> None:
+        try:
+            self._fetch_all(parts)
+        except RuntimeError as error:
+            # The interpreter ends, and begins no thread any more.
+            if "shutdown" not in str(error):
+                raise
+
+    def _fetch_all(self, parts: Iterable[Part]) -> None:
+        """Fetch group after group, until everything is here or nobody waits for it."""
+        under_way: deque[Future[bool]] = deque()
+        with ThreadPoolExecutor(_GROUPS, thread_name_prefix="fetch-ahead-group") as pool:
+            for group, steps in self._groups(parts):
+                there = True
+                if len(under_way) == _GROUPS:
+                    there = under_way.popleft().result()
+                    if all(store.at_hand for store in self._stores):
+                        break
+                if not self._wait(steps, there):
+                    break
+                under_way.append(pool.submit(self._fetch, group))
+        for last in under_way:
+            last.result()  # a fault in it is not lost
+
+    def _groups(
+        self, parts: Iterable[Part]
+    ) -> Iterator[tuple[list[tuple[int, Located]], list[tuple[int, int]]]]:
+        """Yield rows that are fetched together, each with its step, and the bytes of the steps."""
+        group: list[tuple[int, Located]] = []
+        steps: list[tuple[int, int]] = []
+        for part in parts:
+            step = part.step.global_step
+            if self._closing:
+                return
+            if step <= self._reached and not group:
+                continue  # whoever makes its batch fetches its rows
+            try:
+                rows = list(self._needs(part))
+            except FactoryError as error:
+                self._note(error)
+                continue
+            group += [(step, each) for each in rows]
+            steps.append((step, sum(each.nbytes for each in rows)))
+            if sum(nbytes for _, nbytes in steps) >= min(_GROUP_BYTES, self._limit):
+                yield group, steps
+                group, steps = [], []
+        yield group, steps
+
+    def _wait(self, steps: list[tuple[int, int]], there: bool) -> bool:
+        """Wait for the trainer before a group is begun, and count it; False to end.
+
+        Args:
+            steps: The steps of the group, and the bytes of their rows.
+            there: Whether a group before it came whole. Without room, or a server that fails,
+                the next try follows the trainer's next step.
+        """
+        with self._moved:
+            before = self._reached
+            self._moved.wait_for(
+                lambda: (
+                    self._closing
+                    or (self._left() < self._limit and (there or self._reached != before))
+                )
+            )
+            self._ahead.extend(steps)
+            return not self._closing
+
+    def _fetch(self, group: list[tuple[int, Located]]) -> bool:
+        """Fetch the rows of some steps; False if some have no room, or do not come."""
+        there = True
+        for store in self._stores:
+            of_store = [(step, rows) for step, rows in group if rows.store is store]
+            for step, found, snapshot in _joined(of_store):
+                if self._closing:
+                    return there
+                try:
+                    there &= store.bring(found, snapshot, self._plan, step)
+                except FactoryError as error:
+                    self._note(error)
+                    there = False
+        return there
+
+    def _left(self) -> int:
+        return sum(nbytes for _, nbytes in self._ahead)
+
+    def _note(self, error: FactoryError) -> None:
+        if not self.problems:
+            logger.warning("fetching ahead failed, which batches will notice: %s", error)
+        self.problems.append(f"{type(error).__name__}: {error}")
+
+
+def fetch_ahead(sources: Mapping[str, Source], plan: Plan, megabytes: float) -> FetchAhead | None:
+    """Return what fetches the rows of a plan's steps; None where all lie on this machine.
+
+    Args:
+        sources: The backends made ready, by name.
+        plan: The plan.
+        megabytes: How far it may be ahead; see `cache.ahead_mb`.
+    """
+    needs = Needs(sources, plan.seed)
+    stores = [store for store in needs.stores if store.shard_files.copied]
+    if not stores or not megabytes:
+        return None
+    # As many of its digits as the field that copies have for it holds.
+    return FetchAhead(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
+
+
+def _pictures(source: Source, rows: np.ndarray) -> Iterator[Located]:
+    """Yield the rows that a source's samples have in its stores of pictures."""
+    for embeds in (source.latents, source.vision):
+        if embeds is None:
+            continue
+        located = source.located(embeds, rows)
+        if located is None:
+            snapshot = embeds.store.snapshot()
+            keys = embeds.keys(source.backend.reader, source.columns(rows))
+            located = Located(embeds.store, snapshot, snapshot.index.find(keys))
+        yield located
+
+
+def _joined(rows: list[tuple[int, Located]]) -> Iterator[tuple[int, Found, Snapshot]]:
+    """Yield rows of one store that one snapshot numbers as one, and the first of their steps."""
+    for snapshot in {id(each.snapshot): each.snapshot for _, each in rows}.values():
+        some = [(step, each.found) for step, each in rows if each.snapshot is snapshot]
+        found = [each for _, each in some]
+        yield (
+            some[0][0],
+            Found(
+                np.concatenate([each.shard for each in found]),
+                np.concatenate([each.row for each in found]),
+                np.concatenate([each.checksum for each in found]),
+            ),
+            snapshot,
+        )

@@ -1,0 +1,200 @@
+"""Is the next batch on the device before the trainer asks for it?"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from factory.runtime.prefetch.executors import CLOSE_S, join
+
+if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
+    import torch
+
+Made = TypeVar("Made")
+
+
+class Stager(Protocol):
+    """How batches get onto a device."""
+
+    def begin(self, batch: Any) -> Any:
+        """Begin to copy a batch, in a thread of its own; return what `finish` needs."""
+
+    def finish(self, staged: Any) -> Any:
+        """Return the batch as the consumer may use it, in the consumer's thread."""
+
+
+class CudaStager:
+    """Copies through pinned memory on a stream of its own, beside what the trainer computes.
+
+    Attributes:
+        pin: Whether it goes through pinned memory.
+    """
+
+    def __init__(self, device: "torch.device", *, pin: bool) -> None:
+        """Store where to; the stream is made with the first batch.
+
+        Args:
+            device: The CUDA device the trainer works on.
+            pin: Whether to copy to pinned memory first; else the copy blocks its thread.
+        """
+        self._device, self.pin = device, pin
+        self._stream: Any = None
+        # Sources whose copies may be under way: their memory must not be used again before.
+        self._copying: deque[tuple[Any, Any]] = deque()
+
+    def begin(self, batch: Any) -> Any:
+        """Begin to copy a batch."""
+        import torch
+
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        source = each_tensor(batch, torch.Tensor.pin_memory) if self.pin else batch
+        with torch.cuda.stream(self._stream):
+            moved = each_tensor(source, lambda t: t.to(self._device, non_blocking=self.pin))
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(self._stream)
+        while self._copying and self._copying[0][0].query():
+            self._copying.popleft()
+        self._copying.append((copied, source))
+        return moved, copied
+
+    def finish(self, staged: Any) -> Any:
+        """Let the consumer's stream wait for the copy, and return the batch on the device."""
+        import torch
+
+        moved, copied = staged
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(copied)
+
+        def used(tensor: "torch.Tensor") -> "torch.Tensor":
+            tensor.record_stream(stream)  # its memory is not given to the next copy before
+            return tensor
+
+        return each_tensor(moved, used)
+
+
+class PinStager:
+    """Copies to pinned memory, from which a trainer's own copy to the device need not wait."""
+
+    def begin(self, batch: Any) -> Any:
+        """Return the batch in pinned memory."""
+        import torch
+
+        return each_tensor(batch, torch.Tensor.pin_memory)
+
+    def finish(self, staged: Any) -> Any:
+        """Return the batch."""
+        return staged
+
+
+def stager(
+    device: "torch.device | None", *, pin_memory: bool | None, device_ahead: bool
+) -> Stager | None:
+    """Return how batches get onto a device; None where there is nothing to do.
+
+    Args:
+        device: Where the trainer works; None where nobody knows.
+        pin_memory: Whether to go through pinned memory; None means where there is CUDA.
+        device_ahead: Whether the next batch is copied while the trainer works on this one.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    pin = pin_memory is not False
+    if device_ahead and device is not None and device.type == "cuda":
+        return CudaStager(device, pin=pin)
+    return PinStager() if pin else None
+
+
+def each_tensor(value: Any, change: "Callable[[torch.Tensor], torch.Tensor]") -> Any:
+    """Return a dataclass, dict, list or tuple with every tensor in it changed."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+        return replace(value, **{name: each_tensor(one, change) for name, one in held.items()})
+    if isinstance(value, dict):
+        return {key: each_tensor(one, change) for key, one in value.items()}
+    if isinstance(value, list) or type(value) is tuple:
+        return type(value)(each_tensor(one, change) for one in value)
+    return value
+
+
+class OneAhead(Generic[Made]):
+    """A thread that stages the next batch while the consumer works on this one.
+
+    One batch is staged beside the one that was given out: a device has no room for more.
+    """
+
+    def __init__(self, take: Callable[[], Made | None], stage: Stager) -> None:
+        """Start the thread.
+
+        Args:
+            take: Returns the next batch, waiting for it as long as it takes; None after the
+                last one. Woken by whoever closes.
+            stage: How batches get onto the device.
+        """
+        self._take, self._stage = take, stage
+        self._permits: SimpleQueue[None] = SimpleQueue()
+        self._out: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._closed = False
+        self._permits.put(None)
+        self._thread = threading.Thread(target=self._run, name="factory-stage", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a batch is staged now."""
+        return not self._out.empty()
+
+    def next(self, timeout: float) -> Made | None:
+        """Return the next batch; None after the last one.
+
+        Raises:
+            TimeoutError: None came in time.
+            Exception: What went wrong with it.
+        """
+        self._permits.put(None)
+        try:
+            staged, error = self._out.get(timeout=timeout)
+        except Empty:
+            raise TimeoutError from None
+        if error is not None:
+            raise error
+        made: Made | None = None if staged is None else self._stage.finish(staged)
+        return made
+
+    def wake(self) -> None:
+        """Let a consumer who waits find out that this is closed."""
+        self._closed = True
+        self._permits.put(None)
+        self._out.put((None, None))
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the thread; `take` must have been woken."""
+        self.wake()
+        join([self._thread], CLOSE_S if wait else 0.0)
+
+    def _run(self) -> None:
+        while True:
+            self._permits.get()
+            if self._closed or not self._once():
+                return
+
+    def _once(self) -> bool:
+        """Stage one batch; False after the last one."""
+        made: Made | None = None
+        try:
+            made = self._take()
+            self._out.put((None if made is None else self._stage.begin(made), None))
+        except BaseException as error:  # noqa: BLE001 - the consumer's, whatever it is
+            if made is not None:
+                error.add_note("while copying the next batch to the device")
+            self._out.put((None, error))
+            return False
+        return made is not None

@@ -1,0 +1,151 @@
+"""Who makes the batches: threads of this process."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Generic, Protocol
+
+from factory.runtime.prefetch.future import Job, Made, Ticket
+
+logger = logging.getLogger("factory")
+
+# A batch of pictures takes tenths of a second; what takes longer hangs in a read, and is left
+# to end by itself.
+CLOSE_S = 2.0
+
+
+class Crew(Protocol[Job, Made]):
+    """Who makes batches of jobs, in no particular order."""
+
+    def submit(self, ticket: Ticket[Job, Made]) -> None:
+        """Take on a job; its ticket is completed later, in another thread."""
+
+    def pause(self) -> None:
+        """Begin with no further job until `resume`."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def look(self) -> str:
+        """Return what threads elsewhere do, as text; for the report of a stall."""
+
+    def close(self, *, wait: bool = True) -> None:
+        """Give up what has not begun; wait for what has, but not long."""
+
+
+class ThreadCrew(Generic[Job, Made]):
+    """Threads of this process; each is started when there is work for it."""
+
+    def __init__(
+        self,
+        make: Callable[[Job], Made],
+        workers: int,
+        nbytes: Callable[[Made], int] | None,
+        name: str = "factory-fetch",
+    ) -> None:
+        """Store the parts; no thread starts.
+
+        Args:
+            make: Turns a job into a batch.
+            workers: Number of threads.
+            nbytes: Bytes a batch holds; None where nobody asks.
+            name: Beginning of the threads' names.
+        """
+        self._make, self._nbytes = make, nbytes
+        self._workers, self._name = workers, name
+        self._waiting: SimpleQueue[Ticket[Job, Made] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._changing = threading.Lock()
+        self._gate = threading.Event()
+        self._gate.set()
+        self._helped = threading.Event()
+        self._helped.set()
+        self._closed = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether one thread does all the work; at first all of them do.
+
+        Where a job takes less than threads wait for each other at the interpreter, they cost more
+        than they give.
+        """
+        return not self._helped.is_set()
+
+    @alone.setter
+    def alone(self, value: bool) -> None:
+        """Have one thread do all the work, or all of them again."""
+        if value:
+            self._helped.clear()  # whoever waits for a job now is given one more
+        if self._closed or not value:  # looked at last: whoever closes wakes all after it says so
+            self._helped.set()
+
+    def submit(self, ticket: Ticket[Job, Made]) -> None:
+        """Take on a job; dropped where this is closed."""
+        with self._changing:
+            if self._closed:
+                return
+            if len(self._threads) < self._workers:
+                # Daemons: the end of the program does not wait for a read that hangs.
+                name = f"{self._name}_{len(self._threads)}"
+                first = not self._threads
+                thread = threading.Thread(target=self._work, args=[first], name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            self._waiting.put(ticket)
+
+    def pause(self) -> None:
+        """Begin with no further job until `resume`."""
+        self._gate.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._gate.set()
+
+    def look(self) -> str:
+        """Return nothing: these threads are among this process's own."""
+        return ""
+
+    def close(self, *, wait: bool = True) -> None:
+        """Give up what has not begun; wait for what has, but not long."""
+        with self._changing:
+            if not self._closed:
+                self._closed = True
+                for _ in self._threads:
+                    self._waiting.put(None)
+        self._gate.set()
+        self._helped.set()
+        join(self._threads, CLOSE_S if wait else 0.0)
+
+    def _work(self, first: bool) -> None:
+        while (first or self._helped.wait()) and (ticket := self._waiting.get()) is not None:
+            self._gate.wait()
+            if not (self._closed or ticket.cancelled):
+                self._do(ticket)
+            del ticket  # else the batch is held while this thread waits for the next job
+
+    def _do(self, ticket: Ticket[Job, Made]) -> None:
+        ticket.begun = begun = time.monotonic()
+        try:
+            made = self._make(ticket.job)
+            nbytes = 0 if self._nbytes is None else self._nbytes(made)
+        except BaseException as error:  # noqa: BLE001 - the consumer's, whatever it is
+            ticket.fail(error)
+        else:
+            ticket.complete(made, nbytes, time.monotonic() - begun)
+
+
+def join(threads: list[threading.Thread], seconds: float) -> None:
+    """Wait for threads to end, but not longer in all than this; say so if some do not.
+
+    Bounded in every case, since it may be called by the garbage collector, in the midst of
+    whatever its thread was doing.
+    """
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    left: list[Any] = [thread.name for thread in threads if thread.is_alive()]
+    if left and seconds:
+        logger.warning("%s: still at work, and left to end by itself", ", ".join(left))

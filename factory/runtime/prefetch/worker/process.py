@@ -1,0 +1,176 @@
+"""Who makes the batches: another process, so that the trainer's interpreter is free.
+
+It is a fresh interpreter, never a fork, so connections that are open here do no harm there. It
+hears of its jobs over a socket, gathers batches in shared memory, and ends when the socket does,
+whatever became of the trainer.
+"""
+
+import logging
+import pickle
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import spawn
+from threading import Lock
+from typing import Any, Generic
+
+from factory.errors import FetchError
+from factory.runtime.prefetch.future import Job, Made, Ticket
+from factory.runtime.prefetch.worker.connection import INSTEAD, Running
+
+# Of a class that a script or notebook defines in itself.
+_MAIN = b"__main__"
+
+
+class MakerProcess(Generic[Job, Made]):
+    """One process that makes batches for any number of fetchers, one after another or at once.
+
+    It starts with the first job, and again with the first one after it died.
+    """
+
+    def __init__(
+        self, opener: Callable[[], Callable[[Job], Made]], *, workers: int, timeout_s: float
+    ) -> None:
+        """Store the parts; nothing starts.
+
+        Args:
+            opener: Returns, over there, what makes a batch of a job; a picklable value. What it
+                returns may have a `gather_in`, which is told the memory whose tensors need not be
+                copied, and a `close`, which is called at the end.
+            workers: Threads that make batches, each a whole one.
+            timeout_s: Seconds to wait for the process to take a job.
+        """
+        self._opener, self._workers, self._timeout_s = opener, workers, timeout_s
+        self._starting = Lock()
+        self._running: list[Running] = []
+        self._end = weakref.finalize(self, _end, self._running)
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None where none is running."""
+        return self._running[0].process.pid if self._running else None
+
+    def submit(self, ticket: Ticket[Job, Made], running: Running | None = None) -> Running | None:
+        """Send a job; its ticket is completed when the batch arrives, or when none will.
+
+        Args:
+            ticket: The job.
+            running: The run of the process that it belongs to; where that has ended, the job
+                fails with it. None takes the one there is, or starts one.
+
+        Returns:
+            The run that has the job; None where none could be started.
+        """
+        try:
+            running = running or self._started()
+        except Exception as error:  # noqa: BLE001 - raised at the consumer
+            ticket.stage = "starting the process that makes batches for"
+            ticket.fail(error)
+            return None
+        running.submit(ticket)
+        return running
+
+    def cancel(self, tickets: Sequence[Ticket[Job, Made]]) -> None:
+        """Give up jobs; those that are in the making are made, and dropped."""
+        for running in self._running:
+            running.cancel(tickets)
+
+    def pause(self) -> None:
+        """Begin with no further job until `resume`."""
+        for running in self._running:
+            running.gate(b"shut")
+
+    def resume(self) -> None:
+        """Go on."""
+        for running in self._running:
+            running.gate(b"open")
+
+    def look(self) -> str:
+        """Return what the process's threads do; notes in tickets for how long they do it."""
+        return "\n".join(running.look() for running in self._running)
+
+    def close(self, *, wait: bool = True) -> None:
+        """End the process, and leave nothing of it behind; the next job starts another one.
+
+        Args:
+            wait: Let it close what it has open; else it is killed.
+        """
+        _end(self._running, wait=wait)
+
+    def _started(self) -> Running:
+        with self._starting:
+            if self._running and (self._running[0].ended or self._running[0].foreign):
+                self._running.pop().close()
+            if not self._running:
+                self._running.append(Running(self._setup(), timeout_s=self._timeout_s))
+            return self._running[0]
+
+    def _setup(self) -> bytes:
+        """Return what the process is told first.
+
+        Raises:
+            FetchError: It cannot be told what makes batches.
+        """
+        try:
+            opener = pickle.dumps(self._opener)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise FetchError(
+                f"what makes batches cannot be sent to another process ({error}); define its "
+                f"classes and functions at the top of a module, or: {INSTEAD}"
+            ) from error
+        main = spawn.get_preparation_data("factory-maker") if _MAIN in opener else {}
+        wanted = ("sys_argv", "init_main_from_name", "init_main_from_path")
+        setup: dict[str, Any] = {
+            "opener": opener,
+            "main": {name: main[name] for name in wanted if name in main},
+            "workers": self._workers,
+            "level": logging.getLogger("factory").getEffectiveLevel(),
+        }
+        return pickle.dumps(setup)
+
+
+class ProcessCrew(Generic[Job, Made]):
+    """The jobs of one fetcher in a process that may serve others, too."""
+
+    def __init__(self, maker: MakerProcess[Job, Made], *, own: bool) -> None:
+        """Store the process, and whether it is this fetcher's own, to be closed with it."""
+        self._maker, self._own = maker, own
+        self._sent: list[Ticket[Job, Made]] = []
+        # One run of the process serves all jobs: what ends it ends this crew's work, in the order
+        # of the jobs, and another run would be started for jobs that nobody will ask for.
+        self._running: Running | None = None
+        self._closed = False
+
+    def submit(self, ticket: Ticket[Job, Made]) -> None:
+        """Take on a job; dropped where this is closed, else it would start the process again."""
+        if self._closed:
+            return
+        self._sent = [*(each for each in self._sent if not each.done), ticket]
+        self._running = self._maker.submit(ticket, self._running)
+
+    def pause(self) -> None:
+        """Begin with no further job until `resume`."""
+        self._maker.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._maker.resume()
+
+    def look(self) -> str:
+        """Return what the process does."""
+        return self._maker.look()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Give up what has not begun; what has is dropped when it comes."""
+        self._closed = True
+        sent, self._sent = self._sent, []
+        if self._own:
+            self._maker.close(wait=wait)
+        else:
+            self._maker.cancel([ticket for ticket in sent if not ticket.done])
+
+
+def _end(running: list[Running], *, wait: bool = True) -> None:
+    with suppress(IndexError):  # another thread ends it, too
+        while running:
+            running.pop().close(wait=wait)
