@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from factory.backends.video import VideoBackend
     from factory.builder import build
     from factory.composer import compose
-    from factory.datamodule import FactoryDataModule
     from factory.errors import ConfigError, FactoryError
+    from factory.lightning.datamodule import FactoryDataModule
     from factory.runtime.batches.batch import Batch
     from factory.runtime.prefetch.batch_fetcher import Prefetch
     from factory.sampling.exclusion import Exclude
@@ -30,7 +30,7 @@ _HOMES = {
     "Crop": "factory.backends.image",
     "EvalBackend": "factory.backends.image",
     "Exclude": "factory.sampling.exclusion",
-    "FactoryDataModule": "factory.datamodule",
+    "FactoryDataModule": "factory.lightning.datamodule",
     "FactoryError": "factory.errors",
     "ImageBackend": "factory.backends.image",
     "ImageEmbedBackend": "factory.backends.embeddings",

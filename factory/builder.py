@@ -14,7 +14,7 @@ from factory.errors import ConfigError, FactoryError
 from factory.metrics.stages import Telemetry
 
 if TYPE_CHECKING:
-    from factory.datamodule import FactoryDataModule
+    from factory.lightning.datamodule import FactoryDataModule
 
 logger = logging.getLogger("factory")
 
@@ -36,7 +36,7 @@ def build(
         ConfigError: The config cannot be built; all problems at once.
     """
     # Brings torch and Lightning: some seconds, in which nothing could be said about a config.
-    from factory.datamodule import FactoryDataModule
+    from factory.lightning.datamodule import FactoryDataModule
 
     telemetry = telemetry or Telemetry()
     with telemetry.stage("check config"):

@@ -13,7 +13,7 @@ from factory.backends.prepared import Source
 from factory.backends.streaming.batcher import summary
 from factory.backends.streaming.source import StreamSource
 from factory.catalog.facts import Facts
-from factory.datamodule import FactoryDataModule
+from factory.lightning.datamodule import FactoryDataModule
 from factory.metrics.stages import Stage, Telemetry
 from factory.untrusted_text import printable, terminal
 

@@ -15,14 +15,14 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from factory.builder import build, make
-from factory.datamodule import FactoryDataModule
 from factory.errors import ConfigError, FactoryError
 from factory.interruption import Interruption
+from factory.lightning.checkpoint_file import SUFFIX, check_trusted, check_whole, is_sharded
+from factory.lightning.datamodule import FactoryDataModule
 from factory.metrics.stages import METRICS, Stage
 from factory.own_folder import is_unwritable, unwritable
 from factory.report import show, stages_table, stream_lines, wide_console
 from factory.run_folder import HYDRA, newest_checkpoint
-from factory.runtime.checkpoint_file import SUFFIX, check_trusted, check_whole, is_sharded
 
 logger = logging.getLogger("factory")
 

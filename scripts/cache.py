@@ -39,7 +39,7 @@ from factory.untrusted_text import PrintableFormatter
 
 if TYPE_CHECKING:
     from factory.cache.store import TensorStore
-    from factory.datamodule import FactoryDataModule
+    from factory.lightning.datamodule import FactoryDataModule
     from factory.workspace import CachePlace
 
 # Torch's threads spin while they wait; nothing here needs them.

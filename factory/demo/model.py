@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name torch's own documentation uses)
 
-from factory.datamodule import FactoryDataModule
 from factory.demo.network import CleanNet
 from factory.errors import ConfigError
+from factory.lightning.datamodule import FactoryDataModule
 from factory.runtime.batches.batch import Batch
 
 # Least time a velocity is computed by division with; a tenth of the way is where little of

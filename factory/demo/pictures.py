@@ -13,9 +13,9 @@ import lightning
 import torch
 from torch import Tensor
 
-from factory.datamodule import FactoryDataModule
 from factory.encoder.base import ImageEncoder, TextEncoder
 from factory.errors import ConfigError, MissingExtraError
+from factory.lightning.datamodule import FactoryDataModule
 from factory.registry.registry import Registry
 from factory.runtime.batches.batch import Batch
 

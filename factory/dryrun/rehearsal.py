@@ -7,7 +7,6 @@ from pathlib import Path
 
 from factory.backends.prepared import Source
 from factory.backends.sample_ids import resolve
-from factory.datamodule import FactoryDataModule
 from factory.dryrun import figures
 from factory.dryrun.counting import batch_of, count, count_texts
 from factory.dryrun.epochs import lay_out
@@ -16,6 +15,7 @@ from factory.dryrun.mixture_problems import mixture_problems
 from factory.dryrun.sample_problems import sample_problems
 from factory.dryrun.wording import place, redact, size
 from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanError
+from factory.lightning.datamodule import FactoryDataModule
 from factory.registry.plan_inputs import plan_backend
 from factory.registry.prepare import survey
 from factory.registry.reopen import check_shared

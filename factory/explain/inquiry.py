@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.sample_ids import MARK, find_sample, near_names
-from factory.datamodule import FactoryDataModule
 from factory.dryrun.wording import plural
 from factory.errors import ConfigError
 from factory.explain.findings import Choice, Findings, Sample, Step, exclude_line
 from factory.explain.request import MOST_STEPS, Request
 from factory.explain.samples import of_stream, samples_of, with_exclusions, with_layout
 from factory.ledger.reader import Recorded, read_ledger, recorded_steps
+from factory.lightning.datamodule import FactoryDataModule
 from factory.sampling.plan import PlanStep
 
 # Samples described one by one, some 100 microseconds each; further steps go without.

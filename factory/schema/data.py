@@ -73,7 +73,7 @@ class ExcludeConfig:
 class DataConfig:
     """Every backend of the run, and what they share."""
 
-    _target_: str = "factory.datamodule.FactoryDataModule"
+    _target_: str = "factory.lightning.datamodule.FactoryDataModule"
     batch_size: int = opt(16, "samples per optimizer step, over all ranks and accumulation")
     seed: int = opt(II("seed"), "seed of the plan")
     resolution: float = opt(1024, "target size of backends that set none")

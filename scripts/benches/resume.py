@@ -58,8 +58,8 @@ def _source(path: Path, folder: Path) -> Any:
 
 def _resume(source: Any, at: int) -> float:
     """Resume a new data module from a step; return the seconds until its first batch."""
-    from factory.datamodule import FactoryDataModule
-    from factory.runtime.data_state import sealed
+    from factory.lightning.data_state import sealed
+    from factory.lightning.datamodule import FactoryDataModule
 
     class Fake(FactoryDataModule):
         """Batches that tell their rows."""

@@ -16,10 +16,10 @@ from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
 from factory.conditioning.generator import as_rgb, drawing
 from factory.encoder.dct import BlockDCT
+from factory.lightning.loaders import TrainLoader
+from factory.lightning.position import Position
 from factory.registry.reopen import reopen
 from factory.runtime.batches.rank_layout import Layout
-from factory.runtime.iterator import TrainLoader
-from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
 from tests.backends.test_prepared import Remote
 from tests.catalog.fakes import ENGINE

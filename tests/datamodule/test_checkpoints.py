@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import FactoryDataModule
 from factory.errors import ResumeError
-from factory.runtime.data_state import KEY, sealed
+from factory.lightning.data_state import KEY, sealed
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 
 pytestmark = pytest.mark.filterwarnings(

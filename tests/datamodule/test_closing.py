@@ -13,11 +13,11 @@ from factory import Batch, FactoryDataModule
 from factory.errors import PlanError, ResumeError, StorageError
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import read_ledger
+from factory.lightning.data_state import sealed
+from factory.lightning.loaders import Layout, TrainLoader
+from factory.lightning.position import Position
 from factory.registry.registry import Registry
 from factory.runtime.batches.request import Part
-from factory.runtime.data_state import sealed
-from factory.runtime.iterator import Layout, TrainLoader
-from factory.runtime.position import Position
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.device import each_tensor
 from factory.runtime.prefetch.loader_context import Supply

@@ -9,10 +9,10 @@ import pytest
 
 from factory import Batch, ConditioningBackend, FactoryDataModule, ImageBackend
 from factory.errors import QuarantineError, StorageUnavailableError
+from factory.lightning.loaders import TrainLoader
+from factory.lightning.position import Position
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.batches.rank_layout import Layout
-from factory.runtime.iterator import TrainLoader
-from factory.runtime.position import Position
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import data_module, write_folders
 from tests.pictures import write_pictures

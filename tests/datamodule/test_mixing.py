@@ -8,8 +8,8 @@ import pytest
 from factory import FactoryDataModule, ImageBackend
 from factory.backends.image import Crop
 from factory.errors import PlanError
-from factory.runtime.iterator import Layout, TrainLoader
-from factory.runtime.position import Position
+from factory.lightning.loaders import Layout, TrainLoader
+from factory.lightning.position import Position
 from factory.sampling.mixture import Mixture
 from factory.sampling.schedule import Window
 from factory.sampling.selection import Random

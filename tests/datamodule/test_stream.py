@@ -20,8 +20,8 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ResumeError, TableError
-from factory.runtime.iterator import Layout, TrainLoader
-from factory.runtime.position import Position
+from factory.lightning.loaders import Layout, TrainLoader
+from factory.lightning.position import Position
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Watching, trainer

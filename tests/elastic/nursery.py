@@ -111,7 +111,7 @@ def _serve() -> None:
     import lightning.pytorch  # noqa: F401
     import torch.distributed  # noqa: F401
 
-    import factory.datamodule  # noqa: F401
+    import factory.lightning.datamodule  # noqa: F401
 
     ended: dict[int, int] = {}
     for line in sys.stdin:

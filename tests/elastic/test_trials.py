@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from factory.lightning.loaders import EvalLoader, TrainLoader
+from factory.lightning.position import Position
+from factory.lightning.resume import check_plan
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.batches.request import Part
-from factory.runtime.iterator import EvalLoader, TrainLoader
-from factory.runtime.position import Position
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.runtime.resume import check_plan
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan

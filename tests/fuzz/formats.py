@@ -18,7 +18,7 @@ from factory.catalog.tables.table_reader import Tables
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
-from factory.runtime.checkpoint_file import check_trusted, check_whole
+from factory.lightning.checkpoint_file import check_trusted, check_whole
 from factory.storage import HuggingFaceStorage, LocalStorage, TarStorage, UrlListStorage
 from factory.storage.huggingface_stream import RowStream
 from tests.fuzz.harness import Format

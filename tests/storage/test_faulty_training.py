@@ -10,8 +10,8 @@ import torch
 from factory import Batch, CachePlace, FactoryDataModule, ImageBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.errors import FetchError, QuarantineError, StorageUnavailableError
+from factory.lightning.data_state import sealed
 from factory.runtime.batches.quarantine import QuarantineLimit
-from factory.runtime.data_state import sealed
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage import LocalStorage, S3Storage, retry
 from tests.pictures import write_pictures

@@ -15,7 +15,7 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.errors import ObjectNotFoundError, PlanError, ResumeError
 from factory.sampling.mixture import Mixture
 from tests.datamodule.building import Watching, data_module, trainer, write_folders
-from tests.datamodule.test_lightning_traps import Model, Step, fit
+from tests.lightning.test_lightning_traps import Model, Step, fit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from factory.errors import ResumeError
-from factory.runtime.resume import STATE_FORMAT, check_format, check_plan, plan_changes
+from factory.lightning.resume import STATE_FORMAT, check_format, check_plan, plan_changes
 
 PLAN: dict[str, Any] = {
     "seed": 7, "batch_size": 4,

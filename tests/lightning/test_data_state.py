@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import ResumeError
-from factory.runtime.data_state import CHECKSUM, KEY, check_state, find_state, sealed
+from factory.lightning.data_state import CHECKSUM, KEY, check_state, find_state, sealed
 from factory.sampling.fingerprint import hash_description
 
 PLAN: dict[str, Any] = {

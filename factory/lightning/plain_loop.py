@@ -11,6 +11,8 @@ from lightning.pytorch import LightningDataModule
 
 from factory.errors import ConfigError, FactoryError
 from factory.ledger.ledger import Ledger
+from factory.lightning.loaders import TrainLoader
+from factory.lightning.position import Position
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.distributed.consistency import (
@@ -22,8 +24,6 @@ from factory.runtime.distributed.consistency import (
 )
 from factory.runtime.distributed.current_rank import Ranks, check_given, check_ranks, find_ranks
 from factory.runtime.distributed.rank_monitor import Peers, watch
-from factory.runtime.iterator import TrainLoader
-from factory.runtime.position import Position
 from factory.runtime.prefetch.activity import Progress
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import ConfigError, ResumeError
-from factory.runtime.checkpoint_file import (
+from factory.lightning.checkpoint_file import (
     TRUST,
     check_trusted,
     check_whole,

@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from factory.lightning.loaders import EvalLoader, Loader, TrainLoader
 from factory.runtime.batches.batch import Batch
-from factory.runtime.iterator import EvalLoader, Loader, TrainLoader
 
 
 class Planned(IterableDataset[Batch]):

@@ -19,34 +19,34 @@ from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
 from factory.ledger.layout import About
 from factory.ledger.ledger import Ledger
+from factory.lightning.checkpoint_file import explain_failure
+from factory.lightning.data_state import check_place, check_state, sealed
+from factory.lightning.loaders import EvalLoader, Record, TrainLoader
+from factory.lightning.plain_loop import PlainLoop
+from factory.lightning.position import Position
+from factory.lightning.restore_trainer import cut_of
+from factory.lightning.resume import STATE_FORMAT, check_cut, check_plan
+from factory.lightning.step_callback import Commits
+from factory.lightning.torch_loader import TorchEvalLoader, TorchTrainLoader
 from factory.metrics.stages import Telemetry
-from factory.plain_loop import PlainLoop
 from factory.registry.plan_inputs import eval_backend, plan_backend
 from factory.registry.prepare import end_epoch, load, preload, prepare
 from factory.registry.registry import Backend, Registry
 from factory.registry.reopen import check_reopenable, check_shared, reopen
 from factory.registry.streams import Streams
-from factory.runtime.alignment import cut_of
 from factory.runtime.batches.collate import Collate
 from factory.runtime.batches.encode_stats import EncodedCounts
 from factory.runtime.batches.quarantine import Quarantine, QuarantineLimit
 from factory.runtime.batches.rank_layout import Layout
-from factory.runtime.checkpoint_file import explain_failure
-from factory.runtime.commits import Commits
-from factory.runtime.data_state import check_place, check_state, sealed
 from factory.runtime.distributed.consistency import agree_on_plan
 from factory.runtime.distributed.current_rank import check_ranks
 from factory.runtime.distributed.rank_monitor import PEER_TIMEOUT_S, watch
-from factory.runtime.iterator import EvalLoader, Record, TrainLoader
-from factory.runtime.position import Position
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.cache_prefetch import fetch_ahead
 from factory.runtime.prefetch.expected_memory import check_memory
 from factory.runtime.prefetch.loader_context import Supply
 from factory.runtime.prefetch.report import FetchReport
 from factory.runtime.prefetch.worker.process import MakerProcess
-from factory.runtime.resume import STATE_FORMAT, check_cut, check_plan
-from factory.runtime.torch_loader import TorchEvalLoader, TorchTrainLoader
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded
 from factory.sampling.mixture import Mixture

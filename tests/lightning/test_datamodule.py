@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import ConfigError, ImageBackend
 from factory.errors import PlanError, ResumeError
-from factory.runtime.data_state import sealed
+from factory.lightning.data_state import sealed
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 from tests.pictures import colour, write_pictures

@@ -7,11 +7,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from factory.errors import PlanError
-from factory.runtime.alignment import align
-from factory.runtime.data_state import KEY, find_state
+from factory.lightning.data_state import KEY, find_state
+from factory.lightning.position import Position
+from factory.lightning.restore_trainer import align
+from factory.lightning.resume import check_present
 from factory.runtime.distributed.consistency import agree
-from factory.runtime.position import Position
-from factory.runtime.resume import check_present
 from factory.sampling.plan import Plan
 
 

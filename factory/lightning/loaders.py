@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from factory.errors import FetchError, PlanError
+from factory.lightning.position import Position
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import Collate
 from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.batches.request import Part, together
-from factory.runtime.position import Position
 from factory.runtime.prefetch.activity import Progress
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
 from factory.runtime.prefetch.cache_prefetch import FetchAhead

@@ -1,6 +1,6 @@
 """Where a run stands: committed steps, the next one, and epochs that end early."""
 
-from factory.runtime.position import Position
+from factory.lightning.position import Position
 
 
 def three_steps(epoch: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from factory.errors import PlanError, ResumeError
-from factory.runtime.resume import check_format
+from factory.lightning.resume import check_format
 from factory.sampling.epoch_end import MOST_STEPS
 from factory.sampling.fingerprint import hash_description
 from factory.sampling.plan import Plan
