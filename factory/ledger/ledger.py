@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.errors import StorageError
-from factory.ledger.file import LedgerFile
-from factory.ledger.layout import SCHEMA, About
+from factory.ledger.columns import SCHEMA, About
+from factory.ledger.ledger_file import LedgerFile
 from factory.runtime.batches.batch import Batch
 
 # Micro-batches of a record batch: some 30 KB, of which a killed process loses at most one. Saving

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.errors import CacheError
-from factory.ledger.layout import SUFFIX, About
-from factory.ledger.messages import DamagedMessageError, is_sealed, sealed_messages
+from factory.ledger.arrow_messages import DamagedMessageError, is_sealed, sealed_messages
+from factory.ledger.columns import SUFFIX, About
 from factory.runtime.batches.batch import Replacement
 
 

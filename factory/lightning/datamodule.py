@@ -17,7 +17,7 @@ from factory.backends.sample_ids import resolve
 from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
-from factory.ledger.layout import About
+from factory.ledger.columns import About
 from factory.ledger.ledger import Ledger
 from factory.lightning.checkpoint_file import explain_failure
 from factory.lightning.data_state import check_place, check_state, sealed

@@ -15,7 +15,7 @@ from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.facts_store import Shelf
 from factory.catalog.tables.table_reader import Tables
-from factory.ledger.layout import About
+from factory.ledger.columns import About
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
 from factory.lightning.checkpoint_file import check_trusted, check_whole

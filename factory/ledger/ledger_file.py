@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from factory.ledger.layout import About, file_name
-from factory.ledger.messages import END, seal, split_schema
+from factory.ledger.arrow_messages import END, seal, split_schema
+from factory.ledger.columns import About, file_name
 from factory.ledger.reader import begun, ledger_files
 
 
