@@ -21,7 +21,7 @@ from factory.lightning.checkpoint_file import SUFFIX, check_trusted, check_whole
 from factory.lightning.datamodule import FactoryDataModule
 from factory.metrics.stages import METRICS, Stage
 from factory.own_folder import is_unwritable, unwritable
-from factory.report import show, stages_table, stream_lines, wide_console
+from factory.reports.run import show, stages_table, stream_lines, wide_console
 from factory.run_folder import HYDRA, newest_checkpoint
 
 logger = logging.getLogger("factory")

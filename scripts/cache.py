@@ -237,7 +237,7 @@ def _filled(data: "FactoryDataModule", options: argparse.Namespace) -> "dict[str
 
 
 def _no_cache(place: "CachePlace", stores: "dict[str, TensorStore]", advice: str) -> CacheError:
-    from factory.dryrun.wording import place as shown
+    from factory.reports.wording import place as shown
 
     where = shown(place.storage.identity, place.prefix)
     return CacheError(f"nothing of {', '.join(stores)} is stored in {where}; {advice}")
@@ -245,7 +245,7 @@ def _no_cache(place: "CachePlace", stores: "dict[str, TensorStore]", advice: str
 
 def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.maintenance.usage import held, usage
-    from factory.report_cache import show_usage
+    from factory.reports.cache import show_usage
 
     here = data.registry.cache
     stores = _filled(data, options)
@@ -257,7 +257,7 @@ def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _verify(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.maintenance.verify import inspect
-    from factory.report_cache import show_findings
+    from factory.reports.cache import show_findings
 
     # What it warns of is told below, and all of it.
     logging.getLogger("factory.cache.index.snapshot").setLevel(logging.ERROR)
@@ -268,7 +268,7 @@ def _verify(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _gc(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.maintenance.garbage import collect, garbage
-    from factory.report_cache import show_garbage
+    from factory.reports.cache import show_garbage
 
     if not 0 <= options.min_age < math.inf:
         raise ConfigError(f"--min-age must be at least 0, in minutes, got {options.min_age:g}")
@@ -282,7 +282,7 @@ def _gc(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _compact(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.maintenance.compaction import compact
-    from factory.report_cache import show_compactions
+    from factory.reports.cache import show_compactions
 
     done = {name: compact(store) for name, store in _filled(data, options).items()}
     show_compactions(done)
@@ -291,7 +291,7 @@ def _compact(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _why(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.registry.prepare import survey
-    from factory.report_cache import reasons, show_reasons
+    from factory.reports.cache import reasons, show_reasons
 
     sources, _ = survey(data.registry, seed=data.seed)
     found = reasons(sources, data.registry.text_embeds, options.key)
@@ -316,7 +316,7 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
     from factory.cache.maintenance.transfer import compare, copy
     from factory.cache.maintenance.usage import is_empty
     from factory.catalog.facts_transfer import Verdict, compare_facts, copy_facts
-    from factory.report_cache import show_transfers
+    from factory.reports.cache import show_transfers
 
     here, other = data.registry.cache, _other_place(data.registry.cache, options)
     ends = (here, other) if outwards else (other, here)

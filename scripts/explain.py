@@ -27,8 +27,8 @@ from factory import cli, composer
 from factory.builder import verify
 from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
-from factory.explain.request import Request
-from factory.explain.request import parse as parse_request
+from factory.reports.explain.request import Request
+from factory.reports.explain.request import parse as parse_request
 from factory.run_folder import FormerRun, former_run, run_length
 from factory.untrusted_text import json_text
 
@@ -84,9 +84,9 @@ def _answer(
 ) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.builder import build
-    from factory.explain.inquiry import Inquiry
-    from factory.explain.record import recorded_findings
-    from factory.explain.terminal import show
+    from factory.reports.explain.answer import Inquiry
+    from factory.reports.explain.explain_terminal import show
+    from factory.reports.explain.ledger_only import recorded_findings
 
     data = build(run.config, run.overrides)
     folders = [each.config.data.ledger for each in (run, *others)]
@@ -109,7 +109,7 @@ def _answer(
             text = json_text(findings.as_json(), indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
         if options.html:
-            from factory.explain.page import page
+            from factory.reports.explain.explain_page import page
 
             text = page(findings, data.sources, data.registry.engine.here)
             options.html.write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from factory import cli, composer
 from factory.builder import preflight, verify
 from factory.demo.session import demo_session, promised
-from factory.dryrun.figures import Run
+from factory.reports.preview.summary import Run
 from factory.untrusted_text import json_text
 
 # A dry run leaves no run folder and no log behind, and shows its tables instead of log lines.
@@ -83,8 +83,8 @@ def main(arguments: Sequence[str]) -> None:
 def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace) -> bool:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.builder import build
-    from factory.dryrun.rehearsal import rehearse
-    from factory.dryrun.terminal import show
+    from factory.reports.preview.dry_run import rehearse
+    from factory.reports.preview.terminal import show
 
     data = build(cfg, overrides)
     try:
@@ -94,7 +94,7 @@ def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace
             text = json_text(rehearsal.figures.as_json(), indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
         if options.html:
-            from factory.dryrun.page import page
+            from factory.reports.preview.page import page
 
             options.html.write_text(page(rehearsal, data.registry.engine.here), encoding="utf-8")
             print(f"wrote {options.html}")

@@ -69,7 +69,7 @@ def _is_override(text: str) -> bool:
 def _encode(cfg: DictConfig, overrides: list[str]) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.builder import build
-    from factory.report import show_encoded
+    from factory.reports.run import show_encoded
 
     data = build(cfg, overrides)
     with closing(data):

@@ -13,7 +13,7 @@ from factory.cache.maintenance.transfer import compare, copy
 from factory.cache.maintenance.usage import usage
 from factory.cache.maintenance.verify import drop
 from factory.demo.session import S3_SETTINGS
-from factory.report_cache import show_usage
+from factory.reports.cache import show_usage
 from factory.storage import LocalStorage
 from tests.bad_input.making import forbidding
 from tests.filled_cache import fill, load_script

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from factory import compose
 from factory.cli import describe
-from factory.dryrun.markup import tag
-from factory.dryrun.wording import redact
 from factory.errors import StorageError
-from factory.explain.findings import Findings, Sample, Step, exclude_line
-from factory.explain.terminal import show
+from factory.reports.explain.explain_terminal import show
+from factory.reports.explain.findings import Findings, Sample, Step, exclude_line
+from factory.reports.preview.html import tag
+from factory.reports.wording import redact
 from factory.sampling.exclusion import Exclude
 from factory.untrusted_text import (
     PrintableFormatter,

@@ -18,7 +18,7 @@ from factory.secrets import (
     without_passwords,
     without_secrets,
 )
-from tests.dryrun.test_plan_script import run
+from tests.reports.preview.test_plan_script import run
 
 SECRET = "hunter2-hunter2"
 

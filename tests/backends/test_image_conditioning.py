@@ -26,14 +26,14 @@ from factory import (
 )
 from factory.backends.streaming.source import StreamSource
 from factory.cache.store import UnusableRowsError
-from factory.dryrun.page import page
-from factory.dryrun.rehearsal import rehearse
-from factory.dryrun.terminal import show
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
 from factory.registry.prepare import prepare
 from factory.registry.registry import Registry
+from factory.reports.preview.dry_run import rehearse
+from factory.reports.preview.page import page
+from factory.reports.preview.terminal import show
 from factory.runtime.batches.collate import batch_bytes
 from factory.runtime.batches.request import Part
 from factory.runtime.batches.stream_collate import stream_batch

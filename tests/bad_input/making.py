@@ -15,7 +15,7 @@ from factory import Batch, CachePlace, FactoryDataModule, ImageBackend, ImageEmb
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
-from factory.report import dropped_lines
+from factory.reports.run import dropped_lines
 from factory.storage.local import LocalStorage
 from tests.media.pictures import encode, gradient
 from tests.pixels import pixels_of

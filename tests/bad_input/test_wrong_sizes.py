@@ -14,13 +14,13 @@ from factory.backends.pixels import Picture
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.crops import Cut
 from factory.catalog.scan.table import ParquetTable
-from factory.dryrun import thumbnails
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError, MediaError
 from factory.media.composite import Composite
+from factory.reports.preview import thumbnails
 from factory.runtime.batches.quarantine import QuarantineLimit, too_many
 from tests.bad_input.making import backend, batches, details, dropped, kept, module, prepared
-from tests.dryrun.building import dry_run, problems
+from tests.reports.preview.building import dry_run, problems
 
 TABLE = ParquetTable(path="t.parquet")
 

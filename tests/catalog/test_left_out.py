@@ -21,7 +21,7 @@ from factory.catalog.scan.discovery import Discovery
 from factory.catalog.scan.table import ParquetTable
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError
-from factory.report import left_out_lines
+from factory.reports.run import left_out_lines
 from factory.schema.metadata import ColumnsConfig
 from factory.schema.run import DiscoveryConfig
 from factory.storage.base import Storage
@@ -32,7 +32,7 @@ from factory.storage.tar.tar_storage import TarStorage
 from tests.bad_input.making import prepared
 from tests.catalog.scan.test_column_facts import Table
 from tests.catalog.scan.test_column_facts import scan as scan_columns
-from tests.dryrun.building import dry_run, one_backend, problems
+from tests.reports.preview.building import dry_run, one_backend, problems
 from tests.streams import stream
 
 TRASH = (

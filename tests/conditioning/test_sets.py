@@ -14,7 +14,7 @@ from factory.cache.index.recipe_index import Found
 from factory.catalog.captions.draws import conditioning_draw
 from factory.conditioning import Canny
 from factory.errors import EmptyBackendError
-from factory.explain.samples import samples_of
+from factory.reports.explain.samples import samples_of
 from factory.runtime.batches.metadata import Outline
 from tests.conditioning.building import beside, ready, write_sources
 from tests.pictures import colour, write_pictures

@@ -25,7 +25,7 @@ from factory.catalog.captions.sources import FilenameCaptions, TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ConfigError, StorageError
-from factory.explain.samples import samples_of
+from factory.reports.explain.samples import samples_of
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage.local import LocalStorage
 from tests.datamodule.building import Watching, trainer

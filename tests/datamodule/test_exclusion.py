@@ -9,9 +9,9 @@ import pytest
 
 from factory import ConditioningBackend, ConfigError, FactoryDataModule, ImageBackend
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.dryrun.rehearsal import rehearse
 from factory.errors import PlanError, ResumeError
-from factory.explain.samples import samples_of
+from factory.reports.explain.samples import samples_of
+from factory.reports.preview.dry_run import rehearse
 from factory.sampling.exclusion import Exclude
 from factory.sampling.mixture import Mixture
 from factory.storage.local import LocalStorage

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
-from factory.dryrun.figures import Run
+from factory.reports.preview.summary import Run
 from tests.pictures import write_pictures
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,10 +7,10 @@ import pytest
 
 from factory import compose
 from factory.builder import build
-from factory.dryrun.figures import Run
-from factory.dryrun.rehearsal import rehearse
 from factory.errors import ConfigError
 from factory.registry.reopen import check_shared
+from factory.reports.preview.dry_run import rehearse
+from factory.reports.preview.summary import Run
 from factory.training import train
 from tests.clips import write_clips
 from tests.pictures import write_pictures

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.reports.preview.test_plan_script import ROOT, run
 
 from factory import build, compose
 from factory.ledger.reader import read_ledger
-from tests.dryrun.building import CHROMIUM, browse
-from tests.dryrun.test_plan_script import ROOT, run
 from tests.pictures import write_pictures
+from tests.reports.preview.building import CHROMIUM, browse
 
 OFF = ("~callbacks.loss", "~callbacks.samples")
 

@@ -1,0 +1,164 @@
+"""How does an answer look in a terminal?"""
+
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from factory.reports.explain.findings import Choice, Findings, Sample, Step
+from factory.reports.terminal_tables import narrow, titled_table
+from factory.reports.wording import number, percent, plural, redact, size
+from factory.untrusted_text import printable, terminal
+
+# Columns the tables are laid out for; keys are folded, never cut.
+WIDTH = 110
+# Digits of an etag that tell versions apart.
+ETAG = 16
+
+
+def show(findings: Findings, console: Console | None = None) -> None:
+    """Print an answer."""
+    console = narrow(console or terminal(), WIDTH)
+    for note in findings.notes:
+        console.print(Text.assemble(("! ", "yellow"), redact(note)))
+    if len(findings.steps) > 1:
+        console.print(_overview(findings))
+    else:
+        for step in findings.steps:
+            for part in parts(step):
+                console.print(part)
+    if findings.exclude:
+        console.print("\nTo leave samples out, keep those you mean of:")
+        # In one line, however wide: it is there to be copied.
+        console.print(findings.exclude, soft_wrap=True, markup=False, highlight=False)
+
+
+def _overview(findings: Findings) -> Table:
+    table = titled_table(
+        "Steps", ("step", "right"), ("epoch", "right"), ("in it", "right"), ("backend", "left"),
+        ("bucket", "left"), ("samples", "right"), ("filled", "right"), ("replaced", "right"),
+        ("", "left"),
+    )  # fmt: skip
+    for step in findings.steps:
+        replaced = sum(bool(sample.instead_of) for sample in step.samples)
+        table.add_row(
+            number(step.number), number(step.epoch), number(step.step),
+            Text(step.backend, style="bold"), step.bucket, number(len(step.samples)),
+            number(step.fills), number(replaced), Text("; ".join(step.notes), style="yellow"),
+        )  # fmt: skip
+    return table
+
+
+def parts(step: Step) -> Iterator[RenderableType]:
+    """Yield what is known of one step, from the first table to the last."""
+    yield Text(heading(step), style="bold")
+    yield Text(shared(step), style="dim")
+    for note in step.notes:
+        yield Text.assemble(("! ", "yellow"), note)
+    if step.choices:
+        yield _why(step)
+    yield _samples(step)
+    swapped = [sample for sample in step.samples if sample.instead_of]
+    if swapped:
+        yield _swapped(swapped)
+
+
+def heading(step: Step) -> str:
+    """Return "Step 12: step 3 of 9 in epoch 2, from photos, bucket 128x96"."""
+    of = f" of {number(step.steps)}" if step.steps else ""
+    return (
+        f"Step {number(step.number)}: step {number(step.step)}{of} in epoch {number(step.epoch)}, "
+        f"from {step.backend}, bucket {step.bucket}"
+    )
+
+
+def shared(step: Step) -> str:
+    """Return how a step was shared, and what it is in its backend."""
+    said = [plural(len(step.samples), "sample")]
+    if step.pass_number:
+        # More than there are where a backend that is done begins again.
+        of = f" of {step.passes}" if step.pass_number <= step.passes else ""
+        said.append(f"pass {number(step.pass_number)}{of} over {step.backend}")
+    if step.fills:
+        said.append(f"{number(step.fills)} of them only fill the batch")
+    if step.ranks is not None and step.micros is not None:
+        ranks, micros = plural(step.ranks, "process"), plural(step.micros, "micro-batch")
+        said.append(f"used by {ranks}, {micros} each")
+    return ", ".join(said)
+
+
+def _why(step: Step) -> Table:
+    table = titled_table(
+        f"Why {step.backend}: weights since {since(step)}",
+        ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
+        ("owed", "right"), ("left", "right"), ("takes part", "left"),
+    )  # fmt: skip
+    for each in step.choices:
+        style = "bold" if each.backend == step.backend else ""
+        table.add_row(
+            Text(each.backend, style=style), f"{each.weight:.3g}", percent(each.share),
+            number(each.given), f"{each.owed:+.2f}", batches_left(each), each.window,
+        )  # fmt: skip
+    return table
+
+
+def since(step: Step) -> str:
+    """Return "step 3 of the epoch", since which backends and weights are the same."""
+    if step.since < 1:
+        return f"step {number(step.number - step.step + step.since)} of the run"
+    return f"step {number(step.since)} of the epoch"
+
+
+def batches_left(choice: Choice) -> str:
+    """Return the batches a backend has left in the epoch."""
+    return "-" if choice.left is None else number(choice.left)
+
+
+def _samples(step: Step) -> Table:
+    who = any(sample.rank is not None for sample in step.samples)
+    columns = [
+        ("place", "right"), *([("rank.micro", "right")] if who else []), ("sample", "left"),
+        ("cut", "left"), ("caption", "left"),
+    ]  # fmt: skip
+    table = titled_table("Samples", *columns)
+    for sample in step.samples:
+        where = [f"{sample.rank}.{sample.micro}"] if who else []
+        table.add_row(
+            str(sample.place), *where, _named(step, sample), cut(sample),
+            Text(printable(sample.caption) or "(none)", style="" if sample.caption else "dim"),
+        )  # fmt: skip
+    return table
+
+
+def _named(step: Step, sample: Sample) -> Text:
+    name = Text(f"{step.backend}:{redact(sample.key)}" if sample.key else f"row {sample.row}")
+    if sample.key and sample.width:
+        told = "" if sample.bytes < 0 else f", {size(sample.bytes)}"
+        version = f", {printable(sample.etag[:ETAG])}" if sample.etag else ""
+        name.append(f"\n{sample.width}x{sample.height}{told}{version}", style="dim")
+    for backend, key in sample.partners.items():
+        name.append(f"\nwith {backend}:{redact(key)}", style="dim")
+    if sample.fills:
+        name.append("\nonly fills the batch", style="dim")
+    if sample.dropped:
+        name.append(f"\nnow dropped: {redact(sample.dropped)}", style="yellow")
+    return name
+
+
+def cut(sample: Sample) -> str:
+    """Return how a sample is resized and cut, and by how much it is enlarged."""
+    if sample.target is None or sample.crop is None or sample.resized is None:
+        return "-"
+    (width, height), (top, left) = sample.target, sample.crop
+    to = f"to {sample.resized[0]}x{sample.resized[1]}"
+    scale = f" (x{sample.upscale:.2f})" if sample.upscale else ""
+    return f"{to}{scale}\n{width}x{height} at {left},{top}"
+
+
+def _swapped(samples: list[Sample]) -> Table:
+    table = titled_table("Replaced", ("place", "right"), ("sample", "left"), ("why", "left"))
+    for sample in samples:
+        for one in sample.instead_of:
+            table.add_row(str(sample.place), redact(one.key), redact(f"{one.stage}: {one.reason}"))
+    return table
