@@ -13,18 +13,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from factory import cli, composer
-from factory.builder import preflight, verify
+from factory import cli
+from factory.config import compose
+from factory.config.build import preflight, verify
 from factory.demo.session import demo_session, promised
 
 # Torch's threads spin while they wait, which on a busy machine takes the cores from each other
 # (a run was seen to take many times as long). Read once, when torch loads; a setting of yours wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-composer.register()
+compose.register()
 
 
-@hydra.main(version_base=composer.HYDRA_VERSION, config_path="conf", config_name="config")
+@hydra.main(version_base=compose.HYDRA_VERSION, config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Build the backends, train the model, say what was done; return what sweepers minimise."""
     run = HydraConfig.get()

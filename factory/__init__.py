@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from factory.backends.image import Crop, EvalBackend, ImageBackend
     from factory.backends.streaming.backend import StreamBackend
     from factory.backends.video import VideoBackend
-    from factory.builder import build
-    from factory.composer import compose
+    from factory.config.build import build
+    from factory.config.compose import compose
     from factory.errors import ConfigError, FactoryError
     from factory.lightning.datamodule import FactoryDataModule
     from factory.runtime.batches.batch import Batch
@@ -40,8 +40,8 @@ _HOMES = {
     "TextEmbedBackend": "factory.backends.embeddings",
     "VideoBackend": "factory.backends.video",
     "VisionEmbedBackend": "factory.backends.embeddings",
-    "build": "factory.builder",
-    "compose": "factory.composer",
+    "build": "factory.config.build",
+    "compose": "factory.config.compose",
 }
 
 __all__ = [

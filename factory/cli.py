@@ -20,18 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from factory.check import check, written_secrets
-from factory.composer import compose, is_no_choice, refusals, tidy
-from factory.errors import ConfigError, FactoryError
-from factory.own_folder import claim, unwritable
-from factory.run_folder import (
+from factory.config.check import check, written_secrets
+from factory.config.compose import compose, is_no_choice, refusals, tidy
+from factory.config.own_folder import claim, unwritable
+from factory.config.run_folder import (
     HYDRA,
     continued,
     former_config_dir,
     former_overrides,
     newest_checkpoint,
 )
-from factory.secrets import without_secrets
+from factory.config.secrets import without_secrets
+from factory.errors import ConfigError, FactoryError
 from factory.startup import DEBUG, is_closed_output, say
 from factory.untrusted_text import printable
 

@@ -14,15 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from factory.builder import build, make
+from factory.config.build import build, make
+from factory.config.own_folder import is_unwritable, unwritable
+from factory.config.run_folder import HYDRA, newest_checkpoint
 from factory.errors import ConfigError, FactoryError
 from factory.interruption import Interruption
 from factory.lightning.checkpoint_file import SUFFIX, check_trusted, check_whole, is_sharded
 from factory.lightning.datamodule import FactoryDataModule
 from factory.metrics.stages import METRICS, Stage
-from factory.own_folder import is_unwritable, unwritable
 from factory.reports.run import show, stages_table, stream_lines, wide_console
-from factory.run_folder import HYDRA, newest_checkpoint
 
 logger = logging.getLogger("factory")
 

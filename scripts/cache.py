@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from factory import cli, composer
+from factory import cli
+from factory.config import compose
 from factory.demo.session import demo_session, wants_s3_server
 from factory.errors import CacheError, ConfigError, FactoryError
 from factory.untrusted_text import PrintableFormatter
@@ -152,9 +153,9 @@ def _add(doors: Any, name: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return the exit status."""
     options = parse(arguments)
-    composer.register()
+    compose.register()
     try:
-        cfg = composer.compose(options.overrides, config_dir=options.config_dir)
+        cfg = compose.compose(options.overrides, config_dir=options.config_dir)
         _refuse_own_server(cfg, "storage=s3")
         with ExitStack() as stack:
             if options.command == "why":  # no other command looks at samples
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _built(cfg: DictConfig, overrides: Sequence[str]) -> "FactoryDataModule":
     # Imported here: what is wrong with a command is said before torch has loaded.
-    from factory.builder import build
+    from factory.config.build import build
 
     return build(cfg, overrides)
 
@@ -382,7 +383,7 @@ def _check_end(place: "CachePlace", note: str, *, write: bool, made: bool) -> No
 
 def _other_place(here: "CachePlace", options: argparse.Namespace) -> "CachePlace":
     """Return the other cache: a folder, a bucket, or the one that other options lead to."""
-    from factory.builder import make, verify
+    from factory.config.build import make, verify
     from factory.storage.local import LocalStorage
 
     given = options.other
@@ -396,7 +397,7 @@ def _other_place(here: "CachePlace", options: argparse.Namespace) -> "CachePlace
         other = replace(here, storage=LocalStorage(first.removeprefix("file://")))
     else:
         overrides = [*options.overrides, *given]
-        cfg = composer.compose(overrides, config_dir=options.config_dir)
+        cfg = compose.compose(overrides, config_dir=options.config_dir)
         _refuse_own_server(cfg, ", ".join(given))
         verify(cfg, overrides)
         other = make(cfg.cache, "cache")
@@ -410,7 +411,7 @@ def _other_place(here: "CachePlace", options: argparse.Namespace) -> "CachePlace
 
 def _bucket(address: str, more: Sequence[str]) -> Any:
     """Return the storage of an address such as s3://bucket/path, with more options of S3."""
-    from factory.builder import make, verify
+    from factory.config.build import make, verify
 
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if not bucket or "?" in address:
@@ -420,7 +421,7 @@ def _bucket(address: str, more: Sequence[str]) -> Any:
         )
     quoted = prefix.strip("/").replace("\\", "\\\\").replace("'", r"\'")
     overrides = ["storage=s3", f"storage.bucket={bucket}", f"storage.prefix='{quoted}'", *more]
-    cfg = composer.compose(overrides)
+    cfg = compose.compose(overrides)
     verify(cfg, overrides)
     return make(cfg.storage, "storage")
 
@@ -429,7 +430,7 @@ def _check_folder(text: str) -> None:
     """Refuse what was hardly meant as the name of a folder."""
     if "://" in text and not text.startswith("file:///"):
         raise ConfigError(f"{text}: of addresses only s3://BUCKET/PATH is known; else a folder")
-    option = composer.conf_dir() / "storage" / f"{text}.yaml"
+    option = compose.conf_dir() / "storage" / f"{text}.yaml"
     if re.fullmatch(r"\w+", text) and option.is_file() and not Path(text).exists():
         raise ConfigError(
             f"{text!r} is a storage; give storage={text}, or ./{text} if you mean a folder"

@@ -23,19 +23,20 @@ from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
 
-from factory import cli, composer
-from factory.builder import verify
+from factory import cli
+from factory.config import compose
+from factory.config.build import verify
+from factory.config.run_folder import FormerRun, former_run, run_length
 from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
 from factory.reports.explain.request import Request
 from factory.reports.explain.request import parse as parse_request
-from factory.run_folder import FormerRun, former_run, run_length
 from factory.untrusted_text import json_text
 
 # Torch's threads spin while they wait; nothing here needs them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-composer.register()
+compose.register()
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
@@ -83,7 +84,7 @@ def _answer(
     run: FormerRun, others: Sequence[FormerRun], request: Request, options: argparse.Namespace
 ) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
-    from factory.builder import build
+    from factory.config.build import build
     from factory.reports.explain.answer import Inquiry
     from factory.reports.explain.explain_terminal import show
     from factory.reports.explain.ledger_only import recorded_findings

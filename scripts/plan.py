@@ -17,8 +17,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from factory import cli, composer
-from factory.builder import preflight, verify
+from factory import cli
+from factory.config import compose
+from factory.config.build import preflight, verify
 from factory.demo.session import demo_session, promised
 from factory.reports.preview.summary import Run
 from factory.untrusted_text import json_text
@@ -32,7 +33,7 @@ QUIET = (
     "~hydra.job_logging.handlers.file",
 )
 
-composer.register()
+compose.register()
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     """Plan, print, write the files asked for, and end with the verdict."""
     options, rest = parse(arguments)
 
-    @hydra.main(version_base=composer.HYDRA_VERSION, config_path="../conf", config_name="config")
+    @hydra.main(version_base=compose.HYDRA_VERSION, config_path="../conf", config_name="config")
     def plan(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         with cli.advice(), promised(cfg):
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace) -> bool:
     # Imported here: what is wrong with a config is said before torch has loaded.
-    from factory.builder import build
+    from factory.config.build import build
     from factory.reports.preview.dry_run import rehearse
     from factory.reports.preview.terminal import show
 

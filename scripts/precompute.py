@@ -17,8 +17,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from factory import cli, composer
-from factory.builder import preflight, verify
+from factory import cli
+from factory.config import compose
+from factory.config.build import preflight, verify
 from factory.demo.session import demo_session, promised
 
 # Everything is in the cache: no run folder is left behind, and no log.
@@ -31,13 +32,13 @@ NO_FOLDER = (
 # What a shell says of a command that was interrupted.
 INTERRUPTED = 130
 
-composer.register()
+compose.register()
 
 
 def main(arguments: Sequence[str]) -> None:
     """Encode, print what was done, and end with a status."""
 
-    @hydra.main(version_base=composer.HYDRA_VERSION, config_path="../conf", config_name="config")
+    @hydra.main(version_base=compose.HYDRA_VERSION, config_path="../conf", config_name="config")
     def precompute(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         with cli.advice(), promised(cfg):
@@ -68,7 +69,7 @@ def _is_override(text: str) -> bool:
 
 def _encode(cfg: DictConfig, overrides: list[str]) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
-    from factory.builder import build
+    from factory.config.build import build
     from factory.reports.run import show_encoded
 
     data = build(cfg, overrides)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from factory import cli
-from factory.composer import compose
+from factory.config.compose import compose
 from factory.errors import ConfigError, MediaError
 
 
@@ -24,7 +24,7 @@ def refused_by_hydra() -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from factory.composer import conf_dir, register
+    from factory.config.compose import conf_dir, register
 
     register()
     with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
@@ -107,7 +107,7 @@ def test_a_group_that_is_set_to_nothing_is_named(
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
 
-        from factory.composer import conf_dir, register
+        from factory.config.compose import conf_dir, register
 
         register()
         with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):

@@ -157,7 +157,7 @@ def test_the_runs_own_log_is_written_so() -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from factory.composer import HYDRA_VERSION, conf_dir, register
+    from factory.config.compose import HYDRA_VERSION, conf_dir, register
 
     register()
     with initialize_config_dir(str(conf_dir().resolve()), version_base=HYDRA_VERSION):

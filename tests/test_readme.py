@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule
 
 from factory import Batch
-from factory.composer import compose
+from factory.config.compose import compose
 from tests.datamodule.building import Recorder
 from tests.pictures import write_pictures
 

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 from factory import cli, training
-from factory.composer import compose
+from factory.config.compose import compose
 from factory.errors import ConfigError, StorageError
 from factory.interruption import Interruption
 from tests.pictures import write_pictures
@@ -294,7 +294,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(place: Path) -> None:
 def test_a_batch_that_processes_cannot_share_is_refused_with_the_config(
     overrides: list[str], told: str
 ) -> None:
-    from factory.builder import verify
+    from factory.config.build import verify
 
     with pytest.raises(ConfigError) as caught:
         verify(compose(["storage.root=data", *overrides]), overrides)
@@ -307,6 +307,6 @@ def test_a_batch_that_processes_cannot_share_is_refused_with_the_config(
      ["trainer.devices=4", "data.context_parallel=2"]],
 )  # fmt: skip
 def test_a_batch_that_they_can_share_is_not(overrides: list[str]) -> None:
-    from factory.builder import verify
+    from factory.config.build import verify
 
     verify(compose(["storage.root=data", *overrides]), overrides)

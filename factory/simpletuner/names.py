@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from factory.composer import conf_dir
+from factory.config.compose import conf_dir
 from factory.simpletuner.problem import ImportProblem, ImportRefusedError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")

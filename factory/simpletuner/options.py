@@ -5,7 +5,7 @@ from dataclasses import Field, fields
 from enum import Enum
 from typing import Any
 
-from factory.schema import SCHEMAS
+from factory.config.schema import SCHEMAS
 
 # Options that keys are mapped to and that may come with a later version: where the schema has
 # one it is written, where it has not the report says what is not carried. Each is SCHEMA.FIELD.

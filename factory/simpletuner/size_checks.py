@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from factory.schema.sizes import MAX_MEGAPIXELS, MIN_EDGE
+from factory.config.schema.sizes import MAX_MEGAPIXELS, MIN_EDGE
 from factory.simpletuner.entry import Entry
 from factory.simpletuner.problem import ImportProblem, shown
 

@@ -12,11 +12,11 @@ IMPORT = "import time; t = time.perf_counter(); import factory; print(time.perf_
 TORCH_FREE = "import sys, factory; print(int('torch' in sys.modules))"
 # Imports are timed apart: they are paid once by any program that trains.
 BUILD = """
-import time, torch, lightning, factory.builder
+import time, torch, lightning, factory.config.build
 t = time.perf_counter()
 cfg = factory.compose(["data=multi"])
 composed = time.perf_counter()
-factory.builder.build(cfg)
+factory.config.build.build(cfg)
 print(composed - t, time.perf_counter() - composed)
 """
 

@@ -3,7 +3,6 @@
 import pytest
 
 from factory import ConfigError, build, compose
-from factory.builder import verify
 from factory.conditioning import (
     Canny,
     JpegArtifacts,
@@ -12,7 +11,8 @@ from factory.conditioning import (
     masks,
     superresolution,
 )
-from factory.schema import conditioning as schema
+from factory.config.build import verify
+from factory.config.schema import conditioning as schema
 from tests.conditioning.building import Negative
 
 ADDED = ("+data/backend@data.backends.edges=conditioning", "data.backends.edges.source=photos")

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from factory import CachePlace, FactoryDataModule, ImageBackend
-from factory.builder import build
 from factory.catalog.captions.sources import TextFileCaptions
-from factory.composer import compose
+from factory.config.build import build
+from factory.config.compose import compose
 from factory.storage import LocalStorage, TarStorage
 from tests.datamodule.building import Recorder, trainer
 from tests.pictures import SIZES, colour

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 
 from factory import ConfigError, compose
-from factory.builder import verify
+from factory.config.build import verify
 from factory.demo.session import S3_SETTINGS, demo_session, promised, wants_s3_server
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from factory import compose
-from factory.builder import build
+from factory.config.build import build
 from factory.errors import ConfigError
 from factory.registry.reopen import check_shared
 from factory.reports.preview.dry_run import rehearse

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from factory.builder import verify
-from factory.composer import compose
+from factory.config.build import verify
+from factory.config.compose import compose
 from factory.errors import ConfigError
 
 FILE = "config_validation.json"

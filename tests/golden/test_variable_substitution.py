@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from factory.schema import resolvers
+from factory.config.schema import resolvers
 from factory.simpletuner.variables import Variables, interpolate, substitute
 
 GOLDEN = "variable_substitution.json"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import factory
-from factory.builder import verify
+from factory.config.build import verify
 from factory.simpletuner.encoders import FAMILIES
 from factory.simpletuner.files import Import, write
 from factory.simpletuner.showing import show

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import factory
-from factory.builder import make, verify
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
+from factory.config.build import make, verify
 from factory.simpletuner.convert import Conversion
 from factory.simpletuner.dataset import Dataset, Outcome
 from factory.simpletuner.files import Import, write

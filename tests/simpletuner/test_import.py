@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import factory
-from factory.builder import make, verify
-from factory.schema import SCHEMAS
+from factory.config.build import make, verify
+from factory.config.schema import SCHEMAS
 from factory.simpletuner.files import Import, write
 from factory.simpletuner.problem import ImportRefusedError
 from tests.catalog.fakes import ENGINE

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import factory
-from factory.builder import make, verify
+from factory.config.build import make, verify
 from factory.simpletuner import report
 from factory.simpletuner.files import Import, write
 from factory.simpletuner.showing import show

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.config.schema.storage import CsvConfig
 from factory.errors import StorageError
-from factory.schema.storage import CsvConfig
 from factory.storage.url_list.addresses import guarded_socket, visiting
 from factory.storage.url_list.hosts import PrivateHost, is_public, named_in
 

@@ -1,0 +1,204 @@
+"""Folders of runs: the config a run was made of, and the newest run that can be continued."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from factory.config.compose import compose
+from factory.errors import ConfigError
+from factory.sampling.fingerprint import difference
+
+# Which source of configs a run was given beside the factory's own.
+_OF_USERS = ("command-line", "hydra.searchpath in command-line")
+# When a run or a sweep was begun, as its folder is named; of several in one second the number,
+# and of a sweep the job's.
+_BEGUN = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:-(\d+))?(?:/(\d+))?$")
+# Where Hydra writes the config of a run.
+HYDRA = ".hydra"
+# Parts of a config that shape the data; a model or a trainer changed since does not matter.
+_OF_DATA = ("seed", "storage", "metadata", "sampling", "cache", "encoder", "data")
+
+
+@dataclass(frozen=True)
+class FormerRun:
+    """A run that was begun before.
+
+    Attributes:
+        folder: Its folder.
+        config: Its config, composed again.
+        overrides: What it was composed from.
+        working_dir: Where it was started; relative paths of its config begin there.
+        changes: What its options say otherwise than they did then, a line each.
+    """
+
+    folder: Path
+    config: DictConfig
+    overrides: list[str]
+    working_dir: Path
+    changes: list[str]
+
+
+def former_run(folder: Path, overrides: Sequence[str] = ()) -> FormerRun:
+    """Compose the config of a run once more.
+
+    Args:
+        folder: The run's folder, as it was printed at its end.
+        overrides: What is to be different, after the run's own overrides.
+
+    Raises:
+        ConfigError: It is no run folder, or its options are gone.
+    """
+    used = former_overrides(folder)
+    runtime = _runtime(folder)
+    config_dir = _config_dir(runtime)
+    config = compose([*used, *overrides], config_dir=config_dir)
+    config.paths.run_dir = str(folder.resolve())
+    before = _shown(_read(folder, "config.yaml"))
+    now = _shown(config if not overrides else compose(used, config_dir=config_dir))
+    changes = difference(before, now)
+    return FormerRun(folder, config, [*used, *overrides], Path(runtime.cwd), changes)
+
+
+def former_overrides(folder: Path) -> list[str]:
+    """Return the overrides that a run was composed from, without those of Hydra itself.
+
+    Raises:
+        ConfigError: It is no run folder.
+    """
+    given = [str(text) for text in _read(folder, "overrides.yaml")]
+    return [text for text in given if not text.startswith("hydra.")]
+
+
+def former_config_dir(folder: Path) -> str | None:
+    """Return the folder of configs that a run was given beside the factory's own.
+
+    Raises:
+        ConfigError: It is no run folder.
+    """
+    return _config_dir(_runtime(folder))
+
+
+def _runtime(folder: Path) -> Any:
+    runtime = OmegaConf.select(_read(folder, "hydra.yaml"), "hydra.runtime")
+    if runtime is None:
+        raise ConfigError(f"{folder / HYDRA / 'hydra.yaml'} says nothing about the run's start")
+    return runtime
+
+
+def _config_dir(runtime: Any) -> str | None:
+    theirs = [each.path for each in runtime.config_sources if each.provider in _OF_USERS]
+    return theirs[0].removeprefix("file://") if theirs else None
+
+
+def continued(former: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Return what stays of a former run's overrides beside those that are given now.
+
+    What is set now replaces what was set, and what was set below it: another `data=` takes the
+    former one's `data.backends.…` along.
+    """
+    changed = [_target(text) for text in given]
+    return [
+        text for text in former if not any(_reaches(target, _target(text)) for target in changed)
+    ]
+
+
+def _target(override: str) -> tuple[str, str]:
+    """Return the key of an override, and the key of what it fills."""
+    key = override.partition("=")[0].lstrip("+~")
+    group, _, package = key.partition("@")
+    return key, f"{package}.{group.rpartition('/')[2]}" if package else key
+
+
+def _reaches(changed: tuple[str, str], before: tuple[str, str]) -> bool:
+    """Tell whether a change replaces what was set before, or what that belongs to."""
+    if changed[0] == before[0]:
+        return True
+    return before[1].startswith((f"{changed[1]}.", f"{changed[1]}/"))
+
+
+def _read(folder: Path, name: str) -> Any:
+    file = folder / HYDRA / name
+    try:
+        return OmegaConf.load(file)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} is no run folder: there is no {file}; give the one that train.py named "
+            "at its end (Results are in …)"
+        ) from None
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+
+
+def _shown(config: Any) -> dict[str, Any]:
+    """Return what shapes the data, as it is written, without what follows elsewhere."""
+    values: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    return {key: _plain(values[key]) for key in _OF_DATA if key in values}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def run_length(config: DictConfig) -> Iterator[tuple[str, int]]:
+    """Yield the limits a run's trainer has: ("steps" or "epochs", how many)."""
+    for kind in ("steps", "epochs"):
+        limit = config.trainer.get(f"max_{kind}")
+        if limit is not None and limit >= 0:
+            yield kind, int(limit)
+
+
+def newest_checkpoint(output_dir: Path, beside: Path | None = None) -> tuple[Path, Path] | None:
+    """Return the folder and the last checkpoint of the newest run that left one.
+
+    The newest run is the one begun last, whichever file was written or copied last.
+
+    Args:
+        output_dir: Where runs are looked for.
+        beside: The folder of the run that asks: jobs of its own sweep are not looked at.
+    """
+    sweep = (
+        beside.parent
+        if beside is not None and (beside.parent / "multirun.yaml").is_file()
+        else None
+    )
+    runs: dict[Path, list[Path]] = {}
+    for file in output_dir.rglob("*.ckpt"):
+        if sweep is None or not file.is_relative_to(sweep):
+            runs.setdefault(_run_of(file), []).append(file)
+    if not runs:
+        return None
+    newest = max(runs, key=_begun)
+    return newest, max(runs[newest], key=_finality)
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """Return the folder of the run that wrote a checkpoint."""
+    for folder in checkpoint.parents:
+        if (folder / HYDRA).is_dir():
+            return folder
+    return (
+        checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    )
+
+
+def _begun(folder: Path) -> tuple[float, int, int]:
+    """Return when a run was begun: as its folder is named, else as its config was written."""
+    if named := _BEGUN.search(folder.as_posix()):
+        moment = datetime.strptime(named[1], "%Y-%m-%d_%H-%M-%S")  # local, as `now`
+        return moment.timestamp(), int(named[2] or 1), int(named[3] or 0)
+    config = folder / HYDRA
+    return (config if config.is_dir() else folder).stat().st_mtime, 1, 0
+
+
+def _finality(checkpoint: Path) -> tuple[bool, float]:
+    """Return what orders the checkpoints of a run: `last` comes after those kept on the way."""
+    return checkpoint.stem.startswith("last"), checkpoint.stat().st_mtime
