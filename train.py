@@ -1,6 +1,6 @@
 """Train on any mix of backends: `python train.py data=multi storage=s3`."""
 
-from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+from factory.commands import startup
 
 # isort: split
 
@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from factory import cli
+from factory.commands import cli
 from factory.config import compose
 from factory.config.build import preflight, verify
 from factory.demo.session import demo_session, promised
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> float | None:
         preflight(cfg, overrides)
         logging.getLogger("factory").info("config and storage are sound; loading torch")
         # Imported here: what is wrong with a config is said before torch has loaded.
-        from factory.training import train
+        from factory.commands.train import train
 
         return train(cfg, overrides, Path(run.runtime.output_dir))
     return None

@@ -13,7 +13,7 @@ Exit status 0 means that all is well, 1 that something is wrong, 2 that the comm
 config is, 130 an interrupt.
 """
 
-from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+from factory.commands import startup
 
 # isort: split
 
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from factory import cli
+from factory.commands import cli
 from factory.config import compose
 from factory.demo.session import demo_session, wants_s3_server
 from factory.errors import CacheError, ConfigError, FactoryError

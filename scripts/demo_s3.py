@@ -1,6 +1,6 @@
 """Which S3 to try the demo with: starts one on loopback, fills it, and says how to use it."""
 
-from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+from factory.commands import startup
 
 # isort: split
 
@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from factory.demo.data import write_demo_data
+from factory.demo.demo_data import write_demo_data
 from factory.demo.s3server import S3Server
 from factory.errors import FactoryError
 

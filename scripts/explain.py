@@ -12,7 +12,7 @@ RUN is a run folder. Of a run that continued others, name them too, the newest f
 ledgers are read together. Other arguments change options, as for train.py.
 """
 
-from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+from factory.commands import startup
 
 # isort: split
 
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
 
-from factory import cli
+from factory.commands import cli
 from factory.config import compose
 from factory.config.build import verify
 from factory.config.run_folder import FormerRun, former_run, run_length

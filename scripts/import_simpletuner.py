@@ -1,6 +1,6 @@
 """How does a SimpleTuner config run here? Turns its `multidatabackend.json` into options."""
 
-from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+from factory.commands import startup
 
 # isort: split
 
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from factory.errors import ConfigError
-from factory.simpletuner.convert import Launch, convert
-from factory.simpletuner.document import read_arguments, read_entries
-from factory.simpletuner.files import Import, write
-from factory.simpletuner.names import option_name
-from factory.simpletuner.showing import show
+from factory.importers.simpletuner.convert import Launch, convert
+from factory.importers.simpletuner.dataset_names import option_name
+from factory.importers.simpletuner.document import read_arguments, read_entries
+from factory.importers.simpletuner.files import Import, write
+from factory.importers.simpletuner.output import show
 from factory.untrusted_text import printable
 
 

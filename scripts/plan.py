@@ -4,7 +4,7 @@ Scans, decides and plans, but encodes and trains nothing. Exit status 0 means th
 be trained, 1 that something stops it.
 """
 
-from factory import startup  # first: Ctrl-C is told in a line while the rest is loaded
+from factory.commands import startup
 
 # isort: split
 
@@ -17,7 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from factory import cli
+from factory.commands import cli
 from factory.config import compose
 from factory.config.build import preflight, verify
 from factory.demo.session import demo_session, promised

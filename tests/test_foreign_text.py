@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factory import compose
-from factory.cli import describe
+from factory.commands.cli import describe
 from factory.errors import StorageError
 from factory.reports.explain.explain_terminal import show
 from factory.reports.explain.findings import Findings, Sample, Step, exclude_line

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig, OmegaConf
 
-from factory.demo.data import write_demo_data
+from factory.demo.demo_data import write_demo_data
 from factory.demo.http_server import HttpServer
 from factory.demo.s3server import S3Server
 from factory.errors import StorageError

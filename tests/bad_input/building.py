@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factory import Batch, FactoryDataModule, build, compose
-from factory.cli import describe
+from factory.commands.cli import describe
 from factory.errors import FactoryError
 
 

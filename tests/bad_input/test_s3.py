@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.cli import describe
+from factory.commands.cli import describe
 from factory.errors import (
     AccessDeniedError,
     ConfigError,

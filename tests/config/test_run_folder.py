@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from factory import cli
+from factory.commands import cli
 from factory.config.run_folder import continued, newest_checkpoint
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from factory.cli import describe
+from factory.commands.cli import describe
 from factory.config.check import check
 from factory.config.compose import compose
 from factory.config.schema.run import RayEngineConfig

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from factory import compose
+from factory.commands.train import train
 from factory.config.build import build
 from factory.errors import ConfigError
 from factory.registry.reopen import check_shared
 from factory.reports.preview.dry_run import rehearse
 from factory.reports.preview.summary import Run
-from factory.training import train
 from tests.clips import write_clips
 from tests.pictures import write_pictures
 

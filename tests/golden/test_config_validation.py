@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from factory.simpletuner.convert import convert
-from factory.simpletuner.problem import CATEGORIES, ImportRefusedError
+from factory.importers.simpletuner.convert import convert
+from factory.importers.simpletuner.problem import CATEGORIES, ImportRefusedError
 
 GOLDEN = "config_validation.json"
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from factory.simpletuner.dependencies import sort_entries
-from factory.simpletuner.problem import ImportRefusedError
+from factory.importers.simpletuner.dataset_order import sort_entries
+from factory.importers.simpletuner.problem import ImportRefusedError
 
 GOLDEN = "dependency_sort.json"
 

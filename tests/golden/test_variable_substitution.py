@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from factory.config.schema import resolvers
-from factory.simpletuner.variables import Variables, interpolate, substitute
+from factory.importers.simpletuner.variables import Variables, interpolate, substitute
 
 GOLDEN = "variable_substitution.json"
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.commands.train import find_checkpoint
 from factory.errors import ConfigError, ResumeError
 from factory.lightning.checkpoint_file import (
     TRUST,
@@ -18,7 +19,6 @@ from factory.lightning.checkpoint_file import (
     explain_failure,
     next_older,
 )
-from factory.training import find_checkpoint
 from tests.datamodule.building import Recorder, data_module, trainer, write_folders
 
 WEIGHTS = {"state_dict": {"w": torch.arange(5000)}, "global_step": 3}
