@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule
 
 from factory import Batch
 from factory.config.compose import compose
-from tests.datamodule.building import Recorder
-from tests.pictures import write_pictures
+from tests.scenarios.training.building import Recorder
+from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -23,7 +23,7 @@ from factory.registry.prepare import prepare
 from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE, Scattered, Watched, replace_file
-from tests.pictures import colour, write_pictures
+from tests.support.pictures import colour, write_pictures
 
 
 @dataclass

@@ -14,7 +14,7 @@ from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE, facts_of
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 
 def backend(

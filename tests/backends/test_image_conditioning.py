@@ -39,7 +39,7 @@ from factory.runtime.batches.request import Part
 from factory.runtime.batches.stream_collate import stream_batch
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
-from tests.pictures import colour, write_pictures
+from tests.support.pictures import colour, write_pictures
 
 SMALL: dict[str, Any] = {"resolution": 64, "alignment": 16}
 ROW_BYTES = (2 * 3 + 3) * 4
@@ -241,7 +241,7 @@ def test_an_encoder_that_gives_nan_is_named_with_a_picture(root: Path, tmp_path:
 def test_a_stream_encodes_its_pictures_as_they_come(tmp_path: Path) -> None:
     import numpy as np
 
-    from tests.streams import stream, write_shards
+    from tests.support.streams import stream, write_shards
 
     folder = write_shards(tmp_path / "set", 1, 4, sizes=[(96, 64)])
     source = StreamSource(

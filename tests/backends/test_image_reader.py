@@ -30,7 +30,7 @@ from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.backends.test_embeddings import Counting
 from tests.catalog.fakes import ENGINE, Watched
-from tests.pictures import colour, write_pictures
+from tests.support.pictures import colour, write_pictures
 
 COUNT = 8
 NUMBERS = count()  # of caches in memory, each its own

@@ -21,8 +21,8 @@ from factory.media.composite import Composite
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
-from tests.pictures import colour, write_pictures
-from tests.pixels import pixels_of
+from tests.support.pictures import colour, write_pictures
+from tests.support.pixels import pixels_of
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from factory.cache.maintenance.lease import in_turn
 from factory.errors import AccessDeniedError
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 # Fills a cache with the latents of the pictures in a folder; with "hang" it says so at the
 # first batch, and never ends.

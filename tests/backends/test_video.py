@@ -24,9 +24,9 @@ from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
 from tests.backends.test_embeddings import Counting, fill
 from tests.catalog.fakes import ENGINE, Watched
-from tests.clips import read_numbers, shows, write_clip, write_clips
-from tests.pictures import colour, write_pictures
-from tests.pixels import pixels_of
+from tests.support.clips import read_numbers, shows, write_clip, write_clips
+from tests.support.pictures import colour, write_pictures
+from tests.support.pixels import pixels_of
 
 VIDEOS = Path(__file__).parents[1] / "media" / "videos"
 SHARED: dict[str, Any] = {"resolution": 64, "alignment": 16, "caption": FilenameCaptions()}

@@ -15,7 +15,7 @@ from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import AccessDeniedError
 from factory.storage import LocalStorage, MemoryStorage
-from tests.bad_input.making import forbidding
+from tests.scenarios.bad_input.making import forbidding
 
 from .conftest import RECIPE
 

@@ -29,11 +29,11 @@ from factory.storage.huggingface import HuggingFaceStorage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from factory.storage.tar.tar_storage import TarStorage
-from tests.bad_input.making import prepared
 from tests.catalog.scan.test_column_facts import Table
 from tests.catalog.scan.test_column_facts import scan as scan_columns
 from tests.reports.preview.building import dry_run, one_backend, problems
-from tests.streams import stream
+from tests.scenarios.bad_input.making import prepared
+from tests.support.streams import stream
 
 TRASH = (
     ".git/x.jpg", ".Trash-1000/files/x.jpg", ".ipynb_checkpoints/ok-checkpoint.jpg",

@@ -20,7 +20,7 @@ from factory.storage.local import LocalStorage
 from factory.workspace import CachePlace
 from tests.catalog.fakes import Watched
 from tests.media.test_orientation import chunk, png
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 OLD = (
     "not a picture: damaged PNG header",

@@ -11,7 +11,7 @@ from factory.catalog.scan.discovery import Discovery
 from factory.registry.prepare import unmet_sizes
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 
 def scanned(root: Path, metadata: Discovery, **settings: object) -> Source:

@@ -15,8 +15,8 @@ from factory.cache.maintenance.verify import drop
 from factory.demo.session import S3_SETTINGS
 from factory.reports.cache import show_usage
 from factory.storage import LocalStorage
-from tests.bad_input.making import forbidding
-from tests.filled_cache import fill, load_script
+from tests.scenarios.bad_input.making import forbidding
+from tests.support.filled_cache import fill, load_script
 
 
 @pytest.fixture(scope="module")

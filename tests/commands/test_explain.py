@@ -10,9 +10,9 @@ import pytest
 
 from factory import build, compose
 from factory.ledger.reader import read_ledger
-from tests.pictures import write_pictures
 from tests.reports.preview.building import CHROMIUM, browse
 from tests.reports.preview.test_plan_script import ROOT, run
+from tests.support.pictures import write_pictures
 
 OFF = ("~callbacks.loss", "~callbacks.samples")
 

@@ -18,7 +18,7 @@ from factory.importers.simpletuner.files import Import, write
 from factory.importers.simpletuner.problem import ImportRefusedError
 from tests.catalog.fakes import ENGINE
 from tests.importers.simpletuner.building import converted, entry
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from factory.reports.preview.summary import Run
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = (

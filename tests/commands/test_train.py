@@ -19,7 +19,7 @@ from factory.commands import cli, train
 from factory.commands.interruption import Interruption
 from factory.config.compose import compose
 from factory.errors import ConfigError, StorageError
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),

@@ -16,7 +16,7 @@ from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
 from factory.registry.registry import Backend
 from factory.storage.local import LocalStorage
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 
 def beside(root: Path, name: str = "cond", **settings: Any) -> ConditioningBackend:

@@ -23,9 +23,9 @@ from factory.runtime.batches.rank_layout import Layout
 from factory.storage.local import LocalStorage
 from tests.backends.test_prepared import Remote
 from tests.catalog.fakes import ENGINE
-from tests.clips import write_clip
 from tests.conditioning.building import Negative, ready, write_sources
-from tests.pixels import pixels_of
+from tests.support.clips import write_clip
+from tests.support.pixels import pixels_of
 
 
 def made(generate: Any, **settings: Any) -> ConditioningBackend:

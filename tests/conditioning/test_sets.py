@@ -17,7 +17,7 @@ from factory.errors import EmptyBackendError
 from factory.reports.explain.samples import samples_of
 from factory.runtime.batches.metadata import Outline
 from tests.conditioning.building import beside, ready, write_sources
-from tests.pictures import colour, write_pictures
+from tests.support.pictures import colour, write_pictures
 
 SMALL = ((96, 64),)
 

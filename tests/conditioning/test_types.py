@@ -15,8 +15,8 @@ from factory.errors import EmptyBackendError, PairingError
 from factory.runtime.batches.collate import batch_bytes
 from factory.runtime.prefetch.device import each_tensor
 from tests.conditioning.building import beside, ready, write_sources
-from tests.pictures import colour, write_pictures
 from tests.runtime.crossing import Crossing
+from tests.support.pictures import colour, write_pictures
 
 LABELS = (10, 100, 200)
 

@@ -22,7 +22,7 @@ from factory.encoder import BlockDCT, HashedText
 from factory.errors import ConfigError, MissingExtraError
 from factory.storage.local import LocalStorage
 from tests.demo.test_model import TINY, calm, loader, make_batch, trainer
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 __all__ = ["calm"]
 

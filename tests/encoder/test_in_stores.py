@@ -30,9 +30,9 @@ from factory.registry.precompute import fill_captions
 from factory.registry.prepare import prepare
 from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
-from tests.clips import write_clips
 from tests.encoder.conftest import TINY_VAE, TINY_WAN, WIDTH
-from tests.pictures import write_pictures
+from tests.support.clips import write_clips
+from tests.support.pictures import write_pictures
 
 SMALL: dict[str, Any] = {"resolution": 32, "alignment": 16}
 

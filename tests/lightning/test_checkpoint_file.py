@@ -19,7 +19,7 @@ from factory.lightning.checkpoint_file import (
     explain_failure,
     next_older,
 )
-from tests.datamodule.building import Recorder, data_module, trainer, write_folders
+from tests.scenarios.training.building import Recorder, data_module, trainer, write_folders
 
 WEIGHTS = {"state_dict": {"w": torch.arange(5000)}, "global_step": 3}
 

@@ -15,8 +15,8 @@ from factory import ConfigError, ImageBackend
 from factory.errors import PlanError, ResumeError
 from factory.lightning.data_state import sealed
 from factory.storage.local import LocalStorage
-from tests.datamodule.building import Recorder, data_module, trainer, write_folders
-from tests.pictures import colour, write_pictures
+from tests.scenarios.training.building import Recorder, data_module, trainer, write_folders
+from tests.support.pictures import colour, write_pictures
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers",

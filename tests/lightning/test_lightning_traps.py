@@ -14,7 +14,7 @@ from factory import Batch, FactoryDataModule, ImageBackend
 from factory.errors import PlanError
 from factory.sampling.mixture import Mixture
 from factory.sampling.schedule import Window
-from tests.datamodule.building import Recorder, data_module, trainer, write_folders
+from tests.scenarios.training.building import Recorder, data_module, trainer, write_folders
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",

@@ -14,8 +14,8 @@ from factory import Batch
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.errors import ObjectNotFoundError, PlanError, ResumeError
 from factory.sampling.mixture import Mixture
-from tests.datamodule.building import Watching, data_module, trainer, write_folders
 from tests.lightning.test_lightning_traps import Model, Step, fit
+from tests.scenarios.training.building import Watching, data_module, trainer, write_folders
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from factory.errors import ConfigError, FactoryError, FetchError, PlanError
 from factory.runtime.distributed.current_rank import Ranks, find_ranks
-from tests.datamodule.building import Recorder, data_module, trainer, write_folders
+from tests.scenarios.training.building import Recorder, data_module, trainer, write_folders
 
 VARIABLES = (
     "RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",

@@ -17,7 +17,7 @@ from factory.media.video import Clip, RangeReader, decode_clip, measure_video, o
 from factory.records import MediaFacts
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-from tests.clips import read_numbers, shows, turn_clockwise, write_clip
+from tests.support.clips import read_numbers, shows, turn_clockwise, write_clip
 
 
 def measured(file: Path, *, verify: bool = False) -> MediaFacts:

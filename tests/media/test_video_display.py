@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from factory.errors import MediaError
 from factory.media.video import decode_clip, measure_video
-from tests.clips import picture, read_numbers, write_clip
+from tests.support.clips import picture, read_numbers, write_clip
 
 VIDEOS = Path(__file__).parent / "videos"
 ONE = 1 << 16

@@ -15,7 +15,7 @@ from factory.media import video
 from factory.media.video import decode_clip, measure_video
 from factory.media.video_container import breaks_off
 from factory.media.video_frames import FrameTable
-from tests.clips import picture, read_numbers, write_clip
+from tests.support.clips import picture, read_numbers, write_clip
 
 VIDEOS = Path(__file__).parent / "videos"
 SIZE = (96, 64)

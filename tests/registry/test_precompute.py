@@ -47,7 +47,7 @@ from factory.registry.registry import Registry, encode_worker
 from factory.storage.local import LocalStorage
 from tests.backends.test_image_conditioning import MeanColour
 from tests.catalog.fakes import ENGINE, Watched
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 BATCH = 2
 # No test waits so long: whoever waits is woken, and a hang is a failure.

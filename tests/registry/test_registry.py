@@ -27,7 +27,7 @@ from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.backends.test_image_conditioning import MeanColour
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 HERE = LocalStorage(".")
 PLACE = CachePlace(HERE)

@@ -25,9 +25,9 @@ from factory.reports.run import (
     wide_console,
 )
 from factory.storage.local import LocalStorage
-from tests.datamodule.building import data_module, write_folders
-from tests.pictures import write_pictures
-from tests.streams import stream, write_shards
+from tests.scenarios.training.building import data_module, write_folders
+from tests.support.pictures import write_pictures
+from tests.support.streams import stream, write_shards
 
 
 def printed(*things: Any, width: int = 140) -> str:

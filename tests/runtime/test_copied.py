@@ -25,7 +25,7 @@ from factory.runtime.batches.request import Part, together
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 COUNT = 8
 

@@ -7,7 +7,7 @@ import pytest
 
 from factory.errors import ObjectNotFoundError, StorageUnavailableError
 from factory.storage import MemoryStorage, Storage
-from tests.faulty import FaultyStorage
+from tests.support.faulty_storage import FaultyStorage
 
 from .contract import StorageContract
 

@@ -14,7 +14,7 @@ from factory.lightning.data_state import sealed
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage import LocalStorage, S3Storage, retry
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 from . import proxy as faults
 from .conftest import BUCKET

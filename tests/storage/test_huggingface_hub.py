@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import Hub, commit, hub
+from tests.support.hub import Hub, commit, hub
 
 from .test_huggingface_storage import PICTURES, table
 

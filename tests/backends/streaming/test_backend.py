@@ -24,8 +24,8 @@ from factory.errors import EmptyBackendError, PlanError, TableError
 from factory.storage.huggingface import HuggingFaceStorage
 from factory.storage.huggingface_stream import RowStream, ShardRows
 from factory.storage.local import LocalStorage
-from tests.hub import hub
-from tests.streams import picture, stream, write_shards
+from tests.support.hub import hub
+from tests.support.streams import picture, stream, write_shards
 
 SHARDS, ROWS = 5, 12
 ALL = SHARDS * ROWS

@@ -15,7 +15,7 @@ from factory.backends.streaming.batcher import Assembly, StreamBatch
 from factory.backends.streaming.source import StreamSource
 from factory.errors import PlanError, ResumeError, StorageError
 from factory.storage.huggingface_stream import ShardRows
-from tests.streams import stream, write_shards
+from tests.support.streams import stream, write_shards
 
 SHARDS, ROWS = 5, 12
 ALL = SHARDS * ROWS
@@ -201,7 +201,7 @@ def test_a_buffer_below_one_batch(folder: str) -> None:
 SCRIPT = """
 import json, sys
 from factory.backends.streaming.source import StreamSource
-from tests.streams import stream
+from tests.support.streams import stream
 
 place, state = json.loads(sys.argv[1])
 source = StreamSource(stream(place), batch_size=4, seed=3)

@@ -17,7 +17,7 @@ from factory.catalog.scan.table import ParquetTable
 from factory.errors import TableError
 from factory.storage.huggingface import HuggingFaceStorage
 from tests.catalog.fakes import Watched, scanned
-from tests.streams import picture, stream
+from tests.support.streams import picture, stream
 
 
 def write(folder: Path, feature: Any, cells: list[Any]) -> str:

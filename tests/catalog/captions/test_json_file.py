@@ -15,7 +15,7 @@ from factory.errors import MediaError
 from factory.media.geometry.geometry import Geometry
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched, by_key, scanned
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 
 def said(content: Any, *fields: str, fallback: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from factory.media.headers import HEAD_BYTES
 from factory.storage.local import LocalStorage
 from factory.storage.url_list.url_list_storage import UrlListStorage
 from tests.catalog.fakes import ENGINE, Scattered, Stale, Watched, by_key, replace_file, scanned
-from tests.pictures import SIZES, write_pictures
+from tests.support.pictures import SIZES, write_pictures
 
 PICTURES = [f"p/{n:04d}.png" for n in range(4)]
 

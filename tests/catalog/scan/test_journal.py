@@ -18,7 +18,7 @@ from factory.engine.local_engine import LocalEngine
 from factory.errors import StorageError
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parents[3]
 

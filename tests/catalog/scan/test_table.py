@@ -25,7 +25,7 @@ from factory.catalog.tables.key_matching import normal
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.base import safe_key
 from tests.catalog.fakes import ENGINE, Watched, by_key, replace_file, scanned
-from tests.pictures import SIZES, write_pictures
+from tests.support.pictures import SIZES, write_pictures
 
 TABLE = ParquetTable(path="p/table.parquet")
 STEMS = ParquetTable(path="p/table.parquet", extensionless=True)

@@ -24,7 +24,7 @@ from factory.catalog.tables.table_reader import Tables
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import Watched, scanned
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 Row = dict[str, Any]
 ROWS: list[Row] = [

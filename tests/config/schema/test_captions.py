@@ -9,7 +9,7 @@ from factory.config.build import build, verify
 from factory.config.compose import compose
 from factory.config.schema.guide import guide
 from factory.errors import ConfigError
-from tests.datamodule.test_captions import Shouted
+from tests.scenarios.training.test_captions import Shouted
 
 
 def built(*overrides: str) -> Captions:
@@ -70,7 +70,7 @@ def test_one_backend_may_differ() -> None:
 def test_a_strategy_of_another_package_is_named_by_its_target() -> None:
     captions = built(
         "data/caption=filename",
-        "data.caption._target_=tests.datamodule.test_captions.Shouted",
+        "data.caption._target_=tests.scenarios.training.test_captions.Shouted",
         "data.caption.prepend=sks",
     )
     assert captions == Shouted(prepend="sks")

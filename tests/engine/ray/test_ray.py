@@ -23,7 +23,7 @@ from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import Watched
 from tests.engine.deadly import DeadlyDCT
 from tests.engine.work import Doubling, inverse, place
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("ray")]
 PICTURES = 24

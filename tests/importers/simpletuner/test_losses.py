@@ -14,8 +14,8 @@ from factory.importers.simpletuner import import_report
 from factory.importers.simpletuner.files import Import, write
 from factory.importers.simpletuner.output import show
 from tests.catalog.fakes import ENGINE
-from tests.clips import write_clip
 from tests.importers.simpletuner.building import categories, converted, entry, one
+from tests.support.clips import write_clip
 
 HUB: dict[str, Any] = {"type": "huggingface", "instance_data_dir": None, "dataset_name": "u/d"}
 

@@ -16,9 +16,15 @@ from factory.reports.explain.request import Request, parse
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.sampling.exclusion import Exclude
 from factory.sampling.mixture import Mixture
-from tests.datamodule.building import Recorder, Watching, data_module, trainer, write_folders
-from tests.pictures import write_pictures
-from tests.streams import stream, write_shards
+from tests.scenarios.training.building import (
+    Recorder,
+    Watching,
+    data_module,
+    trainer,
+    write_folders,
+)
+from tests.support.pictures import write_pictures
+from tests.support.streams import stream, write_shards
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers", "ignore:.*treespec, LeafSpec.*"

@@ -10,7 +10,7 @@ from factory.catalog.captions.sources import FilenameCaptions
 from factory.reports.preview.dry_run import Rehearsal, rehearse
 from factory.reports.preview.summary import Figures, Problem, Run
 from factory.storage.local import LocalStorage
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 CHROMIUM = shutil.which("chromium")
 

@@ -21,9 +21,9 @@ from factory.reports.preview.dry_run import rehearse
 from factory.reports.preview.summary import Run
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched
-from tests.datamodule.building import data_module, write_folders
-from tests.pictures import write_pictures
 from tests.reports.preview.building import dry_run, module, one_backend, write
+from tests.scenarios.training.building import data_module, write_folders
+from tests.support.pictures import write_pictures
 
 
 def test_it_plans_what_the_run_then_trains_on(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from factory.reports.preview.thumbnails import EDGE, looks, window
 from factory.sampling.schedule import Window
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Scattered
-from tests.clips import write_clips
-from tests.pictures import write_pictures
 from tests.reports.preview.building import CHROMIUM, browse, dry_run, one_backend, write
+from tests.support.clips import write_clips
+from tests.support.pictures import write_pictures
 
 ENGINE = LocalEngine(workers=2)
 NASTY = "\"><script>alert('x')</script>&\N{GRINNING FACE}"

@@ -22,9 +22,9 @@ from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
 from factory.sampling.weights import AutoWeighting
 from factory.storage.local import LocalStorage
-from tests.pictures import write_pictures
 from tests.reports.preview.building import dry_run, one_backend, problems, write
 from tests.sampling.cases import backend
+from tests.support.pictures import write_pictures
 
 
 def proposed(fix: str, setting: str) -> float:

@@ -30,7 +30,7 @@ from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import ENGINE
-from tests.pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 COUNT = 12
 Rows = NDArray[np.int64]

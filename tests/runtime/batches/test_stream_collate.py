@@ -15,8 +15,8 @@ from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.request import Part
 from factory.runtime.batches.stream_collate import stream_batch
 from factory.sampling.plan import PlanStep
-from tests.pictures import colour
-from tests.streams import picture, stream, write_shards
+from tests.support.pictures import colour
+from tests.support.streams import picture, stream, write_shards
 
 
 def batch(folder: str, rows: list[int] | None = None, number: int = 0, **settings: Any) -> Batch:

@@ -14,7 +14,7 @@ import pytest
 from factory.catalog.scan.facts_diff import Changes
 from factory.storage.local import LocalStorage
 from factory.storage.s3.s3_storage import S3Storage
-from tests.filled_cache import SCRIPT, fill, load_script
+from tests.support.filled_cache import SCRIPT, fill, load_script
 
 from .conftest import BUCKET, READER
 from .proxy import Answer, Page, Proxy, honest, proxied
@@ -228,7 +228,7 @@ def test_nothing_is_measured_again_on_another_machine(
     """Two machines with caches of their own read the same bucket; the second one only lists it."""
     from factory import CachePlace, FactoryDataModule, ImageBackend
     from factory.catalog.captions.sources import FilenameCaptions
-    from tests.pictures import write_pictures
+    from tests.support.pictures import write_pictures
 
     write_pictures(tmp_path / "pictures", 5)
     bucket = S3Storage(BUCKET, "machines", endpoint_url=os.environ["S3_ENDPOINT_URL"])
