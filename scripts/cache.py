@@ -200,7 +200,7 @@ def _stores(
         options: Says which are meant.
         places: Where else to look for stores; in the config's cache in any case.
     """
-    from factory.cache.maintenance.usage import held
+    from factory.reports.cache_usage import held
 
     registry = data.registry
     here = registry.cache
@@ -227,7 +227,7 @@ def _filled(data: "FactoryDataModule", options: argparse.Namespace) -> "dict[str
         CacheError: There is no cache.
         StorageError: Its storage does not answer.
     """
-    from factory.cache.maintenance.usage import is_empty
+    from factory.reports.cache_usage import is_empty
 
     here = data.registry.cache
     here.storage.check()
@@ -245,8 +245,8 @@ def _no_cache(place: "CachePlace", stores: "dict[str, TensorStore]", advice: str
 
 
 def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
-    from factory.cache.maintenance.usage import held, usage
     from factory.reports.cache import show_usage
+    from factory.reports.cache_usage import held, usage
 
     here = data.registry.cache
     stores = _filled(data, options)
@@ -315,9 +315,9 @@ def _pull(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outwards: bool) -> int:
     from factory.cache.maintenance.transfer import compare, copy
-    from factory.cache.maintenance.usage import is_empty
     from factory.catalog.facts_transfer import Verdict, compare_facts, copy_facts
     from factory.reports.cache import show_transfers
+    from factory.reports.cache_usage import is_empty
 
     here, other = data.registry.cache, _other_place(data.registry.cache, options)
     ends = (here, other) if outwards else (other, here)

@@ -1,1 +1,1 @@
-"""commands."""
+"""Commands: what `train.py` and the scripts call."""

@@ -33,7 +33,7 @@ NOT_CHOSEN = ("base", "inherit")
 
 def conf_dir() -> Path:
     """Return the folder of config groups: in the installed package, or in the checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 

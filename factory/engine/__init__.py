@@ -1,1 +1,1 @@
-"""Where bulk work runs: reading, decoding and encoding many samples at once."""
+"""Engines of bulk work: reading, decoding and encoding many samples at once."""

@@ -1,1 +1,1 @@
-"""importers."""
+"""Importers of other trainers' configs."""

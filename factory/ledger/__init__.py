@@ -1,1 +1,1 @@
-"""Which samples did each completed step use? Written as the run goes, read long after."""
+"""The ledger: which samples each completed step used, written as the run goes."""

@@ -1,1 +1,1 @@
-"""lightning."""
+"""The LightningDataModule and what a run restores: loaders, position, checkpoints."""

@@ -1,1 +1,1 @@
-"""metrics."""
+"""Measurements of a run: times and bytes of its stages."""

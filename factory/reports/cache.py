@@ -14,10 +14,10 @@ from factory.cache.index.explain_miss import why
 from factory.cache.maintenance.compaction import Compaction
 from factory.cache.maintenance.garbage import Garbage, is_old
 from factory.cache.maintenance.transfer import Transfer
-from factory.cache.maintenance.usage import Usage, recipe_name
 from factory.cache.maintenance.verify import Findings
 from factory.catalog.facts_transfer import FactsTransfer, Verdict
 from factory.catalog.key_search import row_of
+from factory.reports.cache_usage import Usage, recipe_name
 from factory.reports.terminal_tables import narrow, titled_table
 from factory.reports.wording import listed, number, place, plural, redact, size
 from factory.untrusted_text import printable, terminal

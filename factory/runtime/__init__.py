@@ -1,1 +1,1 @@
-"""Batches at training time: collate, prefetch and iterate in plan order."""
+"""Batches at training time: made, prefetched, and watched across ranks."""

@@ -83,7 +83,7 @@ class Random:
         return chosen
 
     def fading(self, weights: NDArray[np.float64], step: int, key: int) -> NDArray[np.integer]:
-        """Draw by the weights of each step; see `factory.sampling.slider_groups.FadingSelection`."""
+        """Draw by the weights of each step; see `slider_groups.FadingSelection`."""
         sums = np.cumsum(weights, axis=1)
         draws = _draws(step, len(weights), key)[:, None]
         passed: NDArray[np.int64] = np.count_nonzero(draws >= sums[:, :-1] / sums[:, -1:], axis=1)

@@ -10,10 +10,10 @@ import torch
 from factory import CachePlace
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.maintenance.transfer import compare, copy
-from factory.cache.maintenance.usage import usage
 from factory.cache.maintenance.verify import drop
 from factory.demo.session import S3_SETTINGS
 from factory.reports.cache import show_usage
+from factory.reports.cache_usage import usage
 from factory.storage import LocalStorage
 from tests.scenarios.bad_input.making import forbidding
 from tests.support.filled_cache import fill, load_script

@@ -8,13 +8,13 @@ import torch
 
 from factory import CachePlace, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.embeddings import VisionEmbedBackend
-from factory.cache.maintenance.usage import recipe_name
 from factory.encoder import BlockDCT, HashedText
 from factory.encoder.autoencoder import DiffusersImageEncoder
 from factory.encoder.kinds import toy_advice
 from factory.encoder.pixels import RawPixels
 from factory.encoder.transformers_vision import TransformersVisionEncoder
 from factory.errors import ConfigError
+from factory.reports.cache_usage import recipe_name
 from factory.storage.memory import MemoryStorage
 
 

@@ -1,1 +1,1 @@
-"""streaming."""
+"""Streaming backends: samples read in order, bucketed as they come."""

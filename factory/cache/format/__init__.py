@@ -1,1 +1,1 @@
-"""format."""
+"""Files of the cache: shards and index segments, recipes of rows, compression."""

@@ -1,1 +1,1 @@
-"""gather."""
+"""Gathering rows of mapped shards into the tensors of a batch."""

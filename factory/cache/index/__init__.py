@@ -1,1 +1,1 @@
-"""index."""
+"""The index of the cache: from the key of a recipe to a shard and row."""

@@ -1,1 +1,1 @@
-"""maintenance."""
+"""Care of a cache: compaction, garbage collection, verification, transfer, usage."""

@@ -1,1 +1,1 @@
-"""tiers."""
+"""Where shards are held: memory, local disk and remote storage."""

@@ -1,1 +1,1 @@
-"""captions."""
+"""Captions of samples: where they are read from, and how they are filtered, drawn and shuffled."""

@@ -1,1 +1,1 @@
-"""scan."""
+"""Scans: from a storage or a table to the facts of its samples."""

@@ -1,1 +1,1 @@
-"""ray."""
+"""Bulk work on a Ray cluster."""

@@ -1,1 +1,1 @@
-"""Which samples made up a step of a run, and why those? Asked after the run, or during it."""
+"""Explanations of steps: which samples made up a step of a run, and why those."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from factory.runtime.prefetch.device import each_tensor
+from factory.runtime.batches.each_tensor import each_tensor
 
 # Fields of a batch that hold many values and no tensor.
 _TEXTS = ("keys", "captions", "conditioning_set", "replaced")

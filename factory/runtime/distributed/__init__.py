@@ -1,1 +1,1 @@
-"""distributed."""
+"""What ranks tell one another: consistency at the start, and who is alive."""

@@ -1,1 +1,1 @@
-"""s3."""
+"""S3-compatible object stores as a storage."""

@@ -1,1 +1,1 @@
-"""tar."""
+"""Tar shards, as WebDataset writes them, as a storage."""

@@ -1,1 +1,1 @@
-"""url_list."""
+"""Tables of URLs as a storage: public addresses only, downloads kept in a cache."""

@@ -10,10 +10,10 @@ import torch
 from factory.cache.format.recipe import Keys
 from factory.cache.format.segment import Place, new_segment
 from factory.cache.maintenance.garbage import collect
-from factory.cache.maintenance.usage import held, is_empty
 from factory.cache.maintenance.verify import drop, inspect, verify
 from factory.cache.store import TensorStore
 from factory.cache.writer import publish_segment
+from factory.reports.cache_usage import held, is_empty
 from factory.storage.local import LocalStorage
 from factory.workspace import CachePlace
 

@@ -10,8 +10,9 @@ import torch
 
 from factory.errors import FetchError
 from factory.runtime.batches.buffer_pool import BatchMemory
+from factory.runtime.batches.each_tensor import each_tensor
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.device import CudaStager, each_tensor, stager
+from factory.runtime.prefetch.device import CudaStager, stager
 from tests.runtime.traces import left, traces
 from tests.runtime.work import batch
 

@@ -17,9 +17,9 @@ from factory.lightning.data_state import sealed
 from factory.lightning.loaders import Layout, TrainLoader
 from factory.lightning.position import Position
 from factory.registry.registry import Registry
+from factory.runtime.batches.each_tensor import each_tensor
 from factory.runtime.batches.request import Part
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.runtime.prefetch.device import each_tensor
 from factory.runtime.prefetch.loader_context import Supply
 from factory.sampling.exclusion import Exclude
 from tests.runtime.traces import left, traces

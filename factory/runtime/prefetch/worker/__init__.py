@@ -1,1 +1,1 @@
-"""worker."""
+"""The worker process that makes batches, and the shared memory they arrive in."""

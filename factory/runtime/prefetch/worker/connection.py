@@ -29,7 +29,8 @@ from factory.runtime.prefetch.worker.shared_files import Leases
 
 # It ends itself, hard, when its work is over: a thread that hangs would hold up a soft end.
 _LAUNCH = (
-    "import os, sys; sys.path[:] = sys.argv[4:]; from factory.runtime.prefetch.worker.main import serve; "
+    "import os, sys; sys.path[:] = sys.argv[4:]; "
+    "from factory.runtime.prefetch.worker.main import serve; "
     "os._exit(serve(*map(int, sys.argv[1:4])))"
 )
 # It closes threads, then what they used, each within CLOSE_S; a second more to start doing so.
