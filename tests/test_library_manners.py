@@ -9,9 +9,9 @@ import factory
 PACKAGE = Path(factory.__file__).parent
 # Where a command of the command line ends.
 COMMANDS = {
-    "cli.py": ["SystemExit"],
-    "interruption.py": ["SystemExit"],  # a process that Lightning started, after Ctrl-C
-    "startup.py": ["sys.exit"],
+    "commands/cli.py": ["SystemExit"],
+    "commands/interruption.py": ["SystemExit"],  # a process that Lightning started, after Ctrl-C
+    "commands/startup.py": ["sys.exit"],
 }
 ENDS = {"exit", "quit", "sys.exit", "os._exit", "os.abort", "SystemExit"}
 

@@ -17,12 +17,11 @@ from factory.cache.format import safetensors_file as container_module
 from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.format.safetensors_file import DamagedError, header, parse
 from factory.cache.format.segment import Place, pack_segment, read_segment
-from factory.cache.index.recipe_index import snapshot as snapshot_module
+from factory.cache.index import snapshot as snapshot_module
 from factory.cache.maintenance.verify import drop, drop_shard, inspect, verify
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

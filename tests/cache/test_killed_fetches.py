@@ -22,8 +22,7 @@ from factory.cache.store import TensorStore
 from factory.cache.tiers.local_copy import BLOCK, beside, record_size
 from factory.demo.s3server import S3Server
 from factory.storage import S3Storage
-
-from .fetching_process import RECIPE, read_all_from_server
+from tests.cache.fetching_process import RECIPE, read_all_from_server
 
 ROWS = 480
 # Those of two shards; the header of each lies in the first of them, and pushes its rows on.

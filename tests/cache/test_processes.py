@@ -18,8 +18,7 @@ from factory.cache.maintenance.garbage import collect
 from factory.cache.maintenance.verify import verify
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage
-
-from .writing_process import RECIPE, SHARD_ROWS, compact_forever, write_missing
+from tests.cache.writing_process import RECIPE, SHARD_ROWS, compact_forever, write_missing
 
 ROWS = 400
 KEYS = recipe_keys(RECIPE, {"row": range(ROWS)})

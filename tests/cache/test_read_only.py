@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import Keys
-from factory.cache.index.recipe_index import snapshot as snapshot_module
+from factory.cache.index import snapshot as snapshot_module
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import AccessDeniedError
 from factory.storage import LocalStorage, MemoryStorage
+from tests.cache.conftest import RECIPE
 from tests.scenarios.bad_input.making import forbidding
-
-from .conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -14,8 +14,7 @@ from factory.cache.store import TensorStore
 from factory.cache.tiers.local_copy import beside
 from factory.errors import CacheError, StorageUnavailableError
 from factory.storage import MemoryStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -19,8 +19,7 @@ from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 Make = Callable[..., torch.Tensor]
 MakeKeys = Callable[..., Keys]

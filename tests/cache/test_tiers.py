@@ -22,8 +22,7 @@ from factory.cache.store import TensorStore
 from factory.cache.tiers.local_copy import BLOCK, blocks_of
 from factory.errors import CacheError
 from factory.storage import LocalStorage
-
-from .fetching_process import RECIPE, FarStorage, read_all, store_of
+from tests.cache.fetching_process import RECIPE, FarStorage, read_all, store_of
 
 GIB = 2**30
 WIDTH = BLOCK // 4  # numbers of a row, which is a block long

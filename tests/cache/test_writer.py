@@ -16,8 +16,7 @@ from factory.cache.maintenance.verify import verify
 from factory.cache.store import TensorStore
 from factory.errors import CacheError, StorageError
 from factory.storage import LocalStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 Make = Callable[..., torch.Tensor]
 MakeKeys = Callable[..., Keys]

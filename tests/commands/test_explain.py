@@ -10,8 +10,8 @@ import pytest
 
 from factory import build, compose
 from factory.ledger.reader import read_ledger
+from tests.commands.test_plan import ROOT, run
 from tests.reports.preview.building import CHROMIUM, browse
-from tests.reports.preview.test_plan_script import ROOT, run
 from tests.support.pictures import write_pictures
 
 OFF = ("~callbacks.loss", "~callbacks.samples")

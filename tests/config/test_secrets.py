@@ -18,7 +18,7 @@ from factory.config.secrets import (
     without_secrets,
 )
 from factory.errors import ConfigError
-from tests.reports.preview.test_plan_script import run
+from tests.commands.test_plan import run
 
 SECRET = "hunter2-hunter2"
 

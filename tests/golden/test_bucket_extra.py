@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from .sizes import assert_sound, settings, shape
+from tests.golden.sizes import assert_sound, settings, shape
 
 GOLDEN = "bucket_extra.json"
 

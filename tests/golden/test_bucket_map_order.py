@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .sizes import settings, shape
+from tests.golden.sizes import settings, shape
 
 GOLDEN = "bucket_map_order.json"
 

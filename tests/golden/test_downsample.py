@@ -7,7 +7,7 @@ the documented rule: only what is above `maximum_image_size`, and never an enlar
 from dataclasses import replace
 from typing import Any
 
-from .sizes import assert_sound, settings, shape
+from tests.golden.sizes import assert_sound, settings, shape
 
 GOLDEN = "downsample_before_crop.json"
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .sizes import assert_sound, settings, shape
+from tests.golden.sizes import assert_sound, settings, shape
 
 GOLDEN = "geometry.json"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .sizes import settings
+from tests.golden.sizes import settings
 
 GOLDEN = "max_upscale_threshold.json"
 

@@ -14,8 +14,7 @@ from factory.media.crop import fit
 from factory.media.decode import decode
 from factory.media.geometry.geometry import Geometry
 from factory.media.resample import opencv
-
-from .pictures import encode, gradient
+from tests.media.pictures import encode, gradient
 
 
 @pytest.mark.parametrize("scaled", [(96, 64), (48, 32), (30, 20), (200, 133), (7, 5)])

@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 from factory.errors import MediaError
 from factory.media.decode import DECODE_VERSION, decode
 from factory.media.headers import NeedMoreBytes, measure
-
-from .pictures import HEIGHT, WIDTH, animated, encode, exif, gradient, plain, samples
+from tests.media.pictures import HEIGHT, WIDTH, animated, encode, exif, gradient, plain, samples
 
 SAMPLES = samples()
 

@@ -20,8 +20,7 @@ from factory.media.headers import MAX_PIXELS, NeedMoreBytes, measure
 from factory.records import ObjectInfo
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-
-from .pictures import encode, gradient, plain, samples
+from tests.media.pictures import encode, gradient, plain, samples
 
 SMALL = Limits(memory_mb=8)
 

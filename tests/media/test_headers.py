@@ -21,8 +21,7 @@ from factory.media.headers import (
     sniff,
 )
 from factory.records import MediaFacts
-
-from .pictures import HEIGHT, WIDTH, animated, encode, exif, plain, samples
+from tests.media.pictures import HEIGHT, WIDTH, animated, encode, exif, plain, samples
 
 SAMPLES = samples()
 # Pillow reads no JPEG XL.

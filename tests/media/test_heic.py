@@ -14,8 +14,7 @@ from factory.media.decode import decode
 from factory.media.headers import measure, read_header
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import ENGINE
-
-from .pictures import exif, gradient, plain
+from tests.media.pictures import exif, gradient, plain
 
 
 def heic(orientation: int = 1, **options: object) -> bytes:

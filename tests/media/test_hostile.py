@@ -20,9 +20,8 @@ from factory.media.formats.window import Window
 from factory.media.headers import MAX_PIXELS, NeedMoreBytes, exif_orientation, measure, read_header
 from factory.records import MediaFacts
 from factory.storage.memory import MemoryStorage
-
-from .mutations import damaged
-from .pictures import encode, exif, gradient, plain, samples
+from tests.media.mutations import damaged
+from tests.media.pictures import encode, exif, gradient, plain, samples
 
 SAMPLES = samples()
 LIMIT = 10**6  # px; no sample has a tenth of it

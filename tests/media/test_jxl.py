@@ -14,8 +14,7 @@ from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure, read_header
 from factory.records import MediaFacts
-
-from .pictures import HEIGHT, WIDTH, gradient, jxl, plain, turned_jxl
+from tests.media.pictures import HEIGHT, WIDTH, gradient, jxl, plain, turned_jxl
 
 SIGNATURE = b"\0\0\0\x0cJXL \r\n\x87\n"
 KIND = struct.pack(">I4s", 20, b"ftyp") + b"jxl \0\0\0\0jxl "

@@ -15,8 +15,7 @@ from factory.catalog.scan.media_type import Pictures
 from factory.media.decode import decode
 from factory.media.headers import MAX_PIXELS, measure, read_header
 from factory.storage.memory import MemoryStorage
-
-from .pictures import encode, exif, gradient, plain
+from tests.media.pictures import encode, exif, gradient, plain
 
 ATTRIBUTE = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'
 ELEMENT = "<x:xmpmeta><tiff:Orientation>{}</tiff:Orientation></x:xmpmeta>"

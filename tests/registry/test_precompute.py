@@ -36,6 +36,7 @@ from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError, StorageError, StorageUnavailableError
 from factory.media.video import Clip
+from factory.registry import encode_worker
 from factory.registry.precompute import (
     Filled,
     fill_captions,
@@ -43,7 +44,7 @@ from factory.registry.precompute import (
     missing_pictures,
 )
 from factory.registry.prepare import load, prepare
-from factory.registry.registry import Registry, encode_worker
+from factory.registry.registry import Registry
 from factory.storage.local import LocalStorage
 from tests.backends.test_image_conditioning import MeanColour
 from tests.catalog.fakes import ENGINE, Watched

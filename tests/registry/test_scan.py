@@ -24,8 +24,7 @@ from factory.storage import LocalStorage
 from factory.storage.base import Span
 from factory.storage.per_process import PerProcess
 from factory.workspace import CachePlace
-
-from .pictures import write_pictures
+from tests.support.pictures import write_pictures
 
 
 @dataclass(frozen=True)

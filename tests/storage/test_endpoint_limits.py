@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from factory.storage import endpoint_limits
 from factory.storage.endpoint_limits import Endpoint, endpoint, request_counts
-
-from .test_retry import Clock
+from tests.storage.test_retry import Clock
 
 
 async def take(server: Endpoint, log: list[object], name: object, free: asyncio.Event) -> None:

@@ -7,9 +7,8 @@ import pytest
 
 from factory.errors import ObjectNotFoundError, StorageUnavailableError
 from factory.storage import MemoryStorage, Storage
+from tests.storage.contract import StorageContract
 from tests.support.faulty_storage import FaultyStorage
-
-from .contract import StorageContract
 
 
 class TestFaulty(StorageContract):

@@ -14,11 +14,10 @@ from factory.lightning.data_state import sealed
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.storage import LocalStorage, S3Storage, retry
+from tests.storage import proxy as faults
+from tests.storage.conftest import BUCKET
+from tests.storage.proxy import Fault, Proxy, Script, proxied
 from tests.support.pictures import write_pictures
-
-from . import proxy as faults
-from .conftest import BUCKET
-from .proxy import Fault, Proxy, Script, proxied
 
 PICTURES = 16
 

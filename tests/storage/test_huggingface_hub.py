@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.storage.test_huggingface_storage import PICTURES, table
 from tests.support.hub import Hub, commit, hub
-
-from .test_huggingface_storage import PICTURES, table
 
 SCRIPT = """
 import hashlib, json

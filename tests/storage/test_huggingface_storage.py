@@ -21,9 +21,8 @@ from factory.errors import (
 )
 from factory.records import UNKNOWN_SIZE
 from factory.storage import HuggingFaceStorage
-
-from .contract import keys
-from .web import Web, web
+from tests.storage.contract import keys
+from tests.storage.web import Web, web
 
 __all__ = ["web"]  # a fixture, used by its name
 

@@ -19,8 +19,7 @@ from factory.errors import (
     UnsafeKeyError,
 )
 from factory.storage import LocalStorage
-
-from .contract import keys
+from tests.storage.contract import keys
 
 
 @pytest.fixture

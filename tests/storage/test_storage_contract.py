@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from factory.storage import LocalStorage, MemoryStorage, S3Storage, Storage
-
-from .conftest import BUCKET
-from .contract import StorageContract
+from tests.storage.conftest import BUCKET
+from tests.storage.contract import StorageContract
 
 
 class TestLocal(StorageContract):

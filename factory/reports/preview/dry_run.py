@@ -41,7 +41,7 @@ class Rehearsal:
         sources: The backends of samples, by name, to look at single ones.
     """
 
-    summary: Figures
+    figures: Figures
     sources: Mapping[str, Source]
 
 

@@ -24,8 +24,7 @@ from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 from factory.storage.base import Storage
 from factory.workspace import CachePlace
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

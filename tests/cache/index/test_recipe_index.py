@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from factory.cache.format.recipe import KEY_DTYPE, Keys
 from factory.cache.format.segment import Place, ShardRecord, new_segment
 from factory.cache.format.shard import Field
+from factory.cache.index import local_runs as local_tables_module
+from factory.cache.index import snapshot as snapshot_module
 from factory.cache.index.local_runs import LocalTables
 from factory.cache.index.recipe_index import Index
-from factory.cache.index.recipe_index import local_runs as local_tables_module
-from factory.cache.index.recipe_index import snapshot as snapshot_module
 from factory.cache.index.sorted_run import Table, merged, pack_table, read_table, table_of
 from factory.cache.maintenance.verify import drop
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -26,8 +26,7 @@ from factory.cache.maintenance.lease import TakenError, alone
 from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage, MemoryStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 Make = Callable[..., torch.Tensor]
 MakeKeys = Callable[..., Keys]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import Keys
-from factory.cache.index.recipe_index import snapshot as snapshot_module
+from factory.cache.index import snapshot as snapshot_module
 from factory.cache.index.sorted_run import merged
 from factory.cache.maintenance import garbage as garbage_module
 from factory.cache.maintenance import live_rows as counting_module
@@ -19,8 +19,7 @@ from factory.cache.maintenance.live_rows import counted, live_rows
 from factory.cache.maintenance.verify import drop
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -15,8 +15,7 @@ from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import AccessDeniedError
 from factory.storage import LocalStorage, MemoryStorage
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

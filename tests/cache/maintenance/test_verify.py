@@ -16,8 +16,7 @@ from factory.cache.writer import publish_segment
 from factory.reports.cache_usage import held, is_empty
 from factory.storage.local import LocalStorage
 from factory.workspace import CachePlace
-
-from .conftest import RECIPE
+from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

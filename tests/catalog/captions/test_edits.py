@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.catalog.captions import edits
 from factory.catalog.captions.edits import edit_problems, parse_edits
-from factory.catalog.captions.sources import edits
 from factory.errors import ConfigError
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from factory.media.geometry.aspect_ratio import aspect_label, round_decimals, round_to_multiple
 from factory.media.geometry.cover import SQUASH
 from factory.media.geometry.geometry import REASONS, Geometry
-
-from . import reference
-from .geometries import RATIOS, edges, geometries, numbers, sizes
+from tests.media import reference
+from tests.media.geometries import RATIOS, edges, geometries, numbers, sizes
 
 
 @settings(max_examples=400, deadline=None)

@@ -14,8 +14,7 @@ from scipy.stats import chi2
 from factory.media.crop import fit
 from factory.media.geometry.aspect_ratio import AspectBuckets
 from factory.media.geometry.geometry import Geometry, Targets
-
-from .geometries import RATIOS, geometries, numbers, sizes
+from tests.media.geometries import RATIOS, geometries, numbers, sizes
 
 WEIGHTED = (
     {"aspect": 0.5, "weight": 0.1},

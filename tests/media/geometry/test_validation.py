@@ -9,8 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from factory.media.geometry.geometry import REASONS, Geometry, Shapes
-
-from .geometries import ALIGNMENTS, geometries, numbers, sizes
+from tests.media.geometries import ALIGNMENTS, geometries, numbers, sizes
 
 Sizes = list[tuple[int, int]]
 

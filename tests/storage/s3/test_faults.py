@@ -17,11 +17,10 @@ from factory.errors import (
 )
 from factory.storage import S3Storage, Storage, TarStorage, retry
 from factory.storage.endpoint_limits import RequestCounts, request_counts
-
-from . import proxy as faults
-from .conftest import BUCKET
-from .proxy import Fault, Proxy, Script, proxied
-from .tars import archive
+from tests.storage import proxy as faults
+from tests.storage.conftest import BUCKET
+from tests.storage.proxy import Fault, Proxy, Script, proxied
+from tests.storage.tar.tars import archive
 
 DATA = os.urandom(200_000)
 PASSING = {

@@ -14,10 +14,9 @@ import pytest
 from factory.catalog.scan.facts_diff import Changes
 from factory.storage.local import LocalStorage
 from factory.storage.s3.s3_storage import S3Storage
+from tests.storage.conftest import BUCKET, READER
+from tests.storage.proxy import Answer, Page, Proxy, honest, proxied
 from tests.support.filled_cache import SCRIPT, fill, load_script
-
-from .conftest import BUCKET, READER
-from .proxy import Answer, Page, Proxy, honest, proxied
 
 # Shards of the cache, of both stores.
 SHARDS = 10

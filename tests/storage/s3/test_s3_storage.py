@@ -20,10 +20,9 @@ from factory.errors import (
     StorageUnavailableError,
 )
 from factory.storage import S3Storage
-from factory.storage.s3.s3_storage import s3_storage
-
-from .conftest import BUCKET, SECRET_KEY
-from .contract import keys
+from factory.storage.s3 import s3_storage
+from tests.storage.conftest import BUCKET, SECRET_KEY
+from tests.storage.contract import keys
 
 # What the contract promises for a check, whatever the failure.
 PROMISED_S = 10.0

@@ -10,10 +10,9 @@ import pytest
 
 from factory.errors import StorageError, UnsafeKeyError
 from factory.storage import LocalStorage, MemoryStorage, S3Storage, Storage, TarStorage
-
-from .conftest import BUCKET
-from .contract import StorageContract
-from .tars import Rewritten, archive
+from tests.storage.conftest import BUCKET
+from tests.storage.contract import StorageContract
+from tests.storage.tar.tars import Rewritten, archive
 
 
 class TestLocalShard(StorageContract):

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from factory.storage.tar.block import BLOCK, parse_header
 from factory.storage.tar.tar_headers import Members, read_members
-
-from .tars import archive, as_tarfile_reads, mended
+from tests.storage.tar.tars import archive, as_tarfile_reads, mended
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 LONG = "folder-of-a-long-name/" * 6 + "ü" * 70 + ".jpg"

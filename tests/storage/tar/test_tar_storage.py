@@ -22,9 +22,8 @@ from factory.storage import LocalStorage, MemoryStorage, Storage, TarStorage
 from factory.storage.tar.index import DamagedIndexError, MemberIndex, ShardId
 from factory.storage.tar.member_names import ShardNames
 from factory.storage.tar.tar_headers import Members
-
-from .contract import keys
-from .tars import archive
+from tests.storage.contract import keys
+from tests.storage.tar.tars import archive
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from factory.errors import (
     StorageUnavailableError,
 )
 from factory.storage.url_list.download_cache import Downloads, Limits
-
-from .contract import keys
-from .web import PICTURE, Lists, Web, files_in, lists, only_key, quick_retries, web
+from tests.storage.contract import keys
+from tests.storage.web import PICTURE, Lists, Web, files_in, lists, only_key, quick_retries, web
 
 __all__ = ["lists", "quick_retries", "web"]  # fixtures, used by their names
 

@@ -9,10 +9,9 @@ import pytest
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from factory.storage import UrlListStorage, retry
 from factory.storage.endpoint_limits import request_counts
-
-from . import proxy as faults
-from .proxy import Fault, Proxy, Script, proxied
-from .web import PICTURE, Lists, Web, files_in, lists, quick_retries, web
+from tests.storage import proxy as faults
+from tests.storage.proxy import Fault, Proxy, Script, proxied
+from tests.storage.web import PICTURE, Lists, Web, files_in, lists, quick_retries, web
 
 __all__ = ["lists", "quick_retries", "web"]  # fixtures, used by their names
 

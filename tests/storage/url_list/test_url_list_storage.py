@@ -14,9 +14,8 @@ from factory.errors import (
 )
 from factory.records import UNKNOWN_SIZE
 from factory.storage import MemoryStorage, UrlListStorage
-
-from .contract import keys
-from .web import Lists, Web, lists, only_key, quick_retries, web
+from tests.storage.contract import keys
+from tests.storage.web import Lists, Web, lists, only_key, quick_retries, web
 
 __all__ = ["lists", "quick_retries", "web"]  # fixtures, used by their names
 
