@@ -58,7 +58,7 @@ runpy.run_path({str(ROOT / command)!r}, run_name="__main__")
 def test_an_interrupt_in_a_process_group_is_told_by_its_first_process(tmp_path: Path) -> None:
     """Torch's hook holds back what hooks before it print, and an exit there loses it."""
     program = f"""
-from factory import startup
+from factory.commands import startup
 import torch.distributed
 torch.distributed.init_process_group(
     "gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)

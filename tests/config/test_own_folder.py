@@ -20,8 +20,9 @@ PROGRAM = f"""
 import sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from factory import cli, composer
-composer.register()
+from factory.commands import cli
+from factory.config import compose
+compose.register()
 @hydra.main(version_base="1.3", config_path={str(ROOT / "conf")!r}, config_name="config")
 def main(cfg):
     print(HydraConfig.get().runtime.output_dir)

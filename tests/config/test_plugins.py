@@ -13,7 +13,7 @@ PLUGIN = '''
 """A plugin: one storage, its schema and its option."""
 from dataclasses import dataclass
 
-from factory import schema
+from factory.config import schema
 from factory.config.schema.options import opt
 from factory.config.schema.storage import StorageConfig
 from factory.storage.memory import MemoryStorage

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from factory.errors import FactoryError
-from factory.storage import sealed
+from factory.storage import checksummed_arrow
 from tests.fuzz import formats
 
 folder = Path(sys.argv[1])
 if sys.argv[2] == "mapped":
-    import factory.cache.index.local_runs, factory.cache.tiers.mapped_file
-    for module in (sealed, factory.cache.tiers.mapped_file, factory.cache.index.local_runs):
+    from factory.cache.index import local_runs
+    from factory.cache.tiers import mapped_file
+    for module in (checksummed_arrow, mapped_file, local_runs):
         module.READ_WHOLE = 100
 
 def cut(pattern):
@@ -81,7 +82,7 @@ told(lambda: store.gather(formats._KEYS).keys())
 told(lambda: (store.refresh(), store.gather(formats._KEYS).keys()))
 """
 TABLE = """
-from factory.cache import snapshot
+from factory.cache.index import snapshot
 snapshot.SMALL = 10
 formats.write_cache(folder)
 store = formats._store(folder)

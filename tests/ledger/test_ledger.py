@@ -271,7 +271,6 @@ def test_another_layout_is_another_file(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from factory.ledger import file
 from factory.ledger.ledger import Ledger
 from tests.ledger.test_ledger import run
 ledger = Ledger(Path(sys.argv[1]), every=4)

@@ -106,12 +106,13 @@ class Stuck(LocalStorage):
 
 def test_an_interrupt_waits_for_no_server(tmp_path: Path) -> None:
     end, threads = threading.Event(), set(threading.enumerate())
-    interrupted = threading.Event()
+    interrupted, main = threading.Event(), threading.get_ident()
 
     def interrupt() -> None:
         if not interrupted.is_set():
             interrupted.set()
-            signal.raise_signal(signal.SIGINT)
+            # To the thread that waits: one raised here would wait for that thread to wake.
+            signal.pthread_kill(main, signal.SIGINT)
 
     given = []
     for name in ("a", "b"):

@@ -204,7 +204,7 @@ threading._register_atexit(lambda: thread.join())  # called after what is regist
 
 import concurrent.futures.thread as pools, sys, time
 from factory.cache.store import TensorStore
-from factory.runtime import ahead as module
+from factory.runtime.prefetch import cache_prefetch as module
 from tests.runtime.prefetch.test_cache_prefetch import Server, ahead_of, fill, steps
 
 class Pool(pools.ThreadPoolExecutor):
