@@ -21,12 +21,13 @@ def chain(shares: Iterable[Sequence[Batch]]) -> Iterator[str]:
     """Yield a hash after every so many batches, given the shares of the ranks in their order."""
     state = hashlib.blake2b(digest_size=8)
     for number, ranks in enumerate(shares, start=1):
-        state.update(_digest(ranks))
+        state.update(digest(ranks))
         if number % EVERY == 0:
             yield state.hexdigest()
 
 
-def _digest(ranks: Sequence[Batch]) -> bytes:
+def digest(ranks: Sequence[Batch]) -> bytes:
+    """Return the hash of one batch, given each rank's share."""
     state = hashlib.blake2b()
     first = ranks[0]
     for name in SAME:

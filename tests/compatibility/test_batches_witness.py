@@ -65,7 +65,7 @@ def test_batches_are_those_of_version_0_1(
     world: Path, scenario: str, mode: str, ranks: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world)
-    known = json.loads((HERE / "batches.json").read_text())[scenario]
+    known = json.loads((HERE / "fixtures/batches.json").read_text())[scenario]
     found = hashes(world, scenario, mode, ranks, steps)
     for number, (ours, theirs) in enumerate(zip(found, known, strict=False), start=1):
         last = number * EVERY

@@ -28,12 +28,12 @@ SQUARES = ((64, 64),)
 FRAMES = 6
 
 
-def pixels(number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+def pixels(number: int, size: tuple[int, int], noise: int = 16) -> NDArray[np.uint8]:
     """Return the pixels of one picture, RGB [H, W, 3]: bars and a little noise."""
     width, height = size
     draw = np.random.Generator(np.random.PCG64(number))
     bars = draw.integers(0, 200, (height // 8, width // 8, 3)).repeat(8, 0).repeat(8, 1)
-    return (bars + draw.integers(0, 16, (height, width, 3))).astype(np.uint8)
+    return (bars + draw.integers(0, noise, (height, width, 3))).astype(np.uint8)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -97,13 +97,13 @@ def _write_table(file: Path, count: int) -> None:
     pq.write_table(pa.table(columns), file)
 
 
-def write_clip(file: Path, number: int) -> None:
+def write_clip(file: Path, number: int, noise: int = 16) -> None:
     """Write a video that is coded without loss, as RGB."""
     with av.open(str(file), "w") as container:
         stream: Any = container.add_stream("ffv1", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "bgr0"
         for frame in range(FRAMES):
-            image = pixels(number * 100 + frame, SQUARES[0])
+            image = pixels(number * 100 + frame, SQUARES[0], noise)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         container.mux(stream.encode())
 
