@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("factory.testing")
+
 # No test is about time: a busy machine makes any example slow. Where a change is judged, the
 # examples are the same for everybody; new ones are found by those who work on it.
 settings.register_profile("factory", deadline=None, derandomize="CI" in os.environ)

@@ -1,6 +1,5 @@
 """Conditioning pictures follow from the pixels, the settings, the seed and the key alone."""
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +15,7 @@ from factory.conditioning import (
     Superresolution,
 )
 from factory.conditioning.generator import Pixels, as_rgb, check_made, drawing
-
-# A bright square on a dark, slightly uneven ground.
-PICTURE = np.full((64, 96, 3), 30, dtype=np.uint8)
-PICTURE[16:48, 32:64] = 220
-PICTURE += np.random.default_rng(0).integers(0, 5, PICTURE.shape, dtype=np.uint8)
+from factory.testing.generator import PICTURE, GeneratorContract
 
 BUILT_IN: list[Generator] = [
     Canny(), JpegArtifacts(), Superresolution(), Superresolution(noise=4, blur=1), RandomMasks(),
@@ -31,27 +26,10 @@ def made(generator: Generator, key: str = "a.png", seed: int = 0) -> Pixels:
     return generator(PICTURE, drawing(seed, key))
 
 
-@pytest.mark.parametrize("generator", BUILT_IN, ids=lambda each: type(each).__name__)
-def test_a_result_is_of_the_size_and_a_function_of_what_is_given(generator: Generator) -> None:
-    before = PICTURE.copy()
-    first = made(generator)
-    made(generator, "other.png")  # what was asked before does not matter
-    assert check_made(first, PICTURE, generator) is first
-    assert np.array_equal(made(pickle.loads(pickle.dumps(generator))), first)
-    assert np.array_equal(before, PICTURE)
-
-
-@pytest.mark.parametrize("generator", BUILT_IN, ids=lambda each: type(each).__name__)
-def test_only_what_draws_depends_on_seed_and_key(generator: Generator) -> None:
-    alone = made(generator)
-    others = [made(generator, "b.png"), made(generator, seed=1)]
-    assert all(np.array_equal(alone, other) != generator.random for other in others)
-
-
-@pytest.mark.parametrize("generator", BUILT_IN, ids=lambda each: type(each).__name__)
-def test_every_setting_is_part_of_the_fingerprint(generator: Generator) -> None:
-    assert generator.fingerprint == pickle.loads(pickle.dumps(generator)).fingerprint
-    assert set(vars(generator)) <= set(generator.fingerprint)
+class TestBuiltIn(GeneratorContract):
+    @pytest.fixture(params=BUILT_IN, ids=lambda each: type(each).__name__)
+    def generator(self, request: pytest.FixtureRequest) -> Generator:
+        return request.param
 
 
 def test_settings_change_the_fingerprint() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from factory.errors import ObjectNotFoundError, StorageUnavailableError
 from factory.storage import MemoryStorage, Storage
-from tests.storage.contract import StorageContract
+from factory.testing.storage import StorageContract
 from tests.support.faulty_storage import FaultyStorage
 
 

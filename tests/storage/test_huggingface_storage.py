@@ -21,7 +21,7 @@ from factory.errors import (
 )
 from factory.records import UNKNOWN_SIZE
 from factory.storage import HuggingFaceStorage
-from tests.storage.contract import keys
+from factory.testing.storage import keys
 from tests.storage.web import Web, web
 
 __all__ = ["web"]  # a fixture, used by its name

@@ -19,7 +19,7 @@ from factory.errors import (
     UnsafeKeyError,
 )
 from factory.storage import LocalStorage
-from tests.storage.contract import keys
+from factory.testing.storage import keys
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from factory.storage import LocalStorage, MemoryStorage, S3Storage, Storage
+from factory.testing.storage import StorageContract
 from tests.storage.conftest import BUCKET
-from tests.storage.contract import StorageContract
 
 
 class TestLocal(StorageContract):

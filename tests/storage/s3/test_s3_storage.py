@@ -21,8 +21,8 @@ from factory.errors import (
 )
 from factory.storage import S3Storage
 from factory.storage.s3 import s3_storage
+from factory.testing.storage import keys
 from tests.storage.conftest import BUCKET, SECRET_KEY
-from tests.storage.contract import keys
 
 # What the contract promises for a check, whatever the failure.
 PROMISED_S = 10.0

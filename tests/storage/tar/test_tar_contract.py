@@ -10,8 +10,8 @@ import pytest
 
 from factory.errors import StorageError, UnsafeKeyError
 from factory.storage import LocalStorage, MemoryStorage, S3Storage, Storage, TarStorage
+from factory.testing.storage import StorageContract
 from tests.storage.conftest import BUCKET
-from tests.storage.contract import StorageContract
 from tests.storage.tar.tars import Rewritten, archive
 
 

@@ -22,7 +22,7 @@ from factory.storage import LocalStorage, MemoryStorage, Storage, TarStorage
 from factory.storage.tar.index import DamagedIndexError, MemberIndex, ShardId
 from factory.storage.tar.member_names import ShardNames
 from factory.storage.tar.tar_headers import Members
-from tests.storage.contract import keys
+from factory.testing.storage import keys
 from tests.storage.tar.tars import archive
 
 

@@ -14,7 +14,7 @@ from factory.errors import (
     StorageUnavailableError,
 )
 from factory.storage.url_list.download_cache import Downloads, Limits
-from tests.storage.contract import keys
+from factory.testing.storage import keys
 from tests.storage.web import PICTURE, Lists, Web, files_in, lists, only_key, quick_retries, web
 
 __all__ = ["lists", "quick_retries", "web"]  # fixtures, used by their names

@@ -14,7 +14,7 @@ from factory.errors import (
 )
 from factory.records import UNKNOWN_SIZE
 from factory.storage import MemoryStorage, UrlListStorage
-from tests.storage.contract import keys
+from factory.testing.storage import keys
 from tests.storage.web import Lists, Web, lists, only_key, quick_retries, web
 
 __all__ = ["lists", "quick_retries", "web"]  # fixtures, used by their names

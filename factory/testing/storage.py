@@ -1,9 +1,10 @@
-"""What every storage must do, whatever it keeps its bytes in."""
+"""The contract of storages: keys, spans, listings, writes, odd names, errors, processes."""
 
 import pickle
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from typing import ClassVar
 
 import pytest
 
@@ -29,10 +30,15 @@ ODD_NAMES = [
 
 
 class StorageContract:
-    """Subclass, and give a fixture `storage` that returns an empty storage."""
+    """What every storage does, whatever it keeps its bytes in.
 
-    # Whether another process sees the same objects.
-    crosses_processes = True
+    Give a fixture `storage` that returns an empty storage which can be written to.
+
+    Attributes:
+        crosses_processes: Whether another process sees the same objects.
+    """
+
+    crosses_processes: ClassVar[bool] = True
 
     def test_reads_back_what_was_written(self, storage: Storage) -> None:
         storage.write("a/b.bin", b"hello")
