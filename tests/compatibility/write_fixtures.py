@@ -11,11 +11,19 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import factory
-from tests.compatibility.hashing import digest
+from tests.compatibility.hashing import EVERY, digest
 from tests.compatibility.kept import CACHES, FIXTURES, ROOT, fill_memory, module, overrides
-from tests.compatibility.test_batches_witness import SCENARIOS, hashes
+from tests.compatibility.test_batches_witness import (
+    RESUMED,
+    SCENARIOS,
+    STEPS_BEFORE,
+    committed,
+    hashes,
+    started,
+)
 from tests.compatibility.world import HERE, write_clip, write_world
 
 # The checkpoint lies within the second epoch of 11 steps; the hashes go on after it.
@@ -73,6 +81,19 @@ def _write_batches(world: Path, file: Path) -> None:
     write_world(world)
     os.chdir(world)
     file.write_text(json.dumps({name: hashes(world, name) for name in SCENARIOS}, indent=1) + "\n")
+    states = {name: _state(world, name) for name in RESUMED}
+    file.with_name("states.json").write_text(json.dumps(states, indent=1) + "\n")
+
+
+def _state(world: Path, scenario: str) -> dict[str, Any]:
+    """Return the data's state within a run, and the hashes of the batches after it."""
+    with started(world, scenario) as data:
+        committed(data, data.batches(max_steps=STEPS_BEFORE))
+        state = data.state_dict()
+        return {
+            "state": state,
+            "next": committed(data, data.batches(max_steps=STEPS_BEFORE + EVERY)),
+        }
 
 
 if __name__ == "__main__":
