@@ -29,7 +29,7 @@ from factory.config.build import verify
 from factory.config.run_folder import FormerRun, former_run, run_length
 from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
-from factory.reports.explain.request import Request
+from factory.reports.explain.request import ExplainRequest
 from factory.reports.explain.request import parse as parse_request
 from factory.untrusted_text import json_text
 
@@ -81,11 +81,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _answer(
-    run: FormerRun, others: Sequence[FormerRun], request: Request, options: argparse.Namespace
+    run: FormerRun,
+    others: Sequence[FormerRun],
+    request: ExplainRequest,
+    options: argparse.Namespace,
 ) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.config.build import build
-    from factory.reports.explain.answer import Inquiry
+    from factory.reports.explain.answer import Explainer
     from factory.reports.explain.explain_terminal import show
     from factory.reports.explain.ledger_only import recorded_findings
 
@@ -104,7 +107,7 @@ def _answer(
                 limit if kind == "steps" else sum(map(data.plan.steps, range(limit)))
                 for kind, limit in [*run_length(run.config), ("steps", sys.maxsize)]
             )
-            findings = Inquiry(data, str(run.folder), end, ledgers, notes).answer(request)
+            findings = Explainer(data, str(run.folder), end, ledgers, notes).answer(request)
         show(findings)
         if options.json:
             text = json_text(findings.as_json(), indent=1)

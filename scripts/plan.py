@@ -21,7 +21,7 @@ from factory.commands import cli
 from factory.config import compose
 from factory.config.build import preflight, verify
 from factory.demo.session import demo_session, promised
-from factory.reports.preview.summary import Run
+from factory.reports.preview.summary import RunLimits
 from factory.untrusted_text import json_text
 
 # A dry run leaves no run folder and no log behind, and shows its tables instead of log lines.
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
             verify(cfg, overrides)
         with cli.advice(), demo_session(cfg):
             preflight(cfg, overrides)
-            trainable = _rehearse(cfg, overrides, options)
+            trainable = _dry_run(cfg, overrides, options)
         sys.exit(0 if trainable else 1)
 
     # Hydra reads its arguments from here, and wants all overrides in one row.
@@ -81,30 +81,30 @@ def main(arguments: Sequence[str]) -> None:
     cli.run(plan, rest)
 
 
-def _rehearse(cfg: DictConfig, overrides: list[str], options: argparse.Namespace) -> bool:
+def _dry_run(cfg: DictConfig, overrides: list[str], options: argparse.Namespace) -> bool:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.config.build import build
-    from factory.reports.preview.dry_run import rehearse
+    from factory.reports.preview.dry_run import preview_run
     from factory.reports.preview.terminal import show
 
     data = build(cfg, overrides)
     try:
-        rehearsal = rehearse(data, run_of(cfg, options.ranks))
-        show(rehearsal.figures)
+        result = preview_run(data, run_of(cfg, options.ranks))
+        show(result.summary)
         if options.json:
-            text = json_text(rehearsal.figures.as_json(), indent=1)
+            text = json_text(result.summary.as_json(), indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
         if options.html:
             from factory.reports.preview.page import page
 
-            options.html.write_text(page(rehearsal, data.registry.engine.here), encoding="utf-8")
+            options.html.write_text(page(result, data.registry.engine.here), encoding="utf-8")
             print(f"wrote {options.html}")
     finally:
         data.close()
-    return rehearsal.figures.trainable
+    return result.summary.trainable
 
 
-def run_of(cfg: DictConfig, ranks: int | None) -> Run:
+def run_of(cfg: DictConfig, ranks: int | None) -> RunLimits:
     """Return what the trainer's settings say about the run."""
     trainer = cfg.trainer
     devices = trainer.get("devices")
@@ -115,7 +115,7 @@ def run_of(cfg: DictConfig, ranks: int | None) -> Run:
     # Lightning's -1 means no limit.
     steps, epochs = (limit if limit is not None and limit >= 0 else None for limit in limits)
     sharing = max(ranks // cfg.data.context_parallel, 1)  # others get the same samples
-    return Run(steps, epochs, sharing, trainer.get("accumulate_grad_batches") or 1)
+    return RunLimits(steps, epochs, sharing, trainer.get("accumulate_grad_batches") or 1)
 
 
 if __name__ == "__main__":

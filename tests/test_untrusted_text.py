@@ -18,7 +18,12 @@ from factory import compose
 from factory.commands.cli import describe
 from factory.errors import StorageError
 from factory.reports.explain.explain_terminal import show
-from factory.reports.explain.findings import Findings, Sample, Step, exclude_line
+from factory.reports.explain.findings import (
+    ExplainedSample,
+    ExplainedStep,
+    Explanation,
+    exclude_line,
+)
 from factory.reports.preview.html import tag
 from factory.reports.wording import redact
 from factory.sampling.exclusion import Exclude
@@ -131,9 +136,13 @@ def test_a_console_prints_foreign_text_as_it_is_written() -> None:
 
 
 def test_an_answer_of_explain_is_harmless() -> None:
-    sample = Sample(0, 0, key=f"a/{ESCAPE}\nb", caption=f"a {BIDI} cat {ESCAPE}", width=8, height=8)
-    step = Step(1, 1, 1, 1, "photos", "8x8", 1, 1, 0, 1, (), None, None, (sample,), (ESCAPE,))
-    findings = Findings(
+    sample = ExplainedSample(
+        0, 0, key=f"a/{ESCAPE}\nb", caption=f"a {BIDI} cat {ESCAPE}", width=8, height=8
+    )
+    step = ExplainedStep(
+        1, 1, 1, 1, "photos", "8x8", 1, 1, 0, 1, (), None, None, (sample,), (ESCAPE,)
+    )
+    findings = Explanation(
         "run", "f" * 64, None, (step,), (f"note {ESCAPE}",), exclude_line(["p:" + ESCAPE], 2)
     )
     stream = io.StringIO()

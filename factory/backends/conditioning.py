@@ -1,4 +1,4 @@
-"""Backends of conditioning pictures: what belongs to each sample of a source, and how it comes."""
+"""Backends of conditioning images, paired with the samples of a source."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import torch
 
 from factory.backends.generated import ReadGenerated, ReadUngenerated
 from factory.backends.image import Crop, EvalBackend, ImageBackend, SampleBackend
-from factory.backends.pixels import Reader, ReadPicture
+from factory.backends.pixels import MediaReader, ReadPicture
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Facts
@@ -24,7 +24,7 @@ _HALF, _GREATEST = 128, 255
 
 
 @dataclass(frozen=True)
-class Kind:
+class ConditioningKind:
     """What is so for every backend of a type, unless it says otherwise.
 
     Attributes:
@@ -38,12 +38,12 @@ class Kind:
     channels: int = 3
 
 
-KINDS: Mapping[str, Kind] = {
-    "controlnet": Kind(),
-    "mask": Kind(encoded=False, labels=True, channels=1),
-    "segmentation": Kind(encoded=False, labels=True),
-    "reference_strict": Kind(),
-    LOOSE: Kind(),
+KINDS: Mapping[str, ConditioningKind] = {
+    "controlnet": ConditioningKind(),
+    "mask": ConditioningKind(encoded=False, labels=True, channels=1),
+    "segmentation": ConditioningKind(encoded=False, labels=True),
+    "reference_strict": ConditioningKind(),
+    LOOSE: ConditioningKind(),
 }
 DELIVERIES = ("latents", "pixels", "cells")
 VALUES = {"uint8": torch.uint8, "bool": torch.bool, "float": torch.float32}
@@ -162,7 +162,7 @@ class ConditioningBackend(SampleBackend):
         pass  # no face is looked for: where the source's crop does, others are cut at random
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ConditioningKind:
         """What its type means."""
         return KINDS[self.type]
 
@@ -188,7 +188,7 @@ class ConditioningBackend(SampleBackend):
         return ReadPicture(self.storage, mode, self.composite, self.limits)
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> MediaReader:
         """How samples become pixels.
 
         Raises:

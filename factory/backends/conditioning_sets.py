@@ -1,4 +1,4 @@
-"""Which conditioning does a sample have in an epoch: all its sets, or the one that is drawn?"""
+"""Conditioning partners of samples in an epoch: those in all sets, or in the set that is drawn."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.conditioning import RANDOM, sampling_of
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.captions.draws import conditioning_draw
 
 Rows = NDArray[np.int64]
 
 
-def partner_rows(source: Source, rows: Rows, *, seed: int, epoch: int) -> dict[str, Rows]:
+def partner_rows(source: PreparedBackend, rows: Rows, *, seed: int, epoch: int) -> dict[str, Rows]:
     """Return the row of each sample's partner in each set of a source.
 
     Where one set is drawn, that is a function of (seed, epoch, key) and of which sets the

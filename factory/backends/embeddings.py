@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
-from factory.backends.pixels import Picture, PictureColumns, Reader
+from factory.backends.pixels import MediaReader, Picture, PictureColumns
 from factory.backends.prompts import read_prompts
 from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.gather.rows import Empty, new_memory
@@ -218,7 +218,7 @@ class PictureEmbedBackend(EmbedBackend):
 
     encoder: ImageEncoder | VisionEncoder
 
-    def recipe(self, reader: Reader, **marks: object) -> Mapping[str, object]:
+    def recipe(self, reader: MediaReader, **marks: object) -> Mapping[str, object]:
         """Return what shaped every row that a reader's pictures have in this store.
 
         Args:
@@ -229,7 +229,7 @@ class PictureEmbedBackend(EmbedBackend):
         return {**shared, **marks}
 
     def keys(
-        self, reader: Reader, pictures: PictureColumns | Sequence[Picture], **marks: object
+        self, reader: MediaReader, pictures: PictureColumns | Sequence[Picture], **marks: object
     ) -> Keys:
         """Return the recipe key of each picture, 16 bytes each."""
         if not isinstance(pictures, PictureColumns):
@@ -263,7 +263,7 @@ class PictureEmbedBackend(EmbedBackend):
 
     def gather(
         self,
-        reader: Reader,
+        reader: MediaReader,
         pictures: PictureColumns | Sequence[Picture],
         *,
         empty: Empty = new_memory,

@@ -1,4 +1,4 @@
-"""What becomes of rows that a batch needs and the cache does not have?
+"""Encoding of rows that a batch needs and the cache does not have.
 
 They are encoded on the spot and, where the mode keeps them, written. A row that should be there
 and is damaged or gone is told, counted, and encoded like any other.
@@ -27,7 +27,7 @@ logger = logging.getLogger("factory")
 
 
 @dataclass
-class Tally:
+class EncodeCounts:
     """How many rows were encoded for a batch.
 
     Attributes:
@@ -40,7 +40,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RowRequest:
     """Rows that a batch needs, n of them.
 
     Attributes:
@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRows:
     """What is there of the rows wanted.
 
     Attributes:
@@ -85,7 +85,7 @@ class EncodedRows:
     mode: EncodeMode
     dataset: str
 
-    def find(self, wanted: Wanted) -> Found:
+    def find(self, wanted: RowRequest) -> FoundRows:
         """Return the rows that are there, published or not.
 
         Raises:
@@ -93,7 +93,7 @@ class EncodedRows:
             StorageError: The cache cannot be read.
         """
         if not self.mode.keeps:
-            return Found([None] * len(wanted.keys), {})
+            return FoundRows([None] * len(wanted.keys), {})
         rows = self.embeds.open_rows.find(wanted.keys)
         left = np.flatnonzero([row is None for row in rows])
         left, missing = self._published(wanted.keys, left)
@@ -107,10 +107,10 @@ class EncodedRows:
             lost.update(dict.fromkeys(missing.tolist(), self._absence(wanted.keys[missing])))
         if lost and self.embeds.cache.damaged == "stop":
             raise next(iter(lost.values()))
-        return Found(rows, lost)
+        return FoundRows(rows, lost)
 
     def complete(
-        self, wanted: Wanted, found: Found, encode: Encode, tally: Tally
+        self, wanted: RowRequest, found: FoundRows, encode: Encode, tally: EncodeCounts
     ) -> dict[str, torch.Tensor]:
         """Return all rows as fields [n, ...], encoding those that were not found.
 
@@ -140,7 +140,7 @@ class EncodedRows:
         return joined([rows[name] for name in names], pad=self.embeds.pads)
 
     def _taken_in(
-        self, wanted: Wanted, places: Sequence[int], fields: Mapping[str, torch.Tensor]
+        self, wanted: RowRequest, places: Sequence[int], fields: Mapping[str, torch.Tensor]
     ) -> Mapping[str, torch.Tensor]:
         """Write encoded rows, if they are kept; return them on the CPU."""
         keys, labels = wanted.keys[list(places)], [wanted.labels[place] for place in places]
@@ -184,7 +184,7 @@ class EncodedRows:
         # Published by somebody else in this very moment: no loss, only encoded once too often.
         return UnusableRowsError("rows were not in the cache a moment ago", np.arange(len(keys)))
 
-    def _tell(self, wanted: Wanted, found: Found, places: list[int]) -> None:
+    def _tell(self, wanted: RowRequest, found: FoundRows, places: list[int]) -> None:
         """Warn of rows that are rebuilt, those of one shard together."""
         by_cause: dict[int, list[int]] = {}
         for place in places:
@@ -206,7 +206,7 @@ def read_captions(
     captions: Sequence[str],
     mode: EncodeMode,
     dataset: str,
-    tally: Tally | None = None,
+    tally: EncodeCounts | None = None,
     *,
     empty: Empty = new_memory,
 ) -> dict[str, torch.Tensor]:
@@ -231,7 +231,7 @@ def read_captions(
         except UnusableRowsError:
             pass  # looked at one by one below
     rows = EncodedRows(embeds, mode, dataset)
-    wanted = Wanted(embeds.keys(captions), captions, embeds.recipe)
+    wanted = RowRequest(embeds.keys(captions), captions, embeds.recipe)
 
     def encode(places: Sequence[int]) -> Iterable[tuple[list[int], dict[str, torch.Tensor]]]:
         """Encode captions in the groups that their store wants."""
@@ -240,7 +240,7 @@ def read_captions(
             some = [places[each] for each in group]
             yield some, embeds.encode([captions[place] for place in some])
 
-    return rows.complete(wanted, rows.find(wanted), encode, tally or Tally())
+    return rows.complete(wanted, rows.find(wanted), encode, tally or EncodeCounts())
 
 
 def of_other_epoch(recipe: Mapping[str, object], dataset: str, epoch: int) -> bool:

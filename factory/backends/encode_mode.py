@@ -1,4 +1,4 @@
-"""When is a sample encoded, and is what came of it kept?"""
+"""Encode modes: when samples and captions are encoded, and whether the rows are kept."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""How do pictures come about that are made from a source's pictures?"""
+"""Conditioning images generated from a source's images: readers, and a store of embeddings."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.embeddings import ImageEmbedBackend
-from factory.backends.pixels import ByteReader, Picture, PictureColumns, Reader
+from factory.backends.pixels import ByteReader, MediaReader, Picture, PictureColumns
 from factory.cache.store import TensorStore
 from factory.cache.write_buffer import OpenRows
 from factory.conditioning.generator import (
@@ -42,7 +42,7 @@ class ReadUngenerated:
         seed: Seed of what it draws.
     """
 
-    source: Reader
+    source: MediaReader
     generator: Generator
     seed: int
 

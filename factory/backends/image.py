@@ -1,11 +1,11 @@
-"""Backends of pictures: where they lie, what they say, and how they are cut."""
+"""Backends of images: storage, captions, filters, and how samples are resized and cropped."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
-from factory.backends.pixels import Reader, ReadPicture
+from factory.backends.pixels import MediaReader, ReadPicture
 from factory.catalog.captions.sources import Captions, TextFileCaptions
 from factory.catalog.catalog import Catalog
 from factory.catalog.crops import OwnCuts
@@ -221,7 +221,7 @@ class SampleBackend:
         return ReadPicture(self.storage, str(self.decode), self.composite, self.limits)
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> MediaReader:
         """How samples become pixels."""
         return self.picture_reader
 

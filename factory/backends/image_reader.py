@@ -1,4 +1,4 @@
-"""How do the samples of one batch come from a backend: gathered, or read and encoded?"""
+"""Readers of images for one batch: latents gathered from the cache, or images read and encoded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.embeddings import ImageEmbedBackend
-from factory.backends.encode_missing import EncodedRows, Found, Tally, Wanted
+from factory.backends.encode_missing import EncodeCounts, EncodedRows, FoundRows, RowRequest
 from factory.backends.pixels import Picture
-from factory.backends.prepared import Source, Unusable
+from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.cache.format.recipe import Keys
 from factory.cache.gather.row_refs import Located
 from factory.cache.gather.rows import Empty, new_memory
@@ -27,7 +27,7 @@ Tensors: TypeAlias = torch.Tensor | list[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Piece:
+class LoadedSample:
     """One sample on its way into a batch: its row, or the pixels that give one.
 
     Attributes:
@@ -47,7 +47,7 @@ class Piece:
     lost: UnusableRowsError | None = None
 
 
-class Reading(Protocol):
+class ImageReader(Protocol):
     """What one backend gives to one batch of B samples.
 
     It is asked for everything at once first. Where it has not all of it, samples are read one
@@ -59,10 +59,10 @@ class Reading(Protocol):
     ) -> torch.Tensor | None:
         """Return what is there of B rows of one shape, [B, ...]; None if samples must be read."""
 
-    def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
+    def read(self, rows: Rows) -> Iterator[LoadedSample | UnusableSample]:
         """Yield what becomes of some rows, in their order."""
 
-    def put(self, place: int, piece: Piece) -> None:
+    def put(self, place: int, piece: LoadedSample) -> None:
         """Take the sample of a place, from 0 to B - 1."""
 
     def finish(self) -> Tensors:
@@ -70,13 +70,13 @@ class Reading(Protocol):
 
 
 def reading(
-    source: Source,
+    source: PreparedBackend,
     engine: Engine,
     epoch: int,
     count: int,
-    tally: Tally,
+    tally: EncodeCounts,
     empty: Empty = new_memory,
-) -> Reading:
+) -> ImageReader:
     """Return how a backend gives `count` samples to a batch of an epoch.
 
     Args:
@@ -88,18 +88,18 @@ def reading(
         empty: Makes the tensors of the batch.
     """
     if source.latents is None:
-        return PixelReading(source, engine, epoch, count, empty)
-    return EncodedReading(source, source.latents, engine, epoch, tally, empty)
+        return PixelReader(source, engine, epoch, count, empty)
+    return LatentReader(source, source.latents, engine, epoch, tally, empty)
 
 
-class PixelReading:
+class PixelReader:
     """Pixels, for a backend without an image encoder.
 
     They lie in one tensor as long as all have one shape.
     """
 
     def __init__(
-        self, source: Source, engine: Engine, epoch: int, count: int, empty: Empty
+        self, source: PreparedBackend, engine: Engine, epoch: int, count: int, empty: Empty
     ) -> None:
         """Store the parts; nothing is read yet."""
         self._source, self._engine, self._epoch, self._count = source, engine, epoch, count
@@ -112,12 +112,12 @@ class PixelReading:
         """Return None: pixels are read each time."""
         return None
 
-    def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
+    def read(self, rows: Rows) -> Iterator[LoadedSample | UnusableSample]:
         """Yield the pixels of some rows, in their order."""
         for outcome in self._source.samples(rows, self._engine, self._epoch):
-            yield outcome if isinstance(outcome, Unusable) else Piece(outcome)
+            yield outcome if isinstance(outcome, UnusableSample) else LoadedSample(outcome)
 
-    def put(self, place: int, piece: Piece) -> None:
+    def put(self, place: int, piece: LoadedSample) -> None:
         """Copy a sample to its place while others are still being decoded."""
         pixels = torch.from_numpy(piece.pixels)
         if self._pixels is None:
@@ -138,22 +138,22 @@ class PixelReading:
         return pixels if len(places) == self._count else pixels[places]
 
 
-class EncodedReading:
+class LatentReader:
     """Latents: those in the cache, and those encoded now because they are not."""
 
     def __init__(
         self,
-        source: Source,
+        source: PreparedBackend,
         embeds: ImageEmbedBackend,
         engine: Engine,
         epoch: int,
-        tally: Tally,
+        tally: EncodeCounts,
         empty: Empty,
     ) -> None:
         """Store the parts; nothing is read yet."""
         self._source, self._embeds, self._engine = source, embeds, engine
         self._epoch, self._tally, self._empty = epoch, tally, empty
-        self._pieces: dict[int, Piece] = {}
+        self._pieces: dict[int, LoadedSample] = {}
 
     def stored(
         self, rows: Rows, cuts: CutArrays | None = None, located: Located | None = None
@@ -169,7 +169,7 @@ class EncodedReading:
             return None  # looked at one by one in `read`
         return fields["latents"]
 
-    def read(self, rows: Rows) -> Iterator[Piece | Unusable]:
+    def read(self, rows: Rows) -> Iterator[LoadedSample | UnusableSample]:
         """Yield the encoded rows, and the pixels of those that are not encoded.
 
         Raises:
@@ -187,7 +187,7 @@ class EncodedReading:
         for n in places.tolist():
             yield self._piece(wanted, found, n, pictures[n].cut.target, read.get(n))
 
-    def put(self, place: int, piece: Piece) -> None:
+    def put(self, place: int, piece: LoadedSample) -> None:
         """Take the sample of a place."""
         self._pieces[place] = piece
 
@@ -208,24 +208,24 @@ class EncodedReading:
             found.update(zip(some, self._finished([places[n] for n in some]), strict=True))
         return [found[n] for n in range(len(places))]
 
-    def _find(self, wanted: Wanted, sizes: Sequence[tuple[int, int]]) -> Found:
+    def _find(self, wanted: RowRequest, sizes: Sequence[tuple[int, int]]) -> FoundRows:
         """Return the rows that are there: looked for by shape, since a store gives one at once."""
         rows: list[Row | None] = [None] * len(sizes)
         lost: dict[int, UnusableRowsError] = {}
         for some in _alike(sizes):
             labels = [wanted.labels[n] for n in some]
-            found = self._rows.find(Wanted(wanted.keys[some], labels, wanted.recipe))
+            found = self._rows.find(RowRequest(wanted.keys[some], labels, wanted.recipe))
             for n, row in zip(some, found.rows, strict=True):
                 rows[n] = row
             lost.update((some[n], why) for n, why in found.lost.items())
-        return Found(rows, lost)
+        return FoundRows(rows, lost)
 
     def _finished(self, places: list[int]) -> torch.Tensor:
         """Return the latents of samples of one shape, [n, ...]."""
         pieces = [self._pieces[place] for place in places]
         keys = np.concatenate([piece.key for piece in pieces if piece.key is not None])
         labels = [piece.label for piece in pieces]
-        found = Found(
+        found = FoundRows(
             [piece.row for piece in pieces],
             {n: piece.lost for n, piece in enumerate(pieces) if piece.lost is not None},
         )
@@ -237,7 +237,7 @@ class EncodedReading:
             pixels = np.stack([p for n in places if (p := pieces[n].pixels) is not None])
             yield places, self._embeds.encode(torch.from_numpy(pixels), [labels[n] for n in places])
 
-        wanted = Wanted(keys, labels, self._recipe)
+        wanted = RowRequest(keys, labels, self._recipe)
         return self._rows.complete(wanted, found, encode, self._tally)["latents"]
 
     @property
@@ -249,28 +249,30 @@ class EncodedReading:
         marks = self._source.marks(self._epoch)
         return dict(self._embeds.recipe(self._source.backend.reader, **marks))
 
-    def _wanted(self, pictures: list[Picture]) -> Wanted:
+    def _wanted(self, pictures: list[Picture]) -> RowRequest:
         marks = self._source.marks(self._epoch)
         keys = self._embeds.keys(self._source.backend.reader, pictures, **marks)
-        return Wanted(keys, [picture.key for picture in pictures], self._recipe)
+        return RowRequest(keys, [picture.key for picture in pictures], self._recipe)
 
     def _piece(
         self,
-        wanted: Wanted,
-        found: Found,
+        wanted: RowRequest,
+        found: FoundRows,
         n: int,
         size: tuple[int, int],
-        outcome: Pixels | Unusable | None,
-    ) -> Piece | Unusable:
+        outcome: Pixels | UnusableSample | None,
+    ) -> LoadedSample | UnusableSample:
         lost = found.lost.get(n)
-        if isinstance(outcome, Unusable):
+        if isinstance(outcome, UnusableSample):
             if lost is None or not self._source.encode_mode.ahead:
                 return outcome
             raise beyond_repair(lost, outcome)
-        return Piece(outcome, found.rows[n], wanted.keys[n : n + 1], size, wanted.labels[n], lost)
+        return LoadedSample(
+            outcome, found.rows[n], wanted.keys[n : n + 1], size, wanted.labels[n], lost
+        )
 
 
-def beyond_repair(lost: UnusableRowsError, why: Unusable) -> UnusableRowsError:
+def beyond_repair(lost: UnusableRowsError, why: UnusableSample) -> UnusableRowsError:
     """Return the error of a lost row whose sample cannot be encoded again either."""
     lost.add_note(
         f"and {why.key!r} of {why.backend!r} cannot be encoded anew: {why.stage} failed: "

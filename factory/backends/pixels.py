@@ -1,4 +1,4 @@
-"""One picture of a backend, from its object to pixels of its bucket's shape."""
+"""Reading of samples as pixels: from a stored object to the shape of its bucket."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -135,7 +135,7 @@ class PictureColumns:
         return list(map(Picture, *columns))
 
 
-class Reader(Protocol):
+class MediaReader(Protocol):
     """How samples of a backend become pixels; a picklable value."""
 
     @property
@@ -157,7 +157,7 @@ class Reader(Protocol):
         """Return RGB pixels of the target size: [H, W, 3], or [F, H, W, 3] of a clip."""
 
 
-class ByteReader(Reader, Protocol):
+class ByteReader(MediaReader, Protocol):
     """A reader that goes from the whole bytes of an object to pixels."""
 
     @property
@@ -276,7 +276,7 @@ class ShapePicture:
 
 
 def read_pixels(
-    reader: Reader, runs: Iterable[Sequence[Picture]], engine: Engine
+    reader: MediaReader, runs: Iterable[Sequence[Picture]], engine: Engine
 ) -> Generator[NDArray[np.uint8] | Exception, None, None]:
     """Yield the pixels of pictures in their order, or why there are none.
 

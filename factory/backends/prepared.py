@@ -14,7 +14,12 @@ from factory.backends.embeddings import (
     TextEmbedBackend,
     VisionEmbedBackend,
 )
-from factory.backends.encode_missing import Tally, forget_epochs, of_other_epoch, read_captions
+from factory.backends.encode_missing import (
+    EncodeCounts,
+    forget_epochs,
+    of_other_epoch,
+    read_captions,
+)
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
 from factory.backends.pixels import Picture, PictureColumns, read_pixels
@@ -33,7 +38,7 @@ from factory.sampling.fingerprint import hash_rows
 
 
 @dataclass
-class Source:
+class PreparedBackend:
     """A backend made ready for batches.
 
     Attributes:
@@ -62,7 +67,9 @@ class Source:
     places: Placement | None = None
     text_places: Placement | None = None
     found: dict[str, Placement] = field(default_factory=dict)
-    conditioning: dict[str, tuple["Source", NDArray[np.int64]]] = field(default_factory=dict)
+    conditioning: dict[str, tuple["PreparedBackend", NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
     encode_mode: EncodeMode = EncodeMode.precompute
     encode_text_mode: EncodeMode = EncodeMode.precompute
     redraws: bool = False
@@ -146,7 +153,7 @@ class Source:
 
     def samples(
         self, rows: NDArray[np.int64], engine: Engine, epoch: int = 0
-    ) -> "Iterator[NDArray[np.uint8] | Unusable]":
+    ) -> "Iterator[NDArray[np.uint8] | UnusableSample]":
         """Yield the pixels of some rows in their order, [H, W, 3] or [F, H, W, 3] of clips.
 
         Objects of a remote storage are asked for side by side, and decoded as they arrive.
@@ -165,12 +172,12 @@ class Source:
             for picture, outcome in zip(pictures, outcomes, strict=True):
                 yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
 
-    def _judged(self, picture: Picture, error: Exception) -> "Unusable":
+    def _judged(self, picture: Picture, error: Exception) -> "UnusableSample":
         """Say what is wrong with one picture; raise what is not its own fault."""
         if isinstance(error, MediaError):
-            return Unusable(self.name, picture.key, "decode", str(error))
+            return UnusableSample(self.name, picture.key, "decode", str(error))
         if is_own(error, self.backend.storage):
-            return Unusable(self.name, picture.key, "read", str(error))
+            return UnusableSample(self.name, picture.key, "read", str(error))
         error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
         raise error
 
@@ -332,7 +339,7 @@ class Source:
     def read_text(
         self,
         captions: Sequence[str],
-        tally: Tally | None = None,
+        tally: EncodeCounts | None = None,
         *,
         located: Located | None = None,
         empty: Empty = new_memory,
@@ -360,7 +367,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class UnusableSample:
     """Why a sample cannot be used, through no fault of anything but itself.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Which prompts does a file name?"""
+"""Reading of prompt files."""
 
 from factory.catalog.local_text import read_local_text
 

@@ -1,4 +1,4 @@
-"""Which rows do the samples stand for that a user names, as KEY or BACKEND:KEY?"""
+"""Samples named by users, as KEY or BACKEND:KEY, resolved to catalog rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from factory.backends.conditioning import is_generated
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.key_search import SHOWN, near, row_of
 from factory.errors import ConfigError
 from factory.sampling.exclusion import Exclude, Excluded
@@ -15,7 +15,7 @@ from factory.sampling.exclusion import Exclude, Excluded
 MARK = ":"
 
 
-def find_sample(name: str, sources: Mapping[str, Source]) -> list[tuple[str, int]]:
+def find_sample(name: str, sources: Mapping[str, PreparedBackend]) -> list[tuple[str, int]]:
     """Return (backend, row) of every sample of a name.
 
     A conditioning sample stands for those of its source that it belongs to, since the two are
@@ -34,7 +34,7 @@ def find_sample(name: str, sources: Mapping[str, Source]) -> list[tuple[str, int
     return list(dict.fromkeys(pair for each in sources for pair in _rows(each, name, sources)))
 
 
-def near_names(name: str, sources: Mapping[str, Source]) -> list[str]:
+def near_names(name: str, sources: Mapping[str, PreparedBackend]) -> list[str]:
     """Return samples whose names are near one that is unknown, as BACKEND:KEY, nearest first."""
     backend, mark, key = name.partition(MARK)
     named = [each for each, source in sources.items() if not is_generated(source.backend)]
@@ -51,7 +51,9 @@ def near_names(name: str, sources: Mapping[str, Source]) -> list[str]:
 
 
 def resolve(
-    excludes: Sequence[Exclude], sources: Mapping[str, Source], streams: Collection[str] = ()
+    excludes: Sequence[Exclude],
+    sources: Mapping[str, PreparedBackend],
+    streams: Collection[str] = (),
 ) -> dict[str, Excluded]:
     """Find the rows of the samples that are to be left out.
 
@@ -84,7 +86,9 @@ def resolve(
     }
 
 
-def _rows(backend: str, key: str, sources: Mapping[str, Source]) -> Iterator[tuple[str, int]]:
+def _rows(
+    backend: str, key: str, sources: Mapping[str, PreparedBackend]
+) -> Iterator[tuple[str, int]]:
     row = row_of(sources[backend].catalog.facts, key)
     if row is None:
         return
@@ -97,7 +101,7 @@ def _rows(backend: str, key: str, sources: Mapping[str, Source]) -> Iterator[tup
         yield backend, row
 
 
-def _unknown(name: str, sources: Mapping[str, Source], streams: Collection[str]) -> str:
+def _unknown(name: str, sources: Mapping[str, PreparedBackend], streams: Collection[str]) -> str:
     backend, mark, key = name.partition(MARK)
     if mark and backend in streams:
         return (

@@ -1,4 +1,4 @@
-"""Backends of videos: clips of equal length, taken from the middle of each one."""
+"""Backends of videos: clips of equal length, taken from the middle of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.image import ImageBackend
-from factory.backends.pixels import Picture, PictureColumns, Reader, cut_parts
+from factory.backends.pixels import MediaReader, Picture, PictureColumns, cut_parts
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
 from factory.catalog.scan.journal import Journal
@@ -136,7 +136,7 @@ class VideoBackend(ImageBackend):
         return Videos(tuple(self.suffixes))
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> MediaReader:
         """Samples are read as clips."""
         return ReadClip(self.storage, self.clip, self.composite)
 

@@ -1,4 +1,4 @@
-"""How do image embeddings reach a batch: gathered, or encoded anew where they were lost?"""
+"""Reader of image embeddings for one batch: gathered, or encoded again where they were lost."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.encode_missing import EncodedRows, Tally, Wanted
+from factory.backends.encode_missing import EncodeCounts, EncodedRows, RowRequest
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image_reader import beyond_repair
-from factory.backends.prepared import Source, Unusable
+from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.cache.gather.rows import Empty
 from factory.cache.store import UnusableRowsError
 from factory.catalog.crops import CutArrays
@@ -19,7 +19,7 @@ from factory.engine.engine import Engine
 
 
 @dataclass(frozen=True)
-class VisionReading:
+class VisionReader:
     """Reads the image embeddings of one batch.
 
     Attributes:
@@ -29,11 +29,11 @@ class VisionReading:
     """
 
     engine: Engine
-    tally: Tally
+    tally: EncodeCounts
     empty: Empty
 
     def read(
-        self, source: Source, rows: NDArray[np.int64], cuts: CutArrays | None = None
+        self, source: PreparedBackend, rows: NDArray[np.int64], cuts: CutArrays | None = None
     ) -> dict[str, torch.Tensor]:
         """Return image embeddings of some rows in their order: fields [B, ...]; empty for none.
 
@@ -58,7 +58,7 @@ class VisionReading:
             return source.gather(vision, rows, cuts, empty=self.empty)
         pictures = source.columns(rows, cuts)
         keys = vision.keys(reader, pictures)
-        wanted = Wanted(keys, pictures.keys, vision.recipe(reader))
+        wanted = RowRequest(keys, pictures.keys, vision.recipe(reader))
         encoded = EncodedRows(vision, EncodeMode.precompute, source.name)
         found = encoded.find(wanted)
 
@@ -69,7 +69,7 @@ class VisionReading:
             outcomes = source.samples(rows[list(places)], self.engine)
             alike: dict[tuple[int, ...], dict[int, NDArray[np.uint8]]] = {}
             for place, outcome in zip(places, outcomes, strict=True):
-                if isinstance(outcome, Unusable):
+                if isinstance(outcome, UnusableSample):
                     raise beyond_repair(found.lost[place], outcome)
                 alike.setdefault(outcome.shape, {})[place] = outcome
             for some in alike.values():

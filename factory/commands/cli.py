@@ -1,4 +1,4 @@
-"""Commands on a terminal: the folder and options they begin with, and how errors end them.
+"""Command-line entry: the run folder, options of a continued run, and errors shown as advice.
 
 An error ends with advice on one screen, not a stack of frames.
 """

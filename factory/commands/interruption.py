@@ -1,4 +1,4 @@
-"""Ctrl-C while a run trains: it ends after the step under way, with a checkpoint of it."""
+"""Ctrl-C during training: the run ends after the current step, with a checkpoint of it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The beginning of every command: what Ctrl-C says, and text that any terminal takes.
+"""Start of every command: what Ctrl-C prints, and output that any terminal can show.
 
 Imported first, before what takes seconds to load; brings what Python has loaded anyway.
 """

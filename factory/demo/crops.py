@@ -1,4 +1,4 @@
-"""How the demo's photographs are cut into captioned pictures of many sizes and aspects."""
+"""Captioned pictures of many sizes and aspects, cropped from the demo's photographs."""
 
 import io
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ MIRRORED, GREYED, SEVERAL, COLOURED = 0.15, 0.1, 0.2, 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CroppedPicture:
     """One picture of the demo data, not yet cut.
 
     Attributes:
@@ -71,7 +71,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _Region:
     """What a picture shows: where it is, how to say so, and its colours, '' to name none."""
 
     box: Box
@@ -93,7 +93,7 @@ def encode(image: "Image", suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def plan_pictures(seed: int) -> list[Picture]:
+def plan_pictures(seed: int) -> list[CroppedPicture]:
     """Return every picture of the demo in a drawn order; the seed decides all of it.
 
     Raises:
@@ -101,14 +101,14 @@ def plan_pictures(seed: int) -> list[Picture]:
     """
     import numpy as np
 
-    pictures: list[Picture] = []
+    pictures: list[CroppedPicture] = []
     for number, photograph in enumerate(PHOTOGRAPHS):
         pictures.extend(_cut_up(photograph, np.random.default_rng([seed, number])))
     order = np.random.default_rng([seed, len(PHOTOGRAPHS)]).permutation(len(pictures))
     return [pictures[index] for index in order]
 
 
-def _cut_up(photograph: Photograph, draw: "np.random.Generator") -> Iterator[Picture]:
+def _cut_up(photograph: Photograph, draw: "np.random.Generator") -> Iterator[CroppedPicture]:
     """Choose the crops of one photograph, going round its parts."""
     from PIL import Image
 
@@ -129,17 +129,17 @@ def _cut_up(photograph: Photograph, draw: "np.random.Generator") -> Iterator[Pic
         while (box, size) in taken:
             size = (size[0] - 1, size[1] - 1)
         taken.add((box, size))
-        yield Picture(name, photograph, box, size, mirrored, grey, captions)
+        yield CroppedPicture(name, photograph, box, size, mirrored, grey, captions)
 
 
-def _parts(photograph: Photograph, limits: tuple[int, int]) -> list[_Part]:
+def _parts(photograph: Photograph, limits: tuple[int, int]) -> list[_Region]:
     """Return the whole, the parts worth seeing, and the halves of a photograph."""
     width, height = limits
     whole = [f"{how}{what}" for what in photograph.subjects for how in ("", "a photograph of ")]
-    parts = [_Part((0, 0, width, height), tuple(whole), photograph.colours)]
+    parts = [_Region((0, 0, width, height), tuple(whole), photograph.colours)]
     for view in photograph.views:
         closer = (f"a close crop of {view.shows}", view.shows, f"{view.shows}, seen up close")
-        parts.append(_Part(view.box, closer, view.colours, may_grow=True))
+        parts.append(_Region(view.box, closer, view.colours, may_grow=True))
     halves: dict[str, Box] = {
         "left": (0, 0, width // 2, height),
         "upper": (0, 0, width, height // 2),
@@ -150,12 +150,12 @@ def _parts(photograph: Photograph, limits: tuple[int, int]) -> list[_Part]:
     colours = GREY if photograph.colours == GREY else ""
     for side, box in halves.items():
         words = tuple(f"the {side} half of a photograph of {what}" for what in photograph.subjects)
-        parts.append(_Part(box, words, colours))
+        parts.append(_Region(box, words, colours))
     return parts
 
 
 def _captions(
-    part: _Part, draw: "np.random.Generator", *, mirrored: bool, grey: bool
+    part: _Region, draw: "np.random.Generator", *, mirrored: bool, grey: bool
 ) -> tuple[str, ...]:
     """Return one wording of what a part shows, sometimes all of them."""
     count = len(part.wordings) if draw.random() < SEVERAL else 1

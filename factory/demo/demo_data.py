@@ -1,4 +1,4 @@
-"""What the demo trains on: a folder, a table, URLs and a dataset of captioned pictures."""
+"""The demo's datasets: a folder, a table, URLs and a Hugging Face dataset of pictures."""
 
 import csv
 import glob
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from factory.demo.crops import Picture, encode, plan_pictures
+from factory.demo.crops import CroppedPicture, encode, plan_pictures
 from factory.demo.photographs import PHOTOGRAPHS
 from factory.errors import StorageError
 from factory.metrics.stages import progress
@@ -34,7 +34,7 @@ STALE_SECONDS = 3600
 # How often another process may get in between two renames before it is an error.
 PUBLISH_ATTEMPTS = 5
 
-Encoded = tuple[Picture, bytes]
+Encoded = tuple[CroppedPicture, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _write_all(root: Path, seed: int) -> None:
         ThreadPoolExecutor(THREADS, thread_name_prefix="factory-demo") as pool,
     ):
 
-        def cut(picture: Picture) -> Encoded:
+        def cut(picture: CroppedPicture) -> Encoded:
             data = picture.encode(sources[picture.photograph.name])
             advance(1)
             return picture, data

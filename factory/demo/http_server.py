@@ -1,4 +1,4 @@
-"""How the demo serves a folder over HTTP on loopback, for the CSV of URLs to point at."""
+"""HTTP server of a folder on loopback, for the demo's CSV of URLs."""
 
 import re
 import socket

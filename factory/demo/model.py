@@ -1,4 +1,4 @@
-"""What the demonstration trains: a small rectified-flow transformer on latents and captions."""
+"""The demo's model: a small rectified-flow transformer on latents and captions."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Network of the demonstration's model: a small transformer on latents, times and captions."""
+"""Network of the demo's model: a small transformer on latents, times and captions."""
 
 import math
 
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return result
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Self-attention, cross-attention to the caption and an MLP, modulated by the condition."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -124,7 +124,7 @@ class CleanNet(nn.Module):
         # What stands for a dropped or absent caption.
         self.null_text = nn.Parameter(torch.zeros(text_dim))
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim))
-        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(hidden, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(hidden, 2 * hidden)
         self.out = nn.Linear(hidden, channels * patch * patch)

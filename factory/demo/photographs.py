@@ -1,4 +1,4 @@
-"""Which real photographs the demo is cut from, and what each part of them shows."""
+"""The real photographs the demo is cut from, and what each part of them shows."""
 
 import importlib.util
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a run looked like: its loss as a curve, and pictures drawn from what it learned."""
+"""Pictures of a run: its loss curve, and samples drawn from what it learned."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""How the demo runs a real S3 server on loopback, with buckets and credentials of its own."""
+"""The demo's S3 server on loopback, with buckets and credentials of its own."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""What the demo needs around a run: its pictures, and servers that last as long as the run."""
+"""Surroundings of a demo run: its pictures, and servers that last as long as the run."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Messages of an Arrow stream, each with a checksum that is compared before Arrow sees it.
+"""Messages of an Arrow stream, each with a checksum that is verified before Arrow parses it.
 
 A message is eight bytes, metadata, and a body. Its metadata may be longer than what Arrow reads of
 it: there, at its end, lie the length of the body and a checksum. So a file is an Arrow stream like

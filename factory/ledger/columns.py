@@ -1,4 +1,4 @@
-"""What does the ledger say of a step, and how is that laid out in a file?
+"""File format of the ledger: its columns, header and file names.
 
 A file is an Arrow IPC stream, one row a micro-batch; record batches are appended whole, each with
 a checksum (see `messages`), so that one cut off at its end is readable up to the last whole one.
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class About:
+class LedgerHeader:
     """What one file's steps are steps of.
 
     Attributes:
@@ -84,7 +84,7 @@ class About:
         return SCHEMA.with_metadata({_ABOUT: text.encode()})
 
     @classmethod
-    def of(cls, schema: pa.Schema, file: Path) -> "About":
+    def of(cls, schema: pa.Schema, file: Path) -> "LedgerHeader":
         """Return what a file's schema says.
 
         Raises:
@@ -119,7 +119,7 @@ def _damaged(file: Path) -> CacheError:
     return CacheError(f"{file} is damaged: what it says of itself; move it out of the folder")
 
 
-def file_name(first_step: int, about: About, attempt: int) -> str:
+def file_name(first_step: int, about: LedgerHeader, attempt: int) -> str:
     """Return a file's name; steps count from 1 in it, as people count.
 
     Args:

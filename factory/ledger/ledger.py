@@ -1,4 +1,4 @@
-"""How is it recorded which samples a completed step used?"""
+"""The ledger of a run: records which samples each completed step used."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.errors import StorageError
-from factory.ledger.columns import SCHEMA, About
+from factory.ledger.columns import SCHEMA, LedgerHeader
 from factory.ledger.ledger_file import LedgerFile
 from factory.runtime.batches.batch import Batch
 
@@ -17,7 +17,7 @@ from factory.runtime.batches.batch import Batch
 EVERY = 256
 
 
-class _Note(NamedTuple):
+class _NotedBatch(NamedTuple):
     """One micro-batch that was handed out, in the order of the columns; `rows` int64 [B]."""
 
     global_step: int
@@ -53,10 +53,10 @@ class Ledger:
             every: Micro-batches after which they are written.
         """
         self.folder = None if folder is None else Path(folder)
-        self.about = About()
+        self.about = LedgerHeader()
         self._every = every
-        self._noted: list[_Note] = []
-        self._completed: list[_Note] = []
+        self._noted: list[_NotedBatch] = []
+        self._completed: list[_NotedBatch] = []
         self._file: LedgerFile | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Ledger:
         fresh = Ledger(self.folder, every=self._every)
         return {**vars(fresh), "about": self.about}
 
-    def begin(self, about: About) -> None:
+    def begin(self, about: LedgerHeader) -> None:
         """Say what the steps that follow are steps of, before the first of them."""
         if about != self.about:
             self.close()
@@ -86,7 +86,7 @@ class Ledger:
             return
         place = batch.epoch, batch.step
         self._noted.append(
-            _Note(
+            _NotedBatch(
                 batch.global_step,
                 *place,
                 sum(note.place == place for note in self._noted),
@@ -167,7 +167,7 @@ class Ledger:
         )
 
 
-def _record(notes: list[_Note]) -> pa.RecordBatch:
+def _record(notes: list[_NotedBatch]) -> pa.RecordBatch:
     """Return completed micro-batches as rows of the ledger."""
     arrays = []
     for field, cells in zip(SCHEMA, zip(*notes, strict=True), strict=True):

@@ -1,4 +1,4 @@
-"""How does a file of the ledger grow, so that what was written once stays readable?"""
+"""A ledger file open for appending; record batches reach it whole or not at all."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from factory.ledger.arrow_messages import END, seal, split_schema
-from factory.ledger.columns import About, file_name
+from factory.ledger.columns import LedgerHeader, file_name
 from factory.ledger.reader import begun, ledger_files
 
 
@@ -22,7 +22,7 @@ class LedgerFile:
         last_step: The last global step in it, from 0; -1 before there is one.
     """
 
-    def __init__(self, folder: Path, first_step: int, about: About) -> None:
+    def __init__(self, folder: Path, first_step: int, about: LedgerHeader) -> None:
         """Make a file that is not there yet; nothing is written before the first append.
 
         Args:
@@ -92,7 +92,7 @@ class LedgerFile:
             left = left[self._file.write(left) :]
 
 
-def _create(folder: Path, first_step: int, about: About) -> BinaryIO:
+def _create(folder: Path, first_step: int, about: LedgerHeader) -> BinaryIO:
     attempt = 0
     while True:
         try:

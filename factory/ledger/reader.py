@@ -1,4 +1,4 @@
-"""What did each step of a run use, as its ledger tells?"""
+"""Reader of ledgers: what each step of a run used."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from factory.errors import CacheError
 from factory.ledger.arrow_messages import DamagedMessageError, is_sealed, sealed_messages
-from factory.ledger.columns import SUFFIX, About
+from factory.ledger.columns import SUFFIX, LedgerHeader
 from factory.runtime.batches.batch import Replacement
 
 
 @dataclass(frozen=True, eq=False)
-class Micro:
+class MicroBatchRecord:
     """What one process used of a step in one micro-batch.
 
     Attributes:
@@ -36,7 +36,7 @@ class Micro:
 
 
 @dataclass(frozen=True, eq=False)
-class Recorded:
+class RecordedStep:
     """One completed optimizer step; all numbers count from 0.
 
     Attributes:
@@ -54,8 +54,8 @@ class Recorded:
     step: int
     backend: str
     bucket: str
-    about: About
-    micros: tuple[Micro, ...]
+    about: LedgerHeader
+    micros: tuple[MicroBatchRecord, ...]
 
     @property
     def missing(self) -> list[int]:
@@ -72,10 +72,10 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _FileSteps:
     """What one file tells of one step."""
 
-    about: About
+    about: LedgerHeader
     cells: list[dict[str, Any]]
 
 
@@ -84,7 +84,7 @@ def read_ledger(
     first: int = 0,
     last: int | None = None,
     using: Mapping[str, int | str] | None = None,
-) -> dict[int, Recorded]:
+) -> dict[int, RecordedStep]:
     """Read what the files of a ledger tell, merged by step.
 
     Of a step that was done twice, the files begun later count. A file that was cut off is read
@@ -103,12 +103,12 @@ def read_ledger(
     Raises:
         CacheError: A file is of another format.
     """
-    told: dict[int, list[_Part]] = {}
+    told: dict[int, list[_FileSteps]] = {}
     for file in ledger_files(*folders):
-        found: dict[int, _Part] = {}
+        found: dict[int, _FileSteps] = {}
         for about, record in read_file(file):
             for cells in _wanted(record, first, last, using):
-                found.setdefault(cells["global_step"], _Part(about, [])).cells.append(cells)
+                found.setdefault(cells["global_step"], _FileSteps(about, [])).cells.append(cells)
         for step, part in found.items():
             told.setdefault(step, []).append(part)
     return {step: _merged(told[step]) for step in sorted(told)}
@@ -119,7 +119,7 @@ def ledger_files(*folders: Path) -> list[Path]:
     return [file for folder in folders for file in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
-def read_file(file: Path) -> Iterator[tuple[About, pa.RecordBatch]]:
+def read_file(file: Path) -> Iterator[tuple[LedgerHeader, pa.RecordBatch]]:
     """Yield the whole record batches of a file; none of one cut off before the first.
 
     Raises:
@@ -132,7 +132,7 @@ def read_file(file: Path) -> Iterator[tuple[About, pa.RecordBatch]]:
         try:
             for found in messages:
                 if about is None:
-                    about = About.of(found, file)
+                    about = LedgerHeader.of(found, file)
                 else:
                     found.validate(full=True)
                     yield about, found
@@ -194,20 +194,20 @@ def _uses(cells: dict[str, Any], sample: int | str | None) -> bool:
     return sample in (used or ())
 
 
-def _division(about: About) -> tuple[int, int, int]:
+def _division(about: LedgerHeader) -> tuple[int, int, int]:
     """Return how a batch was divided."""
     return about.ranks, about.micros, about.context_parallel
 
 
-def _merged(parts: list[_Part]) -> Recorded:
+def _merged(parts: list[_FileSteps]) -> RecordedStep:
     """Put together what the files of all ranks tell of one step."""
     latest = max(parts, key=lambda part: part.about.started).about
-    by_share: dict[int, _Part] = {}  # ranks of one share use the same samples
+    by_share: dict[int, _FileSteps] = {}  # ranks of one share use the same samples
     for part in sorted(parts, key=lambda part: part.about.started):
         if _division(part.about) == _division(latest):
             by_share[part.about.rank // latest.context_parallel] = part
     micros = tuple(
-        Micro(
+        MicroBatchRecord(
             part.about.rank,
             cells["micro"],
             np.array(cells["rows"], dtype=np.int64),
@@ -218,7 +218,7 @@ def _merged(parts: list[_Part]) -> Recorded:
         for cells in part.cells
     )
     head = by_share[latest.rank // latest.context_parallel].cells[0]
-    return Recorded(
+    return RecordedStep(
         global_step=head["global_step"],
         epoch=head["epoch"],
         step=head["step"],

@@ -1,4 +1,4 @@
-"""Checks of a checkpoint before it is loaded, a file or a folder: whole or not, trusted or not."""
+"""Checks of checkpoint files and folders before they are loaded: complete, and trusted."""
 
 import os
 import zipfile

@@ -1,4 +1,4 @@
-"""The data's state in a checkpoint: sealed by a checksum when saved, checked whole when read."""
+"""The data state in a checkpoint: checksummed when saved, validated when read."""
 
 import math
 import re

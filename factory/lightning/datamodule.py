@@ -1,4 +1,4 @@
-"""Where Lightning, or a loop of one's own, enters: backends in, batches of the plan out."""
+"""The LightningDataModule: takes backends, and yields the batches of the plan."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -12,21 +12,21 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.backends.sample_ids import resolve
 from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
-from factory.ledger.columns import About
+from factory.ledger.columns import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.lightning.checkpoint_file import explain_failure
 from factory.lightning.data_state import check_place, check_state, sealed
-from factory.lightning.loaders import EvalLoader, Record, TrainLoader
+from factory.lightning.loaders import EvalLoader, StepRecorder, TrainLoader
 from factory.lightning.plain_loop import PlainLoop
 from factory.lightning.position import Position
-from factory.lightning.restore_trainer import cut_of
+from factory.lightning.restore_trainer import epoch_limit
 from factory.lightning.resume import STATE_FORMAT, check_cut, check_plan
-from factory.lightning.step_callback import Commits
+from factory.lightning.step_callback import StepCallback
 from factory.lightning.torch_loader import TorchEvalLoader, TorchTrainLoader
 from factory.metrics.stages import Telemetry
 from factory.registry.plan_inputs import eval_backend, plan_backend
@@ -38,9 +38,9 @@ from factory.runtime.batches.collate import Collate
 from factory.runtime.batches.encode_stats import EncodedCounts
 from factory.runtime.batches.quarantine import Quarantine, QuarantineLimit
 from factory.runtime.batches.rank_layout import Layout
-from factory.runtime.distributed.consistency import agree_on_plan
+from factory.runtime.distributed.consistency import check_same_plan
 from factory.runtime.distributed.current_rank import check_ranks
-from factory.runtime.distributed.rank_monitor import PEER_TIMEOUT_S, watch
+from factory.runtime.distributed.rank_monitor import PEER_TIMEOUT_S, monitor_ranks
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.cache_prefetch import fetch_ahead
 from factory.runtime.prefetch.expected_memory import check_memory
@@ -133,7 +133,7 @@ class FactoryDataModule(PlainLoop):
         self.prepare_data_per_node = self.registry.cache.storage.local_path("catalog") is not None
         if not self.registry.eval:  # an empty loader would make Lightning warn at every start
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, PreparedBackend] = {}
         self.streams = Streams()
         self._excluded: dict[str, Excluded] = {}  # known once there is a plan
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
@@ -206,7 +206,7 @@ class FactoryDataModule(PlainLoop):
                 self.trainer.accumulate_grad_batches,
                 self.context_parallel,
             )
-            agree_on_plan(self.plan, self._eval_backends())
+            check_same_plan(self.plan, self._eval_backends())
             if stage == TrainerFn.FITTING:
                 self._join(self.trainer)
 
@@ -274,7 +274,7 @@ class FactoryDataModule(PlainLoop):
                 "plan": self.plan.describe(),
                 "epoch": epoch,
                 "step": step,
-                "cut": cut_of(self.trainer),
+                "cut": epoch_limit(self.trainer),
                 "streams": self.streams.state_dict(self.plan, epoch, step),
             }
         )
@@ -318,10 +318,10 @@ class FactoryDataModule(PlainLoop):
     def teardown(self, stage: str = "fit") -> None:
         """Stop prefetching; the stores stay open for another fit until `close`."""
         del stage
-        peers, self._peers = self._peers, None
+        monitor, self._monitor = self._monitor, None
         with ExitStack() as stack:
-            if peers is not None:
-                stack.callback(peers.close)
+            if monitor is not None:
+                stack.callback(monitor.close)
             self.pause()
 
     def pause(self) -> None:
@@ -343,7 +343,7 @@ class FactoryDataModule(PlainLoop):
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other processes, and stop; Lightning calls it instead of `teardown`."""
-        cause = self._peers.fail(exception) if self._peers is not None else None
+        cause = self._monitor.fail(exception) if self._monitor is not None else None
         if cause is not None:
             exception.add_note(f"because {cause}; the report is in the log")
         self.teardown()
@@ -354,8 +354,8 @@ class FactoryDataModule(PlainLoop):
 
     def on_interrupt(self) -> None:
         """Note a Ctrl-C: that other processes end, too, is no fault of theirs."""
-        if self._peers is not None:
-            self._peers.interrupt()
+        if self._monitor is not None:
+            self._monitor.interrupt()
 
     def close(self) -> None:
         """Stop prefetching and close every store and storage."""
@@ -373,7 +373,7 @@ class FactoryDataModule(PlainLoop):
         parts = self.sources, here, self.seed, self.streams, self.quarantine_limit
         return Collate(*parts, memory=memory)
 
-    def _aside(self, *records: Record) -> dict[str, Any]:
+    def _aside(self, *records: StepRecorder) -> dict[str, Any]:
         """Return what every loader is given beside the batches it makes."""
         return {
             "records": (self.quarantine, self.encoded, *records),
@@ -402,9 +402,9 @@ class FactoryDataModule(PlainLoop):
         self._supply.stage_for(device, prefetch)
         return self._supply
 
-    def _about(self) -> About:
+    def _about(self) -> LedgerHeader:
         """Return what the ledger says its steps are steps of."""
-        return About(
+        return LedgerHeader(
             rank=self._layout.rank,
             ranks=self._layout.ranks,
             micros=self._layout.micros,
@@ -432,11 +432,11 @@ class FactoryDataModule(PlainLoop):
         if not self.plan.alike:
             # Else Lightning cuts every epoch to the length of the first one.
             trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-        if not any(isinstance(c, Commits) and c.data is self for c in callbacks):
+        if not any(isinstance(c, StepCallback) and c.data is self for c in callbacks):
             if not self._position.restored:
                 self._position = Position()
             # First, so that a checkpoint saved in the same hook counts the step.
-            callbacks.insert(0, Commits(self, self._position))
+            callbacks.insert(0, StepCallback(self, self._position))
         self._position.divide(self._layout.micros)
 
     def _check_restored(self, state: dict[str, Any]) -> None:
@@ -450,7 +450,7 @@ class FactoryDataModule(PlainLoop):
             now = self.plan.describe()
             check_plan(state["plan"], now, committed, self.accept_changed_plan)
         if self.trainer is not None:
-            check_cut(state.get("cut"), cut_of(self.trainer), self.accept_changed_plan)
+            check_cut(state.get("cut"), epoch_limit(self.trainer), self.accept_changed_plan)
         streams = state.get("streams", {})
         self.streams.load_state_dict(streams, self.plan, epoch, step, same_plan=same_plan)
 
@@ -458,13 +458,13 @@ class FactoryDataModule(PlainLoop):
         return [eval_backend(self.sources[name], self._excluded) for name in self.registry.eval]
 
     def _watch_peers(self) -> None:
-        if self._peers is not None:
-            self._peers.close()
-        self._peers = None
+        if self._monitor is not None:
+            self._monitor.close()
+        self._monitor = None
         if self.trainer is not None and self.peer_timeout_s is not None:
             exchange = self.trainer.strategy.broadcast
             several = self.trainer.num_nodes > 1
-            self._peers = watch(
+            self._monitor = monitor_ranks(
                 exchange, self.peer_timeout_s, self._progress, several_nodes=several
             )
 

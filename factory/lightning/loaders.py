@@ -30,7 +30,7 @@ _OVERTAKEN = (
 )
 
 
-class Record(Protocol):
+class StepRecorder(Protocol):
     """Is told what is handed to the trainer, in the trainer's thread."""
 
     def restart(self) -> None:
@@ -49,7 +49,7 @@ class Loader:
         prefetch: Prefetch,
         layout: Layout,
         *,
-        records: Sequence[Record] = (),
+        records: Sequence[StepRecorder] = (),
         supply: Supply | None = None,
         progress: Progress | None = None,
         begin: Callable[[], None] | None = None,

@@ -1,4 +1,4 @@
-"""Training without Lightning's Trainer: which ranks share a batch, what is done, who is there."""
+"""Training without Lightning's Trainer: ranks, commits and loaders for a loop of your own."""
 
 import logging
 import os
@@ -16,14 +16,14 @@ from factory.lightning.position import Position
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.distributed.consistency import (
-    agree,
-    agree_on_plan,
-    are_many,
-    first_of_all,
-    of_first,
+    broadcast_text,
+    check_equal,
+    check_same_plan,
+    is_distributed,
+    run_first,
 )
 from factory.runtime.distributed.current_rank import Ranks, check_given, check_ranks, find_ranks
-from factory.runtime.distributed.rank_monitor import Peers, watch
+from factory.runtime.distributed.rank_monitor import RankMonitor, monitor_ranks
 from factory.runtime.prefetch.activity import Progress
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
@@ -67,7 +67,7 @@ class PlainLoop(LightningDataModule):
         self._plan: Plan | None = None
         self._ranks, self._layout = Ranks(), Layout()
         self._position, self._progress = Position(), Progress()
-        self._peers: Peers | None = None
+        self._monitor: RankMonitor | None = None
         self._entered = self._agreed = self._warned = False
 
     def loader(
@@ -148,7 +148,7 @@ class PlainLoop(LightningDataModule):
         """Number of processes, as far as a trainer or torch.distributed says so by now."""
         if self.trainer is not None:
             return int(self.trainer.world_size)
-        return torch.distributed.get_world_size() if are_many() else 1
+        return torch.distributed.get_world_size() if is_distributed() else 1
 
     def __enter__(self) -> Self:
         """Watch the other processes from the first batch on: their end will be told, too."""
@@ -203,18 +203,18 @@ class PlainLoop(LightningDataModule):
     def _make_ready(self) -> None:
         """Prepare in one process while the others wait, then set up in each."""
         ranks = find_ranks(*self._said[:2])
-        if are_many():
+        if is_distributed():
             mine, local = torch.distributed.get_rank(), os.environ.get("LOCAL_RANK")
             first = mine == 0
             if self.prepare_data_per_node and local is not None:
                 first = local == "0"
-            first_of_all(self.prepare_data, first=first)
+            run_first(self.prepare_data, first=first)
         elif ranks.world_size == 1:
             self.prepare_data()
         try:
             self.setup("fit")
         except FactoryError as error:
-            if ranks.world_size > 1 and not are_many():
+            if ranks.world_size > 1 and not is_distributed():
                 error.add_note(
                     "without torch.distributed nobody can wait while another process prepares: "
                     "call data.prepare_data() in one, then data.loader() in each; or "
@@ -227,17 +227,17 @@ class PlainLoop(LightningDataModule):
         warning = check_ranks(self._ranks)
         if warning is not None and not self._agreed:
             logger.warning("%s", warning)
-        if are_many() and not self._ranks.given:
+        if is_distributed() and not self._ranks.given:
             if not self._agreed:
-                agree_on_plan(self.plan, self._eval_backends())
+                check_same_plan(self.plan, self._eval_backends())
             epoch, step = self._position.committed
             layout = {"micros": self._layout.micros, "context_parallel": self.context_parallel}
-            agree({"epoch": epoch, "step": step, **layout}, "where they go on")
-            if self._entered and self._peers is None and self.peer_timeout_s is not None:
+            check_equal({"epoch": epoch, "step": step, **layout}, "where they go on")
+            if self._entered and self._monitor is None and self.peer_timeout_s is not None:
                 # Of the launcher's: those of one machine reach each other without a network.
                 nodes = os.environ.get("LOCAL_WORLD_SIZE") != str(self._ranks.world_size)
-                self._peers = watch(
-                    of_first, self.peer_timeout_s, self._progress, several_nodes=nodes
+                self._monitor = monitor_ranks(
+                    broadcast_text, self.peer_timeout_s, self._progress, several_nodes=nodes
                 )
         self._agreed = True
 

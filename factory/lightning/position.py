@@ -1,4 +1,4 @@
-"""Where a run stands: which step was completed last, and which comes next."""
+"""Position of a run in its plan: the last completed step, and the next one."""
 
 from collections.abc import Callable
 

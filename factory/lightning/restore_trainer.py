@@ -1,11 +1,11 @@
-"""How does a restored Lightning trainer agree with where the run stands?"""
+"""Restoring of a Lightning trainer's progress to the position of the data."""
 
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 
-def align(trainer: Trainer, done: int) -> None:
+def restore_trainer(trainer: Trainer, done: int) -> None:
     """Set a restored trainer's count of micro-batches completed in the epoch.
 
     Its own count is of another accumulation where that was changed, and goes on from the
@@ -28,7 +28,7 @@ def align(trainer: Trainer, done: int) -> None:
         batches.current.completed = done - int(loop.restarted_on_train_batch_end)
 
 
-def cut_of(trainer: Trainer | None) -> float | None:
+def epoch_limit(trainer: Trainer | None) -> float | None:
     """Return where a trainer ends an epoch early: steps, or a share below 1; None for nowhere."""
     limit = 1.0 if trainer is None else trainer.limit_train_batches
     if trainer is not None and isinstance(limit, int):

@@ -1,4 +1,4 @@
-"""May a run go on from this checkpoint?"""
+"""Checks whether a run may continue from a checkpoint: format, plan, epoch limits."""
 
 import logging
 from collections.abc import Mapping, Sequence

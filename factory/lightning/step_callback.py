@@ -1,4 +1,4 @@
-"""Which optimizer steps has Lightning's trainer completed?"""
+"""Lightning callback that counts completed optimizer steps and saves the data state."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,13 +9,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from factory.errors import PlanError
 from factory.lightning.data_state import KEY, find_state
 from factory.lightning.position import Position
-from factory.lightning.restore_trainer import align
+from factory.lightning.restore_trainer import restore_trainer
 from factory.lightning.resume import check_present
-from factory.runtime.distributed.consistency import agree
+from factory.runtime.distributed.consistency import check_equal
 from factory.sampling.plan import Plan
 
 
-class Counted(Protocol):
+class StepCounter(Protocol):
     """The data module whose steps are counted."""
 
     @property
@@ -40,10 +40,10 @@ class Counted(Protocol):
         """Note that the fit ends by Ctrl-C."""
 
 
-class Commits(Callback):
+class StepCallback(Callback):
     """Counts what a trainer has completed; a step commits with its last micro-batch."""
 
-    def __init__(self, data: Counted, position: Position) -> None:
+    def __init__(self, data: StepCounter, position: Position) -> None:
         """Store the data module, and its place in the plan."""
         self.data, self.position = data, position
 
@@ -86,10 +86,10 @@ class Commits(Callback):
         ):
             self.position.move(trainer.current_epoch, 0)  # restored without a state of this data
         epoch, step = self.position.committed
-        agree({"epoch": epoch, "step": step}, "where they go on")
+        check_equal({"epoch": epoch, "step": step}, "where they go on")
         if self.position.restored:
             _, step = self.position.next(self.data.plan.steps)
-            align(trainer, step * trainer.accumulate_grad_batches)
+            restore_trainer(trainer, step * trainer.accumulate_grad_batches)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an epoch that would end between the micro-batches of a step."""

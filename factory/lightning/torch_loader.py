@@ -1,4 +1,4 @@
-"""Loaders that torch, and Fabric's `setup_dataloaders`, take for a DataLoader of their own."""
+"""Loaders that torch, and Fabric's `setup_dataloaders`, accept as a DataLoader."""
 
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -9,7 +9,7 @@ from factory.lightning.loaders import EvalLoader, Loader, TrainLoader
 from factory.runtime.batches.batch import Batch
 
 
-class Planned(IterableDataset[Batch]):
+class PlannedDataset(IterableDataset[Batch]):
     """Stands for what is planned: nobody shards a dataset that only gives its own order."""
 
     def __iter__(self) -> NoReturn:
@@ -19,7 +19,7 @@ class Planned(IterableDataset[Batch]):
 
 def _become(loader: Loader, threads: int) -> None:
     """Fill in what a DataLoader has, for those who look at it; none of it is used."""
-    DataLoader.__init__(loader, Planned(), batch_size=None)  # type: ignore[arg-type]
+    DataLoader.__init__(loader, PlannedDataset(), batch_size=None)  # type: ignore[arg-type]
     # Those that make batches here are threads. Said, lest anybody advises to have more than none.
     loader.num_workers = threads  # type: ignore[attr-defined]
 

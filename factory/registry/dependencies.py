@@ -1,4 +1,4 @@
-"""In which order backends are built: a source before what depends on it."""
+"""Build order of backends: a source before the backends that depend on it."""
 
 import difflib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How does a worker encode units of samples: read ahead, encode, and write behind?
+"""Encode workers: read ahead, encode, and write behind.
 
 The same worker runs in this process or in many others; it is all that a store of embeddings and
 the samples need. A unit is a row of portions, and a portion is what is encoded at once, so what
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.embeddings import PictureEmbedBackend, TextEmbedBackend
-from factory.backends.pixels import Picture, PictureColumns, Reader, read_pixels
+from factory.backends.pixels import MediaReader, Picture, PictureColumns, read_pixels
 from factory.cache.format.recipe import Keys, rows_of
 from factory.cache.writer import Writer
 from factory.catalog.facts import NOT_READABLE
@@ -35,7 +35,7 @@ WRITING_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Portion(Generic[Sample]):
+class EncodeBatch(Generic[Sample]):
     """Samples that are encoded at once.
 
     Attributes:
@@ -47,11 +47,11 @@ class Portion(Generic[Sample]):
     keys: Keys
 
 
-Unit: TypeAlias = Sequence[Portion[Sample]]
+Unit: TypeAlias = Sequence[EncodeBatch[Sample]]
 
 
 @dataclass(frozen=True)
-class Report:
+class EncodeReport:
     """What became of some samples.
 
     Attributes:
@@ -70,11 +70,11 @@ class Report:
         return self.encoded + len(self.errors)
 
 
-Reports: TypeAlias = Generator[Report, None, None]
+Reports: TypeAlias = Generator[EncodeReport, None, None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class _EncodedRows:
     """Rows that were encoded, and what is told of them; there may be none."""
 
     keys: Keys
@@ -107,7 +107,7 @@ class CaptionWorker:
         """
         del engine
         made = (
-            _Rows(
+            _EncodedRows(
                 portion.keys,
                 portion.samples,
                 [{"caption": caption} for caption in portion.samples],
@@ -128,7 +128,7 @@ class PictureWorker:
     """
 
     embeds: PictureEmbedBackend
-    reader: Reader
+    reader: MediaReader
 
     def __call__(self, units: Iterable[Unit[Picture]], engine: Engine) -> Reports:
         """Encode units while later pictures are read and the rows of earlier ones written.
@@ -145,23 +145,23 @@ class PictureWorker:
 
     def _encoded(
         self, units: Iterable[Unit[Picture]], engine: Engine
-    ) -> Generator[_Rows, None, None]:
+    ) -> Generator[_EncodedRows, None, None]:
         batches = self._batches(units, engine)
-        with Ahead(batches, size=_Batch.size, limit=READY_BYTES, name="factory-read") as ahead:
+        with Ahead(batches, size=_PixelBatch.size, limit=READY_BYTES, name="factory-read") as ahead:
             for batch in ahead:
                 fields: Mapping[str, torch.Tensor] = {}
                 if batch.pixels is not None:
                     fields = self.embeds.encode(batch.pixels, batch.labels)
                 labels = batch.labels
-                yield _Rows(batch.keys, labels, self._parts(batch), fields, batch.errors)
+                yield _EncodedRows(batch.keys, labels, self._parts(batch), fields, batch.errors)
 
-    def _parts(self, batch: "_Batch") -> list[dict[str, object]]:
+    def _parts(self, batch: "_PixelBatch") -> list[dict[str, object]]:
         """Return what shaped each row, for `why`."""
         return rows_of(self.reader.parts(PictureColumns.of(batch.pictures)))
 
     def _batches(
         self, units: Iterable[Unit[Picture]], engine: Engine
-    ) -> Generator["_Batch", None, None]:
+    ) -> Generator["_PixelBatch", None, None]:
         wanted, read = tee(units)
         runs = ([p for portion in unit for p in portion.samples] for unit in read)
         with closing(read_pixels(self.reader, runs, engine)) as outcomes:
@@ -176,7 +176,7 @@ class PictureWorker:
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
+class _PixelBatch:
     """Pictures that were read; `pixels` is uint8 [n, ...], or None where none could be."""
 
     keys: Keys
@@ -193,10 +193,10 @@ class _Batch:
 
 
 def _batch(
-    portion: Portion[Picture],
+    portion: EncodeBatch[Picture],
     outcomes: list[NDArray[np.uint8] | Exception],
     errors: dict[int, str],
-) -> _Batch:
+) -> _PixelBatch:
     places = [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
     images = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
     pictures = [portion.samples[n] for n in places]
@@ -206,10 +206,10 @@ def _batch(
         pinned = torch.cuda.is_available()
         pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=pinned)
         np.stack(images, out=pixels.numpy())
-    return _Batch(portion.keys[places], pictures, pixels, errors)
+    return _PixelBatch(portion.keys[places], pictures, pixels, errors)
 
 
-def _reason(reader: Reader, picture: Picture, error: Exception) -> str:
+def _reason(reader: MediaReader, picture: Picture, error: Exception) -> str:
     """Say why a picture cannot be read; raise what is not its own fault."""
     if isinstance(error, MediaError):
         return str(error)
@@ -219,10 +219,12 @@ def _reason(reader: Reader, picture: Picture, error: Exception) -> str:
     raise error
 
 
-def _stored(open_writer: Callable[[], Writer], made: Generator[_Rows, None, None]) -> Reports:
+def _stored(
+    open_writer: Callable[[], Writer], made: Generator[_EncodedRows, None, None]
+) -> Reports:
     """Write rows behind, and tell of them; all are published when the iterator has ended."""
 
-    def write(rows: _Rows) -> None:
+    def write(rows: _EncodedRows) -> None:
         writer.add(rows.keys, rows.fields, labels=rows.labels, parts=rows.parts)
 
     with ExitStack() as stack:  # the last one first
@@ -232,4 +234,4 @@ def _stored(open_writer: Callable[[], Writer], made: Generator[_Rows, None, None
         for rows in made:
             if rows.fields:
                 behind.put(rows, rows.bytes)
-            yield Report(len(rows.labels), rows.bytes, rows.errors)
+            yield EncodeReport(len(rows.labels), rows.bytes, rows.errors)

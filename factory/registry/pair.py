@@ -1,4 +1,4 @@
-"""Which conditioning belongs to which sample, and what becomes of those without?"""
+"""Pairing of conditioning backends with the samples of their source."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
 from factory.backends.embeddings import ImageEmbedBackend
 from factory.backends.generated import generated_embeds
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.catalog import Catalog
 from factory.catalog.crops import Cuts, OwnCuts, PartnerCuts
 from factory.catalog.facts import Facts
@@ -20,13 +20,13 @@ from factory.errors import ConfigError, EmptyBackendError, PairingError
 from factory.registry.registry import Registry
 
 # Conditioning backends made ready and their row for each row of the source, by name.
-Made: TypeAlias = Mapping[str, tuple[Source, NDArray[np.int64]]]
+PairedBackends: TypeAlias = Mapping[str, tuple[PreparedBackend, NDArray[np.int64]]]
 
 # Keys shown where partners are missing.
 SHOWN = 3
 
 
-def sets_of(registry: Registry, source: Source) -> list[list[ConditioningBackend]]:
+def sets_of(registry: Registry, source: PreparedBackend) -> list[list[ConditioningBackend]]:
     """Return the conditioning backends of a source, those together that are joined at once.
 
     Where a sample has one of several sets, all must be known before any sample is dropped.
@@ -43,11 +43,11 @@ def sets_of(registry: Registry, source: Source) -> list[list[ConditioningBackend
 
 def join(
     registry: Registry,
-    source: Source,
+    source: PreparedBackend,
     sets: Sequence[ConditioningBackend],
     facts: Mapping[str, Facts],
     seed: int,
-) -> dict[str, Source]:
+) -> dict[str, PreparedBackend]:
     """Pair a source with some of its conditioning backends; it loses what has no partner.
 
     Args:
@@ -76,10 +76,10 @@ def join(
 def _paired(
     registry: Registry,
     backend: ConditioningBackend,
-    source: Source,
+    source: PreparedBackend,
     facts: Mapping[str, Facts],
     seed: int,
-) -> tuple[Source, NDArray[np.int64]]:
+) -> tuple[PreparedBackend, NDArray[np.int64]]:
     """Return a conditioning backend made ready, and its row for each row of the source."""
     store = registry.image_store(source.backend)
     cell = store.encoder.downscale if backend.deliver == "cells" and store is not None else 1
@@ -99,7 +99,7 @@ def _paired(
         if not backend.strict:
             cuts = OwnCuts(theirs, bonded.geometry, seed)
         same = Catalog(theirs, decided, backend.caption, cuts)
-    made = Source(
+    made = PreparedBackend(
         bonded,
         same,
         _store(registry, bonded, source),
@@ -111,7 +111,7 @@ def _paired(
 
 
 def _store(
-    registry: Registry, backend: ConditioningBackend, source: Source
+    registry: Registry, backend: ConditioningBackend, source: PreparedBackend
 ) -> ImageEmbedBackend | None:
     """Return where a conditioning backend's rows are kept; None where pixels are read."""
     generate = backend.generate
@@ -128,7 +128,9 @@ def _store(
     return found
 
 
-def _drop_lonely(source: Source, backend: ConditioningBackend, made: Made) -> None:
+def _drop_lonely(
+    source: PreparedBackend, backend: ConditioningBackend, made: PairedBackends
+) -> None:
     """Drop the samples that have a partner in none of some sets, of which one is given."""
     names = ", ".join(made)
     lonely = ~np.any([partners >= 0 for _, partners in made.values()], axis=0)
@@ -152,7 +154,7 @@ def _drop_lonely(source: Source, backend: ConditioningBackend, made: Made) -> No
     source.catalog = replace(source.catalog, decisions=left)
 
 
-def _no_partner(source: Source, partner: Source, names: str) -> str:
+def _no_partner(source: PreparedBackend, partner: PreparedBackend, names: str) -> str:
     dropped = partner.catalog.decisions.dropped()
     return (
         f"backend {source.name!r}: no sample has a partner in {names!r} "
@@ -163,7 +165,7 @@ def _no_partner(source: Source, partner: Source, names: str) -> str:
     )
 
 
-def _check_keep(source: Source, partner: Source) -> None:
+def _check_keep(source: PreparedBackend, partner: PreparedBackend) -> None:
     """Refuse zeros of an unknown shape: latents are known where both have one encoder."""
     backend = partner.backend
     zeros = isinstance(backend, ConditioningBackend) and backend.strict and partner.gives_latents
@@ -176,7 +178,7 @@ def _check_keep(source: Source, partner: Source) -> None:
         )
 
 
-def _drop_sourceless(source: Source) -> None:
+def _drop_sourceless(source: PreparedBackend) -> None:
     """Drop partners whose sample was dropped, here or for want of another set's partner."""
     code = source.catalog.decisions.reason
     for partner, partners in source.conditioning.values():
@@ -186,7 +188,7 @@ def _drop_sourceless(source: Source) -> None:
         partner.catalog = replace(partner.catalog, decisions=decided)
 
 
-def unpaired(source: Source) -> Iterator[str]:
+def unpaired(source: PreparedBackend) -> Iterator[str]:
     """Yield a sentence for each set that lacks partners of a source's samples, or has spare ones.
 
     Samples that are dropped count where it is for want of a partner.
@@ -213,6 +215,6 @@ def unpaired(source: Source) -> Iterator[str]:
                 )
 
 
-def _examples(source: Source, rows: NDArray[np.int64]) -> str:
+def _examples(source: PreparedBackend, rows: NDArray[np.int64]) -> str:
     shown = ", ".join(source.catalog.facts.texts("key", rows[:SHOWN]))
     return f"{shown}, ..." if rows.size > SHOWN else shown

@@ -1,4 +1,4 @@
-"""What must the plan know of a backend that was made ready?"""
+"""Inputs of the plan: what it must know of each backend made ready."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 
 from factory.backends.image import ImageBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.backends.streaming.source import StreamSource
 from factory.sampling.exclusion import Excluded, remaining
 from factory.sampling.passes import PlanBackend
 
 
-def plan_backend(source: Source) -> PlanBackend:
+def plan_backend(source: PreparedBackend) -> PlanBackend:
     """Return what the plan must know of a backend made ready."""
     decisions = source.catalog.decisions
     shape = PlanBackend(
@@ -26,7 +26,7 @@ def plan_backend(source: Source) -> PlanBackend:
     return _taking_part(shape, backend) if isinstance(backend, ImageBackend) else shape
 
 
-def eval_backend(source: Source, excluded: Mapping[str, Excluded]) -> PlanBackend:
+def eval_backend(source: PreparedBackend, excluded: Mapping[str, Excluded]) -> PlanBackend:
     """Return what validation must know of a backend: without what is excluded, at any step."""
     shape = plan_backend(source)
     return remaining(shape, excluded[shape.name]) if shape.name in excluded else shape

@@ -1,4 +1,4 @@
-"""Encoding what a store of embeddings lacks, before training begins."""
+"""Precomputing: encodes what a store of embeddings lacks, before training begins."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 
 from factory.backends.embeddings import EmbedBackend, PictureEmbedBackend, TextEmbedBackend
 from factory.backends.pixels import Picture
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.format.recipe import Keys, canonical
 from factory.cache.maintenance.lease import in_turn
 from factory.cache.row_locations import Kept
 from factory.engine.engine import Engine, Worker
 from factory.metrics.stages import progress
-from factory.registry.encode_worker import CaptionWorker, PictureWorker, Portion, Report, Unit
+from factory.registry.encode_worker import (
+    CaptionWorker,
+    EncodeBatch,
+    EncodeReport,
+    PictureWorker,
+    Unit,
+)
 
 # Samples of a unit at most: of pictures of 1024 x 1024 px a shard of the default size, and
 # about a minute of a GPU's work, which is what is lost with an encoder that dies.
@@ -30,7 +36,7 @@ Sample = TypeVar("Sample")
 
 
 @dataclass
-class Filled:
+class EncodeSummary:
     """What became of the samples that a store was to hold.
 
     Attributes:
@@ -45,7 +51,7 @@ class Filled:
     bytes: int = 0
     errors: dict[int, str] = field(default_factory=dict)
 
-    def add(self, report: Report) -> None:
+    def add(self, report: EncodeReport) -> None:
         """Count what is told of some of them."""
         self.encoded += report.encoded
         self.bytes += report.bytes
@@ -58,7 +64,9 @@ class Filled:
         return {"encoded": self.encoded, "cached": self.cached, **some}
 
 
-def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Engine) -> Filled:
+def fill_captions(
+    embeds: TextEmbedBackend, captions: Iterable[str], engine: Engine
+) -> EncodeSummary:
     """Encode the captions that are not in the store yet.
 
     Raises:
@@ -67,12 +75,12 @@ def fill_captions(embeds: TextEmbedBackend, captions: Iterable[str], engine: Eng
     wanted = list(dict.fromkeys(captions))
     keys = embeds.keys(wanted)
     lacking = np.flatnonzero(~embeds.store.contains(keys))
-    filled = Filled()
+    filled = EncodeSummary()
     with _turn(embeds, "captions", canonical(embeds.recipe), keys[lacking]) as still:
         places = lacking[still]
         missing = [wanted[n] for n in places.tolist()]
         portions = (
-            Portion([missing[n] for n in some], keys[places[some]])
+            EncodeBatch([missing[n] for n in some], keys[places[some]])
             for some in embeds.batches(missing)
         )
         if missing:
@@ -110,12 +118,12 @@ def _turn(embeds: EmbedBackend, what: str, recipe: str, keys: Keys) -> Iterator[
 
 
 def fill_pictures(
-    source: Source,
+    source: PreparedBackend,
     embeds: PictureEmbedBackend,
     engine: Engine,
     title: str = "",
     kept: Kept | None = None,
-) -> Filled:
+) -> EncodeSummary:
     """Encode the kept pictures of a backend that are not in a store of embeddings yet.
 
     While one batch is encoded, the next ones are read and decoded and earlier ones written;
@@ -135,7 +143,7 @@ def fill_pictures(
         CacheError: The encoder gave rows of another count or shape, or NaN.
     """
     lacking, keys = missing_pictures(source, embeds, kept)
-    reader, filled = source.backend.reader, Filled()
+    reader, filled = source.backend.reader, EncodeSummary()
     recipe = f"{source.name}/{canonical(embeds.recipe(reader))}"
     with _turn(embeds, source.name, recipe, keys) as still:
         places, keys = lacking[still], keys[still]
@@ -153,7 +161,7 @@ def fill_pictures(
 
 
 def missing_pictures(
-    source: Source, embeds: PictureEmbedBackend, kept: Kept | None = None
+    source: PreparedBackend, embeds: PictureEmbedBackend, kept: Kept | None = None
 ) -> tuple[NDArray[np.int64], Keys]:
     """Return which kept pictures have no embeddings, and the keys these would have.
 
@@ -173,8 +181,8 @@ def missing_pictures(
 
 
 def _work(
-    filled: Filled,
-    worker: Worker[Unit[Sample], Report],
+    filled: EncodeSummary,
+    worker: Worker[Unit[Sample], EncodeReport],
     units: Iterable[Unit[Sample]],
     engine: Engine,
     title: tuple[str, int, str],
@@ -189,9 +197,9 @@ def _unit_samples(missing: int, engine: Engine) -> int:
     return min(UNIT_SAMPLES, math.ceil(missing / (UNITS_EACH * engine.copies())))
 
 
-def _joined(portions: Iterable[Portion[Sample]], most: int) -> Iterator[Unit[Sample]]:
+def _joined(portions: Iterable[EncodeBatch[Sample]], most: int) -> Iterator[Unit[Sample]]:
     """Join portions to units of at most so many samples, or of a single portion."""
-    unit: list[Portion[Sample]] = []
+    unit: list[EncodeBatch[Sample]] = []
     for portion in portions:
         if unit and sum(len(p.keys) for p in unit) + len(portion.keys) > most:
             yield unit
@@ -202,7 +210,7 @@ def _joined(portions: Iterable[Portion[Sample]], most: int) -> Iterator[Unit[Sam
 
 
 def _picture_units(
-    source: Source, places: NDArray[np.int64], keys: Keys, portion: int, most: int
+    source: PreparedBackend, places: NDArray[np.int64], keys: Keys, portion: int, most: int
 ) -> Iterator[Unit[Picture]]:
     """Yield the missing pictures as units, each of one bucket: its rows become a shard."""
     decisions = source.catalog.decisions
@@ -214,6 +222,6 @@ def _picture_units(
             yield list(_portions(pictures, keys[span], portion))
 
 
-def _portions(samples: Sequence[Sample], keys: Keys, size: int) -> Iterator[Portion[Sample]]:
+def _portions(samples: Sequence[Sample], keys: Keys, size: int) -> Iterator[EncodeBatch[Sample]]:
     for start in range(0, len(samples), size):
-        yield Portion(samples[start : start + size], keys[start : start + size])
+        yield EncodeBatch(samples[start : start + size], keys[start : start + size])

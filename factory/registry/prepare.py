@@ -1,4 +1,4 @@
-"""Making a registry's backends ready: scan, decide, encode, once for all ranks."""
+"""Preparation of a registry's backends, once for all ranks: scan, decide, encode."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,7 +7,7 @@ from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeddings import PictureEmbedBackend
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.facts import Facts
 from factory.errors import EmptyBackendError, FactoryError
 from factory.registry.pair import join, sets_of, unpaired
@@ -19,8 +19,11 @@ logger = logging.getLogger("factory")
 
 
 def prepare(
-    registry: Registry, *, seed: int, check: Callable[[Mapping[str, Source]], None] | None = None
-) -> dict[str, Source]:
+    registry: Registry,
+    *,
+    seed: int,
+    check: Callable[[Mapping[str, PreparedBackend]], None] | None = None,
+) -> dict[str, PreparedBackend]:
     """Measure what is new, decide, encode what is missing, and publish the facts.
 
     Run by one process; the others `load` what it published.
@@ -65,7 +68,9 @@ def prepare(
     return sources
 
 
-def survey(registry: Registry, *, seed: int) -> tuple[dict[str, Source], dict[str, FactoryError]]:
+def survey(
+    registry: Registry, *, seed: int
+) -> tuple[dict[str, PreparedBackend], dict[str, FactoryError]]:
     """Measure what is new, decide and publish the facts, as `prepare` does; encode nothing.
 
     Args:
@@ -75,7 +80,7 @@ def survey(registry: Registry, *, seed: int) -> tuple[dict[str, Source], dict[st
     Returns:
         The backends of samples by name, and what is wrong with those that are not among them.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, PreparedBackend] = {}
     facts, errors = scan_all(registry)
     for name, backend in registry.stored.items():
         try:
@@ -93,7 +98,7 @@ def survey(registry: Registry, *, seed: int) -> tuple[dict[str, Source], dict[st
     return sources, errors
 
 
-def load(registry: Registry, *, seed: int) -> dict[str, Source]:
+def load(registry: Registry, *, seed: int) -> dict[str, PreparedBackend]:
     """Open what `prepare` published, without listing or measuring anything.
 
     Raises:
@@ -114,7 +119,7 @@ def load(registry: Registry, *, seed: int) -> dict[str, Source]:
 
 
 def end_epoch(
-    registry: Registry, sources: Mapping[str, Source], epoch: int, *, first: bool
+    registry: Registry, sources: Mapping[str, PreparedBackend], epoch: int, *, first: bool
 ) -> None:
     """Publish what this process has encoded in an epoch, and forget what was for it alone.
 
@@ -147,7 +152,9 @@ def preload(registry: Registry) -> None:
             stage.counts["whole"] = "yes" if backend.store.preload() else "as far as there is room"
 
 
-def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[str, Source]:
+def _decide(
+    registry: Registry, facts: Mapping[str, Facts], seed: int
+) -> dict[str, PreparedBackend]:
     with registry.telemetry.stage("decide") as stage:
         sources = {
             name: _source(registry, backend, facts[name], seed)
@@ -161,8 +168,8 @@ def _decide(registry: Registry, facts: Mapping[str, Facts], seed: int) -> dict[s
     return sources
 
 
-def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int) -> Source:
-    return Source(
+def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int) -> PreparedBackend:
+    return PreparedBackend(
         backend,
         backend.catalog(facts, seed),
         registry.image_store(backend),
@@ -173,12 +180,12 @@ def _source(registry: Registry, backend: SampleBackend, facts: Facts, seed: int)
     )
 
 
-def unmet_sizes(sources: Iterable[Source]) -> Iterator[str]:
+def unmet_sizes(sources: Iterable[PreparedBackend]) -> Iterator[str]:
     """Yield a line for each label of `aspect_sizes` that no sample has.
 
     Backends that force the same sizes are looked at together: most follow one setting.
     """
-    alike: dict[str, list[Source]] = {}
+    alike: dict[str, list[PreparedBackend]] = {}
     for source in sources:
         forced = getattr(source.backend, "aspect_sizes", None)
         if forced:
@@ -196,13 +203,15 @@ def unmet_sizes(sources: Iterable[Source]) -> Iterator[str]:
                 )
 
 
-def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str, dict[int, str]]:
+def _encode_pictures(
+    registry: Registry, sources: Iterable[PreparedBackend]
+) -> dict[str, dict[int, str]]:
     """Fill the stores of pictures; return what could not be read, by owner of the facts and row.
 
     One store after the other, so that no two encoders are loaded at once.
     """
     unreadable: dict[str, dict[int, str]] = {}
-    wanted: dict[int, tuple[PictureEmbedBackend, list[Source]]] = {}
+    wanted: dict[int, tuple[PictureEmbedBackend, list[PreparedBackend]]] = {}
     for source in sources:
         latents = source.latents if source.encode_mode.ahead else None
         for used in (latents, source.vision):
@@ -219,7 +228,9 @@ def _encode_pictures(registry: Registry, sources: Iterable[Source]) -> dict[str,
     return unreadable
 
 
-def _encode_into(registry: Registry, store: PictureEmbedBackend, source: Source) -> dict[int, str]:
+def _encode_into(
+    registry: Registry, store: PictureEmbedBackend, source: PreparedBackend
+) -> dict[int, str]:
     """Fill a store with a source's pictures; return what could not be read, by row."""
     # Latents are what most stores hold, and named by their source alone.
     title = source.name if store is source.latents else f"{source.name} for {store.name}"
@@ -230,14 +241,14 @@ def _encode_into(registry: Registry, store: PictureEmbedBackend, source: Source)
     return filled.errors
 
 
-def _locate(registry: Registry, sources: Mapping[str, Source]) -> None:
+def _locate(registry: Registry, sources: Mapping[str, PreparedBackend]) -> None:
     """Look up where encoded rows lie, as far as that is not known on this machine."""
     with registry.telemetry.stage("locate rows"):
         for name, source in sources.items():
             source.locate(registry.cache.kept(name))
 
 
-def _owner(source: Source) -> str:
+def _owner(source: PreparedBackend) -> str:
     """Return whose facts say what can be read: of generated pictures those of their source."""
     backend = source.backend
     if isinstance(backend, ConditioningBackend) and is_generated(backend):
@@ -245,11 +256,11 @@ def _owner(source: Source) -> str:
     return source.name
 
 
-def _with_partners(source: Source) -> list[Source]:
+def _with_partners(source: PreparedBackend) -> list[PreparedBackend]:
     return [source, *(partner for partner, _ in source.conditioning.values())]
 
 
-def _encode_captions(registry: Registry, sources: Iterable[Source]) -> None:
+def _encode_captions(registry: Registry, sources: Iterable[PreparedBackend]) -> None:
     wanted = {
         name: dict.fromkeys(store.own_texts())
         for name, store in registry.text_embeds.items()

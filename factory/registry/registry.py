@@ -1,4 +1,4 @@
-"""What was built, in which order, and at what cost: the backends of a run and their life."""
+"""The registry of a run: its backends, the order they were built in, and what that cost."""
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How are a run's backends opened once more, in the process that makes batches?
+"""Reopening of a run's backends inside a worker process.
 
 Catalogs are memory maps of any size and stores hold maps, too: neither is sent. What is sent is
 where they are; they are opened again from what was published, which lists and scans nothing.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 
 from factory.backends.image import SampleBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.engine.engine import Engine
 from factory.errors import CacheError, ConfigError, FactoryError
 from factory.registry.prepare import end_epoch, load
@@ -27,7 +27,7 @@ INSTEAD = "prefetch=thread makes batches without another process"
 
 
 @dataclass(frozen=True)
-class Reopen:
+class ReopenSpec:
     """Where everything is that batches are made of; a small picklable value.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reopen:
     limit: QuarantineLimit
     expected: Mapping[str, str]
 
-    def __call__(self) -> "Reopened":
+    def __call__(self) -> "ReopenedBackends":
         """Open it, in this process.
 
         Raises:
@@ -66,10 +66,12 @@ class Reopen:
                     "another run has published its own since. Start again, or give each run a "
                     f"cache of its own (cache.prefix); {INSTEAD}"
                 )
-        return Reopened(registry, Collate(sources, self.engine, self.seed, limit=self.limit))
+        return ReopenedBackends(
+            registry, Collate(sources, self.engine, self.seed, limit=self.limit)
+        )
 
 
-class Reopened:
+class ReopenedBackends:
     """Makes batches of what was opened again."""
 
     def __init__(self, registry: Registry, collate: Collate) -> None:
@@ -100,10 +102,10 @@ class Reopened:
 
 
 def reopen(
-    registry: Registry, sources: Mapping[str, Source], *, seed: int, limit: QuarantineLimit
-) -> Reopen:
+    registry: Registry, sources: Mapping[str, PreparedBackend], *, seed: int, limit: QuarantineLimit
+) -> ReopenSpec:
     """Return how to open the backends of a registry that were made ready."""
-    return Reopen(
+    return ReopenSpec(
         tuple(each for name, each in registry.backends.items() if name not in registry.streams),
         registry.cache,
         registry.engine.here,
@@ -113,7 +115,7 @@ def reopen(
     )
 
 
-def identity(source: Source) -> str:
+def identity(source: PreparedBackend) -> str:
     """Return what the rows of a backend stand for: samples, their order, cuts and raw texts."""
     return f"{source.identity}/{source.catalog.texts_identity}"
 

@@ -1,4 +1,4 @@
-"""Scans of a registry's backends, side by side: what is new is measured, and facts published."""
+"""Scans of a registry's backends, side by side: measure what is new, publish the facts."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -53,7 +53,7 @@ def scan_all(
     Returns:
         The facts by name, and the errors of backends that failed, both in the order of backends.
     """
-    board = _Board(registry, stop_early)
+    board = _Scans(registry, stop_early)
     names = list(registry.stored)
     if len(names) == 1:
         board.scan(names[0])
@@ -72,7 +72,7 @@ def scan_all(
 
 
 @dataclass
-class _Board:
+class _Scans:
     """What the scans of a registry found so far.
 
     Attributes:
@@ -103,7 +103,7 @@ class _Board:
                 self.stop.set()
 
 
-def _side_by_side(board: _Board, names: Iterable[str], count: int) -> None:
+def _side_by_side(board: _Scans, names: Iterable[str], count: int) -> None:
     """Scan backends in threads of their own, so that an interrupt reaches this one at once."""
     waiting: SimpleQueue[str] = SimpleQueue()
     ended: SimpleQueue[None] = SimpleQueue()

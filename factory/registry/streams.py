@@ -1,4 +1,4 @@
-"""The streams of a run, by name: opened, and where each goes on in an epoch."""
+"""The streams of a run by name: opened, and where each resumes in an epoch."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""How do a cache's contents and troubles look in a terminal?"""
+"""Terminal output of the cache commands."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.backends.embeddings import TextEmbedBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.format.recipe import rows_of
 from factory.cache.index.explain_miss import why
 from factory.cache.maintenance.compaction import Compaction
@@ -17,7 +17,7 @@ from factory.cache.maintenance.transfer import Transfer
 from factory.cache.maintenance.verify import Findings
 from factory.catalog.facts_transfer import FactsTransfer, Verdict
 from factory.catalog.key_search import row_of
-from factory.reports.cache_usage import Usage, recipe_name
+from factory.reports.cache_usage import CacheUsage, recipe_name
 from factory.reports.terminal_tables import narrow, titled_table
 from factory.reports.wording import listed, number, place, plural, redact, size
 from factory.untrusted_text import printable, terminal
@@ -33,7 +33,9 @@ _ILL = Text("✗ ", style="bold red")
 _TOLD = (Verdict.elsewhere, Verdict.useless, Verdict.damaged)
 
 
-def show_usage(found: Mapping[str, Usage], cache: CachePlace, others: Mapping[str, int]) -> None:
+def show_usage(
+    found: Mapping[str, CacheUsage], cache: CachePlace, others: Mapping[str, int]
+) -> None:
     """Print what stores hold, and what their copies take up on this machine.
 
     Args:
@@ -240,7 +242,7 @@ def _summary(done: Sequence[Transfer], seconds: float | None) -> str:
 
 
 def reasons(
-    sources: Mapping[str, Source], texts: Mapping[str, TextEmbedBackend], key: str
+    sources: Mapping[str, PreparedBackend], texts: Mapping[str, TextEmbedBackend], key: str
 ) -> list[tuple[str, list[str]]]:
     """Return, for each store that may hold a sample or caption, why its row is there or not.
 

@@ -1,4 +1,4 @@
-"""What does a cache hold, what of it is of use, and where does it take up room?"""
+"""Usage of a cache: what it holds by store, recipe and bucket, and what is of use."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from factory.workspace import CachePlace
 
 
 @dataclass
-class Group:
+class UsageGroup:
     """Shards of one recipe and one layout, which is a bucket's.
 
     Attributes:
@@ -40,7 +40,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Usage:
+class CacheUsage:
     """What a store holds.
 
     Attributes:
@@ -53,12 +53,12 @@ class Usage:
 
     storage: str
     folder: str
-    groups: list[Group]
+    groups: list[UsageGroup]
     index_bytes: int
     tiers: Mapping[str, tuple[int, int | None]]
 
 
-def usage(store: TensorStore) -> Usage:
+def usage(store: TensorStore) -> CacheUsage:
     """Look at what is published, and at the copies on this machine.
 
     Raises:
@@ -67,14 +67,14 @@ def usage(store: TensorStore) -> Usage:
     """
     store.refresh()
     live = live_rows(store)
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str], UsageGroup] = {}
     listed = store.shard_files.listed()
     # Those of which no row counts take up room, too, until garbage is collected.
     for record in store.snapshot().records.values():
         if record.name not in listed:
             continue
         pair = record.recipe, describe(record.layout)
-        group = groups.setdefault(pair, Group(*pair))
+        group = groups.setdefault(pair, UsageGroup(*pair))
         group.shards += 1
         group.rows += record.rows
         group.live += live[record.name]
@@ -82,7 +82,7 @@ def usage(store: TensorStore) -> Usage:
     tiers = {str(tier.folder): (tier.used(), tier.limit) for tier in store.shard_files.tiers}
     index_bytes = sum(max(info.size, 0) for info in store.index_files.listed().values())
     ordered = sorted(groups.values(), key=lambda group: -group.nbytes)
-    return Usage(store.storage.identity, store.folder, ordered, index_bytes, tiers)
+    return CacheUsage(store.storage.identity, store.folder, ordered, index_bytes, tiers)
 
 
 def held(place: CachePlace) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a person sees: the backends before the first step, the stages after the last."""
+"""Terminal tables of a run: backends before the first step, stages after the last."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeddings import EmbedBackend
 from factory.backends.image import SampleBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.backends.streaming.batcher import summary
 from factory.backends.streaming.source import StreamSource
 from factory.catalog.facts import Facts
@@ -93,7 +93,7 @@ def where(backend: SampleBackend) -> str:
     return f"{kind} {escape(place)}".strip()
 
 
-def buckets(source: Source) -> str:
+def buckets(source: PreparedBackend) -> str:
     """Return "128x128: 40, 160x96: 12", largest first."""
     ranked = sorted(source.catalog.decisions.buckets, key=lambda bucket: -len(bucket.rows))
     parts = [f"{bucket.name}: {len(bucket.rows)}" for bucket in ranked[:SHOWN_BUCKETS]]
@@ -103,7 +103,7 @@ def buckets(source: Source) -> str:
     return ", ".join(parts)
 
 
-def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
+def dropped_lines(sources: Iterable[PreparedBackend]) -> Iterable[str]:
     """Yield "photos: 2 truncated (a.jpg, b.jpg)" for each backend and reason."""
     for source in sources:
         if is_generated(source.backend):
@@ -116,7 +116,7 @@ def dropped_lines(sources: Iterable[Source]) -> Iterable[str]:
             yield f"{source.name}: {count} {reason} ({names}{more})"
 
 
-def left_out_lines(sources: Iterable[Source]) -> Iterable[str]:
+def left_out_lines(sources: Iterable[PreparedBackend]) -> Iterable[str]:
     """Yield "Left out of photos: 3 files ignored as #recycle/ (3)" for what no sample is."""
     for source in sources:
         if not is_generated(source.backend):

@@ -1,4 +1,4 @@
-"""What do the tables that scripts print have in common?"""
+"""Layout that the terminal tables share."""
 
 from rich import box
 from rich.console import Console

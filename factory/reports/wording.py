@@ -1,4 +1,4 @@
-"""How are numbers and names written for people, with nothing secret in them?"""
+"""Numbers and names written for people, with secrets redacted."""
 
 import re
 

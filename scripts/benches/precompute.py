@@ -99,7 +99,7 @@ def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
 def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> Any:
     """Return a folder of pictures, scanned, with an empty store."""
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
-    from factory.backends.prepared import Source
+    from factory.backends.prepared import PreparedBackend
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.engine.local_engine import LocalEngine
     from factory.storage.local import LocalStorage
@@ -116,7 +116,7 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
         encoder=Instant(),  # type: ignore[arg-type] - nothing is decoded again
         batch_size=options.batch_size,
     )
-    return Source(backend, backend.catalog(backend.scan(None, LocalEngine()), 0), store)
+    return PreparedBackend(backend, backend.catalog(backend.scan(None, LocalEngine()), 0), store)
 
 
 def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
@@ -165,7 +165,7 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     import pyarrow as pa
 
     from factory import CachePlace, ImageBackend, ImageEmbedBackend
-    from factory.backends.prepared import Source
+    from factory.backends.prepared import PreparedBackend
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.catalog.facts import Facts
     from factory.encoder.dct import BlockDCT
@@ -186,7 +186,7 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     )
     place = CachePlace(LocalStorage(str(scratch / "asked")))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
-    source = Source(backend, backend.catalog(Facts.of_table(table, {}), 0), store)
+    source = PreparedBackend(backend, backend.catalog(Facts.of_table(table, {}), 0), store)
     start = time.perf_counter()
     asked = len(source.catalog.decisions.order)
     missing_pictures(source, source.latents)

@@ -46,14 +46,14 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 def _source(path: Path, folder: Path) -> Any:
     """Return a backend made ready, without its pictures."""
     from factory import ImageBackend
-    from factory.backends.prepared import Source
+    from factory.backends.prepared import PreparedBackend
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.storage.local import LocalStorage
 
     backend = ImageBackend(
         name="bench", storage=LocalStorage(str(folder)), caption=FilenameCaptions(), repeats=1
     )
-    return Source(backend, backend.catalog(mapped(path), 1), None, None)
+    return PreparedBackend(backend, backend.catalog(mapped(path), 1), None, None)
 
 
 def _resume(source: Any, at: int) -> float:

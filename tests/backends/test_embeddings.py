@@ -12,7 +12,7 @@ from PIL import Image
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import Crop
 from factory.backends.pixels import Picture, ReadPicture
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.scan.discovery import Discovery
 from factory.encoder.dct import BlockDCT
@@ -64,17 +64,17 @@ def place(root: Path) -> CachePlace:
     return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
 
 
-def source_of(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) -> Source:
+def source_of(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) -> PreparedBackend:
     """Return the folder "p" scanned, with a store of latents."""
     shared: dict[str, Any] = {
         "resolution": 64, "alignment": 16, "caption": FilenameCaptions(), **settings
     }  # fmt: skip
     backend = ImageBackend(name="pics", prefix="p", storage=storage, **shared)
     store = ImageEmbedBackend(name="latents", cache=place(root), encoder=encoder, batch_size=3)
-    return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
+    return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
 
 
-def fill(source: Source) -> tuple[int, dict[int, str]]:
+def fill(source: PreparedBackend) -> tuple[int, dict[int, str]]:
     """Encode what is missing of a source."""
     filled = fill_pictures(source, source.latents, ENGINE)
     return filled.encoded, filled.errors

@@ -31,7 +31,7 @@ from factory.engine.local_engine import LocalEngine
 from factory.errors import CacheError
 from factory.registry.prepare import prepare
 from factory.registry.registry import Registry
-from factory.reports.preview.dry_run import rehearse
+from factory.reports.preview.dry_run import preview_run
 from factory.reports.preview.page import page
 from factory.reports.preview.terminal import show
 from factory.runtime.batches.collate import batch_bytes
@@ -201,19 +201,19 @@ def test_another_process_delivers_the_same(root: Path) -> None:
 
 
 def test_a_dry_run_counts_them(root: Path) -> None:
-    figures = rehearse(module(root, vision(root, default=True))).figures
-    costs = {each.name: each.costs for each in figures.backends}
+    summary = preview_run(module(root, vision(root, default=True))).summary
+    costs = {each.name: each.costs for each in summary.backends}
     assert costs["a"].image_embeds_bytes == 6 * ROW_BYTES
     assert costs["a"].encode_requests == 12
     assert costs["a"].latents_bytes is not None
     parts = [each.latents_bytes + each.image_embeds_bytes for each in costs.values()]  # type: ignore[operator]
-    assert figures.cache_bytes == sum(parts)
+    assert summary.cache_bytes == sum(parts)
     for without in (False, True):
         stores = [] if without else [vision(root, default=True)]
         given = [b for b in backends(root) if not (without and b.name == "edges")]
-        made = rehearse(FactoryDataModule([*given, *stores], cache=place(root), batch_size=2))
+        made = preview_run(FactoryDataModule([*given, *stores], cache=place(root), batch_size=2))
         console = Console(record=True, width=200, file=io.StringIO())
-        show(made.figures, console)
+        show(made.summary, console)
         for text in (console.export_text(), page(made, LocalEngine(1))):
             assert ("embeds" in text) != without  # a heading may be broken in two
 

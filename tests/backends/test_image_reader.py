@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
-from factory.backends.encode_missing import Tally, read_captions
+from factory.backends.encode_missing import EncodeCounts, read_captions
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.store import UnusableRowsError
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
@@ -47,7 +47,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scanned(pictures: Path) -> Source:
+def scanned(pictures: Path) -> PreparedBackend:
     """The pictures scanned, without a store."""
     backend = ImageBackend(
         name="pics",
@@ -57,7 +57,7 @@ def scanned(pictures: Path) -> Source:
         resolution=64,
         alignment=16,
     )
-    return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0))
+    return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0))
 
 
 def store(cache: CachePlace | None = None, **made: Any) -> ImageEmbedBackend:
@@ -72,7 +72,7 @@ def on_disk(root: Path, **made: Any) -> CachePlace:
     return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"), **made)
 
 
-def broken(source: Source, rows: set[int]) -> Source:
+def broken(source: PreparedBackend, rows: set[int]) -> PreparedBackend:
     """Return the source with objects that cannot be decoded any more."""
     files = Watched(source.backend.storage.root)  # type: ignore[attr-defined]
     keys = {source.catalog.facts.key(row) for row in rows}
@@ -93,7 +93,7 @@ class Spoiled(LocalStorage):
         return b"junk" if key in self.spoiled else super().read(key, start, length)  # type: ignore[attr-defined]
 
 
-def batch(source: Source, rows: list[int], epoch: int = 0) -> Batch:
+def batch(source: PreparedBackend, rows: list[int], epoch: int = 0) -> Batch:
     """Return the batch of some rows, as training makes it."""
     name = source.catalog.decisions.buckets[0].name
     step = PlanStep(epoch, 0, 0, source.name, name, np.array(rows), 0, 0, seed=3)
@@ -109,7 +109,7 @@ def check_pairs(made: Batch) -> None:
         assert (picture[8, 8].int() - wanted).abs().max() <= 2
 
 
-def put(source: Source, rows: set[int]) -> None:
+def put(source: PreparedBackend, rows: set[int]) -> None:
     """Encode some rows beforehand."""
     assert source.latents is not None
     places = np.array(sorted(rows), dtype=np.int64)
@@ -132,7 +132,7 @@ def put(source: Source, rows: set[int]) -> None:
     mode=st.sampled_from(LATE),
 )
 def test_every_latent_is_its_sample_s_own(
-    scanned: Source,
+    scanned: PreparedBackend,
     rows: list[int],
     cached: set[int],
     unreadable: set[int],
@@ -177,7 +177,7 @@ def test_every_caption_has_its_own_row(
         encoder=HashedText(), batch_size=2,
     )  # fmt: skip
     fill_captions(texts, cached, ENGINE)
-    tally = Tally()
+    tally = EncodeCounts()
     fields = read_captions(texts, captions, mode, "pics", tally)
     for name, wanted in HashedText().encode(captions).items():
         assert torch.equal(fields[name], wanted)
@@ -186,7 +186,9 @@ def test_every_caption_has_its_own_row(
     assert tally.rebuilt == (tally.encoded if mode.ahead else 0)
 
 
-def test_what_is_encoded_is_kept_and_not_encoded_again(scanned: Source, tmp_path: Path) -> None:
+def test_what_is_encoded_is_kept_and_not_encoded_again(
+    scanned: PreparedBackend, tmp_path: Path
+) -> None:
     encoder = Counting()
     embeds = store(on_disk(tmp_path), encoder=encoder)
     source = replace(scanned, latents=embeds, encode_mode=EncodeMode.on_demand)
@@ -199,7 +201,7 @@ def test_what_is_encoded_is_kept_and_not_encoded_again(scanned: Source, tmp_path
     assert sum(shape[0] for shape in encoder.batches) == 4
 
 
-def test_nothing_is_kept_of_what_is_transient(scanned: Source, tmp_path: Path) -> None:
+def test_nothing_is_kept_of_what_is_transient(scanned: PreparedBackend, tmp_path: Path) -> None:
     embeds = store(on_disk(tmp_path))
     source = replace(scanned, latents=embeds, encode_mode=EncodeMode.transient)
     assert [batch(source, [0, 1]).encoded for _ in range(2)] == [2, 2]
@@ -207,7 +209,9 @@ def test_nothing_is_kept_of_what_is_transient(scanned: Source, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_is_killed_loses_what_was_not_published(scanned: Source, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_loses_what_was_not_published(
+    scanned: PreparedBackend, tmp_path: Path
+) -> None:
     killed = store(on_disk(tmp_path), write_batch_size=2)
     source = replace(scanned, latents=killed, encode_mode=EncodeMode.on_demand)
     for row in range(5):
@@ -235,7 +239,11 @@ def spoil_first_row(root: Path) -> None:
 @pytest.mark.parametrize("mode", KEEPING)
 @pytest.mark.parametrize("how", ["damaged", "gone"])
 def test_a_damaged_or_vanished_row_is_encoded_anew_told_and_written(
-    scanned: Source, tmp_path: Path, mode: EncodeMode, how: str, caplog: pytest.LogCaptureFixture
+    scanned: PreparedBackend,
+    tmp_path: Path,
+    mode: EncodeMode,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = replace(scanned, latents=store(on_disk(tmp_path)), encode_mode=mode)
     put(source, set(range(COUNT)))
@@ -265,7 +273,7 @@ def test_a_damaged_or_vanished_row_is_encoded_anew_told_and_written(
 
 
 def test_rows_that_another_process_has_moved_are_not_lost(
-    scanned: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scanned: PreparedBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = replace(scanned, latents=store(on_disk(tmp_path)))
     put(source, set(range(COUNT)))
@@ -286,7 +294,7 @@ def test_rows_that_another_process_has_moved_are_not_lost(
 
 
 def test_a_row_that_is_missing_though_prepared_is_encoded_anew(
-    scanned: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scanned: PreparedBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = replace(scanned, latents=store(on_disk(tmp_path)))
     made = batch(source, [4, 5])
@@ -297,7 +305,7 @@ def test_a_row_that_is_missing_though_prepared_is_encoded_anew(
 
 @pytest.mark.parametrize("mode", KEEPING)
 def test_a_run_may_be_stopped_by_damage_instead(
-    scanned: Source, tmp_path: Path, mode: EncodeMode
+    scanned: PreparedBackend, tmp_path: Path, mode: EncodeMode
 ) -> None:
     cache = on_disk(tmp_path, damaged="stop")
     source = replace(scanned, latents=store(cache), encode_mode=mode)
@@ -309,7 +317,9 @@ def test_a_run_may_be_stopped_by_damage_instead(
         on_disk(tmp_path, damaged="ignore")
 
 
-def test_what_cannot_be_encoded_anew_is_the_error_it_was(scanned: Source, tmp_path: Path) -> None:
+def test_what_cannot_be_encoded_anew_is_the_error_it_was(
+    scanned: PreparedBackend, tmp_path: Path
+) -> None:
     source = replace(scanned, latents=store(on_disk(tmp_path)))
     put(source, set(range(COUNT)))
     spoil_first_row(tmp_path)
@@ -328,7 +338,7 @@ def test_what_cannot_be_encoded_anew_is_the_error_it_was(scanned: Source, tmp_pa
     ],
 )
 def test_an_encoder_that_errs_trains_nothing(
-    scanned: Source, tmp_path: Path, mode: EncodeMode, spoil: str, said: str
+    scanned: PreparedBackend, tmp_path: Path, mode: EncodeMode, spoil: str, said: str
 ) -> None:
     embeds = store(on_disk(tmp_path), encoder=Counting(spoil))
     source = replace(scanned, latents=embeds, encode_mode=mode)
@@ -338,7 +348,7 @@ def test_an_encoder_that_errs_trains_nothing(
 
 @pytest.mark.parametrize("mode", LATE)
 def test_a_storage_that_fails_as_a_whole_is_no_sample_s_fault(
-    scanned: Source, mode: EncodeMode
+    scanned: PreparedBackend, mode: EncodeMode
 ) -> None:
     files = Watched(scanned.backend.storage.root)  # type: ignore[attr-defined]
     files.broken["p/0003.png"] = AccessDeniedError("expired")
@@ -349,7 +359,7 @@ def test_a_storage_that_fails_as_a_whole_is_no_sample_s_fault(
         batch(source, [2, 3])
 
 
-def test_threads_encode_a_row_once(scanned: Source) -> None:
+def test_threads_encode_a_row_once(scanned: PreparedBackend) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     encoder = Counting()

@@ -12,7 +12,7 @@ import torch
 from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBackend
 from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import Crop
-from factory.backends.prepared import Source, Unusable
+from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -26,18 +26,18 @@ from tests.support.pixels import pixels_of
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> PreparedBackend:
     write_pictures(tmp_path / "p", 6)
     storage = LocalStorage(str(tmp_path))
     backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
-    return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0))
+    return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0))
 
 
 def number(key: str) -> int:
     return int(Path(key).stem)
 
 
-def test_pixels_come_in_the_order_of_the_rows(source: Source) -> None:
+def test_pixels_come_in_the_order_of_the_rows(source: PreparedBackend) -> None:
     rows = np.array([3, 0])
     pixels = pixels_of(source, rows, ENGINE)
     assert pixels.dtype == torch.uint8
@@ -45,7 +45,7 @@ def test_pixels_come_in_the_order_of_the_rows(source: Source) -> None:
     assert [tuple(picture[9, 9].tolist()) for picture in pixels] == [colour(3), colour(0)]
 
 
-def test_a_picture_says_which_object_and_how_it_is_cut(source: Source) -> None:
+def test_a_picture_says_which_object_and_how_it_is_cut(source: PreparedBackend) -> None:
     picture = source.picture(1)
     assert (picture.row, picture.key, picture.pixels) == (1, "p/0001.png", 64 * 96)
     assert picture.etag
@@ -53,14 +53,14 @@ def test_a_picture_says_which_object_and_how_it_is_cut(source: Source) -> None:
 
 
 def test_a_picture_that_is_damaged_or_gone_says_which_and_why(
-    source: Source, tmp_path: Path
+    source: PreparedBackend, tmp_path: Path
 ) -> None:
     (tmp_path / "p/0003.png").write_text("no picture any more")
     (tmp_path / "p/0002.png").unlink()
     gone, whole, damaged = source.samples(np.array([2, 0, 3]), ENGINE)
-    assert not isinstance(whole, Unusable)
-    assert isinstance(gone, Unusable)
-    assert isinstance(damaged, Unusable)
+    assert not isinstance(whole, UnusableSample)
+    assert isinstance(gone, UnusableSample)
+    assert isinstance(damaged, UnusableSample)
     assert (gone.key, gone.stage) == ("p/0002.png", "read")
     assert (damaged.key, damaged.stage) == ("p/0003.png", "decode")
     assert "not a picture" in damaged.reason
@@ -83,11 +83,11 @@ class RefusingFromAfar(Refusing):
 
 @pytest.mark.parametrize("kind", [Refusing, RefusingFromAfar])
 def test_a_storage_that_fails_as_a_whole_is_no_sample_s_fault(
-    source: Source, tmp_path: Path, kind: type[LocalStorage]
+    source: PreparedBackend, tmp_path: Path, kind: type[LocalStorage]
 ) -> None:
     down = replace(source.backend, storage=kind(str(tmp_path)))
     with pytest.raises(StorageUnavailableError, match="down") as caught:
-        list(Source(down, source.catalog).samples(np.array([0, 1]), ENGINE))
+        list(PreparedBackend(down, source.catalog).samples(np.array([0, 1]), ENGINE))
     assert caught.value.__notes__ == ["while reading 'p/0000.png' of backend 'pics'"]
 
 
@@ -107,14 +107,16 @@ class Remote(LocalStorage):
         return (found[key] for key, *_ in spans)
 
 
-def test_a_remote_storage_is_asked_for_all_samples_at_once(source: Source, tmp_path: Path) -> None:
+def test_a_remote_storage_is_asked_for_all_samples_at_once(
+    source: PreparedBackend, tmp_path: Path
+) -> None:
     rows = np.array([4, 1])
     wanted = pixels_of(source, rows, ENGINE)
     afar = replace(source.backend, storage=Remote(str(tmp_path)))
-    assert torch.equal(pixels_of(Source(afar, source.catalog), rows, ENGINE), wanted)
+    assert torch.equal(pixels_of(PreparedBackend(afar, source.catalog), rows, ENGINE), wanted)
 
 
-def test_without_stores_there_are_neither_latents_nor_embeddings(source: Source) -> None:
+def test_without_stores_there_are_neither_latents_nor_embeddings(source: PreparedBackend) -> None:
     assert source.read_text(["a"]) == {}
     with pytest.raises(TypeError, match="'pics' has no image_embeds backend"):
         source.read_latents(np.array([0]))
@@ -260,7 +262,7 @@ def test_a_partner_may_be_a_part_of_a_composite(tmp_path: Path) -> None:
 
 
 def test_where_rows_lie_is_looked_up_anew_when_clips_begin_elsewhere(
-    source: Source, tmp_path: Path
+    source: PreparedBackend, tmp_path: Path
 ) -> None:
     place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     source.latents = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())

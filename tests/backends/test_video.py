@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from factory import CachePlace, ConditioningBackend, ImageEmbedBackend, VideoBackend
-from factory.backends.prepared import Source, Unusable
+from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.scan.discovery import Discovery
@@ -39,15 +39,15 @@ def backend(storage: LocalStorage, **settings: Any) -> VideoBackend:
     )
 
 
-def source_of(storage: LocalStorage, encoder: Any = None, **settings: Any) -> Source:
+def source_of(storage: LocalStorage, encoder: Any = None, **settings: Any) -> PreparedBackend:
     """Return the backend scanned, with a store of latents if there is an encoder."""
     made = backend(storage, **settings)
     catalog = made.catalog(made.scan(None, ENGINE), 0)
     if encoder is None:
-        return Source(made, catalog)
+        return PreparedBackend(made, catalog)
     place = CachePlace(storage, scratch_dir=f"{storage.root}/scratch")
     store = ImageEmbedBackend(name="latents", cache=place, encoder=encoder, batch_size=6)
-    return Source(made, catalog, store)
+    return PreparedBackend(made, catalog, store)
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_a_wrong_count_in_a_table_gives_the_middle_of_what_is_there_or_a_reason(
         assert read_numbers(clip) == [4, 5, 6, 7]
     long = source_of(storage, metadata=table, frames=40)
     (found,) = long.samples(long.catalog.decisions.order, ENGINE)
-    assert isinstance(found, Unusable)
+    assert isinstance(found, UnusableSample)
     assert found.reason == (
         "too few frames: it holds 13 frames, of which its catalog claims 64, and a clip needs 40"
     )

@@ -166,8 +166,8 @@ def test_they_are_shown_and_remembered(tmp_path: Path) -> None:
         assert lines[1] == (
             "Left out of pics: 4 files of other formats: .cr2 (2), .mp4 (1), without suffix (1)"
         )
-    figures = dry_run(tmp_path, one_backend(tmp_path, folder="pics"), batch_size=1).figures
-    trash, formats = problems(figures, "left out:")
+    summary = dry_run(tmp_path, one_backend(tmp_path, folder="pics"), batch_size=1).summary
+    trash, formats = problems(summary, "left out:")
     assert "metadata.ignore" in trash.fix
     assert ".cr2 (2)" in formats.text
 

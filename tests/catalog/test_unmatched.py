@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from factory import ImageBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.scan.discovery import Discovery
 from factory.registry.prepare import unmet_sizes
 from factory.storage.local import LocalStorage
@@ -14,12 +14,12 @@ from tests.catalog.fakes import ENGINE
 from tests.support.pictures import write_pictures
 
 
-def scanned(root: Path, metadata: Discovery, **settings: object) -> Source:
+def scanned(root: Path, metadata: Discovery, **settings: object) -> PreparedBackend:
     backend = ImageBackend(
         name="photos", prefix="photos", storage=LocalStorage(str(root)), metadata=metadata,
         resolution=64, alignment=16, **settings,
     )  # fmt: skip
-    return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0))
+    return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0))
 
 
 def test_patterns_that_mean_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
-from factory.reports.preview.summary import Run
+from factory.reports.preview.summary import RunLimits
 from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parent.parent.parent
@@ -91,15 +91,15 @@ def script() -> ModuleType:
 @pytest.mark.parametrize(
     ("trainer", "ranks", "expected"),
     [
-        ({"max_steps": 300, "max_epochs": -1, "devices": "auto"}, None, Run(300)),
+        ({"max_steps": 300, "max_epochs": -1, "devices": "auto"}, None, RunLimits(300)),
         ({"max_steps": -1, "max_epochs": 2, "devices": 2, "num_nodes": 3}, None,
-         Run(None, 2, ranks=6)),
-        ({"devices": -1, "accumulate_grad_batches": 4}, None, Run(micros=4)),
-        ({"devices": 2}, 8, Run(ranks=8)),
+         RunLimits(None, 2, ranks=6)),
+        ({"devices": -1, "accumulate_grad_batches": 4}, None, RunLimits(micros=4)),
+        ({"devices": 2}, 8, RunLimits(ranks=8)),
     ],
 )  # fmt: skip
 def test_what_the_trainer_says_of_the_run(
-    script: ModuleType, trainer: dict[str, object], ranks: int | None, expected: Run
+    script: ModuleType, trainer: dict[str, object], ranks: int | None, expected: RunLimits
 ) -> None:
     cfg = OmegaConf.create({"trainer": trainer, "data": {"context_parallel": 1}})
     assert script.run_of(cfg, ranks) == expected

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from factory import Batch, ConditioningBackend, FactoryDataModule, VideoBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.backends.sample_ids import find_sample, near_names
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import Canny, JpegArtifacts, RandomMasks, Superresolution
@@ -178,16 +178,18 @@ def test_frames_of_a_clip_are_made_one_by_one_with_the_same_chance(tmp_path: Pat
     write_clip(tmp_path / "v/0000.mp4", 8)
     clips = VideoBackend(name="pics", prefix="v", storage=storage, frames=4, resolution=64,
                          alignment=16, caption=FilenameCaptions())  # fmt: skip
-    source = Source(clips, clips.catalog(clips.scan(None, ENGINE), 0))
+    source = PreparedBackend(clips, clips.catalog(clips.scan(None, ENGINE), 0))
     rows = source.catalog.decisions.order
     frames = pixels_of(source, rows, ENGINE).numpy()[0]
     for generate in (RandomMasks(), Canny()):
         bonded = made(generate).bonded(clips, 3)
-        given = pixels_of(Source(bonded, source.catalog), rows, ENGINE).numpy()[0]
+        given = pixels_of(PreparedBackend(bonded, source.catalog), rows, ENGINE).numpy()[0]
         key = source.catalog.facts.key(int(rows[0]))
         wanted = [as_rgb(generate(frame, drawing(3, key))) for frame in frames]
         assert np.array_equal(given, np.stack(wanted))
-    masks = pixels_of(Source(made(RandomMasks()).bonded(clips, 3), source.catalog), rows, ENGINE)
+    masks = pixels_of(
+        PreparedBackend(made(RandomMasks()).bonded(clips, 3), source.catalog), rows, ENGINE
+    )
     assert (masks[0] == masks[0, :1]).all()
 
 
@@ -198,7 +200,7 @@ def test_a_remote_source_is_asked_for_all_pictures_at_once(tmp_path: Path) -> No
     rows = np.array([4, 1])
     wanted = pixels_of(partner, rows, ENGINE)
     pics = replace(data.sources["pics"].backend, storage=Remote(str(tmp_path)))
-    afar = Source(made(Canny()).bonded(pics, 7), partner.catalog)
+    afar = PreparedBackend(made(Canny()).bonded(pics, 7), partner.catalog)
     assert torch.equal(pixels_of(afar, rows, ENGINE), wanted)
     data.close()
 

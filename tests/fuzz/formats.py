@@ -15,7 +15,7 @@ from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.facts_store import Shelf
 from factory.catalog.tables.table_reader import Tables
-from factory.ledger.columns import About
+from factory.ledger.columns import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
 from factory.lightning.checkpoint_file import check_trusted, check_whole
@@ -65,7 +65,7 @@ def read_published(folder: Path) -> Any:
 def write_ledger(folder: Path) -> None:
     """Record some steps, as one process does."""
     ledger = Ledger(folder, every=8)
-    ledger.begin(About(0, 1, 2, "f" * 32, 7, {"a": "i" * 32}))
+    ledger.begin(LedgerHeader(0, 1, 2, "f" * 32, 7, {"a": "i" * 32}))
     run(ledger, range(30), micros=2)
     ledger.close()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.errors import CacheError, StorageError
-from factory.ledger.columns import About
+from factory.ledger.columns import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
 from factory.runtime.batches.batch import Batch, Replacement
@@ -42,7 +42,7 @@ def run(ledger: Ledger, steps: range, rows: int = 0, micros: int = 1) -> None:
 
 def test_completed_steps_are_told_in_order(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger", every=3)
-    about = About(0, 1, 2, "f" * 32, 7, {"a": "i" * 32})
+    about = LedgerHeader(0, 1, 2, "f" * 32, 7, {"a": "i" * 32})
     ledger.begin(about)
     run(ledger, range(25), micros=2)
     ledger.close()
@@ -101,7 +101,7 @@ def test_the_later_file_counts_though_the_clock_was_set_back(
 
 def test_nothing_is_written_before_the_first_completed_step(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
-    ledger.begin(About())
+    ledger.begin(LedgerHeader())
     ledger.note(batch(0, [1]))
     ledger.flush()
     ledger.close()
@@ -120,7 +120,7 @@ def test_a_flush_writes_what_is_completed(tmp_path: Path) -> None:
 
 def test_replacements_and_keys_of_streams_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.begin(About(streams=("s",)))
+    ledger.begin(LedgerHeader(streams=("s",)))
     gone = Replacement(1, 5, "a/5.png", "decode", "truncated: no end", 6, "a/6.png")
     ledger.note(batch(0, [4, 6], replaced=(gone,)))
     ledger.note(batch(1, [0, 1], backend="s", keys=["x.jpg", "ÿ.jpg"]))
@@ -208,7 +208,7 @@ def test_a_ledger_of_before_there_were_checksums_is_read(tmp_path: Path) -> None
 def write_ranks(folder: Path, ranks: int, steps: range, rows: int, **settings) -> None:
     for rank in range(ranks):
         ledger = Ledger(folder)
-        ledger.begin(About(rank, ranks, **settings))
+        ledger.begin(LedgerHeader(rank, ranks, **settings))
         run(ledger, steps, rows=100 * rows + rank)
         ledger.close()
 
@@ -247,9 +247,9 @@ def test_ranks_that_work_on_the_same_samples_count_once(tmp_path: Path) -> None:
 
 def test_steps_done_again_by_one_process_are_another_file(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.begin(About())
+    ledger.begin(LedgerHeader())
     run(ledger, range(8), rows=1)
-    ledger.begin(About())  # a checkpoint was loaded
+    ledger.begin(LedgerHeader())  # a checkpoint was loaded
     run(ledger, range(5, 7), rows=2)
     ledger.close()
     told = read_ledger(tmp_path)
@@ -259,9 +259,9 @@ def test_steps_done_again_by_one_process_are_another_file(tmp_path: Path) -> Non
 
 def test_another_layout_is_another_file(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.begin(About())
+    ledger.begin(LedgerHeader())
     run(ledger, range(2))
-    ledger.begin(About(micros=2))
+    ledger.begin(LedgerHeader(micros=2))
     run(ledger, range(2, 4), micros=2)
     ledger.close()
     told = read_ledger(tmp_path)
@@ -320,7 +320,7 @@ def test_other_files_and_later_formats_are_refused(tmp_path: Path) -> None:
         stream.write_table(table)
     with pytest.raises(CacheError, match="is no file of a ledger"):
         list(read_file(file))
-    later = About().schema().with_metadata({b"factory.ledger": b'{"version": 99}'})
+    later = LedgerHeader().schema().with_metadata({b"factory.ledger": b'{"version": 99}'})
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, later):
         pass
     with pytest.raises(CacheError, match="version 99"):

@@ -22,7 +22,7 @@ from factory import (
 )
 from factory.backends.embeddings import PictureEmbedBackend
 from factory.backends.pixels import Picture, PictureColumns, ReadPicture
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.backends.video import ReadClip
 from factory.cache.format.recipe import Keys, recipe_key
 from factory.cache.maintenance.verify import drop
@@ -38,7 +38,7 @@ from factory.errors import CacheError, StorageError, StorageUnavailableError
 from factory.media.video import Clip
 from factory.registry import encode_worker
 from factory.registry.precompute import (
-    Filled,
+    EncodeSummary,
     fill_captions,
     fill_pictures,
     missing_pictures,
@@ -96,16 +96,16 @@ def storage(tmp_path: Path) -> Watched:
     return Watched(str(tmp_path))
 
 
-def filled_of(source: Source, engine: Engine) -> Filled:
+def filled_of(source: PreparedBackend, engine: Engine) -> EncodeSummary:
     return fill_pictures(source, source.latents, engine)
 
 
-def source_of(storage: LocalStorage, encoder: Any, *, shard_mb: float = 256) -> Source:
+def source_of(storage: LocalStorage, encoder: Any, *, shard_mb: float = 256) -> PreparedBackend:
     """Return the folder "p" scanned, all of one bucket, with a store of latents."""
     backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
     place = CachePlace(LocalStorage(f"{storage.root}/cache"), shard_mb=shard_mb)
     store = ImageEmbedBackend(name="latents", cache=place, encoder=encoder, batch_size=BATCH)
-    return Source(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
+    return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
 
 
 def test_the_next_batch_is_read_and_the_last_one_written_while_one_is_encoded(

@@ -10,7 +10,7 @@ import torch
 
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect
 from factory.cache.store import UnusableRowsError
@@ -36,7 +36,7 @@ def warm(
     *,
     spoken: bool = True,
     damaged: str = "stop",
-) -> Source:
+) -> PreparedBackend:
     """Return pictures of one shape with everything encoded, and its place looked up."""
     for path in write_pictures(root / "p", COUNT, sizes=((96, 64),)):
         path.with_suffix(".txt").write_text(f"picture {path.stem}")
@@ -49,7 +49,7 @@ def warm(
     )
     latents = ImageEmbedBackend(name="latents", cache=cache, encoder=BlockDCT(), write_batch_size=3)
     text = TextEmbedBackend(name="text", cache=cache, encoder=HashedText(), write_batch_size=3)
-    source = Source(
+    source = PreparedBackend(
         backend, backend.catalog(backend.scan(None, ENGINE), 0), latents, text if spoken else None,
         encode_mode=mode,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def warm(
     return source
 
 
-def parts(source: Source, epoch: int = 1) -> list[Part]:
+def parts(source: PreparedBackend, epoch: int = 1) -> list[Part]:
     """Return a part of training and one of validation, which is padded."""
     name = source.catalog.decisions.buckets[0].name
     steps = [

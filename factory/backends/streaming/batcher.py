@@ -1,4 +1,4 @@
-"""How do the samples of a stream become global batches, one after another?"""
+"""Global batches of a stream, assembled in order."""
 
 import logging
 from collections import Counter
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from factory.backends.streaming.backend import StreamBackend
-from factory.backends.streaming.blocks import Blocks, Outcome, Place
-from factory.backends.streaming.bucket_buffer import StreamSample, Waiting
+from factory.backends.streaming.blocks import BlockPosition, Outcome, ShardBlocks
+from factory.backends.streaming.bucket_buffer import BucketBuffer, StreamSample
 from factory.errors import EmptyBackendError, ResumeError
 from factory.storage.huggingface_stream import RowStream
 
@@ -33,7 +33,7 @@ class StreamBatch:
 
 
 @dataclass(frozen=True)
-class Mark:
+class StreamPosition:
     """Where a stream stands after some batches: enough to go on exactly.
 
     Attributes:
@@ -51,7 +51,7 @@ class Mark:
     taken: int = 0
     fruitful: bool = False
     waiting: tuple[int, ...] = ()
-    place: Place = field(default_factory=Place)
+    place: BlockPosition = field(default_factory=BlockPosition)
     counts: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,13 +60,13 @@ class Mark:
         return {**vars(self), "waiting": list(self.waiting), "place": dict(place)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Mark":
+    def from_dict(cls, values: dict[str, Any]) -> "StreamPosition":
         """Return the mark that `to_dict` described."""
-        place = Place(**values["place"])
+        place = BlockPosition(**values["place"])
         return cls(**{**values, "waiting": tuple(values["waiting"]), "place": place})
 
 
-class Assembly:
+class StreamBatcher:
     """Makes the batches of a stream in order; pass follows pass without end.
 
     Attributes:
@@ -81,7 +81,7 @@ class Assembly:
         *,
         batch_size: int,
         seed: int,
-        mark: Mark | None = None,
+        mark: StreamPosition | None = None,
     ) -> None:
         """Go on after a mark: read again the blocks in which samples wait.
 
@@ -89,15 +89,15 @@ class Assembly:
             ResumeError: The samples that should wait are not there: the dataset changed.
             StorageError: The dataset cannot be read.
         """
-        mark = mark or Mark()
+        mark = mark or StreamPosition()
         self._backend, self._stream = backend, stream
         self._batch_size, self._seed = batch_size, seed
         self.made, self._pass, self._fruitful = mark.made, mark.pass_index, mark.fruitful
         self._counts = Counter(mark.counts)
         limit = int(backend.buffer_mb * 2**20)
         self._details: dict[str, str] = {}
-        self._waiting = Waiting(batch_size, backend.buffer, limit)
-        self._places: dict[int, Place] = {}
+        self._waiting = BucketBuffer(batch_size, backend.buffer, limit)
+        self._places: dict[int, BlockPosition] = {}
         self._block: Sequence[Outcome] = ()
         self._taken, self._block_end = mark.taken, mark.place.block * backend.block
         self._blocks = self._open(mark.place)
@@ -125,7 +125,7 @@ class Assembly:
         """The pass over the dataset that is read, from 0."""
         return self._pass
 
-    def mark(self) -> Mark:
+    def mark(self) -> StreamPosition:
         """Return where the stream stands now."""
         waiting = tuple(sorted(sample.position for sample in self._waiting))
         needed = min([*waiting[:1], self._taken]) // self._backend.block
@@ -133,18 +133,20 @@ class Assembly:
             del self._places[block]
         place = self._places.get(needed, self._blocks.place)
         counts = dict(self._counts)
-        return Mark(self.made, self._pass, self._taken, self._fruitful, waiting, place, counts)
+        return StreamPosition(
+            self.made, self._pass, self._taken, self._fruitful, waiting, place, counts
+        )
 
     def close(self) -> None:
         """Let go of the file that is open."""
         self._blocks.close()
 
-    def _open(self, place: Place) -> Blocks:
-        return Blocks(
+    def _open(self, place: BlockPosition) -> ShardBlocks:
+        return ShardBlocks(
             self._backend, self._stream, seed=self._seed, pass_index=self._pass, place=place
         )
 
-    def _replay(self, mark: Mark) -> None:
+    def _replay(self, mark: StreamPosition) -> None:
         wanted = set(mark.waiting)
         while self._block_end < mark.taken and self._next_block():
             for outcome in self._block:
@@ -215,7 +217,7 @@ class Assembly:
         self._fruitful = False
         self._taken = self._block_end = 0
         self._places.clear()
-        self._blocks = self._open(Place())
+        self._blocks = self._open(BlockPosition())
 
 
 def summary(counts: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""From the rows of a stream to samples: read block by block, measured, decided, shuffled."""
+"""Samples of a stream's shards: read block by block, measured, filtered, shuffled."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -32,7 +32,7 @@ Outcome = StreamSample | str
 
 
 @dataclass(frozen=True)
-class Place:
+class BlockPosition:
     """Where in a pass reading goes on: the beginning of a block.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
     index: int = 0
 
 
-class Blocks:
+class ShardBlocks:
     """The rows of one pass in blocks of equal length, the last one apart.
 
     What a block holds is a function of (dataset, settings, seed, pass, block) alone. While one
@@ -65,22 +65,22 @@ class Blocks:
         *,
         seed: int,
         pass_index: int,
-        place: Place | None = None,
+        place: BlockPosition | None = None,
     ) -> None:
         """Store the parts; nothing is read before the first block is asked for."""
         self._backend, self._stream, self._seed, self._pass = backend, stream, seed, pass_index
-        self._place = place or Place()
+        self._place = place or BlockPosition()
         self.rows_read = 0
         # One thread, which alone uses what is below.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")
-        self._ahead: Future[tuple[list[Outcome], Place]] | None = None
+        self._ahead: Future[tuple[list[Outcome], BlockPosition]] | None = None
         self._closing = False
         self._begun = self._place
         self._shards, self._number = self._place.shards, self._place.block
         self._rows: ShardRows | None = None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> BlockPosition:
         """Where the block begins that is given out next."""
         return self._place
 
@@ -109,7 +109,7 @@ class Blocks:
         if not stuck:
             self._close_shard()
 
-    def _next_block(self) -> tuple[list[Outcome], Place]:
+    def _next_block(self) -> tuple[list[Outcome], BlockPosition]:
         """Return the block after those that were read, and where the one after it begins."""
         rows = self._next_rows()
         judged = judge(self._backend, self._stream, rows, self._seed)
@@ -118,7 +118,7 @@ class Blocks:
         self._number += bool(rows)
         state = None if self._rows is None else self._rows.state
         index = 0 if self._rows is None else self._rows.index
-        place = Place(self._number, self._shards, state, index)
+        place = BlockPosition(self._number, self._shards, state, index)
         return [_placed(judged[row], first + n) for n, row in enumerate(order)], place
 
     def _next_rows(self) -> list[Row]:

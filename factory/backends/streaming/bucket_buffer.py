@@ -1,4 +1,4 @@
-"""Which samples of a stream wait for a full batch, and whose turn is next?"""
+"""Buffer of a stream's samples by bucket, until a bucket has a full batch."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class StreamSample:
     captions: tuple[str, ...]
 
 
-class Waiting:
+class BucketBuffer:
     """Samples in one queue a bucket, in the order they came.
 
     What is due is a function of the samples that wait and of the rows read alone, so that

@@ -1,4 +1,4 @@
-"""A stream made ready: any batch of it by number, and a state to go on from."""
+"""A stream made ready: its batches by number, and a state to resume from."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend, VisionEmbedBackend
 from factory.backends.streaming.backend import StreamBackend
-from factory.backends.streaming.batcher import Assembly, Mark, StreamBatch, summary
+from factory.backends.streaming.batcher import StreamBatch, StreamBatcher, StreamPosition, summary
 from factory.backends.streaming.blocks import CLOSE_S
 from factory.errors import PlanError, StorageError
 from factory.storage.huggingface_stream import RowStream
@@ -62,9 +62,9 @@ class StreamSource:
         self._batch_size, self._seed = batch_size, seed
         self._lock = threading.Lock()
         self._stream: RowStream | None = None
-        self._assembly: Assembly | None = None
+        self._assembly: StreamBatcher | None = None
         self._kept: OrderedDict[int, StreamBatch] = OrderedDict()
-        self._marks: dict[int, Mark] = {0: Mark()}
+        self._marks: dict[int, StreamPosition] = {0: StreamPosition()}
         # Number of the first batch of epochs that do not simply follow a whole one.
         self._firsts: dict[int, int] = {0: 0}
         self._read_before = 0
@@ -153,10 +153,10 @@ class StreamSource:
         Raises:
             StorageError: A read of before hangs.
         """
-        batch, mark = 0, Mark()
+        batch, mark = 0, StreamPosition()
         own = (self.backend.identity, self._seed)
         if state is not None and (state["identity"], state["seed"]) == own:
-            batch, mark = state["batch"], Mark.from_dict(state["mark"])
+            batch, mark = state["batch"], StreamPosition.from_dict(state["mark"])
         else:
             logger.warning(
                 "stream %s begins anew: %s", self.name,
@@ -196,7 +196,7 @@ class StreamSource:
         self.pause()
         self._stream = None
 
-    def _seen(self) -> dict[int, Mark]:
+    def _seen(self) -> dict[int, StreamPosition]:
         """Return the marks as they are now; a batch that hangs in the making holds up nobody."""
         return dict(self._marks)  # copied in one step of the interpreter
 
@@ -223,12 +223,12 @@ class StreamSource:
             if batch.number == wanted:
                 return batch
 
-    def _reach(self, wanted: int) -> Assembly:
+    def _reach(self, wanted: int) -> StreamBatcher:
         """Return an assembly that has not made the batch yet, the one at work if possible."""
         if self._assembly is None or self._assembly.made > wanted:
             mark = _nearest(self._marks, wanted)
             self._forget_assembly()
-            self._assembly = Assembly(
+            self._assembly = StreamBatcher(
                 self.backend,
                 self._open(),
                 batch_size=self._batch_size,
@@ -244,7 +244,7 @@ class StreamSource:
             self._assembly = None
 
 
-def _nearest(marks: Mapping[int, Mark], wanted: int) -> Mark:
+def _nearest(marks: Mapping[int, StreamPosition], wanted: int) -> StreamPosition:
     """Return the last mark that does not lie behind a batch."""
     made = max((made for made in marks if made <= wanted), default=None)
-    return Mark() if made is None else marks[made]
+    return StreamPosition() if made is None else marks[made]

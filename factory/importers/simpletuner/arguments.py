@@ -1,4 +1,4 @@
-"""What do the trainer's arguments say, and upstream's defaults where they say nothing?"""
+"""The trainer's arguments, with upstream's defaults."""
 
 import math
 from collections.abc import Iterator, Mapping

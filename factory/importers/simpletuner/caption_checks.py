@@ -1,4 +1,4 @@
-"""What is wrong with how an entry finds and changes its captions?"""
+"""Checks of an entry's captions: how they are found and changed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

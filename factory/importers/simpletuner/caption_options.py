@@ -1,4 +1,4 @@
-"""What do a dataset's samples say, and what is changed about it?"""
+"""Caption options of a dataset."""
 
 from typing import Any
 

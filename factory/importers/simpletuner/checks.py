@@ -1,4 +1,4 @@
-"""What is wrong with a whole config: ids, links, defaults, windows and folders?"""
+"""Checks of a whole config: ids, links, defaults, windows and folders."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

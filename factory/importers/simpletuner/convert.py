@@ -1,4 +1,4 @@
-"""Which datasets does a checked config become, and how are they run together?"""
+"""Conversion of a checked config: its datasets, and how they run together."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

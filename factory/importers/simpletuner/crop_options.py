@@ -1,4 +1,4 @@
-"""Which size are a dataset's pictures trained at, and how are they cut to it?"""
+"""Size and crop options of a dataset."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What becomes of one entry: the option file it turns into, and of each key what came of it."""
+"""One converted dataset: its option file, and what became of each key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Note:
+class KeyNote:
     """What came of one key.
 
     Attributes:
@@ -70,7 +70,7 @@ class Dataset:
     parts: dict[str, tuple[str, str]] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)
     placed: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, Note] = field(default_factory=dict)
+    notes: dict[str, KeyNote] = field(default_factory=dict)
     left_out: str = ""
     draws_cuts: bool = False
 
@@ -84,7 +84,7 @@ class Dataset:
 
     def note(self, key: str, outcome: Outcome, text: str) -> None:
         """Say what came of a key."""
-        self.notes[key] = Note(outcome, text)
+        self.notes[key] = KeyNote(outcome, text)
 
     def put(self, key: str, at: str, value: Any) -> bool:
         """Set an option from a key, unless the option has this value anyway.

@@ -1,4 +1,4 @@
-"""How is a dataset called where Hydra has to name it: in a file, a package, an override?"""
+"""Names of datasets that Hydra accepts in files, packages and overrides."""
 
 import re
 from collections.abc import Iterable

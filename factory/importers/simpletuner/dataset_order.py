@@ -1,4 +1,4 @@
-"""In which order are entries taken: a source before the sets that depend on it."""
+"""Order of entries: a source before the sets that depend on it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What does a JSON file hold, and if it cannot be read, at which place and why?
+"""Reading of JSON files, with the place and reason where one cannot be read.
 
 A message never quotes the file's contents: they may hold credentials.
 """

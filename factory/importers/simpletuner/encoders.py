@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.importers.simpletuner.arguments import Arguments, as_number
-from factory.importers.simpletuner.dataset import Note, Outcome
+from factory.importers.simpletuner.dataset import KeyNote, Outcome
 from factory.importers.simpletuner.entry import as_switch
 from factory.untrusted_text import without_interpolation
 
@@ -207,7 +207,7 @@ class Encoders:
     text: tuple[str, dict[str, Any]] | None = None
     trainer: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    notes: dict[str, Note] = field(default_factory=dict)
+    notes: dict[str, KeyNote] = field(default_factory=dict)
 
     @classmethod
     def of(cls, arguments: Arguments, *, clips: bool) -> "Encoders":
@@ -280,7 +280,7 @@ class Encoders:
             self._carried("tokenizer_max_length", "encoder.text.max_length")
         else:
             what = "upstream sets the length of this family's captions itself"
-            self.notes["tokenizer_max_length"] = Note(Outcome.needless, what)
+            self.notes["tokenizer_max_length"] = KeyNote(Outcome.needless, what)
 
     def _warn(self, arguments: Arguments) -> None:
         """Say which toys would encode, and what became of the arguments that name a model."""
@@ -312,9 +312,9 @@ class Encoders:
                 "; fills {model_family}" if "family" in key else ""
             )
             if places:
-                self.notes[key] = Note(outcome, text)
+                self.notes[key] = KeyNote(outcome, text)
             else:
-                self.notes[key] = Note(Outcome.left_out, f"{why}; its encoders have to be set")
+                self.notes[key] = KeyNote(Outcome.left_out, f"{why}; its encoders have to be set")
         self.warnings.append(
             "the model itself is not imported: train.py trains the demo's small one until "
             "model._target_ names yours"
@@ -337,7 +337,7 @@ class Encoders:
             )
 
     def _carried(self, key: str, place: str) -> None:
-        self.notes[key] = Note(Outcome.carried, f"to `{place}`")
+        self.notes[key] = KeyNote(Outcome.carried, f"to `{place}`")
 
 
 def _family(arguments: Arguments) -> Family | None:

@@ -1,4 +1,4 @@
-"""What does one entry say, with upstream's defaults filled in?"""
+"""One entry of the config, with upstream's defaults filled in."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

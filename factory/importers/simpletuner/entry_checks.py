@@ -1,4 +1,4 @@
-"""What is wrong with one entry by itself?"""
+"""Checks of a single entry."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

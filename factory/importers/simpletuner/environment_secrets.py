@@ -1,4 +1,4 @@
-"""Which secrets does a config hold, and which environment variables take their place?"""
+"""Secrets of a config, and the environment variables that replace them."""
 
 import re
 from collections.abc import Iterator, Sequence

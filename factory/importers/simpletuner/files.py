@@ -1,4 +1,4 @@
-"""Which files does an import consist of, and how do they get into a folder?"""
+"""Files of an import, and writing them to a folder."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -142,14 +142,14 @@ class Import:
         return "# @package data.backends\n" + comment(head) + text
 
     @cached_property
-    def rows(self) -> list[import_report.Row]:
+    def rows(self) -> list[import_report.ReportRow]:
         """What came of every key."""
         return import_report.rows(self.conversion)
 
     @cached_property
-    def _rows_of(self) -> dict[str, list[import_report.Row]]:
+    def _rows_of(self) -> dict[str, list[import_report.ReportRow]]:
         """The rows of each dataset, by its name."""
-        found: dict[str, list[import_report.Row]] = {}
+        found: dict[str, list[import_report.ReportRow]] = {}
         for row in self.rows:
             found.setdefault(row.dataset, []).append(row)
         return found

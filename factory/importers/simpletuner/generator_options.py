@@ -1,4 +1,4 @@
-"""Which generator makes a set of conditioning pictures, and with which settings?
+"""Generators of conditioning images, and their settings.
 
 Upstream turns each `conditioning` block of an entry into a set of its own. Settings are written
 whether or not a block has them, since the defaults of the two projects differ.
@@ -130,7 +130,7 @@ def missing(entry: Entry) -> str:
     kind = str(entry.filled.get(f"{PREFIX}type"))
     if kind not in GENERATORS:
         return _NO_GENERATOR.get(kind, f"no generator is called so here; {_BEFOREHAND}")
-    given = _Block(Dataset(entry, "", ""))
+    given = _GeneratorBlock(Dataset(entry, "", ""))
     if GENERATORS[kind] == "random_masks" and given.get("output_mode", "mask") != "mask":
         return "masks are made, not pictures with the masked part painted white"
     return ""
@@ -147,14 +147,14 @@ def generate(dataset: Dataset, source: Dataset) -> None:
     for name in ("image_embeds", "encode_mode"):
         if name in source.body:
             dataset.body[name] = source.body[name]
-    block = _Block(dataset)
+    block = _GeneratorBlock(dataset)
     _type(block, masks=kind == "random_masks")
     _SETTINGS[kind](block)
     block.leave_out("captions", "samples have the captions of their source in every set")
 
 
 @dataclass(frozen=True)
-class _Block:
+class _GeneratorBlock:
     """The keys of one block, and where they go."""
 
     dataset: Dataset
@@ -180,7 +180,7 @@ class _Block:
             self.dataset.note(PREFIX + key, Outcome.left_out, why)
 
 
-def _type(block: _Block, *, masks: bool) -> None:
+def _type(block: _GeneratorBlock, *, masks: bool) -> None:
     dataset = block.dataset
     given = block.get("conditioning_type", "reference_strict")
     kind = "controlnet" if dataset.entry.arguments["controlnet"] else str(given)
@@ -198,7 +198,7 @@ def _type(block: _Block, *, masks: bool) -> None:
         dataset.note(f"{PREFIX}type", Outcome.changed, "to `generate`; edges are hard")
 
 
-def _superresolution(block: _Block) -> None:
+def _superresolution(block: _GeneratorBlock) -> None:
     factor = max(block.number("downscale_factor"), 1.0)
     small = "blurred before it is shrunk, and given its noise while it is small"
     block.put("downscale_factor", "factor", factor, small if factor > 1 else "")
@@ -221,7 +221,7 @@ def _superresolution(block: _Block) -> None:
     )
 
 
-def _jpeg(block: _Block) -> None:
+def _jpeg(block: _GeneratorBlock) -> None:
     mode = str(block.get("quality_mode", "fixed"))
     key = {"range": "quality_range", "random": "quality_list"}.get(mode, "quality")
     given: Sequence[Any]
@@ -245,7 +245,7 @@ def _jpeg(block: _Block) -> None:
             block.leave_out(each, "nothing is done before or after the compression")
 
 
-def _masks(block: _Block) -> None:
+def _masks(block: _GeneratorBlock) -> None:
     shares = sorted(block.number(key) for key in ("min_coverage", "max_coverage"))
     least, most = (min(max(share, _LEAST_SHARE), _MOST_SHARE) for share in shares)
     block.put("min_coverage", "least", least)
@@ -262,14 +262,14 @@ def _masks(block: _Block) -> None:
         block.leave_out("mask_value", f"masks are 0 and {_WHITE}")
 
 
-def _canny(block: _Block) -> None:
+def _canny(block: _GeneratorBlock) -> None:
     low, high = (max(block.number(key), 0.0) for key in ("low_threshold", "high_threshold"))
     # Of two in the wrong order OpenCV takes the smaller one for the lower.
     block.put("low_threshold", "low", min(low, high))
     block.put("high_threshold", "high", max(low, high))
 
 
-_SETTINGS: dict[str, Callable[[_Block], None]] = {
+_SETTINGS: dict[str, Callable[[_GeneratorBlock], None]] = {
     "superresolution": _superresolution,
     "jpeg_artifacts": _jpeg,
     "random_masks": _masks,

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from factory.importers.simpletuner.convert import Conversion
-from factory.importers.simpletuner.dataset import Dataset, Note, Outcome
+from factory.importers.simpletuner.dataset import Dataset, KeyNote, Outcome
 from factory.importers.simpletuner.entry import TRUTHY, as_switch
 from factory.importers.simpletuner.keys import ARGUMENTS, BLOCKS, KEYS, PLACES, Fate, Key, look_up
 from factory.importers.simpletuner.variables import reads_environment
@@ -23,7 +23,7 @@ _ALIKE = 0.6
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """What came of one key of one dataset.
 
     Attributes:
@@ -39,7 +39,7 @@ class Row:
     text: str
 
 
-def rows(conversion: Conversion) -> list[Row]:
+def rows(conversion: Conversion) -> list[ReportRow]:
     """Return one row for each key of each entry, in their order."""
     found = [row for dataset in conversion.datasets for row in _dataset_rows(dataset)]
     return [*found, *_argument_rows(conversion)]
@@ -50,17 +50,17 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
-def _dataset_rows(dataset: Dataset) -> Iterator[Row]:
+def _dataset_rows(dataset: Dataset) -> Iterator[ReportRow]:
     name = dataset.name
     if dataset.entry.id != name:
         text = f"the id {dataset.entry.id!r} is called {name} here"
-        yield Row(name, "", Outcome.changed, one_line(text))
+        yield ReportRow(name, "", Outcome.changed, one_line(text))
     if dataset.left_out:
-        yield Row(name, "", Outcome.left_out, dataset.left_out)
+        yield ReportRow(name, "", Outcome.left_out, dataset.left_out)
         return
     for key in flat(dataset.entry.filled):
         note = outcome(dataset, key)
-        yield Row(name, one_line(key), note.outcome, one_line(note.text))
+        yield ReportRow(name, one_line(key), note.outcome, one_line(note.text))
 
 
 def flat(keys: Mapping[str, object], before: str = "") -> Iterator[str]:
@@ -74,14 +74,14 @@ def flat(keys: Mapping[str, object], before: str = "") -> Iterator[str]:
             yield from flat(value, f"{name}.")
 
 
-def outcome(dataset: Dataset, key: str) -> Note:
+def outcome(dataset: Dataset, key: str) -> KeyNote:
     """Return what came of a key: what was noted, where it was placed, or what the table says."""
     value = value_of(dataset.entry.filled, key)
     if key not in PLACES and reads_environment(value):
         what = "its {env:…} stays as it is written: only keys of places and credentials are filled"
-        return Note(Outcome.changed, what)
+        return KeyNote(Outcome.changed, what)
     if key in TRUTHY and isinstance(value, str) and as_switch(value) is False and value.strip():
-        return Note(
+        return KeyNote(
             Outcome.changed, f"taken for true, as upstream takes any text; write {key}=false"
         )
     if key in dataset.notes:
@@ -90,11 +90,11 @@ def outcome(dataset: Dataset, key: str) -> Note:
         places = ", ".join(f"`{at}`" for at in dict.fromkeys(dataset.placed[key]))
         line = look_up(key)
         more = f"; {line.reason}" if line is not None and line.reason else ""
-        return Note(Outcome.carried, f"to {places}{more}")
+        return KeyNote(Outcome.carried, f"to {places}{more}")
     line = look_up(key)
     if line is not None and line.fate is Fate.unsupported and not value:
-        return Note(Outcome.needless, "switched off")
-    return Note(Outcome.unknown, _unknown(key)) if line is None else _by_table(key, line)
+        return KeyNote(Outcome.needless, "switched off")
+    return KeyNote(Outcome.unknown, _unknown(key)) if line is None else _by_table(key, line)
 
 
 def value_of(keys: Mapping[str, Any], name: str) -> Any:
@@ -106,13 +106,13 @@ def value_of(keys: Mapping[str, Any], name: str) -> Any:
     return value_of(inside, rest) if rest and isinstance(inside, Mapping) else None
 
 
-def _by_table(key: str, line: Key) -> Note:
+def _by_table(key: str, line: Key) -> KeyNote:
     """Return what the table says of a key that no option was set from."""
     if line.fate is not Fate.carried:
-        return Note(_OUTCOMES[line.fate], line.reason)
+        return KeyNote(_OUTCOMES[line.fate], line.reason)
     if line.secret or not line.targets or key in _ELSEWHERE:
-        return Note(Outcome.carried, line.reason or "says what the entry is")
-    return Note(Outcome.needless, "the default here, or of no effect in this entry")
+        return KeyNote(Outcome.carried, line.reason or "says what the entry is")
+    return KeyNote(Outcome.needless, "the default here, or of no effect in this entry")
 
 
 @cache
@@ -124,34 +124,34 @@ def _unknown(key: str) -> str:
     return f"upstream has no such key and would ignore it; {hint}"
 
 
-def _argument_rows(conversion: Conversion) -> Iterator[Row]:
+def _argument_rows(conversion: Conversion) -> Iterator[ReportRow]:
     given = conversion.arguments.given
     for key in given:
         note = conversion.encoders.notes.get(key)
         if note is not None:
-            yield Row("", key, note.outcome, one_line(note.text))
+            yield ReportRow("", key, note.outcome, one_line(note.text))
             continue
         line = ARGUMENTS.get(key)
         if line is None or key == _DROPOUT:
             continue  # most of a trainer's arguments have nothing to do with data
         missing = _missing(conversion.kept, key)
         if missing is not None:
-            yield Row("", key, missing.outcome, missing.text)
+            yield ReportRow("", key, missing.outcome, missing.text)
         elif line.fate is Fate.carried:
             targets = ", ".join(f"`{target}`" for target in line.targets)
-            yield Row("", key, Outcome.carried, line.reason or f"to {targets}")
+            yield ReportRow("", key, Outcome.carried, line.reason or f"to {targets}")
         else:
-            yield Row("", key, _OUTCOMES[line.fate], line.reason)
+            yield ReportRow("", key, _OUTCOMES[line.fate], line.reason)
     for dataset in conversion.kept:
         name = f"args.{_DROPOUT}"
         if name in dataset.notes or name in dataset.placed:
             note = outcome(dataset, name)
             source = "" if _DROPOUT in given else " (upstream's default, 0.1)"
-            yield Row("", _DROPOUT, note.outcome, note.text + source)
+            yield ReportRow("", _DROPOUT, note.outcome, note.text + source)
             return
 
 
-def _missing(datasets: Sequence[Dataset], key: str) -> Note | None:
+def _missing(datasets: Sequence[Dataset], key: str) -> KeyNote | None:
     """Return the note of an argument that datasets follow and this version has no option for."""
     for dataset in datasets:
         note = dataset.notes.get(key)

@@ -1,4 +1,4 @@
-"""What does a person see of an import?"""
+"""Terminal output of an import."""
 
 from collections.abc import Sequence
 

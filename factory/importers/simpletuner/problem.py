@@ -1,4 +1,4 @@
-"""What is wrong with a config that is to be imported: every finding, with its category."""
+"""Problems of a config that is to be imported, each with its category."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which options does this project have, and what are they when nothing is said?"""
+"""Options of this project, and their defaults."""
 
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields

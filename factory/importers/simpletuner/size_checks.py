@@ -1,4 +1,4 @@
-"""What is wrong with an entry's sizes, and with how its pictures are cut?"""
+"""Checks of an entry's sizes and crops."""
 
 import math
 from collections.abc import Iterator, Mapping

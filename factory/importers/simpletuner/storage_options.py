@@ -1,4 +1,4 @@
-"""Where are an entry's bytes, and which table describes them?"""
+"""Storage and table options of a dataset."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-r"""What do the placeholders in a config's strings stand for?
+r"""Placeholders in a config's strings, and their values.
 
 Upstream fills `{model_family}`, `{output_dir}`, `{id}` and `{env:NAME}` in every string value
 before it looks at anything else. Here the environment is read when a run is composed, so

@@ -1,4 +1,4 @@
-"""How is an option file written, so that OmegaConf reads back exactly what was meant?"""
+"""YAML text of option files, as OmegaConf reads it back."""
 
 import math
 import re

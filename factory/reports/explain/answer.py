@@ -1,4 +1,4 @@
-"""How is a question about a run answered, from its plan and, where there is one, its ledger?"""
+"""Explanations of steps, from a run's plan and, where there is one, its ledger."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 
 from factory.backends.sample_ids import MARK, find_sample, near_names
 from factory.errors import ConfigError
-from factory.ledger.reader import Recorded, read_ledger, recorded_steps
+from factory.ledger.reader import RecordedStep, read_ledger, recorded_steps
 from factory.lightning.datamodule import FactoryDataModule
-from factory.reports.explain.findings import Choice, Findings, Sample, Step, exclude_line
-from factory.reports.explain.request import MOST_STEPS, Request
+from factory.reports.explain.findings import (
+    BackendChoice,
+    ExplainedSample,
+    ExplainedStep,
+    Explanation,
+    exclude_line,
+)
+from factory.reports.explain.request import MOST_STEPS, ExplainRequest
 from factory.reports.explain.samples import of_stream, samples_of, with_exclusions, with_layout
 from factory.reports.wording import plural
 from factory.sampling.plan import PlanStep
@@ -26,7 +32,7 @@ NAMED = 32
 
 
 @dataclass
-class Inquiry:
+class Explainer:
     """Answers questions about one run.
 
     Attributes:
@@ -43,7 +49,7 @@ class Inquiry:
     ledgers: Sequence[Path] = ()
     notes: list[str] = field(default_factory=list)
 
-    def answer(self, request: Request) -> Findings:
+    def answer(self, request: ExplainRequest) -> Explanation:
         """Find out what is asked.
 
         Raises:
@@ -60,7 +66,7 @@ class Inquiry:
         steps, sought = self._sought(request, on_record, notes)
         found = self._told(steps, notes)
         exclude = self._exclude(found, sought, on_record, notes)
-        return Findings(
+        return Explanation(
             self.run,
             self.data.plan.fingerprint,
             (int(on_record[0]) + 1, int(on_record[-1]) + 1) if on_record.size else None,
@@ -70,7 +76,7 @@ class Inquiry:
         )
 
     def _sought(
-        self, request: Request, on_record: NDArray[np.int64], notes: list[str]
+        self, request: ExplainRequest, on_record: NDArray[np.int64], notes: list[str]
     ) -> tuple[list[int], list[str]]:
         """Return the global steps asked about, and the ids of the sample asked about."""
         if request.first is not None and request.last is not None:
@@ -116,7 +122,7 @@ class Inquiry:
                     found.append(number)
         return found
 
-    def _told(self, steps: list[int], notes: list[str]) -> list[Step]:
+    def _told(self, steps: list[int], notes: list[str]) -> list[ExplainedStep]:
         if not steps:
             return []
         records = read_ledger(*self.ledgers, first=steps[0], last=steps[-1])
@@ -128,7 +134,7 @@ class Inquiry:
             found.append(step)
         return found
 
-    def _mismatches(self, records: Mapping[int, Recorded]) -> list[str]:
+    def _mismatches(self, records: Mapping[int, RecordedStep]) -> list[str]:
         """Say where catalog or plan are no longer those that the ledger was written with."""
         now = {each.name: each.identity for each in self.data.plan.backends}
         abouts = {each.about.fingerprint: each.about for each in records.values()}
@@ -150,14 +156,14 @@ class Inquiry:
                 )
         return lines
 
-    def _step(self, number: int, recorded: Recorded | None, budget: int) -> Step:
+    def _step(self, number: int, recorded: RecordedStep | None, budget: int) -> ExplainedStep:
         plan = self.data.plan
         epoch, place = plan.position(number)
         planned, told = plan.at(epoch, place), plan.explain(epoch, place)
         names = [each.name for each in plan.backends]
         at = names.index(planned.backend)
         choices = tuple(
-            Choice(
+            BackendChoice(
                 name, told["weights"][name], told["shares"][name], told["counts"][name],
                 told["owed"][name], None if plan.ending.carries else told["left"][name],
                 told["windows"][name],
@@ -168,7 +174,7 @@ class Inquiry:
         backend = recorded.backend if recorded else planned.backend
         samples = self._samples(planned, recorded, agrees) if budget > 0 else []
         about = recorded.about if recorded else None
-        return Step(
+        return ExplainedStep(
             number=number + 1,
             epoch=(recorded.epoch if recorded else epoch) + 1,
             step=(recorded.step if recorded else place) + 1,
@@ -186,13 +192,15 @@ class Inquiry:
             notes=tuple(self._notes(planned, recorded, agrees, budget)),
         )
 
-    def _agree(self, planned: PlanStep, recorded: Recorded) -> bool:
+    def _agree(self, planned: PlanStep, recorded: RecordedStep) -> bool:
         """Tell whether plan and ledger draw a step from the same bucket of the same backend."""
         if planned.backend != recorded.backend:
             return False
         return planned.backend in self.data.streams or planned.bucket == recorded.bucket
 
-    def _samples(self, planned: PlanStep, recorded: Recorded | None, agrees: bool) -> list[Sample]:
+    def _samples(
+        self, planned: PlanStep, recorded: RecordedStep | None, agrees: bool
+    ) -> list[ExplainedSample]:
         backend = recorded.backend if recorded else planned.backend
         source = self.data.sources.get(backend)
         if source is None:
@@ -208,7 +216,7 @@ class Inquiry:
         return samples
 
     def _notes(
-        self, planned: PlanStep, recorded: Recorded | None, agrees: bool, budget: int
+        self, planned: PlanStep, recorded: RecordedStep | None, agrees: bool, budget: int
     ) -> list[str]:
         notes = []
         if budget <= 0:
@@ -229,7 +237,7 @@ class Inquiry:
         return notes
 
     def _exclude(
-        self, steps: Sequence[Step], ids: Sequence[str], on_record: NDArray[np.int64],
+        self, steps: Sequence[ExplainedStep], ids: Sequence[str], on_record: NDArray[np.int64],
         notes: list[str],
     ) -> str:  # fmt: skip
         """Return the line to paste: for a sample from now on, for a step from that step on."""
@@ -255,7 +263,7 @@ class Inquiry:
         return self.data.sources[backend].catalog.facts.key(row)
 
 
-def _unlike(planned: PlanStep, recorded: Recorded) -> int:
+def _unlike(planned: PlanStep, recorded: RecordedStep) -> int:
     """Count the places at which a plan has other rows than were used or replaced."""
     used = recorded.rows.copy()
     if len(used) != len(planned.rows):

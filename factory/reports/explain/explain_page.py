@@ -1,24 +1,24 @@
-"""How does an answer look in a browser? One page that needs nothing but itself."""
+"""HTML page of an explanation; it needs nothing but itself."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.engine.engine import Engine
 from factory.reports.explain.explain_terminal import batches_left, heading, shared, since
-from factory.reports.explain.findings import Findings, Sample, Step
+from factory.reports.explain.findings import ExplainedSample, ExplainedStep, Explanation
 from factory.reports.preview.contact_sheet import kept_card
 from factory.reports.preview.html import Content, Safe, tag
 from factory.reports.preview.page import card, document, table
-from factory.reports.preview.thumbnails import Look, looks
+from factory.reports.preview.thumbnails import Thumbnail, looks
 from factory.reports.wording import number, percent, redact
 
 # Pictures shown: some 10 KB each, so that a page stays below some 5 MB.
 PICTURES = 400
 
 
-def page(findings: Findings, sources: Mapping[str, Source], engine: Engine) -> str:
+def page(findings: Explanation, sources: Mapping[str, PreparedBackend], engine: Engine) -> str:
     """Return an answer as an HTML document; reads the samples to show them.
 
     Args:
@@ -43,7 +43,7 @@ def page(findings: Findings, sources: Mapping[str, Source], engine: Engine) -> s
     return document(title, _header(title, findings), {"overview": ("Samples", overview)})
 
 
-def _header(title: str, findings: Findings) -> Safe:
+def _header(title: str, findings: Explanation) -> Safe:
     line = f"{findings.run}, plan {findings.fingerprint[:12]}"
     words = tag("div", tag("h1", title), tag("p", line, class_="dim"), class_="title")
     recorded = findings.recorded
@@ -56,7 +56,7 @@ def _note(note: str) -> Safe:
     return tag("div", badge, tag("div", tag("p", redact(note))), class_="problem warn")
 
 
-def _list(findings: Findings) -> Safe | None:
+def _list(findings: Explanation) -> Safe | None:
     head = ("step", "epoch", "backend", "bucket", "samples", "filled", "replaced")
     body: list[tuple[Content, ...]] = [
         (
@@ -69,7 +69,12 @@ def _list(findings: Findings) -> Safe | None:
     return card("Steps", table(head, body), kind="full")
 
 
-def _step(step: Step, shown: tuple[Sample, ...], source: Source | None, engine: Engine) -> Content:
+def _step(
+    step: ExplainedStep,
+    shown: tuple[ExplainedSample, ...],
+    source: PreparedBackend | None,
+    engine: Engine,
+) -> Content:
     cards: list[Safe] = []
     if source is not None and shown:
         known = [s for s in shown if s.key]
@@ -91,7 +96,7 @@ def _step(step: Step, shown: tuple[Sample, ...], source: Source | None, engine: 
     ]
 
 
-def _why(step: Step) -> Safe | None:
+def _why(step: ExplainedStep) -> Safe | None:
     head = ("backend", "weight", "share", "given", "owed", "left", "takes part")
     body: list[tuple[Content, ...]] = [
         (each.backend, f"{each.weight:.3g}", percent(each.share), number(each.given),
@@ -102,9 +107,9 @@ def _why(step: Step) -> Safe | None:
     return card(f"Why {step.backend}", table(head, body), hint=hint, kind="full") if body else None
 
 
-def _sample(sample: Sample, look: Look) -> Safe:
+def _sample(sample: ExplainedSample, look: Thumbnail) -> Safe:
     """Return a sample with its place, its caption of this epoch and what it stands in for."""
-    used = Look(**{**vars(look), "captions": (sample.caption,) if sample.caption else ()})
+    used = Thumbnail(**{**vars(look), "captions": (sample.caption,) if sample.caption else ()})
     where = f"place {sample.place}"
     if sample.rank is not None:
         where += f", rank {sample.rank}, micro-batch {sample.micro}"
@@ -121,7 +126,7 @@ def _sample(sample: Sample, look: Look) -> Safe:
     return kept_card(used, *more)
 
 
-def _exclude(findings: Findings) -> Safe | None:
+def _exclude(findings: Explanation) -> Safe | None:
     if not findings.exclude:
         return None
     line = tag("p", tag("code", findings.exclude), class_="dim")

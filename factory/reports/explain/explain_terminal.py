@@ -1,4 +1,4 @@
-"""How does an answer look in a terminal?"""
+"""Terminal output of an explanation."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from factory.reports.explain.findings import Choice, Findings, Sample, Step
+from factory.reports.explain.findings import (
+    BackendChoice,
+    ExplainedSample,
+    ExplainedStep,
+    Explanation,
+)
 from factory.reports.terminal_tables import narrow, titled_table
 from factory.reports.wording import number, percent, plural, redact, size
 from factory.untrusted_text import printable, terminal
@@ -17,7 +22,7 @@ WIDTH = 110
 ETAG = 16
 
 
-def show(findings: Findings, console: Console | None = None) -> None:
+def show(findings: Explanation, console: Console | None = None) -> None:
     """Print an answer."""
     console = narrow(console or terminal(), WIDTH)
     for note in findings.notes:
@@ -34,7 +39,7 @@ def show(findings: Findings, console: Console | None = None) -> None:
         console.print(findings.exclude, soft_wrap=True, markup=False, highlight=False)
 
 
-def _overview(findings: Findings) -> Table:
+def _overview(findings: Explanation) -> Table:
     table = titled_table(
         "Steps", ("step", "right"), ("epoch", "right"), ("in it", "right"), ("backend", "left"),
         ("bucket", "left"), ("samples", "right"), ("filled", "right"), ("replaced", "right"),
@@ -50,7 +55,7 @@ def _overview(findings: Findings) -> Table:
     return table
 
 
-def parts(step: Step) -> Iterator[RenderableType]:
+def parts(step: ExplainedStep) -> Iterator[RenderableType]:
     """Yield what is known of one step, from the first table to the last."""
     yield Text(heading(step), style="bold")
     yield Text(shared(step), style="dim")
@@ -64,7 +69,7 @@ def parts(step: Step) -> Iterator[RenderableType]:
         yield _swapped(swapped)
 
 
-def heading(step: Step) -> str:
+def heading(step: ExplainedStep) -> str:
     """Return "Step 12: step 3 of 9 in epoch 2, from photos, bucket 128x96"."""
     of = f" of {number(step.steps)}" if step.steps else ""
     return (
@@ -73,7 +78,7 @@ def heading(step: Step) -> str:
     )
 
 
-def shared(step: Step) -> str:
+def shared(step: ExplainedStep) -> str:
     """Return how a step was shared, and what it is in its backend."""
     said = [plural(len(step.samples), "sample")]
     if step.pass_number:
@@ -88,7 +93,7 @@ def shared(step: Step) -> str:
     return ", ".join(said)
 
 
-def _why(step: Step) -> Table:
+def _why(step: ExplainedStep) -> Table:
     table = titled_table(
         f"Why {step.backend}: weights since {since(step)}",
         ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
@@ -103,19 +108,19 @@ def _why(step: Step) -> Table:
     return table
 
 
-def since(step: Step) -> str:
+def since(step: ExplainedStep) -> str:
     """Return "step 3 of the epoch", since which backends and weights are the same."""
     if step.since < 1:
         return f"step {number(step.number - step.step + step.since)} of the run"
     return f"step {number(step.since)} of the epoch"
 
 
-def batches_left(choice: Choice) -> str:
+def batches_left(choice: BackendChoice) -> str:
     """Return the batches a backend has left in the epoch."""
     return "-" if choice.left is None else number(choice.left)
 
 
-def _samples(step: Step) -> Table:
+def _samples(step: ExplainedStep) -> Table:
     who = any(sample.rank is not None for sample in step.samples)
     columns = [
         ("place", "right"), *([("rank.micro", "right")] if who else []), ("sample", "left"),
@@ -131,7 +136,7 @@ def _samples(step: Step) -> Table:
     return table
 
 
-def _named(step: Step, sample: Sample) -> Text:
+def _named(step: ExplainedStep, sample: ExplainedSample) -> Text:
     name = Text(f"{step.backend}:{redact(sample.key)}" if sample.key else f"row {sample.row}")
     if sample.key and sample.width:
         told = "" if sample.bytes < 0 else f", {size(sample.bytes)}"
@@ -146,7 +151,7 @@ def _named(step: Step, sample: Sample) -> Text:
     return name
 
 
-def cut(sample: Sample) -> str:
+def cut(sample: ExplainedSample) -> str:
     """Return how a sample is resized and cut, and by how much it is enlarged."""
     if sample.target is None or sample.crop is None or sample.resized is None:
         return "-"
@@ -156,7 +161,7 @@ def cut(sample: Sample) -> str:
     return f"{to}{scale}\n{width}x{height} at {left},{top}"
 
 
-def _swapped(samples: list[Sample]) -> Table:
+def _swapped(samples: list[ExplainedSample]) -> Table:
     table = titled_table("Replaced", ("place", "right"), ("sample", "left"), ("why", "left"))
     for sample in samples:
         for one in sample.instead_of:

@@ -1,4 +1,4 @@
-"""What is known of a step and its samples?"""
+"""Explanation of steps as plain values, the same for terminal, page and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from factory.untrusted_text import config_value, shell_word
 
 
 @dataclass(frozen=True)
-class Swapped:
+class ReplacedSample:
     """A sample that another stands in for.
 
     Attributes:
@@ -24,7 +24,7 @@ class Swapped:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ExplainedSample:
     """One place of a global batch.
 
     Attributes:
@@ -62,7 +62,7 @@ class Sample:
     caption: str = ""
     fills: bool = False
     partners: dict[str, str] = field(default_factory=dict)
-    instead_of: tuple[Swapped, ...] = ()
+    instead_of: tuple[ReplacedSample, ...] = ()
     dropped: str = ""
 
     @property
@@ -72,7 +72,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """How a backend stood when the step's backend was chosen.
 
     Attributes:
@@ -96,7 +96,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Step:
+class ExplainedStep:
     """One optimizer step; all numbers for people, so they count from 1.
 
     Attributes:
@@ -128,15 +128,15 @@ class Step:
     passes: int
     fills: int
     since: int
-    choices: tuple[Choice, ...]
+    choices: tuple[BackendChoice, ...]
     ranks: int | None
     micros: int | None
-    samples: tuple[Sample, ...]
+    samples: tuple[ExplainedSample, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Findings:
+class Explanation:
     """The answer to a request.
 
     Attributes:
@@ -151,7 +151,7 @@ class Findings:
     run: str
     fingerprint: str
     recorded: tuple[int, int] | None
-    steps: tuple[Step, ...]
+    steps: tuple[ExplainedStep, ...]
     notes: tuple[str, ...]
     exclude: str
 

@@ -1,18 +1,18 @@
-"""Answers from a ledger alone, where the data that a run was planned from cannot be reached."""
+"""Explanations from a ledger alone, where the data of the run cannot be reached."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from factory.errors import ConfigError, FactoryError
-from factory.ledger.reader import Recorded, read_ledger, recorded_steps
-from factory.reports.explain.findings import Findings, Step
-from factory.reports.explain.request import MOST_STEPS, Request
+from factory.ledger.reader import RecordedStep, read_ledger, recorded_steps
+from factory.reports.explain.findings import ExplainedStep, Explanation
+from factory.reports.explain.request import MOST_STEPS, ExplainRequest
 from factory.reports.explain.samples import of_stream, with_layout
 
 
 def recorded_findings(
-    run: str, ledgers: Sequence[Path], request: Request, reason: FactoryError
-) -> Findings:
+    run: str, ledgers: Sequence[Path], request: ExplainRequest, reason: FactoryError
+) -> Explanation:
     """Find out what is asked, as far as the ledger tells.
 
     Args:
@@ -51,10 +51,10 @@ def recorded_findings(
     if len(records) > MOST_STEPS:
         notes.append(f"the first {MOST_STEPS} of {len(records)} steps are shown")
     steps = tuple(_step(each) for each in list(records.values())[:MOST_STEPS])
-    return Findings(run, newest.about.fingerprint, (first, last), steps, tuple(notes), "")
+    return Explanation(run, newest.about.fingerprint, (first, last), steps, tuple(notes), "")
 
 
-def _sought(ledgers: Sequence[Path], request: Request) -> dict[int, Recorded]:
+def _sought(ledgers: Sequence[Path], request: ExplainRequest) -> dict[int, RecordedStep]:
     """Return the steps asked about, by their number."""
     if request.first is not None:
         return read_ledger(*ledgers, first=request.first, last=request.last)
@@ -66,16 +66,16 @@ def _sought(ledgers: Sequence[Path], request: Request) -> dict[int, Recorded]:
     }
 
 
-def _names(recorded: Recorded) -> set[str]:
+def _names(recorded: RecordedStep) -> set[str]:
     """Return the samples of a step that are named on record."""
     keys = {key for micro in recorded.micros for key in micro.keys or ()}
     replaced = [one for micro in recorded.micros for one in micro.replaced]
     return keys | {one.key for one in replaced} | {one.substitute_key for one in replaced}
 
 
-def _step(recorded: Recorded) -> Step:
+def _step(recorded: RecordedStep) -> ExplainedStep:
     missing = ", ".join(map(str, recorded.missing))
-    return Step(
+    return ExplainedStep(
         number=recorded.global_step + 1,
         epoch=recorded.epoch + 1,
         step=recorded.step + 1,

@@ -1,4 +1,4 @@
-"""Which steps is one asked about?"""
+"""Request for an explanation: steps, or the steps that used a sample."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
-class Request:
+class ExplainRequest:
     """What is asked.
 
     Attributes:
@@ -25,7 +25,7 @@ class Request:
     sample: str | None = None
 
 
-def parse(texts: Sequence[str]) -> Request:
+def parse(texts: Sequence[str]) -> ExplainRequest:
     """Read "step=12", "step=12..40" or "sample=KEY"; steps count from 1 there.
 
     Raises:
@@ -36,7 +36,7 @@ def parse(texts: Sequence[str]) -> Request:
         raise ConfigError(f"ask for one of step=12, step=12..40 or sample=KEY; got {given}")
     [text] = texts
     if text.startswith("sample=") and text != "sample=":
-        return Request(sample=text.partition("=")[2])
+        return ExplainRequest(sample=text.partition("=")[2])
     found = re.fullmatch(r"step=(\d+)(?:\.\.(\d+))?", text)
     if found is None:
         raise ConfigError(f"{text}: ask for step=12, step=12..40 or sample=KEY")
@@ -48,4 +48,4 @@ def parse(texts: Sequence[str]) -> Request:
             f"{text} asks for {last - first + 1} steps; {MOST_STEPS} are shown at once: "
             f"step={first}..{first + MOST_STEPS - 1}"
         )
-    return Request(first - 1, last - 1)
+    return ExplainRequest(first - 1, last - 1)

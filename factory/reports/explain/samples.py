@@ -1,4 +1,4 @@
-"""Which sample is at each place of a step, what is known of it, and who used it?"""
+"""Samples of an explained step: their facts, decisions, and the rank that used them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning import is_generated
 from factory.backends.conditioning_sets import partner_rows
-from factory.backends.prepared import Source
-from factory.ledger.reader import Recorded
-from factory.reports.explain.findings import Sample, Swapped
+from factory.backends.prepared import PreparedBackend
+from factory.ledger.reader import RecordedStep
+from factory.reports.explain.findings import ExplainedSample, ReplacedSample
 from factory.sampling.plan import Plan, PlanStep
 
 
-def samples_of(rows: NDArray[np.int64], source: Source, *, seed: int, epoch: int) -> list[Sample]:
+def samples_of(
+    rows: NDArray[np.int64], source: PreparedBackend, *, seed: int, epoch: int
+) -> list[ExplainedSample]:
     """Describe the samples of rows, in their order.
 
     Args:
@@ -28,16 +30,16 @@ def samples_of(rows: NDArray[np.int64], source: Source, *, seed: int, epoch: int
     found = []
     for place, row in enumerate(rows.tolist()):
         # A ledger of another catalog may name rows that this one has not.
-        told = _described(source, row, seed, epoch) if 0 <= row < known else Sample(0, row)
+        told = _described(source, row, seed, epoch) if 0 <= row < known else ExplainedSample(0, row)
         found.append(replace(told, place=place))
     return found
 
 
-def _described(source: Source, row: int, seed: int, epoch: int) -> Sample:
+def _described(source: PreparedBackend, row: int, seed: int, epoch: int) -> ExplainedSample:
     catalog, one = source.catalog, [row]
     facts, decisions = catalog.facts, catalog.decisions
     width, height, size = (int(facts.take(n, one)[0]) for n in ("width", "height", "size"))
-    told = Sample(
+    told = ExplainedSample(
         0, row, facts.key(row), width=width, height=height, bytes=size,
         etag=str(facts.texts("etag", one)[0]),
     )  # fmt: skip
@@ -55,7 +57,9 @@ def _described(source: Source, row: int, seed: int, epoch: int) -> Sample:
     )
 
 
-def _partners(source: Source, row: int, seed: int, epoch: int) -> Iterator[tuple[str, str]]:
+def _partners(
+    source: PreparedBackend, row: int, seed: int, epoch: int
+) -> Iterator[tuple[str, str]]:
     """Yield each conditioning backend that is used, and the key of the partner there."""
     found = partner_rows(source, np.array([row]), seed=seed, epoch=epoch)
     for name, rows in found.items():
@@ -65,17 +69,19 @@ def _partners(source: Source, row: int, seed: int, epoch: int) -> Iterator[tuple
             yield name, partner.catalog.facts.key(int(rows[0])) + made
 
 
-def of_stream(recorded: Recorded | None) -> list[Sample]:
+def of_stream(recorded: RecordedStep | None) -> list[ExplainedSample]:
     """Return what is known of a stream's samples: what the ledger holds of them."""
     if recorded is None:
         return []
     rows = recorded.rows.tolist()
     keys = [key for micro in recorded.micros for key in micro.keys or [""] * len(micro.rows)]
     pairs = zip(rows, keys, strict=True)
-    return [Sample(place, row, key) for place, (row, key) in enumerate(pairs)]
+    return [ExplainedSample(place, row, key) for place, (row, key) in enumerate(pairs)]
 
 
-def with_layout(samples: Sequence[Sample], recorded: Recorded) -> list[Sample]:
+def with_layout(
+    samples: Sequence[ExplainedSample], recorded: RecordedStep
+) -> list[ExplainedSample]:
     """Add who used each sample, and where it stands in the global batch."""
     found, rest, about = [], iter(samples), recorded.about
     for micro in recorded.micros:
@@ -86,15 +92,18 @@ def with_layout(samples: Sequence[Sample], recorded: Recorded) -> list[Sample]:
             sample = replace(next(rest), place=place, rank=micro.rank, micro=micro.micro)
             if place in damaged:
                 one = damaged[place]
-                swapped = Swapped(one.key, one.stage, one.reason)
+                swapped = ReplacedSample(one.key, one.stage, one.reason)
                 sample = replace(sample, instead_of=(swapped,))
             found.append(sample)
     return found
 
 
 def with_exclusions(
-    samples: Sequence[Sample], planned: PlanStep, plan: Plan, sources: Mapping[str, Source]
-) -> list[Sample]:
+    samples: Sequence[ExplainedSample],
+    planned: PlanStep,
+    plan: Plan,
+    sources: Mapping[str, PreparedBackend],
+) -> list[ExplainedSample]:
     """Add which samples stand in for excluded ones, and which only fill the batch.
 
     Where an excluded sample was used all the same, before it was excluded, nothing stands in.
@@ -109,7 +118,7 @@ def with_exclusions(
             row = excluded[each.place]
             since = plan.exclude[planned.backend].steps[row] + 1
             key = sources[planned.backend].catalog.facts.key(row)
-            swapped = Swapped(key, "exclude", f"excluded from step {since} on")
+            swapped = ReplacedSample(key, "exclude", f"excluded from step {since} on")
             sample = replace(sample, instead_of=(*each.instead_of, swapped))
         found.append(sample)
     return found

@@ -1,16 +1,23 @@
-"""What does each backend hold, and what does it cost to read?"""
+"""Counts and costs of each backend for the dry run."""
 
 import numpy as np
 
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.embeddings import PictureEmbedBackend
 from factory.backends.image import EvalBackend, ImageBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.scan.discovery import Discovery
 from factory.errors import StorageError
 from factory.media.formats.png import TAIL_BYTES
 from factory.reports.preview import catalog_rows
-from factory.reports.preview.summary import Backend, Bucket, Costs, Dropped, Plan, Texts
+from factory.reports.preview.summary import (
+    BackendCosts,
+    BackendSummary,
+    BucketSummary,
+    CaptionSummary,
+    DroppedSamples,
+    PlanSummary,
+)
 from factory.reports.wording import place, redact, short_name
 from factory.storage.base import TabularStorage
 from factory.workspace import CachePlace
@@ -19,7 +26,7 @@ from factory.workspace import CachePlace
 EXAMPLES = 3
 
 
-def batch_of(source: Source, batch_size: int) -> int:
+def batch_of(source: PreparedBackend, batch_size: int) -> int:
     """Return the samples of a backend's global batches, its own or the run's."""
     backend = source.backend
     own = backend.batch_size if isinstance(backend, ImageBackend) else None
@@ -27,8 +34,12 @@ def batch_of(source: Source, batch_size: int) -> int:
 
 
 def count(
-    source: Source, batch_size: int, short_batch: str, plan: Plan | None, cache: CachePlace
-) -> Backend:
+    source: PreparedBackend,
+    batch_size: int,
+    short_batch: str,
+    plan: PlanSummary | None,
+    cache: CachePlace,
+) -> BackendSummary:
     """Return what a backend holds and costs.
 
     Args:
@@ -44,9 +55,9 @@ def count(
     mode = short_batch if plan_of(source) else "short"
     found = (bucket_of(b.name, b.width, b.height, b.frames, len(b.rows), batch_size, mode)
              for b in catalog.decisions.buckets)  # fmt: skip
-    return Backend(
+    return BackendSummary(
         name=source.name,
-        kind=type(backend).__name__.removesuffix("Backend").lower(),
+        kind=type(backend).__name__.removesuffix("BackendSummary").lower(),
         where=_where(source),
         # What is generated has no files, and is lost with its source's samples alone.
         found=len(catalog) if made else len(catalog.facts),
@@ -60,13 +71,13 @@ def count(
     )
 
 
-def _where(source: Source) -> str:
+def _where(source: PreparedBackend) -> str:
     storage, prefix = source.backend.storage, source.backend.prefix
     # A table's rows lie in no folder.
     return place(storage.identity, "" if isinstance(storage, TabularStorage) else prefix)
 
 
-def plan_of(source: Source) -> bool:
+def plan_of(source: PreparedBackend) -> bool:
     """Tell whether a source is trained on in batches of its own."""
     return not isinstance(source.backend, EvalBackend | ConditioningBackend)
 
@@ -79,20 +90,22 @@ def bucket_of(
     samples: int,
     batch_size: int,
     short_batch: str,
-) -> Bucket:
+) -> BucketSummary:
     """Count the batches of a bucket in one pass."""
     batches, rest = divmod(samples, batch_size)
     cut = short_batch == "drop"
     filled = batch_size - rest if rest and short_batch == "fill" else 0
     if rest and not cut:
         batches += 1
-    return Bucket(name, width, height, frames or 1, samples, batches, filled, rest if cut else 0)
+    return BucketSummary(
+        name, width, height, frames or 1, samples, batches, filled, rest if cut else 0
+    )
 
 
-def _dropped(source: Source) -> list[Dropped]:
+def _dropped(source: PreparedBackend) -> list[DroppedSamples]:
     advice = source.backend.advice()
     return [
-        Dropped(
+        DroppedSamples(
             redact(reason),
             number,
             _names(source, catalog_rows.dropped_rows(source.catalog, reason)),
@@ -102,12 +115,14 @@ def _dropped(source: Source) -> list[Dropped]:
     ]
 
 
-def _names(source: Source, chosen: catalog_rows.Rows) -> tuple[str, ...]:
+def _names(source: PreparedBackend, chosen: catalog_rows.Rows) -> tuple[str, ...]:
     facts = source.catalog.facts
     return tuple(short_name(facts.key(row)) for row in chosen[:EXAMPLES].tolist())
 
 
-def _costs(source: Source, kept: catalog_rows.Rows, plan: Plan | None, cache: CachePlace) -> Costs:
+def _costs(
+    source: PreparedBackend, kept: catalog_rows.Rows, plan: PlanSummary | None, cache: CachePlace
+) -> BackendCosts:
     stored, mode = source.latents is not None, source.encode_mode
     ahead, stays = stored and mode.ahead, stored and mode.keeps
     # Latents and image embeddings, each of which reads every sample before the first step.
@@ -120,7 +135,7 @@ def _costs(source: Source, kept: catalog_rows.Rows, plan: Plan | None, cache: Ca
     latents = _rows_bytes(source, source.latents) if stays else 0
     embeds = _rows_bytes(source, source.vision)
     space = None if latents is None or embeds is None else latents + embeds
-    return Costs(
+    return BackendCosts(
         *_scan_costs(source),
         encode_requests=int(kept.size) * encoded,
         encode_bytes=0 if not encoded else None if once is None else once * encoded,
@@ -134,7 +149,7 @@ def _costs(source: Source, kept: catalog_rows.Rows, plan: Plan | None, cache: Ca
     )
 
 
-def _given(source: Source, plan: Plan | None) -> int:
+def _given(source: PreparedBackend, plan: PlanSummary | None) -> int:
     """Count the samples a backend gives in an epoch; of an eval backend, in a validation."""
     if plan is None or isinstance(source.backend, EvalBackend):
         return len(source.catalog)
@@ -145,7 +160,7 @@ def _given(source: Source, plan: Plan | None) -> int:
     return shares.get(name, len(source.catalog))
 
 
-def _scan_costs(source: Source) -> tuple[int, int | None]:
+def _scan_costs(source: PreparedBackend) -> tuple[int, int | None]:
     """Return reads of a first scan, and their bytes at most."""
     if is_generated(source.backend):
         return 0, 0
@@ -167,7 +182,7 @@ def _scan_costs(source: Source) -> tuple[int, int | None]:
     return len(facts) + further + sidecars, int(every.sum()) if known else None
 
 
-def _rows_bytes(source: Source, store: PictureEmbedBackend | None) -> int | None:
+def _rows_bytes(source: PreparedBackend, store: PictureEmbedBackend | None) -> int | None:
     """Return the space a source's rows take in a store; None where its encoder cannot tell."""
     if store is None:
         return 0
@@ -178,7 +193,7 @@ def _rows_bytes(source: Source, store: PictureEmbedBackend | None) -> int | None
     return sum((part or 0) * len(b.rows) for part, b in zip(parts, buckets, strict=True))
 
 
-def _catalog_bytes(source: Source, cache: CachePlace) -> int | None:
+def _catalog_bytes(source: PreparedBackend, cache: CachePlace) -> int | None:
     if is_generated(source.backend):
         return 0
     try:
@@ -187,16 +202,16 @@ def _catalog_bytes(source: Source, cache: CachePlace) -> int | None:
         return None
 
 
-def count_texts(sources: list[Source]) -> Texts:
+def count_texts(sources: list[PreparedBackend]) -> CaptionSummary:
     """Count the captions of backends, and the space of their embeddings."""
     told = [s for s in sources if not isinstance(s.backend, ConditioningBackend)]
     found, exact = catalog_rows.captions(source.catalog for source in told)
     encoded = [source for source in told if source.text is not None]
     stores = {s.text.name: s.text for s in encoded if s.text and s.encode_text_mode.keeps}
     if not stores:
-        return Texts(found, exact, 0, encoded=bool(encoded))
+        return CaptionSummary(found, exact, 0, encoded=bool(encoded))
     each = [store.row_bytes() for store in stores.values()]
     # One more for the empty caption that a dropped one becomes. With several stores the
     # widest rows count for all captions: an upper bound.
     most = None if None in each else max(part or 0 for part in each) * (found + 1)
-    return Texts(found, exact, most, encoded=True)
+    return CaptionSummary(found, exact, most, encoded=True)

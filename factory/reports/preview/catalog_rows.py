@@ -1,4 +1,4 @@
-"""What do the rows of a catalog say together? Asked of whole columns, never row by row.
+"""Statistics of a catalog's rows, computed over whole columns.
 
 The one module of the dry run that reads the columns of a catalog.
 """

@@ -1,11 +1,11 @@
-"""Which pictures make the numbers plain? Drawn as SVG, with no script and no library."""
+"""SVG charts of the dry run's page, without scripts or libraries."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factory.reports.preview.html import Content, Safe, tag
-from factory.reports.preview.summary import Backend, Epoch
+from factory.reports.preview.summary import BackendSummary, EpochSummary
 from factory.reports.wording import number, percent, plural
 
 # Colours of the style sheet for backends; further ones take turns.
@@ -20,7 +20,7 @@ MOST_TICKS = 7
 
 
 @dataclass(frozen=True)
-class Cloud:
+class ScatterData:
     """Sizes of samples of one backend.
 
     Attributes:
@@ -73,7 +73,7 @@ def _row(label: Content, drawn: Safe, value: Content, title: str) -> Safe:
     )  # fmt: skip
 
 
-def histogram(backend: Backend, place: int, most: int, shown: int) -> Safe:
+def histogram(backend: BackendSummary, place: int, most: int, shown: int) -> Safe:
     """Return the buckets of a backend as bars; hatched is what only fills.
 
     Args:
@@ -100,7 +100,7 @@ def histogram(backend: Backend, place: int, most: int, shown: int) -> Safe:
     return tag("div", rows, class_="bars")
 
 
-def shares(epoch: Epoch, places: dict[str, int]) -> Safe:
+def shares(epoch: EpochSummary, places: dict[str, int]) -> Safe:
     """Return the share of each backend in an epoch, with a line at the share asked for."""
     rows = [
         _row(
@@ -114,7 +114,7 @@ def shares(epoch: Epoch, places: dict[str, int]) -> Safe:
     return tag("div", rows, class_="bars wide")
 
 
-def sequence(epoch: Epoch, places: dict[str, int]) -> Safe:
+def sequence(epoch: EpochSummary, places: dict[str, int]) -> Safe:
     """Return which backend serves each of the first steps of an epoch, as a strip."""
     cells: list[Safe] = []
     first = 0
@@ -138,7 +138,7 @@ def sequence(epoch: Epoch, places: dict[str, int]) -> Safe:
     )  # fmt: skip
 
 
-def reasons(backends: Sequence[Backend], places: dict[str, int]) -> Safe | None:
+def reasons(backends: Sequence[BackendSummary], places: dict[str, int]) -> Safe | None:
     """Return why samples are dropped, as bars; None if none are."""
     found = [(each.name, drop) for each in backends for drop in each.dropped]
     if not found:
@@ -162,7 +162,7 @@ def legend(names: Sequence[str], places: dict[str, int]) -> Safe:
     return tag("ul", items, class_="legend")
 
 
-def scatter(clouds: Sequence[Cloud], places: dict[str, int]) -> Safe | None:
+def scatter(clouds: Sequence[ScatterData], places: dict[str, int]) -> Safe | None:
     """Return widths against heights on logarithmic axes; None if nothing is kept.
 
     Dots are kept samples, crosses dropped ones, squares the targets of the buckets.

@@ -1,13 +1,13 @@
-"""Which samples are shown, and what stands below each?"""
+"""Contact sheets of the dry run's page: kept and dropped samples with their captions."""
 
 from collections.abc import Mapping
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.engine.engine import Engine
 from factory.reports.preview import catalog_rows
 from factory.reports.preview.html import Content, Safe, tag
-from factory.reports.preview.summary import Backend, Figures
-from factory.reports.preview.thumbnails import Look, looks, window
+from factory.reports.preview.summary import BackendSummary, Summary
+from factory.reports.preview.thumbnails import Thumbnail, looks, window
 from factory.reports.wording import listed, number, plural, redact, short_name
 
 # Samples shown of each backend, kept ones and dropped ones.
@@ -16,7 +16,9 @@ SHOWN = 24
 CAPTION = 140
 
 
-def samples_part(figures: Figures, sources: Mapping[str, Source], engine: Engine) -> list[Content]:
+def samples_part(
+    summary: Summary, sources: Mapping[str, PreparedBackend], engine: Engine
+) -> list[Content]:
     """Return kept samples of each backend, with what is cut out of each."""
     parts: list[Content] = [
         tag(
@@ -25,7 +27,7 @@ def samples_part(figures: Figures, sources: Mapping[str, Source], engine: Engine
             class_="dim lead",
         )
     ]
-    for backend in figures.backends:
+    for backend in summary.backends:
         source = sources[backend.name]
         chosen = catalog_rows.contact_rows(source.catalog, SHOWN)
         cards = [kept_card(look) for look in looks(source, chosen, engine)]
@@ -34,10 +36,12 @@ def samples_part(figures: Figures, sources: Mapping[str, Source], engine: Engine
     return parts
 
 
-def dropped_part(figures: Figures, sources: Mapping[str, Source], engine: Engine) -> list[Content]:
+def dropped_part(
+    summary: Summary, sources: Mapping[str, PreparedBackend], engine: Engine
+) -> list[Content]:
     """Return dropped samples of each backend, with the reason of each."""
     parts: list[Content] = []
-    for backend in figures.backends:
+    for backend in summary.backends:
         if backend.dropped:
             cards = _gone(sources[backend.name], engine)
             gone = number(backend.found - backend.kept)
@@ -45,12 +49,12 @@ def dropped_part(figures: Figures, sources: Mapping[str, Source], engine: Engine
     return parts or [tag("p", "Nothing is dropped.", class_="empty")]
 
 
-def _sheet(backend: Backend, note: str, cards: list[Safe]) -> Safe:
+def _sheet(backend: BackendSummary, note: str, cards: list[Safe]) -> Safe:
     heading = tag("h2", backend.name, " ", tag("small", f"{backend.kind}, {note}"))
     return tag("article", heading, tag("div", cards, class_="sheet"), class_="card full")
 
 
-def _gone(source: Source, engine: Engine) -> list[Safe]:
+def _gone(source: PreparedBackend, engine: Engine) -> list[Safe]:
     """Show some of every reason, the commonest first."""
     catalog = source.catalog
     counts = catalog.decisions.dropped()
@@ -64,7 +68,7 @@ def _gone(source: Source, engine: Engine) -> list[Safe]:
     return cards
 
 
-def kept_card(look: Look, *more: Content) -> Safe:
+def kept_card(look: Thumbnail, *more: Content) -> Safe:
     """Return a sample with the frame that is trained on, and what else is known of it below."""
     cut = look.cut
     frame = None
@@ -82,7 +86,7 @@ def kept_card(look: Look, *more: Content) -> Safe:
     )
 
 
-def _scale(look: Look) -> str:
+def _scale(look: Thumbnail) -> str:
     """Return "x0.53", how much a sample is resized, and the part of its area that is kept."""
     assert look.cut is not None  # noqa: S101 - the caller has looked
     _, _, width, height = window(look.cut)
@@ -90,7 +94,7 @@ def _scale(look: Look) -> str:
     return f"x{factor:.2f}, keeps {width * height:.0%}"
 
 
-def _dropped(look: Look, reason: str, detail: str) -> Safe:
+def _dropped(look: Thumbnail, reason: str, detail: str) -> Safe:
     size = f"{look.width}x{look.height}" if look.width else ""
     said = redact(detail.partition(": ")[2])
     why = tag("p", tag("span", redact(reason), class_="badge warn"), " ", tag("b", size))
@@ -98,19 +102,19 @@ def _dropped(look: Look, reason: str, detail: str) -> Safe:
     return tag("figure", _picture(look, None), tag("figcaption", _name(look), why, more))
 
 
-def _picture(look: Look, frame: Safe | None) -> Safe:
+def _picture(look: Thumbnail, frame: Safe | None) -> Safe:
     if not look.image:
         return tag("div", tag("span", "no picture", title=redact(look.why)), class_="frame none")
     image = tag("img", src=look.image, alt="", loading="lazy")
     return tag("div", tag("span", image, frame, class_="fit"), class_="frame")
 
 
-def _name(look: Look) -> Safe:
+def _name(look: Thumbnail) -> Safe:
     key = redact(look.key)
     return tag("p", short_name(look.key), class_="key", title=key)
 
 
-def _says(look: Look) -> Safe | None:
+def _says(look: Thumbnail) -> Safe | None:
     if not look.captions:
         return None
     first = look.captions[0]

@@ -1,23 +1,22 @@
-"""What would a run do with its data? Scans, decides and plans; encodes and trains nothing."""
+"""Dry run: scans, decides and plans as a run would; encodes and trains nothing."""
 
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.backends.sample_ids import resolve
 from factory.errors import ConfigError, EmptyBackendError, FactoryError, PlanError
 from factory.lightning.datamodule import FactoryDataModule
 from factory.registry.plan_inputs import plan_backend
 from factory.registry.prepare import survey
 from factory.registry.reopen import check_shared
-from factory.reports.preview import summary
 from factory.reports.preview.backend_counts import batch_of, count, count_texts
 from factory.reports.preview.epochs import lay_out
 from factory.reports.preview.mixture_problems import mixture_problems
 from factory.reports.preview.sample_problems import sample_problems
-from factory.reports.preview.summary import Figures, Problem, Run
+from factory.reports.preview.summary import Problem, RunLimits, Summary
 from factory.reports.wording import place, redact, size
 from factory.runtime.prefetch.expected_memory import (
     expected,
@@ -33,23 +32,23 @@ _GRAVITY = {"stop": 0, "warn": 1, "note": 2}
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """A dry run.
 
     Attributes:
-        figures: What it found out.
+        summary: What it found out.
         sources: The backends of samples, by name, to look at single ones.
     """
 
-    figures: Figures
-    sources: Mapping[str, Source]
+    summary: Summary
+    sources: Mapping[str, PreparedBackend]
 
 
-def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
+def preview_run(data: FactoryDataModule, run: RunLimits | None = None) -> DryRun:
     """Scan, decide and plan as a training run would, and say what would come of it.
 
     Facts are published as the run itself would publish them, so that it need not measure
-    again. What keeps the run from training is a problem in the figures, not an error.
+    again. What keeps the run from training is a problem in the summary, not an error.
 
     Args:
         data: The data module of the run.
@@ -58,7 +57,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
     Raises:
         StorageError: The cache's storage cannot be reached or written to.
     """
-    run = run or Run()
+    run = run or RunLimits()
     registry = data.registry
     registry.cache.storage.check(write=True)
     problems = list(_refusals(data, run))
@@ -80,7 +79,7 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
         problems += mixture_problems(plan, laid_out, run)
     problems += _memory(data, sources, run)
     problems += sample_problems(backends, sources, data.batch_size, mode)
-    known = Figures(
+    known = Summary(
         backends,
         laid_out,
         count_texts(list(sources.values())),
@@ -90,13 +89,13 @@ def rehearse(data: FactoryDataModule, run: Run | None = None) -> Rehearsal:
     )
     problems += _space(known)
     ranked = sorted(problems, key=lambda problem: _GRAVITY[problem.level])
-    return Rehearsal(
-        Figures(**{**vars(known), "problems": tuple(ranked)}),
+    return DryRun(
+        Summary(**{**vars(known), "problems": tuple(ranked)}),
         sources,
     )
 
 
-def _plan(data: FactoryDataModule, sources: Mapping[str, Source]) -> Plan:
+def _plan(data: FactoryDataModule, sources: Mapping[str, PreparedBackend]) -> Plan:
     there = [sources[name] for name in data.registry.data if name in sources]
     excluded = resolve(data.exclude, sources, data.registry.streams)
     return data.sampling.plan(
@@ -107,7 +106,7 @@ def _plan(data: FactoryDataModule, sources: Mapping[str, Source]) -> Plan:
     )
 
 
-def _refusals(data: FactoryDataModule, run: Run) -> Iterator[Problem]:
+def _refusals(data: FactoryDataModule, run: RunLimits) -> Iterator[Problem]:
     """Yield what a run is refused for before anything is scanned."""
     checks = (data.registry.check_alignment, lambda: check_shared(data.registry, run.ranks))
     for check in checks:
@@ -127,7 +126,9 @@ def _stopped(name: str | None, error: FactoryError) -> Problem:
     return Problem("stop", name, text, fix if found else "")
 
 
-def _memory(data: FactoryDataModule, sources: Mapping[str, Source], run: Run) -> list[Problem]:
+def _memory(
+    data: FactoryDataModule, sources: Mapping[str, PreparedBackend], run: RunLimits
+) -> list[Problem]:
     """Return what is wrong with the memory that batches take on this machine."""
     trained = [source for source in sources.values() if source.name in data.registry.data]
     parts = expected(trained, data.batch_size, data.prefetch, run.ranks * run.micros)
@@ -152,7 +153,7 @@ def _free(cache: CachePlace) -> int | None:
     return shutil.disk_usage(there).free
 
 
-def _space(known: summary.Figures) -> list[Problem]:
+def _space(known: Summary) -> list[Problem]:
     needed, free = known.cache_bytes, known.free_bytes
     if needed is None or free is None or needed <= free:
         return []

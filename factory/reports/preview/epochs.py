@@ -1,8 +1,13 @@
-"""What does each backend give, epoch by epoch and stretch by stretch?"""
+"""Epochs of a dry run: what each backend contributes, in each epoch and part of it."""
 
 from factory.errors import PlanError
-from factory.reports.preview import summary
-from factory.reports.preview.summary import Run
+from factory.reports.preview.summary import (
+    BackendShare,
+    EpochSummary,
+    PlanSummary,
+    RunLimits,
+    StretchSummary,
+)
 from factory.sampling.epoch_schedule import Stretch
 from factory.sampling.plan import Plan
 from factory.sampling.schedule import Window
@@ -13,14 +18,14 @@ MOST_EPOCHS = 6
 MOST_STEPS = 200
 
 
-def lay_out(plan: Plan, run: Run) -> summary.Plan:
+def lay_out(plan: Plan, run: RunLimits) -> PlanSummary:
     """Return the plan of a run in numbers.
 
     Raises:
         PlanError: No backend is active in the first epoch.
     """
     steps, epochs = length(plan, run)
-    return summary.Plan(
+    return PlanSummary(
         fingerprint=plan.fingerprint,
         batch_size=plan.batch_size,
         short_batch=str(plan.short_batch),
@@ -33,7 +38,7 @@ def lay_out(plan: Plan, run: Run) -> summary.Plan:
     )
 
 
-def length(plan: Plan, run: Run) -> tuple[int | None, float | None]:
+def length(plan: Plan, run: RunLimits) -> tuple[int | None, float | None]:
     """Return (steps, epochs) of a run; None for no limit, or where no backend is left."""
     steps = run.max_steps
     try:
@@ -83,12 +88,12 @@ def _is_laid_out(plan: Plan, epoch: int) -> bool:
         return False
 
 
-def _epoch(plan: Plan, epoch: int) -> summary.Epoch:
+def _epoch(plan: Plan, epoch: int) -> EpochSummary:
     steps = plan.steps(epoch)
     stretches = plan.stretches(epoch)
     accounts = plan.accounting(epoch)
     shares = tuple(
-        summary.Share(
+        BackendShare(
             backend=account.backend,
             weight=float(weight),
             batches=account.batches,
@@ -101,7 +106,7 @@ def _epoch(plan: Plan, epoch: int) -> summary.Epoch:
         for index, (account, weight) in enumerate(zip(accounts, plan.weights, strict=True))
     )
     parts = tuple(
-        summary.Stretch(
+        StretchSummary(
             first=first + 1,
             last=last,
             asked={account.backend: account.requested for account in part},
@@ -114,7 +119,7 @@ def _epoch(plan: Plan, epoch: int) -> summary.Epoch:
     first = plan.at(epoch, 0).global_step + 1
     begins = tuple(plan.at(epoch, step).backend for step in range(min(steps, MOST_STEPS)))
     schedule = plan.schedule_hash(epoch)
-    return summary.Epoch(epoch + 1, first, steps, begins, shares, parts, schedule)
+    return EpochSummary(epoch + 1, first, steps, begins, shares, parts, schedule)
 
 
 def _asked(stretches: list[Stretch], backend: int) -> float:

@@ -1,4 +1,4 @@
-"""How does text become HTML, so that nothing in it is taken for markup?"""
+"""HTML elements from text, escaped so that nothing of the data is markup."""
 
 from collections.abc import Iterable
 from html import escape as _escape

@@ -1,10 +1,9 @@
-"""What is wrong with how backends are mixed, and what would mend it?"""
+"""Problems of the mixture, each with a fix."""
 
 import math
 
 from factory.errors import PlanError
-from factory.reports.preview import summary
-from factory.reports.preview.summary import Problem, Run
+from factory.reports.preview.summary import EpochSummary, PlanSummary, Problem, RunLimits
 from factory.reports.wording import number, percent, plural
 from factory.sampling.epoch_end import Ending
 from factory.sampling.plan import Plan
@@ -17,7 +16,7 @@ from factory.sampling.weights import UniformWeighting
 LEAST_OF_SHARE = 0.75
 
 
-def mixture_problems(plan: Plan, laid_out: summary.Plan, run: Run) -> list[Problem]:
+def mixture_problems(plan: Plan, laid_out: PlanSummary, run: RunLimits) -> list[Problem]:
     """Return what is wrong with the mixture of a run."""
     return [
         *_divisions(plan, run),
@@ -29,7 +28,7 @@ def mixture_problems(plan: Plan, laid_out: summary.Plan, run: Run) -> list[Probl
     ]
 
 
-def _divisions(plan: Plan, run: Run) -> list[Problem]:
+def _divisions(plan: Plan, run: RunLimits) -> list[Problem]:
     parts = run.ranks * run.micros
     found: dict[str | None, Problem] = {}
     for backend in plan.backends:
@@ -57,7 +56,7 @@ def _divisions(plan: Plan, run: Run) -> list[Problem]:
     return []
 
 
-def _windows(plan: Plan, laid_out: summary.Plan, run: Run) -> list[Problem]:
+def _windows(plan: Plan, laid_out: PlanSummary, run: RunLimits) -> list[Problem]:
     """Find backends that the run ends before."""
     epochs = run.max_epochs
     if laid_out.run_epochs is not None:
@@ -75,7 +74,7 @@ def _windows(plan: Plan, laid_out: summary.Plan, run: Run) -> list[Problem]:
     return found
 
 
-def _end(plan: Plan, laid_out: summary.Plan, run: Run) -> list[Problem]:
+def _end(plan: Plan, laid_out: PlanSummary, run: RunLimits) -> list[Problem]:
     """Find a run that goes on when every window has closed."""
     last = None if laid_out.run_steps is None else laid_out.run_steps - 1
     try:
@@ -102,7 +101,7 @@ def _never_drawn(plan: Plan) -> list[Problem]:
     ]
 
 
-def _left_out(plan: Plan, laid_out: summary.Plan) -> list[Problem]:
+def _left_out(plan: Plan, laid_out: PlanSummary) -> list[Problem]:
     """Find backends that every epoch ends before, as each begins a balance of its own."""
     windows = {each.window for each in plan.backends}
     if plan.ending.carries or plan.selection.seeded or windows != {Window()}:
@@ -122,7 +121,7 @@ def _left_out(plan: Plan, laid_out: summary.Plan) -> list[Problem]:
     ]
 
 
-def _exhausted(plan: Plan, laid_out: summary.Plan) -> list[Problem]:
+def _exhausted(plan: Plan, laid_out: PlanSummary) -> list[Problem]:
     """Find backends that run out long before the first epoch ends."""
     if plan.ending != Ending():
         return []  # by the other rules nobody leaves an epoch
@@ -146,7 +145,7 @@ def _exhausted(plan: Plan, laid_out: summary.Plan) -> list[Problem]:
     return found
 
 
-def _balance(plan: Plan, epoch: summary.Epoch, index: int) -> str:
+def _balance(plan: Plan, epoch: EpochSummary, index: int) -> str:
     """Return the settings with which a backend would last as long as the others."""
     shares, backend = epoch.shares, plan.backends[index]
     where = f"data.backends.{backend.name}"

@@ -1,15 +1,23 @@
-"""How does a dry run look in a browser? One page that needs nothing but itself."""
+"""HTML page of a dry run; it needs nothing but itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.engine.engine import Engine
 from factory.reports.preview import catalog_rows, charts
 from factory.reports.preview.contact_sheet import dropped_part, samples_part
-from factory.reports.preview.dry_run import Rehearsal
+from factory.reports.preview.dry_run import DryRun
 from factory.reports.preview.html import Content, Safe, tag
-from factory.reports.preview.summary import Backend, Epoch, Figures, Plan, Problem, Share, Stretch
+from factory.reports.preview.summary import (
+    BackendShare,
+    BackendSummary,
+    EpochSummary,
+    PlanSummary,
+    Problem,
+    StretchSummary,
+    Summary,
+)
 from factory.reports.wording import beforehand, number, percent, plural, reads, size
 
 # Points of each backend in the scatter: beyond them dots only cover each other.
@@ -23,22 +31,22 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 WORDS = {"stop": "stops the run", "warn": "warning", "note": "note"}
 
 
-def page(rehearsal: Rehearsal, engine: Engine) -> str:
+def page(run: DryRun, engine: Engine) -> str:
     """Return a dry run as an HTML document; reads some samples to show them.
 
     Args:
-        rehearsal: The dry run.
+        run: The dry run.
         engine: Reads and decodes the samples shown.
     """
-    figures, sources = rehearsal.figures, rehearsal.sources
+    summary, sources = run.summary, run.sources
     tabs: dict[str, tuple[str, Content]] = {
-        "overview": ("Overview", _overview(figures, sources)),
-        "problems": (f"Problems {len(figures.problems)}", _problems(figures)),
-        "samples": ("Samples", samples_part(figures, sources, engine)),
-        "dropped": (f"Dropped {number(_gone(figures))}", dropped_part(figures, sources, engine)),
-        "reading": ("Reading", _reading(figures)),
+        "overview": ("Overview", _overview(summary, sources)),
+        "problems": (f"Problems {len(summary.problems)}", _problems(summary)),
+        "samples": ("Samples", samples_part(summary, sources, engine)),
+        "dropped": (f"Dropped {number(_gone(summary))}", dropped_part(summary, sources, engine)),
+        "reading": ("Reading", _reading(summary)),
     }
-    return document("Plan of the data", _header(figures), tabs)
+    return document("Plan of the data", _header(summary), tabs)
 
 
 def document(title: str, header: Content, tabs: Mapping[str, tuple[str, Content]]) -> str:
@@ -66,8 +74,8 @@ def document(title: str, header: Content, tabs: Mapping[str, tuple[str, Content]
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _gone(figures: Figures) -> int:
-    return sum(each.found - each.kept for each in figures.backends)
+def _gone(summary: Summary) -> int:
+    return sum(each.found - each.kept for each in summary.backends)
 
 
 def _tab_rules(names: list[str]) -> str:
@@ -82,9 +90,9 @@ def _tab_rules(names: list[str]) -> str:
     )
 
 
-def _header(figures: Figures) -> Safe:
-    plan = figures.plan
-    verdict = "can be trained" if figures.trainable else "cannot be trained"
+def _header(summary: Summary) -> Safe:
+    plan = summary.plan
+    verdict = "can be trained" if summary.trainable else "cannot be trained"
     line = "there is no plan"
     if plan is not None:
         line = f"seed {plan.seed}, short_batch={plan.short_batch}, fingerprint {plan.fingerprint}"
@@ -93,31 +101,31 @@ def _header(figures: Figures) -> Safe:
         tag(
             "div", tag("h1", "Plan of the data"), tag("p", line, class_="dim"), class_="title"
         ),
-        tag("span", verdict, class_=f"verdict {'good' if figures.trainable else 'stop'}"),
+        tag("span", verdict, class_=f"verdict {'good' if summary.trainable else 'stop'}"),
     )  # fmt: skip
 
 
-def _overview(figures: Figures, sources: Mapping[str, Source]) -> Content:
-    places = {each.name: place for place, each in enumerate(figures.backends)}
-    most = max([b.samples + b.filled for e in figures.backends for b in e.buckets], default=1)
+def _overview(summary: Summary, sources: Mapping[str, PreparedBackend]) -> Content:
+    places = {each.name: place for place, each in enumerate(summary.backends)}
+    most = max([b.samples + b.filled for e in summary.backends for b in e.buckets], default=1)
     histograms = [
         tag("div", tag("h3", each.name, " ", tag("small", each.kind)),
             charts.histogram(each, places[each.name], most, BUCKETS))
-        for each in figures.backends
+        for each in summary.backends
     ]  # fmt: skip
-    clouds = [_cloud(each, sources[each.name]) for each in figures.backends]
-    grave = [problem for problem in figures.problems if problem.level != "note"]
+    clouds = [_cloud(each, sources[each.name]) for each in summary.backends]
+    grave = [problem for problem in summary.problems if problem.level != "note"]
     return [
-        _tiles(figures),
+        _tiles(summary),
         tag("div", [_problem(problem) for problem in grave], class_="problems") if grave else None,
         tag(
             "div",
-            tag("div", _mixture(figures.plan, places), class_="stack"),
+            tag("div", _mixture(summary.plan, places), class_="stack"),
             tag(
                 "div",
                 card("Sizes", charts.legend(list(places), places), charts.scatter(clouds, places),
                       hint="dots are kept, crosses dropped, squares the targets"),
-                card("Dropped", charts.reasons(figures.backends, places)),
+                card("Dropped", charts.reasons(summary.backends, places)),
                 class_="stack",
             ),
             class_="cards",
@@ -127,16 +135,16 @@ def _overview(figures: Figures, sources: Mapping[str, Source]) -> Content:
     ]  # fmt: skip
 
 
-def _tiles(figures: Figures) -> Safe:
-    plan = figures.plan
-    found = sum(each.found for each in figures.backends)
-    kept = sum(each.kept for each in figures.backends)
-    sizes = [each.bytes for each in figures.backends if each.bytes is not None]
-    partly = "" if len(sizes) == len(figures.backends) else " and more"
+def _tiles(summary: Summary) -> Safe:
+    plan = summary.plan
+    found = sum(each.found for each in summary.backends)
+    kept = sum(each.kept for each in summary.backends)
+    sizes = [each.bytes for each in summary.backends if each.bytes is not None]
+    partly = "" if len(sizes) == len(summary.backends) else " and more"
     tiles = [
         ("samples kept", number(kept), f"of {number(found)} found, {size(sum(sizes))}{partly}"),
-        ("captions", number(figures.texts.captions), "" if figures.texts.exact else "estimated"),
-        ("cache", size(figures.cache_bytes), f"{size(figures.free_bytes)} free"),
+        ("captions", number(summary.texts.captions), "" if summary.texts.exact else "estimated"),
+        ("cache", size(summary.cache_bytes), f"{size(summary.free_bytes)} free"),
     ]
     if plan is not None:
         steps = plan.epochs[0].steps
@@ -153,7 +161,7 @@ def _tiles(figures: Figures) -> Safe:
     )
 
 
-def _run(plan: Plan) -> str:
+def _run(plan: PlanSummary) -> str:
     return "endless" if plan.run_epochs is None else f"{plan.run_epochs:.3g} epochs"
 
 
@@ -165,7 +173,7 @@ def card(title: str, *content: Content, hint: str = "", kind: str = "") -> Safe 
     return tag("article", heading, content, class_=f"card {kind}".strip())
 
 
-def _mixture(plan: Plan | None, places: dict[str, int]) -> list[Safe | None]:
+def _mixture(plan: PlanSummary | None, places: dict[str, int]) -> list[Safe | None]:
     if plan is None:
         return []
     return [
@@ -184,7 +192,7 @@ def _mixture(plan: Plan | None, places: dict[str, int]) -> list[Safe | None]:
     ]
 
 
-def _accounts(shares: tuple[Share, ...]) -> Safe:
+def _accounts(shares: tuple[BackendShare, ...]) -> Safe:
     head = ("backend", "weight", "batches", "samples", "filled", "left out")
     body = [
         (s.backend, f"{s.weight:.3g}", number(s.batches), number(s.samples), number(s.filled),
@@ -194,7 +202,7 @@ def _accounts(shares: tuple[Share, ...]) -> Safe:
     return table(head, body)
 
 
-def _stretches(epoch: Epoch) -> Content:
+def _stretches(epoch: EpochSummary) -> Content:
     """Return the shares of each part of an epoch, as the backends that take part change."""
     names = [share.backend for share in epoch.shares]
     body = [
@@ -208,7 +216,7 @@ def _stretches(epoch: Epoch) -> Content:
     return tag("h3", "Shares, as backends come and go"), table(("steps", *names), body)
 
 
-def _share(part: Stretch, backend: str) -> Content:
+def _share(part: StretchSummary, backend: str) -> Content:
     """Return what a backend got of what it asked for, and how much that is."""
     if not part.asked[backend]:
         return "-"
@@ -226,11 +234,11 @@ def table(head: tuple[str, ...], body: Sequence[tuple[Content, ...]]) -> Safe:
     return tag("div", tag("table", tag("thead", first), tag("tbody", lines)), class_="scroll")
 
 
-def _cloud(backend: Backend, source: Source) -> charts.Cloud:
+def _cloud(backend: BackendSummary, source: PreparedBackend) -> charts.ScatterData:
     catalog = source.catalog
     gone = [catalog_rows.dropped_rows(catalog, reason) for reason in catalog.decisions.dropped()]
     share = max(POINTS // max(len(gone), 1), 1)
-    return charts.Cloud(
+    return charts.ScatterData(
         backend.name,
         catalog_rows.scatter(catalog, catalog_rows.kept_rows(catalog), POINTS),
         [pair for each in gone for pair in catalog_rows.scatter(catalog, each, share)],
@@ -238,10 +246,10 @@ def _cloud(backend: Backend, source: Source) -> charts.Cloud:
     )
 
 
-def _problems(figures: Figures) -> Content:
-    if not figures.problems:
+def _problems(summary: Summary) -> Content:
+    if not summary.problems:
         return tag("p", "Nothing to mend.", class_="empty")
-    return tag("div", [_problem(problem) for problem in figures.problems], class_="problems")
+    return tag("div", [_problem(problem) for problem in summary.problems], class_="problems")
 
 
 def _problem(problem: Problem) -> Safe:
@@ -252,10 +260,10 @@ def _problem(problem: Problem) -> Safe:
     return tag("div", badge, tag("div", said, fix), class_=f"problem {problem.level}")
 
 
-def _reading(figures: Figures) -> Iterator[Content]:
+def _reading(summary: Summary) -> Iterator[Content]:
     head = (
         "backend", "first scan", "encode once", "each epoch", "from cache", "latents",
-        *["image embeds"] * figures.conditioned, "facts",
+        *["image embeds"] * summary.conditioned, "facts",
     )  # fmt: skip
     body: list[tuple[Content, ...]] = [
         (
@@ -265,10 +273,10 @@ def _reading(figures: Figures) -> Iterator[Content]:
             ),
             reads(each.costs.epoch_requests, each.costs.epoch_bytes),
             size(each.costs.epoch_cache_bytes), size(each.costs.latents_bytes),
-            *[size(each.costs.image_embeds_bytes)] * figures.conditioned,
+            *[size(each.costs.image_embeds_bytes)] * summary.conditioned,
             size(each.costs.catalog_bytes),
         )
-        for each in figures.backends
+        for each in summary.backends
     ]  # fmt: skip
     hint = "reads of objects; those of a first scan are of headers and captions"
     yield card("Reading", table(head, body), kind="full", hint=hint)
@@ -278,13 +286,13 @@ def _reading(figures: Figures) -> Iterator[Content]:
         table(places, [
             (e.name, e.kind, number(e.found), number(e.kept), number(e.found - e.kept),
              percent(e.enlarged / max(e.kept, 1)), size(e.bytes), e.where)
-            for e in figures.backends
+            for e in summary.backends
         ]),
         kind="full",
     )  # fmt: skip
-    texts = figures.texts
+    texts = summary.texts
     encoded = size(texts.bytes) if texts.encoded else "not encoded"
     yield tag(
-        "p", f"{plural(texts.captions, 'caption')}, {encoded}. The cache is {figures.cache}, and "
-        f"needs {size(figures.cache_bytes)} if nothing is in it yet.", class_="dim",
+        "p", f"{plural(texts.captions, 'caption')}, {encoded}. The cache is {summary.cache}, and "
+        f"needs {size(summary.cache_bytes)} if nothing is in it yet.", class_="dim",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is wrong with the samples of backends, and what would mend it?"""
+"""Problems of the samples of backends, each with a fix."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +9,18 @@ import numpy as np
 
 from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.image import EvalBackend, SampleBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.facts import SIZE_DIFFERS, TRANSIENT
 from factory.media.optional_decoders import NEEDS_EXTRA
 from factory.reports.preview import catalog_rows
 from factory.reports.preview.backend_counts import batch_of, plan_of
-from factory.reports.preview.summary import Backend, Bucket, Dropped, Level, Problem
+from factory.reports.preview.summary import (
+    BackendSummary,
+    BucketSummary,
+    DroppedSamples,
+    Level,
+    Problem,
+)
 from factory.reports.wording import listed, number, percent, plural, short_name, size
 
 # Above this share of the samples a filter does more than take out the odd one.
@@ -30,7 +36,10 @@ SHOWN = 3
 
 
 def sample_problems(
-    backends: Sequence[Backend], sources: Mapping[str, Source], batch_size: int, short_batch: str
+    backends: Sequence[BackendSummary],
+    sources: Mapping[str, PreparedBackend],
+    batch_size: int,
+    short_batch: str,
 ) -> list[Problem]:
     """Return what is wrong with the samples of backends.
 
@@ -74,7 +83,11 @@ def better_batch(sizes: Sequence[int], batch_size: int) -> int | None:
 
 
 def _batches(
-    backend: Backend, source: Source, batch_size: int, short_batch: str, better: int | None
+    backend: BackendSummary,
+    source: PreparedBackend,
+    batch_size: int,
+    short_batch: str,
+    better: int | None,
 ) -> Iterator[Problem]:
     small = [bucket for bucket in backend.buckets if bucket.samples < batch_size]
     if short_batch == "drop":
@@ -105,7 +118,9 @@ def _batches(
     yield Problem(level, backend.name, text, _fuller(backend, source, batch_size, batch))
 
 
-def _fuller(backend: Backend, source: Source, batch_size: int, batch: int | None) -> str:
+def _fuller(
+    backend: BackendSummary, source: PreparedBackend, batch_size: int, batch: int | None
+) -> str:
     """Return how fewer samples would be used to fill; `batch` is a size that helps."""
     lost = sum(bucket.samples % batch_size for bucket in backend.buckets)
     ways = [] if batch is None else [f"data.batch_size={batch}"]
@@ -117,7 +132,9 @@ def _fuller(backend: Backend, source: Source, batch_size: int, batch: int | None
     return "; or ".join(ways)
 
 
-def _left_out(backend: Backend, small: list[Bucket], batch_size: int) -> Iterator[Problem]:
+def _left_out(
+    backend: BackendSummary, small: list[BucketSummary], batch_size: int
+) -> Iterator[Problem]:
     lost = sum(bucket.left_out for bucket in backend.buckets)
     share = lost / backend.kept
     if not small and share <= MANY_FILLED:
@@ -135,7 +152,7 @@ def _left_out(backend: Backend, small: list[Bucket], batch_size: int) -> Iterato
     yield Problem("warn" if small else "note", backend.name, text, fix)
 
 
-def _drops(backend: Backend, source: Source) -> Iterator[Problem]:
+def _drops(backend: BackendSummary, source: PreparedBackend) -> Iterator[Problem]:
     for dropped in backend.dropped:
         share = dropped.count / backend.found
         text = (
@@ -158,7 +175,7 @@ def _drops(backend: Backend, source: Source) -> Iterator[Problem]:
         yield Problem("warn" if share > MANY_DROPPED else "note", backend.name, text, fix)
 
 
-def _left_over(backend: Backend, source: Source) -> Iterator[Problem]:
+def _left_over(backend: BackendSummary, source: PreparedBackend) -> Iterator[Problem]:
     """Name what lies beside the samples and is none."""
     if is_generated(source.backend):
         return
@@ -170,7 +187,7 @@ def _left_over(backend: Backend, source: Source) -> Iterator[Problem]:
         yield Problem("note", backend.name, f"left out: {line}", fix)
 
 
-def _loosened(dropped: Dropped, source: Source) -> str | None:
+def _loosened(dropped: DroppedSamples, source: PreparedBackend) -> str | None:
     """Return the value of a filter that would keep nearly all it dropped."""
     backend, catalog, reason = source.backend, source.catalog, dropped.reason
     chosen = catalog_rows.dropped_rows(catalog, reason)
@@ -200,7 +217,7 @@ def _rounded(value: float, backend: SampleBackend, *, up: bool) -> float:
     return (math.floor(value * scale) + up) / scale
 
 
-def _enlarged(backend: Backend, source: Source) -> Iterator[Problem]:
+def _enlarged(backend: BackendSummary, source: PreparedBackend) -> Iterator[Problem]:
     if not backend.enlarged or isinstance(source.backend, ConditioningBackend):
         return
     catalog, settings = source.catalog, source.backend
@@ -224,7 +241,7 @@ def _enlarged(backend: Backend, source: Source) -> Iterator[Problem]:
     yield Problem("warn" if share > MANY_DROPPED else "note", backend.name, text, fix)
 
 
-def _huge(backend: Backend, source: Source) -> Iterator[Problem]:
+def _huge(backend: BackendSummary, source: PreparedBackend) -> Iterator[Problem]:
     catalog = source.catalog
     kept = catalog_rows.kept_rows(catalog)
     each = catalog_rows.sizes(catalog.facts, kept)
@@ -246,7 +263,7 @@ def _huge(backend: Backend, source: Source) -> Iterator[Problem]:
     yield Problem("note", backend.name, text, fix)
 
 
-def _copies(sources: Mapping[str, Source]) -> Iterator[Problem]:
+def _copies(sources: Mapping[str, PreparedBackend]) -> Iterator[Problem]:
     """Find samples of one backend that look the same, and samples validated and trained on."""
     looks = {
         name: catalog_rows.looks(source.catalog.facts, catalog_rows.kept_rows(source.catalog))

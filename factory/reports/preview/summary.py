@@ -1,4 +1,4 @@
-"""Which numbers does a dry run give? Plain values, the same for terminal, page and JSON."""
+"""Summary of a dry run as plain values, the same for terminal, page and JSON."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ Level = Literal["stop", "warn", "note"]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunLimits:
     """What the trainer will do, as far as data is concerned.
 
     Attributes:
@@ -45,7 +45,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class BucketSummary:
     """One bucket of a backend; counts of batches are for one pass.
 
     Attributes:
@@ -70,7 +70,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedSamples:
     """Samples dropped for one reason.
 
     Attributes:
@@ -87,7 +87,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Costs:
+class BackendCosts:
     """What one backend costs; bytes are None where they cannot be told.
 
     Attributes:
@@ -121,7 +121,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Backend:
+class BackendSummary:
     """What a backend of samples holds.
 
     Attributes:
@@ -144,15 +144,15 @@ class Backend:
     found: int
     kept: int
     bytes: int | None
-    dropped: tuple[Dropped, ...]
-    buckets: tuple[Bucket, ...]
+    dropped: tuple[DroppedSamples, ...]
+    buckets: tuple[BucketSummary, ...]
     enlarged: int
     examples: tuple[str, ...]
-    costs: Costs
+    costs: BackendCosts
 
 
 @dataclass(frozen=True)
-class Share:
+class BackendShare:
     """What one backend gives in an epoch.
 
     Attributes:
@@ -177,7 +177,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class StretchSummary:
     """Steps of an epoch in which the same backends take part.
 
     Attributes:
@@ -198,7 +198,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochSummary:
     """One epoch.
 
     Attributes:
@@ -215,13 +215,13 @@ class Epoch:
     first_step: int
     steps: int
     begins: tuple[str, ...]
-    shares: tuple[Share, ...]
-    stretches: tuple[Stretch, ...]
+    shares: tuple[BackendShare, ...]
+    stretches: tuple[StretchSummary, ...]
     schedule: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanSummary:
     """The plan of the run.
 
     Attributes:
@@ -242,13 +242,13 @@ class Plan:
     seed: int
     epoch_rule: str
     epoch_steps: int | None
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochSummary, ...]
     run_steps: int | None
     run_epochs: float | None
 
 
 @dataclass(frozen=True)
-class Texts:
+class CaptionSummary:
     """Captions of the kept samples.
 
     Attributes:
@@ -265,7 +265,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Summary:
     """Everything a dry run found out.
 
     Attributes:
@@ -277,9 +277,9 @@ class Figures:
         problems: What to know before training, the gravest first.
     """
 
-    backends: tuple[Backend, ...]
-    plan: Plan | None
-    texts: Texts
+    backends: tuple[BackendSummary, ...]
+    plan: PlanSummary | None
+    texts: CaptionSummary
     cache: str
     free_bytes: int | None
     problems: tuple[Problem, ...]

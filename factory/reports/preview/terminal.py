@@ -1,4 +1,4 @@
-"""How does a dry run look in a terminal?"""
+"""Terminal output of a dry run."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from factory.reports.preview.summary import Epoch, Figures, Plan, Problem
+from factory.reports.preview.summary import EpochSummary, PlanSummary, Problem, Summary
 from factory.reports.terminal_tables import narrow, titled_table
 from factory.reports.wording import beforehand, listed, number, percent, plural, reads, size
 from factory.untrusted_text import terminal
@@ -27,30 +27,30 @@ COLOURS = {"stop": "bold red", "warn": "yellow", "note": "cyan"}
 SIGNS = {"stop": "✗", "warn": "!", "note": "·"}
 
 
-def show(figures: Figures, console: Console | None = None) -> None:
+def show(summary: Summary, console: Console | None = None) -> None:
     """Print what a dry run found out."""
     console = narrow(console or terminal(), WIDTH)
-    for part in parts(figures):
+    for part in parts(summary):
         console.print(part)
 
 
-def parts(figures: Figures) -> Iterator[RenderableType]:
+def parts(summary: Summary) -> Iterator[RenderableType]:
     """Yield the tables from the first to the last."""
-    yield _backends(figures)
-    yield from _drops(figures)
-    yield _buckets(figures)
-    if figures.plan is not None:
-        yield from _plan(figures.plan)
-    yield _costs(figures)
-    yield from _problems(figures)
+    yield _backends(summary)
+    yield from _drops(summary)
+    yield _buckets(summary)
+    if summary.plan is not None:
+        yield from _plan(summary.plan)
+    yield _costs(summary)
+    yield from _problems(summary)
 
 
-def _backends(figures: Figures) -> Table:
+def _backends(summary: Summary) -> Table:
     table = _table(
         "Backends", ("backend", "left"), ("kind", "left"), ("found", "right"), ("kept", "right"),
         ("dropped", "right"), ("size", "right"), ("where", "left"),
     )  # fmt: skip
-    for each in figures.backends:
+    for each in summary.backends:
         gone = each.found - each.kept
         table.add_row(
             Text(each.name, style="bold"), each.kind, number(each.found), number(each.kept),
@@ -60,8 +60,8 @@ def _backends(figures: Figures) -> Table:
     return table
 
 
-def _drops(figures: Figures) -> Iterator[Table]:
-    rows = [(each.name, drop) for each in figures.backends for drop in each.dropped]
+def _drops(summary: Summary) -> Iterator[Table]:
+    rows = [(each.name, drop) for each in summary.backends for drop in each.dropped]
     if not rows:
         return
     table = _table(
@@ -79,13 +79,13 @@ def _drops(figures: Figures) -> Iterator[Table]:
     yield table
 
 
-def _buckets(figures: Figures) -> Table:
+def _buckets(summary: Summary) -> Table:
     table = _table(
         "Buckets", ("backend", "left"), ("target", "left"), ("samples", "right"), ("", "left"),
         ("batches", "right"), ("filled", "right"), ("left out", "right"),
     )  # fmt: skip
-    sizes = [bucket.samples for each in figures.backends for bucket in each.buckets]
-    for each in figures.backends:
+    sizes = [bucket.samples for each in summary.backends for bucket in each.buckets]
+    for each in summary.backends:
         for place, bucket in enumerate(each.buckets[:SHOWN_BUCKETS]):
             table.add_row(
                 Text("" if place else each.name, style="bold"), bucket.name,
@@ -113,7 +113,7 @@ def _count(value: int) -> Text:
     return Text(number(value), style="yellow" if value else "dim")
 
 
-def _plan(plan: Plan) -> Iterator[RenderableType]:
+def _plan(plan: PlanSummary) -> Iterator[RenderableType]:
     first = plan.epochs[0]
     head = Text.assemble(
         ("Plan  ", "bold"),
@@ -131,13 +131,13 @@ def _plan(plan: Plan) -> Iterator[RenderableType]:
             yield _stretches(epoch)
 
 
-def _ending(plan: Plan) -> str:
+def _ending(plan: PlanSummary) -> str:
     if plan.epoch_steps is None:
         return f"epoch={plan.epoch_rule}"
     return f"epoch_steps={plan.epoch_steps}"
 
 
-def _shares(epoch: Epoch) -> Table:
+def _shares(epoch: EpochSummary) -> Table:
     title = f"Epoch {epoch.number}, {plural(epoch.steps, 'step')}"
     if epoch.first_step > 1:
         title += f" from step {number(epoch.first_step)}"
@@ -155,7 +155,7 @@ def _shares(epoch: Epoch) -> Table:
     return table
 
 
-def _stretches(epoch: Epoch) -> Table:
+def _stretches(epoch: EpochSummary) -> Table:
     names = [share.backend for share in epoch.shares]
     table = _table(
         f"Shares within epoch {epoch.number}: gets (asked), batches", ("steps", "left"),
@@ -178,29 +178,29 @@ def _stretches(epoch: Epoch) -> Table:
     return table
 
 
-def _costs(figures: Figures) -> RenderableType:
+def _costs(summary: Summary) -> RenderableType:
     table = _table(
         "Reading", ("backend", "left"), ("first scan", "right"), ("encode once", "right"),
         ("each epoch", "right"), ("from cache", "right"), ("latents", "right"),
-        *[("image embeds", "right")] * figures.conditioned, ("facts", "right"),
+        *[("image embeds", "right")] * summary.conditioned, ("facts", "right"),
     )  # fmt: skip
-    for each in figures.backends:
+    for each in summary.backends:
         costs = each.costs
         table.add_row(
             Text(each.name, style="bold"), reads(costs.scan_requests, costs.scan_bytes, "≤"),
             beforehand(costs.encode_mode, costs.encode_requests, costs.encode_bytes),
             reads(costs.epoch_requests, costs.epoch_bytes),
             _latents(costs.epoch_cache_bytes), _latents(costs.latents_bytes),
-            *[_latents(costs.image_embeds_bytes)] * figures.conditioned,
+            *[_latents(costs.image_embeds_bytes)] * summary.conditioned,
             size(costs.catalog_bytes),
         )  # fmt: skip
-    texts = figures.texts
+    texts = summary.texts
     about = "" if texts.exact else "about "
     kept = f" ({size(texts.bytes)} encoded)" if texts.encoded else ", not encoded"
-    free = "" if figures.free_bytes is None else f"; {size(figures.free_bytes)} free"
+    free = "" if summary.free_bytes is None else f"; {size(summary.free_bytes)} free"
     table.caption = (
         f"{about}{plural(texts.captions, 'caption')}{kept}. "
-        f"Cache needs {size(figures.cache_bytes)} if nothing is in it yet{free}."
+        f"Cache needs {size(summary.cache_bytes)} if nothing is in it yet{free}."
     )
     table.caption_justify = "left"
     return Padding(table, (0, 0, 1, 0))
@@ -210,18 +210,18 @@ def _latents(count: int | None) -> str:
     return "-" if count == 0 else size(count)
 
 
-def _problems(figures: Figures) -> Iterator[RenderableType]:
-    for problem in figures.problems:
+def _problems(summary: Summary) -> Iterator[RenderableType]:
+    for problem in summary.problems:
         yield _problem(problem)
     counts = [
-        plural(sum(p.level == level for p in figures.problems), noun)
+        plural(sum(p.level == level for p in summary.problems), noun)
         for level, noun in (("stop", "stop"), ("warn", "warning"), ("note", "note"))
-        if any(p.level == level for p in figures.problems)
+        if any(p.level == level for p in summary.problems)
     ]
     found = f" ({listed(counts, len(counts))})" if counts else ""
     text, style = (
         ("This can be trained", "bold green")
-        if figures.trainable
+        if summary.trainable
         else ("This cannot be trained", "bold red")
     )
     yield Panel(Text(text + found, style=style), box=box.ROUNDED, expand=False, border_style=style)

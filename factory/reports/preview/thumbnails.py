@@ -1,4 +1,4 @@
-"""What do single samples look like, and which part of each is trained on?"""
+"""Thumbnails of single samples, with the part of each that is trained on."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from PIL import Image
 
 from factory.backends.conditioning import is_generated
 from factory.backends.pixels import Picture
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.crops import Cut
 from factory.engine.engine import Engine
 from factory.errors import FactoryError
@@ -29,7 +29,7 @@ _WHOLE = Cut((1, 1), (0, 0), (1, 1))
 
 
 @dataclass(frozen=True)
-class Look:
+class Thumbnail:
     """One sample to look at.
 
     Attributes:
@@ -77,7 +77,7 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
-def looks(source: Source, chosen: catalog_rows.Rows, engine: Engine) -> list[Look]:
+def looks(source: PreparedBackend, chosen: catalog_rows.Rows, engine: Engine) -> list[Thumbnail]:
     """Return what rows look like, in their order."""
     names = _buckets(source, chosen)
     made = is_generated(source.backend)
@@ -91,7 +91,7 @@ def looks(source: Source, chosen: catalog_rows.Rows, engine: Engine) -> list[Loo
         if made and kept:
             width, height = np.split(np.array(catalog.cut(row).target), 2)
         found.append(
-            Look(
+            Thumbnail(
                 key=catalog.facts.key(row),
                 image=image if isinstance(image, str) else "",
                 why=_why(image),
@@ -107,7 +107,7 @@ def looks(source: Source, chosen: catalog_rows.Rows, engine: Engine) -> list[Loo
 
 
 def _stills(
-    source: Source, chosen: catalog_rows.Rows, kept: Collection[int], engine: Engine
+    source: PreparedBackend, chosen: catalog_rows.Rows, kept: Collection[int], engine: Engine
 ) -> list[str | Exception]:
     draw = _Draw(source.backend.storage, source.backend.composite)
     facts = source.catalog.facts
@@ -121,7 +121,7 @@ def _stills(
     return [outcome for _, outcome in engine.map(draw, pictures)]
 
 
-def _cut(source: Source, chosen: catalog_rows.Rows) -> list[str | Exception]:
+def _cut(source: PreparedBackend, chosen: catalog_rows.Rows) -> list[str | Exception]:
     """Show samples as they are read: of clips the first frame, else a video is decoded whole."""
     found: list[str | Exception] = []
     for row in chosen.tolist():
@@ -140,7 +140,7 @@ def _why(image: str | Exception) -> str:
     return "" if image else "too large to show"
 
 
-def _buckets(source: Source, chosen: catalog_rows.Rows) -> dict[int, str]:
+def _buckets(source: PreparedBackend, chosen: catalog_rows.Rows) -> dict[int, str]:
     wanted = set(chosen.tolist())
     return {
         int(row): bucket.name

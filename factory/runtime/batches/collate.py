@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.conditioning_sets import partner_rows
-from factory.backends.encode_missing import Tally
-from factory.backends.image_reader import Piece, Reading, Tensors, reading
-from factory.backends.prepared import Source, Unusable
+from factory.backends.encode_missing import EncodeCounts
+from factory.backends.image_reader import ImageReader, LoadedSample, Tensors, reading
+from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.backends.streaming.source import StreamSource
-from factory.backends.vision_reader import VisionReading
+from factory.backends.vision_reader import VisionReader
 from factory.engine.engine import Engine
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.runtime.batches.buffer_pool import BatchMemory
@@ -42,12 +42,12 @@ class Collate:
         memory: Where the large tensors of batches come from.
     """
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, PreparedBackend]
     engine: Engine
     seed: int
     streams: Mapping[str, StreamSource] = field(default_factory=dict)
     limit: QuarantineLimit = field(default_factory=QuarantineLimit)
-    known: dict[str, dict[int, Unusable]] = field(default_factory=dict)
+    known: dict[str, dict[int, UnusableSample]] = field(default_factory=dict)
     memory: BatchMemory = field(default_factory=BatchMemory)
 
     def __call__(self, part: Part) -> Batch:
@@ -84,7 +84,7 @@ class Collate:
             **content,
         )
 
-    def _copied(self, source: Source, part: Part, known: Outline) -> dict[str, Any] | None:
+    def _copied(self, source: PreparedBackend, part: Part, known: Outline) -> dict[str, Any] | None:
         """Return what else is in a batch where rows need only be copied, else None.
 
         That is so of every batch of a warm cache, and takes half as long as asking everyone.
@@ -103,14 +103,14 @@ class Collate:
         }
 
     def _made(
-        self, source: Source, part: Part, known: Outline, describe: Describe
+        self, source: PreparedBackend, part: Part, known: Outline, describe: Describe
     ) -> tuple[Outline, dict[str, Any]]:
         """Return what is known of the samples used, and what else is in their batch."""
-        tally, empty = Tally(), self.memory.tensor
+        tally, empty = EncodeCounts(), self.memory.tensor
         known, partners, values, stand_ins = self._read(source, part, known, describe, tally)
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
-        vision = VisionReading(self.engine, tally, empty)
+        vision = VisionReader(self.engine, tally, empty)
         beside = partners.gather(values, latents, known.cuts.target)
         return known, {
             "valid": _valid(part, stand_ins),
@@ -128,12 +128,17 @@ class Collate:
         }
 
     def _read(
-        self, source: Source, part: Part, known: Outline, describe: Describe, tally: Tally
+        self,
+        source: PreparedBackend,
+        part: Part,
+        known: Outline,
+        describe: Describe,
+        tally: EncodeCounts,
     ) -> tuple[Outline, Partners, dict[str, Tensors], list[StandIn]]:
         """Return what is known of the samples used, partners, values, and who stands in."""
         epoch, rows = part.step.epoch, known.rows
 
-        def begin(each: Source) -> Reading:
+        def begin(each: PreparedBackend) -> ImageReader:
             return reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor)
 
         everyone = givers(source, begin)
@@ -148,19 +153,23 @@ class Collate:
             known, partners = describe(rows), self._partners(source, rows, epoch)
         return known, partners, {one.name: one.finish() for one in everyone}, stand_ins
 
-    def _partners(self, source: Source, rows: NDArray[np.int64], epoch: int) -> Partners:
+    def _partners(self, source: PreparedBackend, rows: NDArray[np.int64], epoch: int) -> Partners:
         theirs = partner_rows(source, rows, seed=self.seed, epoch=epoch)
         return Partners(source, len(rows), theirs)
 
-    def _fill(self, source: Source, part: Part, everyone: Sequence[Giver]) -> list[StandIn]:
+    def _fill(
+        self, source: PreparedBackend, part: Part, everyone: Sequence[Giver]
+    ) -> list[StandIn]:
         """Have a sample for every place read by everyone; return what stands in for what."""
 
-        def read(some: NDArray[np.int64]) -> Iterator[tuple[Piece | None, ...] | Unusable]:
+        def read(
+            some: NDArray[np.int64],
+        ) -> Iterator[tuple[LoadedSample | None, ...] | UnusableSample]:
             """Read some rows, planned or standing in, each with the partners that it has."""
             partners = self._partners(source, some, part.step.epoch)
             return _read_together(everyone, some, partners.rows)
 
-        def put(place: int, pieces: Sequence[Piece | None]) -> None:
+        def put(place: int, pieces: Sequence[LoadedSample | None]) -> None:
             """Hand each its part of a sample while others are still being decoded."""
             for one, piece in zip(everyone, pieces, strict=True):
                 one.put(place, piece)
@@ -208,19 +217,19 @@ def _read_together(
     everyone: Sequence[Giver],
     rows: NDArray[np.int64],
     partners: Mapping[str, NDArray[np.int64]],
-) -> Iterator[tuple[Piece | None, ...] | Unusable]:
+) -> Iterator[tuple[LoadedSample | None, ...] | UnusableSample]:
     """Yield each row as all who give have it; what one lacks spoils the sample.
 
     Nothing is read, and None given, of a partner that a row has not.
     """
     streams = [one.read(partners.get(one.name, rows)) for one in everyone]
     for outcomes in zip(*streams, strict=True):
-        unusable = [outcome for outcome in outcomes if isinstance(outcome, Unusable)]
-        pieces = tuple(outcome for outcome in outcomes if not isinstance(outcome, Unusable))
+        unusable = [outcome for outcome in outcomes if isinstance(outcome, UnusableSample)]
+        pieces = tuple(outcome for outcome in outcomes if not isinstance(outcome, UnusableSample))
         yield unusable[0] if unusable else pieces
 
 
-def _draw(source: Source, part: Part, index: int) -> Iterator[int]:
+def _draw(source: PreparedBackend, part: Part, index: int) -> Iterator[int]:
     """Return who may stand in at a place: others of the bucket, those of the batch last.
 
     Never one that is excluded at this step.
@@ -232,7 +241,7 @@ def _draw(source: Source, part: Part, index: int) -> Iterator[int]:
     return (row for row in drawn if row not in step.barred)
 
 
-def _replacement(source: Source, part: Part, stand_in: StandIn) -> Replacement:
+def _replacement(source: PreparedBackend, part: Part, stand_in: StandIn) -> Replacement:
     why, facts = stand_in.why, source.catalog.facts
     key = facts.key(stand_in.row)
     partner = "" if why.backend == source.name else f"its partner {why.key} in {why.backend}: "

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
 from factory.backends.image_reader import Rows, Tensors
-from factory.backends.prepared import Source
-from factory.backends.vision_reader import VisionReading
+from factory.backends.prepared import PreparedBackend
+from factory.backends.vision_reader import VisionReader
 from factory.catalog.crops import CutArrays
 
 # Name of the one entry where a set is drawn for each sample.
@@ -47,7 +47,7 @@ class Partners:
             there is none.
     """
 
-    source: Source
+    source: PreparedBackend
     count: int
     rows: Mapping[str, Rows]
 
@@ -82,7 +82,7 @@ class Partners:
         return beside
 
     def image_embeds(
-        self, rows: Rows, cuts: CutArrays, reading: VisionReading
+        self, rows: Rows, cuts: CutArrays, reading: VisionReader
     ) -> dict[str, torch.Tensor]:
         """Return embeddings of the samples' pictures by field, their partners' by set and field.
 
@@ -109,10 +109,10 @@ class Partners:
                 found[f"{name}.{field_name}"] = cast("torch.Tensor", whole)
         return found
 
-    def _partner(self, name: str) -> Source:
+    def _partner(self, name: str) -> PreparedBackend:
         return self.source.conditioning[name][0]
 
-    def _finished(self, partner: Source, values: Tensors) -> Tensors:
+    def _finished(self, partner: PreparedBackend, values: Tensors) -> Tensors:
         """Return latents as they are, and pixels as the backend delivers them."""
         if partner.gives_latents:
             return values
@@ -133,7 +133,7 @@ class Partners:
         return _backend(partner).delivered(black)
 
 
-def _backend(partner: Source) -> ConditioningBackend:
+def _backend(partner: PreparedBackend) -> ConditioningBackend:
     return cast("ConditioningBackend", partner.backend)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from factory.backends.encode_missing import Tally
+from factory.backends.encode_missing import EncodeCounts
 from factory.runtime.batches.batch import Batch
 
 
@@ -15,7 +15,7 @@ class EncodedCounts:
 
     def __init__(self) -> None:
         """Begin with nothing counted."""
-        self.found: dict[str, Tally] = {}
+        self.found: dict[str, EncodeCounts] = {}
 
     def restart(self) -> None:
         """Do nothing: what was encoded stays encoded."""
@@ -23,15 +23,15 @@ class EncodedCounts:
     def note(self, batch: Batch) -> None:
         """Count what was encoded for a batch."""
         if batch.encoded:
-            tally = self.found.setdefault(batch.backend, Tally())
+            tally = self.found.setdefault(batch.backend, EncodeCounts())
             tally.encoded += batch.encoded
             tally.rebuilt += batch.rebuilt
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> EncodeCounts:
         """All backends together."""
         each = self.found.values()
-        return Tally(sum(one.encoded for one in each), sum(one.rebuilt for one in each))
+        return EncodeCounts(sum(one.encoded for one in each), sum(one.rebuilt for one in each))
 
     def lines(self) -> Iterator[str]:
         """Yield "photos: 120 rows encoded while training" for each backend that had any."""

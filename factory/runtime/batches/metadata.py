@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.conditioning_sets import partner_rows
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.gather.row_refs import Located
 from factory.catalog.crops import CutArrays
 from factory.runtime.batches.sent_once import SentOnce
@@ -54,7 +54,9 @@ class Outline:
     text: Located | None
 
     @classmethod
-    def of(cls, source: Source, rows: NDArray[np.int64], *, seed: int, epoch: int) -> "Outline":
+    def of(
+        cls, source: PreparedBackend, rows: NDArray[np.int64], *, seed: int, epoch: int
+    ) -> "Outline":
         """Describe some rows of a backend in an epoch; have a disk begin to read what is theirs.
 
         Args:
@@ -116,7 +118,7 @@ class Outline:
 
 
 def _beside(
-    source: Source, rows: NDArray[np.int64], *, seed: int, epoch: int
+    source: PreparedBackend, rows: NDArray[np.int64], *, seed: int, epoch: int
 ) -> Iterator[Located | None]:
     """Yield where the rows of the partners lie that some samples have in an epoch."""
     for name, partners in partner_rows(source, rows, seed=seed, epoch=epoch).items():

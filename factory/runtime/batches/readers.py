@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from factory.backends.conditioning import ConditioningBackend
-from factory.backends.image_reader import Piece, Reading, Rows, Tensors
-from factory.backends.prepared import Source, Unusable
+from factory.backends.image_reader import ImageReader, LoadedSample, Rows, Tensors
+from factory.backends.prepared import PreparedBackend, UnusableSample
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Giver:
         reading: How its samples come.
     """
 
-    source: Source
-    reading: Reading
+    source: PreparedBackend
+    reading: ImageReader
 
     @property
     def name(self) -> str:
@@ -49,12 +49,12 @@ class Giver:
             found.update(zip(alike.tolist(), values, strict=True))
         return [found[place] for place in range(len(present))]
 
-    def read(self, rows: Rows) -> Iterator[Piece | Unusable | None]:
+    def read(self, rows: Rows) -> Iterator[LoadedSample | UnusableSample | None]:
         """Yield what becomes of some rows, in their order; None for those that are -1."""
         read = self.reading.read(rows[rows >= 0])
         return (next(read) if row >= 0 else None for row in rows.tolist())
 
-    def put(self, place: int, piece: Piece | None) -> None:
+    def put(self, place: int, piece: LoadedSample | None) -> None:
         """Take the sample of a place, from 0 to B - 1, if there is one."""
         if piece is not None:
             self.reading.put(place, piece)
@@ -70,7 +70,7 @@ class Giver:
         return isinstance(backend, ConditioningBackend) and not backend.strict
 
 
-def givers(source: Source, begin: Callable[[Source], Reading]) -> list[Giver]:
+def givers(source: PreparedBackend, begin: Callable[[PreparedBackend], ImageReader]) -> list[Giver]:
     """Return who gives to a batch of a source: itself, then those it is conditioned on."""
     everyone = [source, *(partner for partner, _ in source.conditioning.values())]
     return [Giver(each, begin(each)) for each in everyone]

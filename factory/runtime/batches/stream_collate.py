@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.encode_missing import EncodedRows, Tally, Wanted, read_captions
+from factory.backends.encode_missing import EncodeCounts, EncodedRows, RowRequest, read_captions
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.pixels import ReadPicture
-from factory.backends.prepared import Unusable
+from factory.backends.prepared import UnusableSample
 from factory.backends.streaming.bucket_buffer import StreamSample
 from factory.backends.streaming.source import StreamSource
 from factory.cache.format.recipe import recipe_keys
@@ -67,7 +67,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
     samples = [made.samples[place] for place in places.tolist()]
     captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
     keys = [sample.picture.key for sample in samples]
-    tally = Tally()
+    tally = EncodeCounts()
     encoded = _encode(source, pixels, samples, tally)
     cuts = [sample.picture.cut for sample in samples]
     return Batch(
@@ -108,13 +108,13 @@ def _read(
     reader = ReadSample(source.backend.picture_reader)
     good: dict[int, NDArray[np.uint8]] = {}
 
-    def read(places: NDArray[np.int64]) -> Iterator[NDArray[np.uint8] | Unusable]:
+    def read(places: NDArray[np.int64]) -> Iterator[NDArray[np.uint8] | UnusableSample]:
         """Decode the samples at some places of the global batch."""
         wanted = [samples[place] for place in places.tolist()]
         for sample, outcome in engine.map(reader, wanted):
             key = sample.picture.key
             if isinstance(outcome, MediaError):
-                yield Unusable(source.name, key, "decode", str(outcome))
+                yield UnusableSample(source.name, key, "decode", str(outcome))
             elif isinstance(outcome, Exception):
                 outcome.add_note(f"while reading {key!r} of stream {source.name!r}")
                 raise outcome
@@ -151,7 +151,7 @@ def _replacement(
 
 
 def _encode(
-    source: StreamSource, pixels: torch.Tensor, samples: Sequence[StreamSample], tally: Tally
+    source: StreamSource, pixels: torch.Tensor, samples: Sequence[StreamSample], tally: EncodeCounts
 ) -> torch.Tensor | None:
     """Return latents [B, C, h, w] where an image encoder is set."""
     store = source.latents
@@ -160,7 +160,10 @@ def _encode(
     labels = [sample.picture.key for sample in samples]
     # A sample is told by its row in the dataset; names may come twice.
     keys = recipe_keys({}, [{"row": sample.picture.row} for sample in samples])
-    rows, wanted = EncodedRows(store, EncodeMode.transient, source.name), Wanted(keys, labels, {})
+    rows, wanted = (
+        EncodedRows(store, EncodeMode.transient, source.name),
+        RowRequest(keys, labels, {}),
+    )
 
     def encode(places: Sequence[int]) -> Iterator[tuple[Sequence[int], dict[str, torch.Tensor]]]:
         """Encode the samples at some places."""
@@ -179,7 +182,7 @@ def _encode_to_condition(
 
 
 def _encode_text(
-    source: StreamSource, captions: list[str], tally: Tally
+    source: StreamSource, captions: list[str], tally: EncodeCounts
 ) -> dict[str, torch.Tensor]:
     """Return the fields of the captions, [B, ...], where a text encoder is set."""
     if source.text is None:

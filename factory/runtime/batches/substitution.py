@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.backends.prepared import Unusable
+from factory.backends.prepared import UnusableSample
 
 Sample = TypeVar("Sample")
 
@@ -25,7 +25,7 @@ class StandIn:
 
     index: int
     row: int
-    why: Unusable
+    why: UnusableSample
     substitute: int
 
 
@@ -36,7 +36,7 @@ class TooManyUnusableError(Exception):
         met: What is wrong with the samples met, by row.
     """
 
-    def __init__(self, met: dict[int, Unusable]) -> None:
+    def __init__(self, met: dict[int, UnusableSample]) -> None:
         """Keep what was met."""
         super().__init__(f"{len(met)} unusable samples in one batch")
         self.met = met
@@ -45,9 +45,9 @@ class TooManyUnusableError(Exception):
 def fill(
     rows: NDArray[np.int64],
     draw: Callable[[int], Iterator[int]],
-    read: Callable[[NDArray[np.int64]], Iterator[Sample | Unusable]],
+    read: Callable[[NDArray[np.int64]], Iterator[Sample | UnusableSample]],
     put: Callable[[int, Sample], None],
-    known: MutableMapping[int, Unusable],
+    known: MutableMapping[int, UnusableSample],
     allowed: int,
 ) -> list[StandIn]:
     """Read a sample for every row, or for a substitute where one cannot be used.
@@ -74,7 +74,7 @@ def fill(
             move_on(index)
         failed = []
         for index, outcome in zip(waiting, read(used[waiting]), strict=True):
-            if isinstance(outcome, Unusable):
+            if isinstance(outcome, UnusableSample):
                 known[int(used[index])] = outcome
                 failed.append(index)
             else:
@@ -91,13 +91,13 @@ class _Moving:
         self,
         used: NDArray[np.int64],
         draw: Callable[[int], Iterator[int]],
-        known: Mapping[int, Unusable],
+        known: Mapping[int, UnusableSample],
         allowed: int,
     ) -> None:
         """Take the rows in use, which are changed in place, and what `fill` was given."""
         self._used, self._draw, self._known, self._allowed = used, draw, known, allowed
         self._draws: dict[int, Iterator[int]] = {}
-        self._met: dict[int, Unusable] = {}
+        self._met: dict[int, UnusableSample] = {}
 
     def __call__(self, index: int) -> None:
         """Move one place on, if need be."""

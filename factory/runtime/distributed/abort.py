@@ -1,4 +1,4 @@
-"""How does a process end that may be blocked for ever?"""
+"""Abort of a process that may be blocked in a collective for ever."""
 
 import ctypes
 import logging
@@ -18,7 +18,7 @@ EXIT_STATUS = 75
 LOG_S = 2.0
 
 
-def write(report: str) -> None:
+def log_report(report: str) -> None:
     """Write a report to the log, which may hang itself."""
     _bounded(lambda: logger.critical("%s", report))
 
@@ -69,6 +69,6 @@ def _flush() -> None:
 
 def _bounded(call: Callable[[], None]) -> None:
     """Call something that may hang, for a while."""
-    thread = threading.Thread(target=call, name="factory-peers-log", daemon=True)
+    thread = threading.Thread(target=call, name="factory-monitor-log", daemon=True)
     thread.start()
     thread.join(LOG_S)

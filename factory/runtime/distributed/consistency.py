@@ -1,4 +1,4 @@
-"""Do all ranks mean the same run?"""
+"""Checks that all ranks run the same plan, data and position."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -12,14 +12,14 @@ from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 
 
-def are_many() -> bool:
+def is_distributed() -> bool:
     """Tell whether this process is one of a group of torch.distributed."""
     # Not every build of torch has it.
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return there and torch.distributed.get_world_size() > 1
 
 
-def agree(told: Mapping[str, Any], what: str) -> None:
+def check_equal(told: Mapping[str, Any], what: str) -> None:
     """Refuse to go on unless every rank tells the same; every rank must call it.
 
     Args:
@@ -29,7 +29,7 @@ def agree(told: Mapping[str, Any], what: str) -> None:
     Raises:
         PlanError: Ranks differ; names them and the difference, the same on every rank.
     """
-    if not are_many():
+    if not is_distributed():
         return
     ranks = torch.distributed.get_world_size()
     hashes: list[Any] = [None] * ranks
@@ -39,10 +39,10 @@ def agree(told: Mapping[str, Any], what: str) -> None:
         return
     every: list[Any] = [None] * ranks
     torch.distributed.all_gather_object(every, dict(told))
-    raise PlanError(disagreement(every, what))
+    raise PlanError(describe_difference(every, what))
 
 
-def agree_on_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
+def check_same_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
     """Refuse to go on unless every rank has the same plan and validates on the same.
 
     Args:
@@ -52,21 +52,21 @@ def agree_on_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
     Raises:
         PlanError: Ranks differ; names them and the difference, the same on every rank.
     """
-    if are_many():  # reads all row ids
+    if is_distributed():  # reads all row ids
         validation = {
             each.name: {"identity": each.identity, "buckets": each.sizes.tolist()} for each in held
         }
-        agree({**plan.describe(), "validation": validation}, "their plans")
+        check_equal({**plan.describe(), "validation": validation}, "their plans")
 
 
-def of_first(told: str) -> str:
+def broadcast_text(told: str) -> str:
     """Return on every rank what rank 0 gave; every rank must call it."""
     held = [told]
     torch.distributed.broadcast_object_list(held, 0)
     return held[0]
 
 
-def first_of_all(work: Callable[[], None], *, first: bool) -> None:
+def run_first(work: Callable[[], None], *, first: bool) -> None:
     """Do something in some ranks while the others wait, however long; every rank must call it.
 
     Args:
@@ -96,7 +96,7 @@ def first_of_all(work: Callable[[], None], *, first: bool) -> None:
             raise PeerError(f"rank {rank} failed while it made the data ready: {why}")
 
 
-def disagreement(every: Sequence[Mapping[str, Any]], what: str) -> str:
+def describe_difference(every: Sequence[Mapping[str, Any]], what: str) -> str:
     """Say which ranks differ from rank 0, and in what.
 
     Args:

@@ -1,4 +1,4 @@
-"""The rank of this process among those that train together, where no Trainer says it."""
+"""Rank and world size of this process, where no Trainer provides them."""
 
 import os
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch.distributed
 
 from factory.errors import ConfigError, PlanError
-from factory.runtime.distributed.consistency import are_many
+from factory.runtime.distributed.consistency import is_distributed
 
 # By which launchers say it: torchrun (and whoever sets what torch's env:// reads), mpirun, srun.
 # A shell inside SLURM's allocation has SLURM_PROCID, too, and only steps have SLURM_STEP_ID.
@@ -67,7 +67,7 @@ def find_ranks(rank: int | None = None, world_size: int | None = None) -> Ranks:
     check_given(rank, world_size)
     if rank is not None and world_size is not None:
         return Ranks(rank, world_size, given=True)
-    if are_many():
+    if is_distributed():
         return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
     for mine, count, only_if in _VARIABLES:
         if count in os.environ and (only_if is None or only_if in os.environ):
@@ -103,7 +103,7 @@ def check_ranks(ranks: Ranks) -> str | None:
         PlanError: A process group came up after the rank was found, so that several processes
             would be given the same samples.
     """
-    if not are_many():
+    if not is_distributed():
         return None
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if not ranks.given and ranks[:2] != (rank, world_size):

@@ -1,4 +1,4 @@
-"""How do two processes exchange short messages without either ever waiting for the other?"""
+"""A socket of JSON messages, one a line, on which neither side ever blocks."""
 
 import json
 import socket
@@ -10,7 +10,7 @@ LONGEST = 8 * 2**20
 PART = 2**16
 
 
-class Wire:
+class JsonSocket:
     """A connection that carries one JSON value a line, and blocks nobody.
 
     What the other side is too slow to take is kept; while something is kept, further messages

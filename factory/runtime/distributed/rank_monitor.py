@@ -1,4 +1,4 @@
-"""Do the other processes of the run still live?"""
+"""Monitor of the other ranks: ends this process when one of them died, failed or hangs."""
 
 import hmac
 import os
@@ -14,10 +14,10 @@ from typing import Any
 import torch.distributed
 
 from factory.errors import PeerError
-from factory.runtime.distributed.abort import LOG_S, end, write
-from factory.runtime.distributed.consistency import are_many
-from factory.runtime.distributed.json_socket import Wire
-from factory.runtime.distributed.status_board import SETTLE_S, Board, Verdict
+from factory.runtime.distributed.abort import LOG_S, end, log_report
+from factory.runtime.distributed.consistency import is_distributed
+from factory.runtime.distributed.json_socket import JsonSocket
+from factory.runtime.distributed.status_board import SETTLE_S, RankFailure, StatusBoard
 from factory.runtime.prefetch.activity import Doing, Progress
 from factory.runtime.prefetch.stall import stacks
 
@@ -38,7 +38,7 @@ PEER_TIMEOUT_S = 120.0
 LOOPBACK = "127.0.0.1"
 
 
-class Peers:
+class RankMonitor:
     """Watches the other processes of a run, so that none waits for ever for one that is gone.
 
     Every process tells what it does to rank 0, over a connection of its own, and rank 0
@@ -65,10 +65,10 @@ class Peers:
         self._progress = progress
         self._beat_s = min(timeout_s / BEATS, SLOWEST_BEAT_S)
         self._grace_s = min(timeout_s / 2, LONGEST_GRACE_S)
-        self._board = Board(ranks, timeout_s)
+        self._board = StatusBoard(ranks, timeout_s)
         self._server: socket.socket | None = None
         self._token = ""
-        self._wires: dict[Wire, int | None] = {}
+        self._wires: dict[JsonSocket, int | None] = {}
         self._thread: threading.Thread | None = None
         self._trains = threading.get_ident()
         self._wake, self._woken = socket.socketpair()
@@ -78,7 +78,7 @@ class Peers:
         self._told, self._told_of = 0.0, ("", "")
         self._acknowledged, self._judged = threading.Event(), threading.Event()
         self._interrupted = False
-        self.verdict: Verdict | None = None
+        self.failure: RankFailure | None = None
 
     def listen(self, host: str) -> str:
         """Open the door for the others, in rank 0.
@@ -114,7 +114,7 @@ class Peers:
         if self.rank:
             self._wires[self._connect(address)] = 0
         self._thread = threading.Thread(
-            target=self._watch, name=f"factory-peers-{self.rank}", daemon=True
+            target=self._watch, name=f"factory-monitor-{self.rank}", daemon=True
         )
         self._thread.start()
 
@@ -126,7 +126,7 @@ class Peers:
         self._interrupted = True
         self._acknowledged.set()
 
-    def fail(self, error: BaseException) -> Verdict | None:
+    def fail(self, error: BaseException) -> RankFailure | None:
         """Tell the others that this process fails.
 
         Returns:
@@ -134,12 +134,12 @@ class Peers:
         """
         self._acknowledged.set()
         if self._thread is None or self._leaving is not None:
-            return self.verdict
+            return self.failure
         self._leave(Doing("failed", f"{type(error).__name__}: {error}".rstrip(": ")))
         # Until the report is written, too: the process may end right after this.
         self._judged.wait(2 * SETTLE_S + LAST_S + LOG_S)
-        verdict = self.verdict
-        return None if verdict is None or verdict.rank == self.rank else verdict
+        failure = self.failure
+        return None if failure is None or failure.rank == self.rank else failure
 
     def close(self) -> None:
         """Say goodbye, unless this process failed, and stop watching."""
@@ -162,10 +162,10 @@ class Peers:
         with suppress(OSError):  # the watch may have ended already
             self._wake.send(b".")
 
-    def _connect(self, address: str) -> Wire:
+    def _connect(self, address: str) -> JsonSocket:
         host, port, token = address.split(" ")
         try:
-            wire = Wire(socket.create_connection((host, int(port)), self.timeout_s))
+            wire = JsonSocket(socket.create_connection((host, int(port)), self.timeout_s))
             wire.send([token, self.rank])
         except OSError as error:
             raise PeerError(
@@ -189,10 +189,10 @@ class Peers:
             self._tell_last()
         finally:
             self._shut()
-        report = "" if self.verdict is None else self._report(self.verdict)
-        blames_another = self.verdict is not None and self.verdict.rank != self.rank
+        report = "" if self.failure is None else self._report(self.failure)
+        blames_another = self.failure is not None and self.failure.rank != self.rank
         if blames_another and not self._interrupted:
-            write(report)
+            log_report(report)
         self._judged.set()
         if blames_another:
             end(report, self._trains, self._acknowledged, self._grace_s)
@@ -208,10 +208,10 @@ class Peers:
                 self._hear(key.data, selector)
         doing = self._leaving or self._progress.now
         self._board.hear(self.rank, doing)
-        if self.verdict is None:
+        if self.failure is None:
             turn_s = min(self._beat_s, TURN_S)
-            self.verdict = self._board.verdict(turn_s, None if self.rank == 0 else [0])
-        if self.verdict is not None or doing.stage == "done" or self._closing:
+            self.failure = self._board.failure(turn_s, None if self.rank == 0 else [0])
+        if self.failure is not None or doing.stage == "done" or self._closing:
             return False
         if self._is_due(doing):
             self._tell(doing, selector)
@@ -231,18 +231,18 @@ class Peers:
         assert self._server is not None  # noqa: S101 - it is what was selected
         with suppress(OSError):  # it gave up again
             connection, _ = self._server.accept()
-            wire = Wire(connection)
+            wire = JsonSocket(connection)
             self._wires[wire] = None
             selector.register(wire.socket, selectors.EVENT_READ, wire)
 
-    def _hear(self, wire: Wire, selector: selectors.BaseSelector) -> None:
+    def _hear(self, wire: JsonSocket, selector: selectors.BaseSelector) -> None:
         try:
             for message in wire.receive():
                 self._take(wire, message)
         except (ConnectionError, TypeError, ValueError):
             self._drop(wire, selector)
 
-    def _drop(self, wire: Wire, selector: selectors.BaseSelector) -> None:
+    def _drop(self, wire: JsonSocket, selector: selectors.BaseSelector) -> None:
         if wire not in self._wires:
             return
         rank = self._wires.pop(wire)
@@ -251,18 +251,18 @@ class Peers:
         if rank is not None:
             self._board.lose(rank)
 
-    def _take(self, wire: Wire, message: Any) -> None:
+    def _take(self, wire: JsonSocket, message: Any) -> None:
         """Take a message in.
 
         Raises:
             ValueError: It is none of this run's.
         """
         if self.rank:
-            known, verdict = message
+            known, failure = message
             self._board.adopt(known)
-            if verdict is not None and self.verdict is None:
-                rank, why = verdict
-                self.verdict = Verdict(int(rank), str(why))
+            if failure is not None and self.failure is None:
+                rank, why = failure
+                self.failure = RankFailure(int(rank), str(why))
         elif (rank := self._wires[wire]) is not None:
             self._board.hear(rank, Doing.read(message))
         else:
@@ -282,8 +282,8 @@ class Peers:
     def _message(self, doing: Doing) -> Any:
         if self.rank:
             return doing.sent()
-        verdict = self.verdict
-        return [self._board.sent(), None if verdict is None else [verdict.rank, verdict.why]]
+        failure = self.failure
+        return [self._board.sent(), None if failure is None else [failure.rank, failure.why]]
 
     def _tell_last(self) -> None:
         """See to it that the last message gets out, whole."""
@@ -293,12 +293,12 @@ class Peers:
                 with suppress(OSError):
                     wire.finish(self._message(doing), LAST_S)
 
-    def _report(self, verdict: Verdict) -> str:
+    def _report(self, failure: RankFailure) -> str:
         """Say what happened, for people; the first line says it all."""
         lines = self._board.lines(self.rank, self._progress.now)
         return "\n".join(
             [
-                f"rank {self.rank} ends because {verdict}; resume from the last checkpoint",
+                f"rank {self.rank} ends because {failure}; resume from the last checkpoint",
                 "What each process was last known to do:",
                 *(f"  {line}" for line in lines),
                 f"What each thread of rank {self.rank} does:",
@@ -307,9 +307,9 @@ class Peers:
         )
 
 
-def watch(
+def monitor_ranks(
     exchange: Callable[[str], str], timeout_s: float, progress: Progress, *, several_nodes: bool
-) -> Peers | None:
+) -> RankMonitor | None:
     """Begin to watch the other processes of this group of torch.distributed; all must call it.
 
     Args:
@@ -324,15 +324,15 @@ def watch(
     Raises:
         PeerError: Rank 0 cannot be reached.
     """
-    if not are_many():
+    if not is_distributed():
         return None
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    peers = Peers(rank, ranks, timeout_s, progress)
+    monitor = RankMonitor(rank, ranks, timeout_s, progress)
     # Rank 0 runs where the group's own store is, which all of them have reached already.
     host = os.environ.get("MASTER_ADDR", LOOPBACK) if several_nodes else LOOPBACK
     try:
-        peers.start(exchange(peers.listen(host) if rank == 0 else ""))
+        monitor.start(exchange(monitor.listen(host) if rank == 0 else ""))
     except BaseException:
-        peers.close()
+        monitor.close()
         raise
-    return peers
+    return monitor

@@ -1,4 +1,4 @@
-"""Which processes of a run live, and which one stops the others?"""
+"""Status of every rank, and which failure stops the run; no I/O."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ SETTLE_S = 0.5
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RankFailure:
     """Why the run cannot go on.
 
     Attributes:
@@ -38,7 +38,7 @@ class _Entry:
     failed: float | None = None
 
 
-class Board:
+class StatusBoard:
     """What is known of each process, and what follows from it; a clock apart, no I/O."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Board:
         """Note that a process closed its connection."""
         self._entries[rank].lost = True
 
-    def verdict(self, beat_s: float, of: Sequence[int] | None = None) -> Verdict | None:
+    def failure(self, beat_s: float, of: Sequence[int] | None = None) -> RankFailure | None:
         """Return why the run cannot go on, if so.
 
         Args:
@@ -127,14 +127,14 @@ class Board:
         return lines
 
 
-def _dead(entries: Mapping[int, _Entry]) -> Verdict | None:
+def _dead(entries: Mapping[int, _Entry]) -> RankFailure | None:
     for rank, entry in entries.items():
         if entry.lost and entry.doing.stage not in ("done", "failed"):
-            return Verdict(rank, "ended without a word")
+            return RankFailure(rank, "ended without a word")
     return None
 
 
-def _failed(entries: Mapping[int, _Entry], now: float) -> Verdict | None:
+def _failed(entries: Mapping[int, _Entry], now: float) -> RankFailure | None:
     """Blame the first that failed, once it is clear that none died before it."""
     failed = [
         (entry.failed or now, rank)
@@ -145,12 +145,12 @@ def _failed(entries: Mapping[int, _Entry], now: float) -> Verdict | None:
     if not failed:
         return None
     _, rank = min(failed)
-    return Verdict(rank, f"failed: {entries[rank].doing.what}")
+    return RankFailure(rank, f"failed: {entries[rank].doing.what}")
 
 
-def _silent(entries: Mapping[int, _Entry], now: float, timeout_s: float) -> Verdict | None:
+def _silent(entries: Mapping[int, _Entry], now: float, timeout_s: float) -> RankFailure | None:
     for rank, entry in entries.items():
         silence = now - entry.heard
         if silence > timeout_s and entry.doing.stage not in ("done", "failed"):
-            return Verdict(rank, f"has given no sign of life for {silence:.1f} s")
+            return RankFailure(rank, f"has given no sign of life for {silence:.1f} s")
     return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.gather.row_refs import Located
 from factory.cache.index.recipe_index import Found
 from factory.cache.index.snapshot import Snapshot
@@ -37,7 +37,7 @@ class Needs:
         seed: Seed of the choice among a sample's captions.
     """
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, PreparedBackend]
     seed: int
 
     def __call__(self, part: Part) -> Iterator[Located]:
@@ -235,7 +235,9 @@ class FetchAhead:
         self.problems.append(f"{type(error).__name__}: {error}")
 
 
-def fetch_ahead(sources: Mapping[str, Source], plan: Plan, megabytes: float) -> FetchAhead | None:
+def fetch_ahead(
+    sources: Mapping[str, PreparedBackend], plan: Plan, megabytes: float
+) -> FetchAhead | None:
     """Return what fetches the rows of a plan's steps; None where all lie on this machine.
 
     Args:
@@ -251,7 +253,7 @@ def fetch_ahead(sources: Mapping[str, Source], plan: Plan, megabytes: float) -> 
     return FetchAhead(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
 
 
-def _pictures(source: Source, rows: np.ndarray) -> Iterator[Located]:
+def _pictures(source: PreparedBackend, rows: np.ndarray) -> Iterator[Located]:
     """Yield the rows that a source's samples have in its stores of pictures."""
     for embeds in (source.latents, source.vision):
         if embeds is None:

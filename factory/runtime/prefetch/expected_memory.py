@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.errors import ConfigError
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 
@@ -57,7 +57,7 @@ def machine_memory() -> tuple[int, int]:
 
 
 def expected(
-    sources: Iterable[Source], batch_size: int, prefetch: Prefetch, shares: int = 1
+    sources: Iterable[PreparedBackend], batch_size: int, prefetch: Prefetch, shares: int = 1
 ) -> list[Expected]:
     """Return what batches and the encoding of samples take, each at its worst bucket.
 
@@ -112,7 +112,7 @@ class Run(Protocol):
     trainer: Any
 
 
-def check_memory(run: Run, sources: Mapping[str, Source]) -> None:
+def check_memory(run: Run, sources: Mapping[str, PreparedBackend]) -> None:
     """Warn of batches that leave little memory, and refuse those that cannot fit.
 
     Raises:

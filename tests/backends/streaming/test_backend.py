@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from factory.backends.pixels import Picture
 from factory.backends.streaming.backend import StreamBackend
-from factory.backends.streaming.batcher import Assembly, Mark, StreamBatch
-from factory.backends.streaming.blocks import Blocks
-from factory.backends.streaming.bucket_buffer import StreamSample, Waiting
+from factory.backends.streaming.batcher import StreamBatch, StreamBatcher, StreamPosition
+from factory.backends.streaming.blocks import ShardBlocks
+from factory.backends.streaming.bucket_buffer import BucketBuffer, StreamSample
 from factory.catalog.captions.sources import ColumnCaptions, InstanceCaptions, TextFileCaptions
 from factory.catalog.catalog import Cut
 from factory.catalog.row_filters import RowFilter
@@ -45,8 +45,8 @@ def told(batch: StreamBatch) -> tuple[Any, ...]:
     return batch.number, batch.bucket, keys(batch), batch.duplicates
 
 
-def assembly(backend: StreamBackend, batch_size: int = 4, **more: Any) -> Assembly:
-    return Assembly(backend, backend.open(), batch_size=batch_size, seed=3, **more)
+def assembly(backend: StreamBackend, batch_size: int = 4, **more: Any) -> StreamBatcher:
+    return StreamBatcher(backend, backend.open(), batch_size=batch_size, seed=3, **more)
 
 
 def one_pass(backend: StreamBackend, batch_size: int = 4) -> list[StreamBatch]:
@@ -98,7 +98,7 @@ def test_it_goes_on_exactly_after_any_mark(
     whole.close()
     for stop in stops:
         saved = json.loads(json.dumps(marks[stop].to_dict()))
-        again = assembly(backend, batch_size, mark=Mark.from_dict(saved))
+        again = assembly(backend, batch_size, mark=StreamPosition.from_dict(saved))
         # Never more than what waits, in whole blocks.
         assert again.rows_read <= buffer + 2 * backend.block
         assert [told(next(again)) for _ in range(32 - stop)] == batches[stop:]
@@ -120,7 +120,7 @@ def test_passes_and_seeds_differ_and_runs_do_not(folder: str) -> None:
     both = [next(made) for _ in range(2 * len(first))]
     assert [keys(batch) for batch in both[len(first) :]] != [keys(batch) for batch in first]
     made.close()
-    other = Assembly(backend, backend.open(), batch_size=4, seed=4)
+    other = StreamBatcher(backend, backend.open(), batch_size=4, seed=4)
     assert keys(next(other)) != keys(first[0])
     other.close()
 
@@ -133,7 +133,7 @@ def sample(position: int, bucket: str, nbytes: int = 10) -> StreamSample:
 
 
 def test_what_is_due() -> None:
-    waiting = Waiting(batch_size=2, rows=10, nbytes=100)
+    waiting = BucketBuffer(batch_size=2, rows=10, nbytes=100)
     assert waiting.due(0) is waiting.oldest() is None
     waiting.add(sample(0, "rare"))
     waiting.add(sample(1, "often"))
@@ -222,7 +222,7 @@ def test_the_next_block_is_read_meanwhile(folder: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(ShardRows, "__next__", watched)
     backend = stream(folder, shuffle_buffer=0)
     monkeypatch.setattr(StreamBackend, "block", 5)
-    blocks = Blocks(backend, backend.open(), seed=0, pass_index=0)
+    blocks = ShardBlocks(backend, backend.open(), seed=0, pass_index=0)
     assert len(blocks.read()) == 5
     assert ahead.wait(30)  # nobody asked for the second block yet
     assert blocks.rows_read == 5

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from factory.backends.streaming.batcher import Assembly, StreamBatch
+from factory.backends.streaming.batcher import StreamBatch, StreamBatcher
 from factory.backends.streaming.source import StreamSource
 from factory.errors import PlanError, ResumeError, StorageError
 from factory.storage.huggingface_stream import ShardRows
@@ -40,7 +40,7 @@ def source(folder: str) -> Iterator[StreamSource]:
 
 def expected(folder: str, count: int) -> list[tuple[Any, ...]]:
     backend = stream(folder)
-    made = Assembly(backend, backend.open(), batch_size=4, seed=3)
+    made = StreamBatcher(backend, backend.open(), batch_size=4, seed=3)
     batches = [told(next(made)) for _ in range(count)]
     made.close()
     return batches

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("ray")
 PICTURES = 24
 
 
-def source_of(root: Path, cache: str, storage: Any = None, encoder: Any = None) -> Source:
+def source_of(root: Path, cache: str, storage: Any = None, encoder: Any = None) -> PreparedBackend:
     """Return the folder "p" scanned, with a store of latents of its own."""
     files = storage or LocalStorage(str(root))
     backend = ImageBackend(
@@ -45,10 +45,10 @@ def source_of(root: Path, cache: str, storage: Any = None, encoder: Any = None) 
         name="latents", cache=kept, encoder=encoder or BlockDCT(), batch_size=3
     )
     facts = backend.scan(None, LocalEngine(workers=2))
-    return Source(backend, backend.catalog(facts, 0), store)
+    return PreparedBackend(backend, backend.catalog(facts, 0), store)
 
 
-def latents(source: Source) -> dict[str, bytes]:
+def latents(source: PreparedBackend) -> dict[str, bytes]:
     """Return the latents of every kept picture by its key."""
     found = {}
     for bucket in source.catalog.decisions.buckets:
@@ -127,7 +127,7 @@ def test_more_encoders_than_there_is_room_for_are_refused(tmp_path: Path) -> Non
         RayEngine(gpus_per_encoder=1).copies()
 
 
-def both(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Source]:
+def both(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, PreparedBackend]:
     """Encode the same pictures by both engines; the Ray one is given relative paths."""
     monkeypatch.chdir(root)
     engines: dict[str, Engine] = {"local": LocalEngine(workers=2), "ray": RayEngine(encoders=2)}

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from factory import FactoryDataModule
 from factory.errors import ConfigError
-from factory.reports.explain.answer import Inquiry
+from factory.reports.explain.answer import Explainer
 from factory.reports.explain.explain_page import page
 from factory.reports.explain.explain_terminal import show
-from factory.reports.explain.findings import Findings
-from factory.reports.explain.request import Request, parse
+from factory.reports.explain.findings import Explanation
+from factory.reports.explain.request import ExplainRequest, parse
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.sampling.exclusion import Exclude
 from factory.sampling.mixture import Mixture
@@ -43,17 +43,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ask(root: Path, text: str, *, ledger: bool = True, end: int = STEPS, **settings) -> Findings:
+def ask(root: Path, text: str, *, ledger: bool = True, end: int = STEPS, **settings) -> Explanation:
     data = data_module(root, **settings)
     data.setup()
     ledgers = [root / "ledger"] if ledger else []
     try:
-        return Inquiry(data, "RUN", end, ledgers).answer(parse([text]))
+        return Explainer(data, "RUN", end, ledgers).answer(parse([text]))
     finally:
         data.close()
 
 
-def shown(findings: Findings) -> str:
+def shown(findings: Explanation) -> str:
     console = Console(width=110, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     show(findings, console)
     console.file.close()
@@ -196,7 +196,7 @@ def test_replacements_on_record_are_shown(root: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(note, damaged)
     data = data_module(root, ledger=tmp_path)
     trainer(root, max_steps=2).fit(Recorder(), datamodule=data)
-    found = Inquiry(data, "RUN", 2, [tmp_path]).answer(Request(1, 1))
+    found = Explainer(data, "RUN", 2, [tmp_path]).answer(ExplainRequest(1, 1))
     [swapped] = found.steps[0].samples[2].instead_of
     assert (swapped.key, swapped.reason) == ("a/gone.png", "truncated: half")
     assert "decode: truncated: half" in shown(found)
@@ -211,15 +211,15 @@ def test_samples_of_a_stream_are_on_record_by_key(tmp_path: Path) -> None:
     data = FactoryDataModule([backend], batch_size=4, ledger=tmp_path / "ledger")
     model = Watching()
     trainer(tmp_path, max_steps=3).fit(model, datamodule=data)
-    inquiry = Inquiry(data, "RUN", 3, [tmp_path / "ledger"])
-    [step] = inquiry.answer(Request(1, 1)).steps
+    inquiry = Explainer(data, "RUN", 3, [tmp_path / "ledger"])
+    [step] = inquiry.answer(ExplainRequest(1, 1)).steps
     assert [sample.key for sample in step.samples] == model.batches[1].keys
     key = model.batches[2].keys[0]
     using = [n for n, batch in enumerate(model.batches, 1) if key in batch.keys]
-    found = inquiry.answer(Request(sample=key))
+    found = inquiry.answer(ExplainRequest(sample=key))
     assert [each.number for each in found.steps] == using
     assert found.exclude == ""
-    assert Inquiry(data, "RUN", 3).answer(Request(0, 0)).steps[0].samples == ()
+    assert Explainer(data, "RUN", 3).answer(ExplainRequest(0, 0)).steps[0].samples == ()
     data.close()
 
 

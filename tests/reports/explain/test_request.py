@@ -10,18 +10,18 @@ from omegaconf import OmegaConf
 
 from factory.errors import ConfigError
 from factory.reports.explain.findings import exclude_line
-from factory.reports.explain.request import Request, parse
+from factory.reports.explain.request import ExplainRequest, parse
 
 
 @pytest.mark.parametrize(
     ("text", "request_"),
     [
-        ("step=1", Request(0, 0)),
-        ("step=1200..1240", Request(1199, 1239)),
-        ("sample=photos:a=b.jpg", Request(sample="photos:a=b.jpg")),
+        ("step=1", ExplainRequest(0, 0)),
+        ("step=1200..1240", ExplainRequest(1199, 1239)),
+        ("sample=photos:a=b.jpg", ExplainRequest(sample="photos:a=b.jpg")),
     ],
 )
-def test_what_can_be_asked(text: str, request_: Request) -> None:
+def test_what_can_be_asked(text: str, request_: ExplainRequest) -> None:
     assert parse([text]) == request_
 
 

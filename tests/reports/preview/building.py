@@ -7,8 +7,8 @@ from typing import Any
 
 from factory import CachePlace, FactoryDataModule, ImageBackend
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.reports.preview.dry_run import Rehearsal, rehearse
-from factory.reports.preview.summary import Figures, Problem, Run
+from factory.reports.preview.dry_run import DryRun, preview_run
+from factory.reports.preview.summary import Problem, RunLimits, Summary
 from factory.storage.local import LocalStorage
 from tests.support.pictures import write_pictures
 
@@ -31,9 +31,9 @@ def module(root: Path, *backends: Any, **settings: Any) -> FactoryDataModule:
     return FactoryDataModule(backends, **settings)
 
 
-def dry_run(root: Path, *backends: Any, run: Run | None = None, **settings: Any) -> Rehearsal:
+def dry_run(root: Path, *backends: Any, run: RunLimits | None = None, **settings: Any) -> DryRun:
     """Rehearse a run of some backends."""
-    return rehearse(module(root, *backends, **settings), run)
+    return preview_run(module(root, *backends, **settings), run)
 
 
 def write(root: Path, counts: dict[str, int]) -> None:
@@ -42,9 +42,9 @@ def write(root: Path, counts: dict[str, int]) -> None:
         write_pictures(root / name, count, sizes=[(80, 80)], first=100 * place)
 
 
-def problems(figures: Figures, words: str) -> list[Problem]:
+def problems(summary: Summary, words: str) -> list[Problem]:
     """Return the problems whose text holds some words."""
-    return [problem for problem in figures.problems if words in problem.text]
+    return [problem for problem in summary.problems if words in problem.text]
 
 
 def browse(page: Path, fragment: str, profile: Path) -> tuple[str, str]:

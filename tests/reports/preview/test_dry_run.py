@@ -17,8 +17,8 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.media.formats.png import TAIL_BYTES
 from factory.reports.preview import catalog_rows
-from factory.reports.preview.dry_run import rehearse
-from factory.reports.preview.summary import Run
+from factory.reports.preview.dry_run import preview_run
+from factory.reports.preview.summary import RunLimits
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Watched
 from tests.reports.preview.building import dry_run, module, one_backend, write
@@ -28,7 +28,7 @@ from tests.support.pictures import write_pictures
 
 def test_it_plans_what_the_run_then_trains_on(tmp_path: Path) -> None:
     write_folders(tmp_path)
-    planned = rehearse(data_module(tmp_path)).figures
+    planned = preview_run(data_module(tmp_path)).summary
     data = data_module(tmp_path)
     data.prepare_data()
     data.setup()
@@ -47,7 +47,7 @@ def test_it_plans_what_the_run_then_trains_on(tmp_path: Path) -> None:
 
 def test_nothing_is_encoded(tmp_path: Path) -> None:
     write_folders(tmp_path)
-    rehearse(data_module(tmp_path))
+    preview_run(data_module(tmp_path))
     assert sorted(p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()) == [
         "a.arrow", "a.parquet", "b.arrow", "b.parquet", "held.arrow", "held.parquet",
     ]  # fmt: skip
@@ -56,7 +56,7 @@ def test_nothing_is_encoded(tmp_path: Path) -> None:
 def test_counts_of_found_kept_and_dropped(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
     (tmp_path / "a/bad.png").write_text("no picture")
-    backend = dry_run(tmp_path, one_backend(tmp_path)).figures.backends[0]
+    backend = dry_run(tmp_path, one_backend(tmp_path)).summary.backends[0]
     assert (backend.found, backend.kept) == (9, 8)
     [dropped] = backend.dropped
     assert (dropped.reason, dropped.count, dropped.examples) == ("not a picture", 1, ("bad.png",))
@@ -71,7 +71,7 @@ def test_the_first_scan_reads_as_much_as_was_foretold(tmp_path: Path) -> None:
     (tmp_path / "a/0001.png").write_bytes((tmp_path / "a/0001.png").read_bytes() + large)
     watched = Watched(str(tmp_path))
     backend = one_backend(tmp_path, storage=watched, caption=TextFileCaptions())
-    costs = dry_run(tmp_path, backend).figures.backends[0].costs
+    costs = dry_run(tmp_path, backend).summary.backends[0].costs
     assert costs.scan_requests == watched.reads.total() == 10
     sizes = [f.stat().st_size for f in (tmp_path / "a").glob("*.png")]
     assert costs.scan_bytes == sum(min(size, watched.head_bytes) for size in sizes)
@@ -85,7 +85,7 @@ def test_the_ends_of_large_pngs_are_foretold(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "a/large.jpg", quality=95)
     watched = Watched(str(tmp_path))
     backend = one_backend(tmp_path, storage=watched, caption=InstanceCaptions("a"))
-    costs = dry_run(tmp_path, backend).figures.backends[0].costs
+    costs = dry_run(tmp_path, backend).summary.backends[0].costs
     assert costs.scan_requests == watched.reads.total() == 6
     assert watched.reads["a/large.png"] == 2
     sizes = [f.stat().st_size for f in (tmp_path / "a").iterdir() if f.suffix != ".txt"]
@@ -95,7 +95,7 @@ def test_the_ends_of_large_pngs_are_foretold(tmp_path: Path) -> None:
 
 def test_pixels_are_read_every_epoch_and_latents_once(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9})
-    pixels = dry_run(tmp_path, one_backend(tmp_path, repeats=1)).figures
+    pixels = dry_run(tmp_path, one_backend(tmp_path, repeats=1)).summary
     costs = pixels.backends[0].costs
     assert (costs.encode_requests, costs.latents_bytes, costs.epoch_cache_bytes) == (0, 0, 0)
     assert costs.epoch_requests == 2 * 12  # two passes of three batches of four
@@ -107,14 +107,14 @@ def test_pixels_are_read_every_epoch_and_latents_once(tmp_path: Path) -> None:
         ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT()),
         TextEmbedBackend(name="text", cache=place, encoder=HashedText()),
     )
-    figures = dry_run(tmp_path, one_backend(tmp_path), *stores).figures
-    costs = figures.backends[0].costs
+    summary = dry_run(tmp_path, one_backend(tmp_path), *stores).summary
+    costs = summary.backends[0].costs
     row = BlockDCT().row_bytes(64, 64)
-    assert (costs.encode_requests, costs.encode_bytes) == (9, figures.backends[0].bytes)
+    assert (costs.encode_requests, costs.encode_bytes) == (9, summary.backends[0].bytes)
     assert (costs.epoch_requests, costs.epoch_cache_bytes) == (0, 12 * row)
     assert costs.latents_bytes == 9 * row
-    assert figures.texts.bytes == 10 * HashedText().row_bytes()  # the empty caption too
-    assert figures.cache_bytes == 9 * row + 10 * HashedText().row_bytes()
+    assert summary.texts.bytes == 10 * HashedText().row_bytes()  # the empty caption too
+    assert summary.cache_bytes == 9 * row + 10 * HashedText().row_bytes()
 
 
 class Untold:
@@ -128,9 +128,9 @@ def test_space_is_unknown_where_an_encoder_cannot_tell(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
     place = module(tmp_path, one_backend(tmp_path)).registry.cache
     store = ImageEmbedBackend(name="latents", cache=place, encoder=Untold())  # type: ignore[arg-type]
-    figures = dry_run(tmp_path, one_backend(tmp_path), store).figures
-    assert figures.backends[0].costs.latents_bytes is None
-    assert figures.cache_bytes is None
+    summary = dry_run(tmp_path, one_backend(tmp_path), store).summary
+    assert summary.backends[0].costs.latents_bytes is None
+    assert summary.cache_bytes is None
 
 
 def test_encoders_foretell_the_rows_they_make() -> None:
@@ -154,9 +154,9 @@ def test_a_wrong_alignment_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
     place = module(tmp_path, one_backend(tmp_path)).registry.cache
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
-    figures = dry_run(tmp_path, one_backend(tmp_path, alignment=4), store).figures
-    assert figures.problems[0].fix == "set data.alignment=64"
-    assert not figures.trainable
+    summary = dry_run(tmp_path, one_backend(tmp_path, alignment=4), store).summary
+    assert summary.problems[0].fix == "set data.alignment=64"
+    assert not summary.trainable
 
 
 def test_a_cache_larger_than_the_disk_is_warned_of(
@@ -164,9 +164,9 @@ def test_a_cache_larger_than_the_disk_is_warned_of(
 ) -> None:
     write_folders(tmp_path)
     monkeypatch.setattr("factory.reports.preview.dry_run._free", lambda place: 100)
-    figures = rehearse(data_module(tmp_path)).figures
-    assert figures.problems[0].text.startswith("the cache needs")
-    assert figures.trainable
+    summary = preview_run(data_module(tmp_path)).summary
+    assert summary.problems[0].text.startswith("the cache needs")
+    assert summary.trainable
 
 
 def test_validation_reads_each_sample_once(tmp_path: Path) -> None:
@@ -174,15 +174,15 @@ def test_validation_reads_each_sample_once(tmp_path: Path) -> None:
     held = EvalBackend(
         name="held", prefix="held", storage=LocalStorage(str(tmp_path)), resolution=64
     )
-    figures = dry_run(tmp_path, one_backend(tmp_path), held).figures
-    assert figures.backends[1].costs.epoch_requests == 5
-    assert figures.backends[1].buckets[0].filled == 0
+    summary = dry_run(tmp_path, one_backend(tmp_path), held).summary
+    assert summary.backends[1].costs.epoch_requests == 5
+    assert summary.backends[1].buckets[0].filled == 0
 
 
 def test_the_numbers_are_json(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
-    figures = dry_run(tmp_path, one_backend(tmp_path), run=Run(max_steps=4)).figures
-    read = json.loads(json.dumps(figures.as_json()))
+    summary = dry_run(tmp_path, one_backend(tmp_path), run=RunLimits(max_steps=4)).summary
+    read = json.loads(json.dumps(summary.as_json()))
     assert (read["format"], read["trainable"], read["problems"]) == (1, True, [])
     assert read["plan"]["run_epochs"] == 2
     assert read["backends"][0]["buckets"][0]["samples"] == 8
@@ -201,7 +201,7 @@ def test_a_large_catalog_is_not_walked_through(
         return original(self, row)
 
     monkeypatch.setattr(facts_module.Facts, "key", key)
-    texts = dry_run(tmp_path, one_backend(tmp_path)).figures.texts
+    texts = dry_run(tmp_path, one_backend(tmp_path)).summary.texts
     assert (texts.captions, texts.exact) == (60, False)
     assert len(asked) < 20
 
@@ -233,10 +233,10 @@ def test_only_what_is_encoded_before_the_first_step_counts_as_such(
     place = CachePlace(LocalStorage(str(tmp_path)))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT(), encode_mode=mode)
     texts = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), encode_mode=mode)
-    figures = dry_run(tmp_path, one_backend(tmp_path), store, texts).figures
-    costs, row = figures.backends[0].costs, BlockDCT().row_bytes(64, 64)
+    summary = dry_run(tmp_path, one_backend(tmp_path), store, texts).summary
+    costs, row = summary.backends[0].costs, BlockDCT().row_bytes(64, 64)
     assert costs.encode_mode == mode
     assert (costs.encode_requests, costs.epoch_requests) == (once, each)
     assert bool(costs.encode_bytes) == bool(once)
     assert (costs.epoch_cache_bytes, costs.latents_bytes) == (catalog_rows * row, kept * row)
-    assert bool(figures.texts.bytes) == bool(kept)
+    assert bool(summary.texts.bytes) == bool(kept)

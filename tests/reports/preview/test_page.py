@@ -167,11 +167,11 @@ def test_passwords_and_signatures_of_urls_are_not_shown(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
     error = MediaError("not readable", "http://me:sECRET@h/x.png?X-Amz-Signature=sECRET is gone")
     storage = Scattered(str(tmp_path), broken={"a/0003.png": error})
-    rehearsal = dry_run(tmp_path, one_backend(tmp_path, storage=storage))
-    document = page(rehearsal, ENGINE)
+    run = dry_run(tmp_path, one_backend(tmp_path, storage=storage))
+    document = page(run, ENGINE)
     assert "http://…@h/x.png?…" in document
     assert "sECRET" not in document
-    assert "sECRET" not in str(rehearsal.figures.as_json())
+    assert "sECRET" not in str(run.summary.as_json())
 
 
 def test_clips_show_their_first_frame_as_it_is_cut(tmp_path: Path) -> None:
@@ -180,10 +180,10 @@ def test_clips_show_their_first_frame_as_it_is_cut(tmp_path: Path) -> None:
         name="v", prefix="v", storage=LocalStorage(str(tmp_path)), resolution=64, alignment=16,
         frames=4, caption=TextFileCaptions(),
     )  # fmt: skip
-    rehearsal = dry_run(tmp_path, clips)
-    buckets = {bucket.name: bucket.frames for bucket in rehearsal.figures.backends[0].buckets}
+    run = dry_run(tmp_path, clips)
+    buckets = {bucket.name: bucket.frames for bucket in run.summary.backends[0].buckets}
     assert set(buckets.values()) == {4}
-    read = Reader(page(rehearsal, ENGINE))
+    read = Reader(page(run, ENGINE))
     images = [a["src"] or "" for name, a in read.elements if name == "img"]
     assert len(images) == 3
     with Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2]))) as picture:

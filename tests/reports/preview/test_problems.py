@@ -15,7 +15,7 @@ from factory.conditioning import Canny, RandomMasks
 from factory.reports.preview.epochs import lay_out
 from factory.reports.preview.mixture_problems import mixture_problems
 from factory.reports.preview.sample_problems import better_batch
-from factory.reports.preview.summary import Run
+from factory.reports.preview.summary import RunLimits
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
@@ -36,15 +36,15 @@ def proposed(fix: str, setting: str) -> float:
 
 def test_nothing_to_mend(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
-    figures = dry_run(tmp_path, one_backend(tmp_path)).figures
-    assert figures.problems == ()
-    assert figures.trainable
+    summary = dry_run(tmp_path, one_backend(tmp_path)).summary
+    assert summary.problems == ()
+    assert summary.trainable
 
 
 def test_a_bucket_below_a_batch(tmp_path: Path) -> None:
     write(tmp_path, {"a": 5})
-    figures = dry_run(tmp_path, one_backend(tmp_path), batch_size=16).figures
-    [problem] = problems(figures, "too few samples")
+    summary = dry_run(tmp_path, one_backend(tmp_path), batch_size=16).summary
+    [problem] = problems(summary, "too few samples")
     assert "64x64 has 5" in problem.text
     assert "up to 3.2 times" in problem.text
     assert problem.level == "warn"
@@ -52,29 +52,29 @@ def test_a_bucket_below_a_batch(tmp_path: Path) -> None:
     assert "data/crop" not in problem.fix  # there is one shape only
     smaller = int(proposed(problem.fix, "data.batch_size"))
     assert smaller == 5
-    mended = dry_run(tmp_path, one_backend(tmp_path), batch_size=smaller).figures
+    mended = dry_run(tmp_path, one_backend(tmp_path), batch_size=smaller).summary
     assert mended.problems == ()
 
 
 def test_shapes_that_may_be_merged(tmp_path: Path) -> None:
     write_pictures(tmp_path / "a", 9)
-    figures = dry_run(tmp_path, one_backend(tmp_path)).figures
-    assert "data/crop@data.backends.a=closest" in problems(figures, "too few samples")[0].fix
+    summary = dry_run(tmp_path, one_backend(tmp_path)).summary
+    assert "data/crop@data.backends.a=closest" in problems(summary, "too few samples")[0].fix
     closest = one_backend(tmp_path, crop=Crop("closest", aspect_buckets=(0.6, 1.0, 1.6)))
-    figures = dry_run(tmp_path, closest).figures
-    assert "fewer crop.aspect_buckets" in problems(figures, "too few samples")[0].fix
+    summary = dry_run(tmp_path, closest).summary
+    assert "fewer crop.aspect_buckets" in problems(summary, "too few samples")[0].fix
 
 
 def test_many_samples_that_only_fill(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9})
-    figures = dry_run(tmp_path, one_backend(tmp_path), batch_size=5).figures
-    assert problems(figures, "repeats that fill") == []  # 1 of 10
-    figures = dry_run(tmp_path, one_backend(tmp_path), batch_size=4).figures
-    [problem] = problems(figures, "repeats that fill")
+    summary = dry_run(tmp_path, one_backend(tmp_path), batch_size=5).summary
+    assert problems(summary, "repeats that fill") == []  # 1 of 10
+    summary = dry_run(tmp_path, one_backend(tmp_path), batch_size=4).summary
+    [problem] = problems(summary, "repeats that fill")
     assert "3 of 12 samples of a pass (25.0%)" in problem.text
     assert problem.level == "note"
     smaller = int(proposed(problem.fix, "data.batch_size"))
-    assert dry_run(tmp_path, one_backend(tmp_path), batch_size=smaller).figures.problems == ()
+    assert dry_run(tmp_path, one_backend(tmp_path), batch_size=smaller).summary.problems == ()
 
 
 def test_a_better_batch_is_near_and_fills_half_as_much() -> None:
@@ -89,75 +89,82 @@ def test_what_dropping_short_batches_costs(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9})
     write_pictures(tmp_path / "a", 2, sizes=[(96, 64)], first=50)
     drop = Mixture(short_batch="drop")
-    figures = dry_run(tmp_path, one_backend(tmp_path), sampling=drop).figures
-    [problem] = problems(figures, "leaves out")
+    summary = dry_run(tmp_path, one_backend(tmp_path), sampling=drop).summary
+    [problem] = problems(summary, "leaves out")
     assert "3 of 11 samples" in problem.text
     assert "nothing comes of 1 bucket below a batch of 4 (80x48 has 2)" in problem.text
     assert "repeats do not help" in problem.fix
     smaller = int(proposed(problem.fix, "data.batch_size"))
     again = dry_run(tmp_path, one_backend(tmp_path), sampling=drop, batch_size=smaller)
-    assert problems(again.figures, "nothing comes of") == []
+    assert problems(again.summary, "nothing comes of") == []
 
 
 def test_nothing_left_after_dropping_short_batches_stops_the_run(tmp_path: Path) -> None:
     write(tmp_path, {"a": 3})
     drop = Mixture(short_batch="drop")
-    figures = dry_run(tmp_path, one_backend(tmp_path), sampling=drop).figures
-    assert not figures.trainable
-    assert figures.plan is None
-    assert "no bucket" in problems(figures, "short_batch=drop leaves nothing")[0].text
+    summary = dry_run(tmp_path, one_backend(tmp_path), sampling=drop).summary
+    assert not summary.trainable
+    assert summary.plan is None
+    assert "no bucket" in problems(summary, "short_batch=drop leaves nothing")[0].text
 
 
 @pytest.mark.parametrize(
     ("run", "found"),
-    [(Run(), 0), (Run(ranks=2), 0), (Run(ranks=4, micros=2), 1), (Run(ranks=3), 1)],
+    [
+        (RunLimits(), 0),
+        (RunLimits(ranks=2), 0),
+        (RunLimits(ranks=4, micros=2), 1),
+        (RunLimits(ranks=3), 1),
+    ],
 )
-def test_ranks_that_cannot_share_a_batch(tmp_path: Path, run: Run, found: int) -> None:
+def test_ranks_that_cannot_share_a_batch(tmp_path: Path, run: RunLimits, found: int) -> None:
     write(tmp_path, {"a": 8})
-    figures = dry_run(tmp_path, one_backend(tmp_path), run=run).figures
-    stops = problems(figures, "cannot be shared")
+    summary = dry_run(tmp_path, one_backend(tmp_path), run=run).summary
+    stops = problems(summary, "cannot be shared")
     assert len(stops) == found
-    assert figures.trainable == (not found)
+    assert summary.trainable == (not found)
     for stop in stops:
         larger = int(proposed(stop.fix, "data.batch_size"))
         again = dry_run(tmp_path, one_backend(tmp_path), run=run, batch_size=larger)
-        assert again.figures.trainable
+        assert again.summary.trainable
 
 
 def test_short_batches_that_ranks_cannot_share(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9})
     short = Mixture(short_batch="short")
-    figures = dry_run(tmp_path, one_backend(tmp_path), sampling=short, run=Run(ranks=2)).figures
-    assert [p.backend for p in problems(figures, "short batch of bucket 64x64")] == ["a"]
-    assert not figures.trainable
-    assert dry_run(tmp_path, one_backend(tmp_path), sampling=short).figures.trainable
+    summary = dry_run(
+        tmp_path, one_backend(tmp_path), sampling=short, run=RunLimits(ranks=2)
+    ).summary
+    assert [p.backend for p in problems(summary, "short batch of bucket 64x64")] == ["a"]
+    assert not summary.trainable
+    assert dry_run(tmp_path, one_backend(tmp_path), sampling=short).summary.trainable
 
 
 def test_a_window_that_never_opens(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8, "b": 8})
     late = one_backend(tmp_path, folder="b", name="b", window=Window(start_step=90))
-    figures = dry_run(tmp_path, one_backend(tmp_path), late, run=Run(max_steps=50)).figures
-    [problem] = problems(figures, "never takes part")
+    summary = dry_run(tmp_path, one_backend(tmp_path), late, run=RunLimits(max_steps=50)).summary
+    [problem] = problems(summary, "never takes part")
     assert (problem.backend, problem.level) == ("b", "warn")
-    figures = dry_run(tmp_path, one_backend(tmp_path), late, run=Run(max_steps=100)).figures
-    assert problems(figures, "never takes part") == []
+    summary = dry_run(tmp_path, one_backend(tmp_path), late, run=RunLimits(max_steps=100)).summary
+    assert problems(summary, "never takes part") == []
 
 
 def test_a_run_longer_than_every_window_is_stopped(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
     brief = one_backend(tmp_path, window=Window(end_epoch=2))
-    assert dry_run(tmp_path, brief, run=Run(max_steps=4)).figures.trainable
-    for run in (Run(max_steps=5), Run(max_epochs=3)):
-        figures = dry_run(tmp_path, brief, run=run).figures
-        assert not figures.trainable
-        assert "no backend is active in epoch 3" in figures.problems[0].text
+    assert dry_run(tmp_path, brief, run=RunLimits(max_steps=4)).summary.trainable
+    for run in (RunLimits(max_steps=5), RunLimits(max_epochs=3)):
+        summary = dry_run(tmp_path, brief, run=run).summary
+        assert not summary.trainable
+        assert "no backend is active in epoch 3" in summary.problems[0].text
 
 
 def test_a_backend_without_weight(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8, "b": 8})
     silent = one_backend(tmp_path, folder="b", name="b", probability=0.0)
-    figures = dry_run(tmp_path, one_backend(tmp_path), silent).figures
-    assert [p.backend for p in problems(figures, "never drawn from")] == ["b"]
+    summary = dry_run(tmp_path, one_backend(tmp_path), silent).summary
+    assert [p.backend for p in problems(summary, "never drawn from")] == ["b"]
 
 
 @pytest.mark.parametrize("setting", ["repeats", "probability"])
@@ -166,7 +173,7 @@ def test_a_backend_that_runs_out_early(tmp_path: Path, setting: str) -> None:
 
     def run(**settings: Any) -> Any:
         large = one_backend(tmp_path, folder="b", name="b")
-        return dry_run(tmp_path, one_backend(tmp_path, **settings), large).figures
+        return dry_run(tmp_path, one_backend(tmp_path, **settings), large).summary
 
     [problem] = problems(run(), "asks for 50.0% of the steps and gets 9.1%")
     assert problem.backend == "a"
@@ -178,7 +185,7 @@ def test_a_backend_that_runs_out_early(tmp_path: Path, setting: str) -> None:
 
 def warnings(*sources: PlanBackend, **rule: Any) -> list[tuple[str | None, str]]:
     """What is wrong with a mixture on its own: backends, and what is said of them."""
-    plan, run = Plan(sources, batch_size=1, seed=1, **rule), Run(2000, None, 1, 1)
+    plan, run = Plan(sources, batch_size=1, seed=1, **rule), RunLimits(2000, None, 1, 1)
     return [(each.backend, each.text) for each in mixture_problems(plan, lay_out(plan, run), run)]
 
 
@@ -204,39 +211,39 @@ def test_with_weights_by_length_a_probability_balances(tmp_path: Path) -> None:
     auto = Mixture(weighting=AutoWeighting())
     eager = one_backend(tmp_path, probability=5.0)
     large = one_backend(tmp_path, folder="b", name="b")
-    [problem] = problems(dry_run(tmp_path, eager, large, sampling=auto).figures, "asks for")
+    [problem] = problems(dry_run(tmp_path, eager, large, sampling=auto).summary, "asks for")
     assert "repeats" not in problem.fix
     value = proposed(problem.fix, "data.backends.a.probability")
     assert value == 1
     even = one_backend(tmp_path, probability=value)
-    assert problems(dry_run(tmp_path, even, large, sampling=auto).figures, "asks for") == []
+    assert problems(dry_run(tmp_path, even, large, sampling=auto).summary, "asks for") == []
 
 
 def test_everything_dropped_stops_the_run_and_the_rest_is_still_shown(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8, "b": 8})
     none = one_backend(tmp_path, folder="b", name="b", minimum_image_size=500)
-    figures = dry_run(tmp_path, one_backend(tmp_path), none).figures
-    assert not figures.trainable
-    [problem] = figures.problems
+    summary = dry_run(tmp_path, one_backend(tmp_path), none).summary
+    assert not summary.trainable
+    [problem] = summary.problems
     assert (problem.level, problem.backend) == ("stop", "b")
     assert problem.text == "all 8 samples are dropped: 8 minimum_image_size"
     assert problem.fix == "lower data.backends.b.minimum_image_size=500"
-    assert [backend.name for backend in figures.backends] == ["a"]
-    assert figures.plan is not None
+    assert [backend.name for backend in summary.backends] == ["a"]
+    assert summary.plan is not None
 
 
 def test_a_folder_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
-    figures = dry_run(tmp_path, one_backend(tmp_path)).figures
-    assert not figures.trainable
-    assert (figures.backends, figures.plan) == ((), None)
-    assert "prefix='a'" in figures.problems[0].text + figures.problems[0].fix
+    summary = dry_run(tmp_path, one_backend(tmp_path)).summary
+    assert not summary.trainable
+    assert (summary.backends, summary.plan) == ((), None)
+    assert "prefix='a'" in summary.problems[0].text + summary.problems[0].fix
 
 
 def test_captions_that_are_missing(tmp_path: Path) -> None:
     write(tmp_path, {"a": 12})
     (tmp_path / "a/0003.txt").unlink()
-    figures = dry_run(tmp_path, one_backend(tmp_path, caption=TextFileCaptions())).figures
-    [problem] = problems(figures, "no caption (0003.png)")
+    summary = dry_run(tmp_path, one_backend(tmp_path, caption=TextFileCaptions())).summary
+    [problem] = problems(summary, "no caption (0003.png)")
     assert problem.level == "note"
     assert "data/caption@data.backends.a" in problem.fix
 
@@ -250,7 +257,7 @@ def test_a_filter_that_drops_many(tmp_path: Path, reason: str, value: float) -> 
 
     def run(limit: float) -> Any:
         backend = one_backend(tmp_path, resolution=48, **{reason: limit})
-        return dry_run(tmp_path, backend, batch_size=3).figures
+        return dry_run(tmp_path, backend, batch_size=3).summary
 
     [problem] = problems(run(value), f"dropped: {reason}")
     assert problem.level == "warn"
@@ -266,22 +273,22 @@ def test_samples_below_their_target(tmp_path: Path, kind: str, resolution: float
     write_pictures(tmp_path / "a", 16, sizes=[(160, 160)])
     write_pictures(tmp_path / "a", 1, sizes=[(100, 100)], first=50)
     settings = {"resolution": resolution, "resolution_type": kind}
-    figures = dry_run(tmp_path, one_backend(tmp_path, **settings)).figures
-    [problem] = problems(figures, "enlarged, up to")
+    summary = dry_run(tmp_path, one_backend(tmp_path, **settings)).summary
+    [problem] = problems(summary, "enlarged, up to")
     assert problem.level == "note"
     assert "1 of 17 samples" in problem.text
     assert "up to 1.28 times (0050.png): 1 of 17 samples" in problem.text
     assert problem.fix.endswith("drops them")
     settings["minimum_image_size"] = proposed(problem.fix, "data.backends.a.minimum_image_size")
-    mended = dry_run(tmp_path, one_backend(tmp_path, **settings)).figures
+    mended = dry_run(tmp_path, one_backend(tmp_path, **settings)).summary
     assert problems(mended, "enlarged, up to") == []
     assert mended.backends[0].kept == 16
 
 
 def test_when_all_are_too_small_the_resolution_is_to_be_lowered(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
-    figures = dry_run(tmp_path, one_backend(tmp_path, resolution=256)).figures
-    assert problems(figures, "enlarged, up to")[0].fix == "lower data.backends.a.resolution=256"
+    summary = dry_run(tmp_path, one_backend(tmp_path, resolution=256)).summary
+    assert problems(summary, "enlarged, up to")[0].fix == "lower data.backends.a.resolution=256"
 
 
 def test_files_far_larger_than_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,8 +296,8 @@ def test_files_far_larger_than_the_rest(tmp_path: Path, monkeypatch: pytest.Monk
     write(tmp_path, {"a": 8})
     file = tmp_path / "a/0003.png"
     file.write_bytes(file.read_bytes() + b"\0" * 9000)  # trailing bytes are no part of a PNG
-    figures = dry_run(tmp_path, one_backend(tmp_path)).figures
-    [problem] = problems(figures, "times the median")
+    summary = dry_run(tmp_path, one_backend(tmp_path)).summary
+    [problem] = problems(summary, "times the median")
     assert "1 file" in problem.text
     assert "(0003.png 9." in problem.text
 
@@ -306,12 +313,12 @@ def test_copies_and_samples_both_trained_and_validated_on(tmp_path: Path) -> Non
         resolution=64,
         caption=FilenameCaptions(),
     )
-    figures = dry_run(tmp_path, one_backend(tmp_path), held).figures
-    [copies] = problems(figures, "holds copies")
+    summary = dry_run(tmp_path, one_backend(tmp_path), held).summary
+    [copies] = problems(summary, "holds copies")
     assert (copies.backend, copies.level) == ("a", "note")
     assert "1 sample of the size" in copies.text
     assert "(0001.png 2 times)" in copies.text
-    [leak] = problems(figures, "also trained on in 'a'")
+    [leak] = problems(summary, "also trained on in 'a'")
     assert (leak.backend, leak.level) == ("held", "warn")
     assert "(x.png)" in leak.text
 
@@ -322,12 +329,12 @@ def test_partners_are_no_problem_of_their_own(tmp_path: Path) -> None:
     edges = ConditioningBackend(
         name="edges", prefix="edges", source="a", storage=LocalStorage(str(tmp_path))
     )
-    figures = dry_run(tmp_path, one_backend(tmp_path, resolution=64), edges).figures
-    assert figures.problems == ()
-    assert [(b.name, b.kind, b.kept) for b in figures.backends] == [
+    summary = dry_run(tmp_path, one_backend(tmp_path, resolution=64), edges).summary
+    assert summary.problems == ()
+    assert [(b.name, b.kind, b.kept) for b in summary.backends] == [
         ("a", "image", 8), ("edges", "conditioning", 8),
     ]  # fmt: skip
-    assert figures.backends[1].costs.epoch_requests == 8
+    assert summary.backends[1].costs.epoch_requests == 8
 
 
 def test_what_is_generated_has_rows_and_bytes_but_no_scan(tmp_path: Path) -> None:
@@ -337,20 +344,20 @@ def test_what_is_generated_has_rows_and_bytes_but_no_scan(tmp_path: Path) -> Non
         name="masks", source="a", type="mask", generate=RandomMasks(), stored=True
     )
     made = dry_run(tmp_path, one_backend(tmp_path, resolution=64), edges, masks)
-    pixels = sum(b.samples * b.width * b.height for b in made.figures.backends[0].buckets)
-    told = {b.name: b for b in made.figures.backends}
+    pixels = sum(b.samples * b.width * b.height for b in made.summary.backends[0].buckets)
+    told = {b.name: b for b in made.summary.backends}
     for name, stored in (("edges", 0), ("masks", pixels)):
         costs = told[name].costs
         assert (told[name].kept, told[name].bytes) == (8, 0)
         assert (costs.scan_requests, costs.latents_bytes) == (0, stored)
     assert told["edges"].costs.epoch_requests == 8
-    assert made.figures.problems == ()
+    assert made.summary.problems == ()
 
 
 def test_the_gravest_come_first(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9, "b": 3})
     silent = one_backend(tmp_path, folder="b", name="b", probability=0.0)
-    figures = dry_run(tmp_path, one_backend(tmp_path), silent, run=Run(ranks=3)).figures
-    levels = [problem.level for problem in figures.problems]
+    summary = dry_run(tmp_path, one_backend(tmp_path), silent, run=RunLimits(ranks=3)).summary
+    levels = [problem.level for problem in summary.problems]
     assert levels == sorted(levels, key=["stop", "warn", "note"].index)
     assert levels[0] == "stop"

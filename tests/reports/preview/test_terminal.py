@@ -5,16 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from factory.reports.preview.summary import Figures, Run
+from factory.reports.preview.summary import RunLimits, Summary
 from factory.reports.preview.terminal import WIDTH, bar, show
 from factory.reports.wording import reads
 from factory.sampling.schedule import Window
 from tests.reports.preview.building import dry_run, one_backend, write
 
 
-def shown(figures: Figures, width: int = 140) -> str:
+def shown(summary: Summary, width: int = 140) -> str:
     stream = io.StringIO()
-    show(figures, Console(file=stream, width=width))
+    show(summary, Console(file=stream, width=width))
     return stream.getvalue()
 
 
@@ -28,8 +28,8 @@ def test_the_whole_story_fits_in_a_hundred_columns(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9, "b": 80})
     (tmp_path / "a/[bold]:smile:.png").write_text("no picture")
     brief = one_backend(tmp_path, folder="b", name="b", window=Window(end_step=9))
-    figures = dry_run(tmp_path, one_backend(tmp_path), brief, run=Run(max_steps=6)).figures
-    text = shown(figures)
+    summary = dry_run(tmp_path, one_backend(tmp_path), brief, run=RunLimits(max_steps=6)).summary
+    text = shown(summary)
     assert max(len(each) for each in text.splitlines()) <= WIDTH
     assert line(text, "a image").startswith("a image 10 9 1 ")
     assert "[bold]:smile:.png" in text
@@ -46,16 +46,16 @@ def test_the_whole_story_fits_in_a_hundred_columns(tmp_path: Path) -> None:
 
 def test_what_stops_a_run_is_said_last_and_in_full(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
-    figures = dry_run(tmp_path, one_backend(tmp_path), run=Run(ranks=3)).figures
-    text = shown(figures)
+    summary = dry_run(tmp_path, one_backend(tmp_path), run=RunLimits(ranks=3)).summary
+    text = shown(summary)
     assert "✗ stop" in text
     assert "→ data.batch_size=6" in " ".join(text.split())
     assert text.rstrip().splitlines()[-2].strip("│ ") == "This cannot be trained (1 stop)"
 
 
 def test_a_run_without_a_plan_still_shows_its_problems(tmp_path: Path) -> None:
-    figures = dry_run(tmp_path, one_backend(tmp_path)).figures
-    assert "This cannot be trained (1 stop)" in shown(figures)
+    summary = dry_run(tmp_path, one_backend(tmp_path)).summary
+    assert "This cannot be trained (1 stop)" in shown(summary)
 
 
 def test_bars_and_reads() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from factory import CachePlace, ImageBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
-from factory.backends.prepared import Source
+from factory.backends.prepared import PreparedBackend
 from factory.cache.row_locations import Kept
 from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.catalog import Spoken
@@ -37,7 +37,9 @@ Rows = NDArray[np.int64]
 
 
 @pytest.fixture(scope="module", params=["by key", "by row"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> PreparedBackend:
     """Twelve pictures of two shapes with captions that were encoded."""
     root = tmp_path_factory.mktemp("outlined")
     if request.param == "by key":
@@ -48,7 +50,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return made
 
 
-def spoken_source(root: Path, caption: Captions, word: str = "picture") -> Source:
+def spoken_source(root: Path, caption: Captions, word: str = "picture") -> PreparedBackend:
     """Return pictures with captions that were encoded; of every third one there are two."""
     for path in write_pictures(root / "p", COUNT, sizes=((96, 64), (64, 96))):
         lines = ["", *(f"{word} {path.stem} {n}" for n in range(1 + (int(path.stem) % 3 == 0))), ""]
@@ -62,7 +64,7 @@ def spoken_source(root: Path, caption: Captions, word: str = "picture") -> Sourc
         name="text", cache=CachePlace(MemoryStorage(root.name)), encoder=HashedText()
     )
     fill_captions(text, [*text.own_texts(), *catalog.all_texts()], ENGINE)
-    return Source(backend, catalog, text=text)
+    return PreparedBackend(backend, catalog, text=text)
 
 
 def told(outline: Outline) -> list[Any]:
@@ -76,7 +78,7 @@ def told(outline: Outline) -> list[Any]:
     return [outline.keys, outline.captions, *(array.tolist() for array in arrays)]
 
 
-def describe(source: Source, epoch: int = 0) -> Any:
+def describe(source: PreparedBackend, epoch: int = 0) -> Any:
     return lambda rows: Outline.of(source, rows, seed=3, epoch=epoch)
 
 
@@ -91,7 +93,7 @@ def parts(*batches: tuple[str, Sequence[int]]) -> list[Part]:
 
 @given(batches=st.lists(st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=5), min_size=1))
 def test_a_batch_described_with_others_is_described_as_alone(
-    source: Source, batches: list[list[int]]
+    source: PreparedBackend, batches: list[list[int]]
 ) -> None:
     rows = [np.array(each) for each in batches]
     near = Neighbours(rows)
@@ -131,7 +133,7 @@ def test_what_was_planned_comes_before_the_error_of_what_cannot_be() -> None:
     assert found == list(range(100))
 
 
-def test_threads_that_ask_at_once_have_all_described_once(source: Source) -> None:
+def test_threads_that_ask_at_once_have_all_described_once(source: PreparedBackend) -> None:
     asked = []
     ready = threading.Barrier(4)
 
@@ -150,7 +152,7 @@ def test_threads_that_ask_at_once_have_all_described_once(source: Source) -> Non
     assert len(asked) == 1
 
 
-def test_a_batch_that_is_asked_for_again_is_described_again(source: Source) -> None:
+def test_a_batch_that_is_asked_for_again_is_described_again(source: PreparedBackend) -> None:
     near = Neighbours([np.array([1, 2]), np.array([3])])
     first = told(near.outline(0, describe(source)))
     # Its maker may have put substitutes into the rows that it was given.
@@ -160,7 +162,7 @@ def test_a_batch_that_is_asked_for_again_is_described_again(source: Source) -> N
     assert near.outline(1, describe(source)).rows.tolist() == [3]
 
 
-def test_a_failure_is_met_by_each_and_not_remembered(source: Source) -> None:
+def test_a_failure_is_met_by_each_and_not_remembered(source: PreparedBackend) -> None:
     near = Neighbours([np.array([1]), np.array([2])])
 
     def fail(rows: Rows) -> Outline:
@@ -172,7 +174,7 @@ def test_a_failure_is_met_by_each_and_not_remembered(source: Source) -> None:
     assert near.outline(1, describe(source)).rows.tolist() == [2]
 
 
-def test_parts_in_another_process_are_described_together(source: Source) -> None:
+def test_parts_in_another_process_are_described_together(source: PreparedBackend) -> None:
     alone = parts(("a", [0, 1, 2]), ("a", [4, 5]))
     sender, receiver = Sender(), Receiver()
     there = [receiver.loads(sender.dumps(part)) for part in together(alone)]
@@ -211,7 +213,7 @@ def test_captions_lie_where_their_keys_say_whoever_was_asked(
         assert asked
 
 
-def checked_captions(source: Source, kept: Kept) -> list[str]:
+def checked_captions(source: PreparedBackend, kept: Kept) -> list[str]:
     """Return all captions of a source, which are found where they are said to lie."""
     source.locate(kept)
     known = describe(source)(np.arange(COUNT))
@@ -229,7 +231,7 @@ def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
     assert text is not None
     fill_captions(text, changed.catalog.all_texts(), ENGINE)
     for catalog in (first.catalog, changed.catalog, first.catalog):
-        source = Source(first.backend, catalog, text=replace(text))
+        source = PreparedBackend(first.backend, catalog, text=replace(text))
         found.append(checked_captions(source, kept))
     assert found[0] == found[2] != found[1]
     assert len(list((tmp_path / "places/text").iterdir())) == 2
@@ -245,7 +247,7 @@ def test_places_of_captions_are_those_of_the_captions_that_the_texts_are_cut_int
     whole = replace(catalog, captions=TextFileCaptions(split_lines=False))
     fill_captions(text, whole.all_texts(), ENGINE)
     for each in (catalog, whole, catalog):
-        checked_captions(Source(lines.backend, each, text=replace(text)), kept)
+        checked_captions(PreparedBackend(lines.backend, each, text=replace(text)), kept)
 
 
 @pytest.mark.parametrize("mode", [EncodeMode.on_demand, EncodeMode.transient])
@@ -263,7 +265,7 @@ def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Pat
     captions = [f"caption {n}" for n in range(9)]
     fill_captions(text, captions, ENGINE)
     backend = ImageBackend(name="pics", storage=LocalStorage(str(tmp_path)), resolution=64)
-    source = Source(backend, None, text=text)  # type: ignore[arg-type]
+    source = PreparedBackend(backend, None, text=text)  # type: ignore[arg-type]
     wanted = source.read_text(captions)["embeds"]
     none = np.zeros(len(captions), np.bool_)
     located = source.locate_text(Spoken(np.arange(len(captions)), captions, none))

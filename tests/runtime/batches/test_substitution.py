@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from factory.backends.prepared import Unusable
+from factory.backends.prepared import UnusableSample
 from factory.runtime.batches.substitution import StandIn, TooManyUnusableError, fill
 
 BUCKET = 40
 
 
-def unusable(row: int) -> Unusable:
-    return Unusable("photos", f"{row}.jpg", "decode", "truncated")
+def unusable(row: int) -> UnusableSample:
+    return UnusableSample("photos", f"{row}.jpg", "decode", "truncated")
 
 
 def order_of(index: int) -> list[int]:
@@ -31,7 +31,7 @@ class Reading:
         self.bad = bad
         self.asked: list[int] = []
 
-    def __call__(self, rows: NDArray[np.int64]) -> Iterator[int | Unusable]:
+    def __call__(self, rows: NDArray[np.int64]) -> Iterator[int | UnusableSample]:
         """Yield the row itself as its sample."""
         for row in rows.tolist():
             self.asked.append(row)
@@ -39,7 +39,10 @@ class Reading:
 
 
 def filled(
-    rows: list[int], bad: set[int], known: dict[int, Unusable] | None = None, allowed: int = BUCKET
+    rows: list[int],
+    bad: set[int],
+    known: dict[int, UnusableSample] | None = None,
+    allowed: int = BUCKET,
 ) -> tuple[dict[int, int], list[StandIn], Reading]:
     """Fill places; return what came to each, what stands in, and what was read."""
     put: dict[int, int] = {}

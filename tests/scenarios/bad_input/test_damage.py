@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory import ImageBackend
-from factory.backends.prepared import Source, Unusable
+from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.catalog.facts import TRANSIENT, Facts
 from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError
@@ -69,19 +69,19 @@ def survives(files: list[Made]) -> None:
             assert code or not row.error
             assert not code or decisions.reasons[code].strip()
         if decisions.kept:
-            read(Source(one, one.catalog(facts, 0)))
+            read(PreparedBackend(one, one.catalog(facts, 0)))
         else:
             with pytest.raises(EmptyBackendError, match=f"all {len(files)} samples are dropped"):
                 one.catalog(facts, 0)
         scanned_again(one, storage, facts)
 
 
-def read(source: Source) -> None:
+def read(source: PreparedBackend) -> None:
     """Read each picture that was kept: pixels of its bucket, or advice."""
     for bucket in source.catalog.decisions.buckets:
         for row in bucket.rows.tolist():
             (sample,) = source.samples(np.array([row]), ENGINE)
-            if isinstance(sample, Unusable):
+            if isinstance(sample, UnusableSample):
                 assert sample.reason.strip()
                 assert sample.key == source.catalog.facts.key(row)
             else:

@@ -137,7 +137,7 @@ def test_what_is_of_unknown_size_is_not_compared() -> None:
 def test_a_limit_is_no_fault_of_the_files(tmp_path: Path, limit: int) -> None:
     photographs(tmp_path, turned=())
     pics: SampleBackend = backend(tmp_path, max_samples=limit)
-    [problem] = problems(dry_run(tmp_path, pics, batch_size=1).figures, "over max_samples")
+    [problem] = problems(dry_run(tmp_path, pics, batch_size=1).summary, "over max_samples")
     assert "max_samples" in problem.fix
     assert "mend or remove" not in problem.fix
 
@@ -148,10 +148,10 @@ def test_rows_twice_and_rows_without_file_say_what_to_do(tmp_path: Path) -> None
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     unsized = ParquetTable(path="t.parquet", width_column=None, height_column=None)
     pics = backend(tmp_path, metadata=unsized, caption=FilenameCaptions())
-    figures = dry_run(tmp_path, pics, batch_size=1).figures
-    [twice] = problems(figures, "duplicate row")
+    summary = dry_run(tmp_path, pics, batch_size=1).summary
+    [twice] = problems(summary, "duplicate row")
     assert "remove the others" in twice.fix
-    [gone] = problems(figures, "file missing")
+    [gone] = problems(summary, "file missing")
     assert "out of the table" in gone.fix
     with prepared(tmp_path, metadata=unsized) as data:
         assert kept(data) == ["pics/0.jpg", "pics/1.jpg"]

@@ -10,8 +10,8 @@ from factory.commands.train import train
 from factory.config.build import build
 from factory.errors import ConfigError
 from factory.registry.reopen import check_shared
-from factory.reports.preview.dry_run import rehearse
-from factory.reports.preview.summary import Run
+from factory.reports.preview.dry_run import preview_run
+from factory.reports.preview.summary import RunLimits
 from tests.support.clips import write_clips
 from tests.support.pictures import write_pictures
 
@@ -68,7 +68,7 @@ def test_a_cache_in_memory_is_refused_for_several_processes(tmp_path: Path) -> N
     check_shared(data.registry, 1)
     with pytest.raises(ConfigError, match=r"2 processes: cache\.storage is .*storage@cache=local"):
         check_shared(data.registry, 2)
-    problems = rehearse(data, Run(ranks=2)).figures.problems
+    problems = preview_run(data, RunLimits(ranks=2)).summary.problems
     assert any(problem.level == "stop" and "2 processes" in problem.text for problem in problems)
     data.close()
 

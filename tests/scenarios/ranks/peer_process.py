@@ -1,4 +1,4 @@
-"""One process of a run that is watched, without Lightning: started by the tests of peers."""
+"""One process of a run that is watched, without Lightning: started by the tests of monitor."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from factory.runtime.distributed.rank_monitor import watch
+from factory.runtime.distributed.rank_monitor import monitor_ranks
 from factory.runtime.prefetch.activity import Progress
 
 
@@ -21,25 +21,25 @@ def main(timeout_s: float, trouble: dict[str, str]) -> None:
         dist.broadcast_object_list(told)
         return told[0]
 
-    peers = watch(exchange, timeout_s, progress, several_nodes=False)
-    assert peers is not None
+    monitor = monitor_ranks(exchange, timeout_s, progress, several_nodes=False)
+    assert monitor is not None
     try:
         for step in range(6):
             progress.say("training", f"step {step}")
             if step == 3 and trouble.get(str(rank)) == "interrupt":
-                peers.interrupt()
-                while peers.verdict is None:  # as one that saves a checkpoint meanwhile
+                monitor.interrupt()
+                while monitor.failure is None:  # as one that saves a checkpoint meanwhile
                     time.sleep(0.01)
                 break
             if step == 3:
                 act(trouble.get(str(rank), ""), timeout_s)
             dist.all_reduce(torch.zeros(4))
     except BaseException as error:
-        verdict = peers.fail(error)
-        if verdict is not None:
-            error.add_note(f"because {verdict}")
+        failure = monitor.fail(error)
+        if failure is not None:
+            error.add_note(f"because {failure}")
         raise
-    peers.close()
+    monitor.close()
 
 
 def act(trouble: str, timeout_s: float) -> None:

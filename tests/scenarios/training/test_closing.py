@@ -137,7 +137,7 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_else_open(
     monkeypatch.setattr(Registry, "close", lambda _: closed.append("registry"))
     data = ready(root)
     peer: Any = Peer()
-    data._peers = peer
+    data._monitor = peer
     before = traces()
     next(iter(data.train_dataloader()))
     monkeypatch.setattr(Ledger, "close", full)

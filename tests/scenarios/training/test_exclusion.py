@@ -11,7 +11,7 @@ from factory import ConditioningBackend, ConfigError, FactoryDataModule, ImageBa
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.errors import PlanError, ResumeError
 from factory.reports.explain.samples import samples_of
-from factory.reports.preview.dry_run import rehearse
+from factory.reports.preview.dry_run import preview_run
 from factory.sampling.exclusion import Exclude
 from factory.sampling.mixture import Mixture
 from factory.storage.local import LocalStorage
@@ -89,7 +89,7 @@ def test_a_whole_bucket_is_refused_with_what_to_do_and_in_a_dry_run(root: Path) 
     data = data_module(root, exclude=[Exclude(keys)])
     with pytest.raises(PlanError, match=r"all 3 samples of bucket .* are excluded"):
         data.setup()
-    assert any("are excluded" in problem.text for problem in rehearse(data).figures.problems)
+    assert any("are excluded" in problem.text for problem in preview_run(data).summary.problems)
     data.close()
 
 

@@ -28,7 +28,7 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import CacheError, EmptyBackendError, FetchError, QuarantineError
 from factory.registry.prepare import load
-from factory.registry.reopen import Reopen, reopen
+from factory.registry.reopen import ReopenSpec, reopen
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
@@ -63,7 +63,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opener_of(data: FactoryDataModule) -> Reopen:
+def opener_of(data: FactoryDataModule) -> ReopenSpec:
     return reopen(data.registry, data.sources, seed=data.seed, limit=data.quarantine_limit)
 
 
