@@ -57,7 +57,7 @@ def count(
              for b in catalog.decisions.buckets)  # fmt: skip
     return BackendSummary(
         name=source.name,
-        kind=type(backend).__name__.removesuffix("BackendSummary").lower(),
+        kind=type(backend).__name__.removesuffix("Backend").lower(),
         where=_where(source),
         # What is generated has no files, and is lost with its source's samples alone.
         found=len(catalog) if made else len(catalog.facts),

@@ -238,5 +238,5 @@ def test_only_what_is_encoded_before_the_first_step_counts_as_such(
     assert costs.encode_mode == mode
     assert (costs.encode_requests, costs.epoch_requests) == (once, each)
     assert bool(costs.encode_bytes) == bool(once)
-    assert (costs.epoch_cache_bytes, costs.latents_bytes) == (catalog_rows * row, kept * row)
+    assert (costs.epoch_cache_bytes, costs.latents_bytes) == (rows * row, kept * row)
     assert bool(summary.texts.bytes) == bool(kept)
