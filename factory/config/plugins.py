@@ -8,8 +8,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from factory.errors import ConfigError
 
-# `[project.entry-points."factory.config.plugins"] NAME = "PACKAGE"` in the plugin's pyproject.toml.
-GROUP = "factory.config.plugins"
+# `[project.entry-points."factory.plugins"] NAME = "PACKAGE"` in the plugin's pyproject.toml.
+GROUP = "factory.plugins"
 
 
 def installed() -> list[EntryPoint]:

@@ -53,7 +53,7 @@ def plugin(tmp_path: Path) -> Path:
     info = tmp_path / "factory_acme-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: factory-acme\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[factory.config.plugins]\nacme = factory_acme\n")
+    (info / "entry_points.txt").write_text("[factory.plugins]\nacme = factory_acme\n")
     return tmp_path
 
 
