@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from factory.config.check import EMBEDS, check, kind_of, order
+from factory.config.moved_targets import follow
 from factory.errors import ConfigError, FactoryError
 from factory.metrics.stages import Telemetry
 
@@ -128,6 +129,7 @@ def make(node: DictConfig | ListConfig, key: str, **given: Any) -> Any:
     Raises:
         ConfigError: The target cannot be imported, or refuses its arguments.
     """
+    follow(node)
     try:
         return instantiate(node, _convert_="all", **given)
     except InstantiationException as error:

@@ -16,6 +16,7 @@ from omegaconf.errors import (
 )
 
 from factory.config.compose import suggest, tidy
+from factory.config.moved_targets import follow
 from factory.config.schema.run import RunConfig
 from factory.config.secrets import Secret, masked, secrets_in, without
 from factory.config.unused import unused
@@ -56,6 +57,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
             allowed and how to mend it.
     """
     overrides = list(overrides)
+    follow(cfg)
     secrets = written_secrets(cfg)
     problems = [secret.problem for secret in secrets]
     if absent := [

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from factory.config.compose import compose
+from factory.config.moved_targets import MOVED
 from factory.errors import ConfigError
 from factory.sampling.fingerprint import difference
 
@@ -144,7 +145,10 @@ def _shown(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {
+            str(key): MOVED.get(str(part), part) if key == "_target_" else _plain(part)
+            for key, part in value.items()
+        }
     return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
