@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from factory.runtime.prefetch.batch_fetcher import Prefetch
     from factory.sampling.exclusion import Exclude
     from factory.sampling.mixture import Mixture
-    from factory.workspace import CachePlace
+    from factory.workspace import Workspace
 
 _HOMES = {
     "Batch": "factory.runtime.batches.batch",
-    "CachePlace": "factory.workspace",
+    "CachePlace": "factory.workspace",  # name of version 0.1, kept for one version
     "ConditioningBackend": "factory.backends.conditioning",
     "ConfigError": "factory.errors",
     "Crop": "factory.backends.image",
@@ -40,13 +40,13 @@ _HOMES = {
     "TextEmbedBackend": "factory.backends.embeddings",
     "VideoBackend": "factory.backends.video",
     "VisionEmbedBackend": "factory.backends.embeddings",
+    "Workspace": "factory.workspace",
     "build": "factory.config.build",
     "compose": "factory.config.compose",
 }
 
 __all__ = [
     "Batch",
-    "CachePlace",
     "ConditioningBackend",
     "ConfigError",
     "Crop",
@@ -62,6 +62,7 @@ __all__ = [
     "TextEmbedBackend",
     "VideoBackend",
     "VisionEmbedBackend",
+    "Workspace",
     "build",
     "compose",
 ]

@@ -1,4 +1,4 @@
-"""Where a run keeps its facts and encoded tensors."""
+"""Workspace: where a run keeps its facts and encoded tensors."""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import xxhash
 
 from factory.cache.format.compression import check_compression
-from factory.cache.row_locations import Kept
+from factory.cache.row_locations import LocationFiles
 from factory.cache.store import TensorStore
 from factory.catalog.facts_store import Shelf
 from factory.catalog.scan.journal import Journal
@@ -15,7 +15,7 @@ from factory.storage.base import Storage
 
 
 @dataclass(frozen=True)
-class CachePlace:
+class Workspace:
     """A folder of a storage, and a local folder for what has to be mapped from there.
 
     Attributes:
@@ -69,9 +69,9 @@ class CachePlace:
             here = self._own_folder("catalogs") / f"{backend}.parquet"
         return Shelf(self.storage, key, here.with_suffix(".arrow"))
 
-    def kept(self, backend: str) -> Kept:
+    def kept(self, backend: str) -> LocationFiles:
         """Return where it is kept, on this machine, where the rows of a backend lie."""
-        return Kept(self._own_folder("places") / backend)
+        return LocationFiles(self._own_folder("places") / backend)
 
     def _own_folder(self, kind: str) -> Path:
         """Return a folder of this machine for this cache: two may have backends of one name."""
@@ -109,3 +109,7 @@ class CachePlace:
     def _name(self) -> str:
         """A name of this cache alone: two runs may have backends of one name."""
         return xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.prefix}".encode())
+
+
+# Its name in version 0.1, kept for one version.
+CachePlace = Workspace

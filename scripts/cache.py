@@ -41,7 +41,7 @@ from factory.untrusted_text import PrintableFormatter
 if TYPE_CHECKING:
     from factory.cache.store import TensorStore
     from factory.lightning.datamodule import FactoryDataModule
-    from factory.workspace import CachePlace
+    from factory.workspace import Workspace
 
 # Torch's threads spin while they wait; nothing here needs them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -191,7 +191,7 @@ def _refuse_own_server(cfg: DictConfig, given: str) -> None:
 
 
 def _stores(
-    data: "FactoryDataModule", options: argparse.Namespace, *places: "CachePlace"
+    data: "FactoryDataModule", options: argparse.Namespace, *places: "Workspace"
 ) -> "dict[str, TensorStore]":
     """Return the stores that are meant, by name: the config's, and those of its pixels.
 
@@ -237,7 +237,7 @@ def _filled(data: "FactoryDataModule", options: argparse.Namespace) -> "dict[str
     return stores
 
 
-def _no_cache(place: "CachePlace", stores: "dict[str, TensorStore]", advice: str) -> CacheError:
+def _no_cache(place: "Workspace", stores: "dict[str, TensorStore]", advice: str) -> CacheError:
     from factory.reports.wording import place as shown
 
     where = shown(place.storage.identity, place.prefix)
@@ -357,7 +357,7 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
     return PROBLEMS if damaged or any(each.problems for each in done.values()) else SOUND
 
 
-def _check_end(place: "CachePlace", note: str, *, write: bool, made: bool) -> None:
+def _check_end(place: "Workspace", note: str, *, write: bool, made: bool) -> None:
     """Say at once if a cache cannot be reached, or not written to.
 
     Args:
@@ -381,7 +381,7 @@ def _check_end(place: "CachePlace", note: str, *, write: bool, made: bool) -> No
         raise
 
 
-def _other_place(here: "CachePlace", options: argparse.Namespace) -> "CachePlace":
+def _other_place(here: "Workspace", options: argparse.Namespace) -> "Workspace":
     """Return the other cache: a folder, a bucket, or the one that other options lead to."""
     from factory.config.build import make, verify
     from factory.storage.local import LocalStorage

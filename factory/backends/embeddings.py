@@ -14,9 +14,9 @@ from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.pixels import MediaReader, Picture, PictureColumns
 from factory.backends.prompts import read_prompts
 from factory.cache.format.recipe import Keys, recipe_keys
-from factory.cache.gather.rows import Empty, new_memory
+from factory.cache.gather.rows import Allocator, new_tensor
 from factory.cache.store import TensorStore
-from factory.cache.write_buffer import OpenRows
+from factory.cache.write_buffer import WriteBuffer
 from factory.encoder.base import (
     ClipEncoder,
     ForetoldImages,
@@ -30,7 +30,7 @@ from factory.encoder.base import (
 )
 from factory.encoder.kinds import check_kind
 from factory.errors import CacheError, ConfigError, MissingExtraError
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 # Encoders are modules of torch, on a device: asked by one thread at a time.
 _ENCODING = threading.Lock()
@@ -62,7 +62,7 @@ class EmbedBackend:
     takes: ClassVar[str]
 
     name: str
-    cache: CachePlace
+    cache: Workspace
     encoder: ImageEncoder | TextEncoder | VisionEncoder
     default: bool = False
     batch_size: int = 16
@@ -86,9 +86,9 @@ class EmbedBackend:
         return self.cache.store(self.name, self.write_batch_size)
 
     @cached_property
-    def open_rows(self) -> OpenRows:
+    def write_buffer(self) -> WriteBuffer:
         """The tensors encoded by this process that are not in the store yet."""
-        return OpenRows(self.store)
+        return WriteBuffer(self.store)
 
     @contextmanager
     def encoding(self, labels: Sequence[str]) -> Iterator[None]:
@@ -121,7 +121,7 @@ class EmbedBackend:
         with ExitStack() as stack:  # the last one first
             stack.callback(self.cache.storage.close)
             stack.callback(self.store.close)
-            stack.callback(self.open_rows.publish)
+            stack.callback(self.write_buffer.publish)
 
 
 @dataclass(kw_only=True)
@@ -199,10 +199,10 @@ class TextEmbedBackend(EmbedBackend):
         return _foretold(self.encoder)
 
     def gather(
-        self, captions: Sequence[str], *, empty: Empty = new_memory
+        self, captions: Sequence[str], *, allocate: Allocator = new_tensor
     ) -> dict[str, torch.Tensor]:
-        """Return the fields of the captions, [B, ...] in their order; `empty` makes them."""
-        return self.store.gather(self.keys(captions), pad=self.pads, empty=empty)
+        """Return the fields of the captions, [B, ...] in their order; `allocate` makes them."""
+        return self.store.gather(self.keys(captions), pad=self.pads, allocate=allocate)
 
 
 @dataclass(kw_only=True)
@@ -266,14 +266,14 @@ class PictureEmbedBackend(EmbedBackend):
         reader: MediaReader,
         pictures: PictureColumns | Sequence[Picture],
         *,
-        empty: Empty = new_memory,
+        allocate: Allocator = new_tensor,
         **marks: object,
     ) -> dict[str, torch.Tensor]:
         """Return the fields of pictures of one bucket, [B, ...] in their order.
 
-        `empty` makes the tensors; `marks` are those of `recipe`.
+        `allocate` makes the tensors; `marks` are those of `recipe`.
         """
-        return self.store.gather(self.keys(reader, pictures, **marks), empty=empty)
+        return self.store.gather(self.keys(reader, pictures, **marks), allocate=allocate)
 
 
 @dataclass(kw_only=True)

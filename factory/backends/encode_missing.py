@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from factory.backends.embeddings import EmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
 from factory.cache.format.recipe import Keys
-from factory.cache.gather.rows import Empty, new_memory
+from factory.cache.gather.rows import Allocator, new_tensor
 from factory.cache.maintenance.verify import drop_shard
 from factory.cache.store import UnusableRowsError
-from factory.cache.write_buffer import Row, joined
+from factory.cache.write_buffer import EncodedRow, joined_rows
 from factory.cache.writer import checked_rows
 
 logger = logging.getLogger("factory")
@@ -63,7 +63,7 @@ class FoundRows:
         lost: Why rows that should be there cannot be used, by their place.
     """
 
-    rows: list[Row | None]
+    rows: list[EncodedRow | None]
     lost: Mapping[int, UnusableRowsError]
 
 
@@ -94,7 +94,7 @@ class EncodedRows:
         """
         if not self.mode.keeps:
             return FoundRows([None] * len(wanted.keys), {})
-        rows = self.embeds.open_rows.find(wanted.keys)
+        rows = self.embeds.write_buffer.find(wanted.keys)
         left = np.flatnonzero([row is None for row in rows])
         left, missing = self._published(wanted.keys, left)
         lost = self._gather(wanted.keys, left, rows)
@@ -124,20 +124,20 @@ class EncodedRows:
         names = [key.tobytes() for key in wanted.keys]
         rows = {name: row for name, row in zip(names, found.rows, strict=True) if row is not None}
         missing = {name: n for n, name in reversed(list(enumerate(names))) if name not in rows}
-        with self.embeds.open_rows.encoding if self.mode.keeps else nullcontext():
+        with self.embeds.write_buffer.encoding if self.mode.keeps else nullcontext():
             places = np.array(sorted(missing.values()), dtype=np.int64)
             if self.mode.keeps:  # another thread may have encoded some meanwhile
-                again = self.embeds.open_rows.find(wanted.keys[places])
+                again = self.embeds.write_buffer.find(wanted.keys[places])
                 rows.update({names[n]: r for n, r in zip(places, again, strict=True) if r})
             left = [place for place in places.tolist() if names[place] not in rows]
             rebuilt = [place for place in left if place in found.lost]
             self._tell(wanted, found, rebuilt)
             for some, fields in encode(left) if left else ():
                 tensors = self._taken_in(wanted, some, fields)
-                rows.update({names[n]: Row(tensors, index) for index, n in enumerate(some)})
+                rows.update({names[n]: EncodedRow(tensors, index) for index, n in enumerate(some)})
         tally.encoded += len(left)
         tally.rebuilt += len(rebuilt)
-        return joined([rows[name] for name in names], pad=self.embeds.pads)
+        return joined_rows([rows[name] for name in names], pad=self.embeds.pads)
 
     def _taken_in(
         self, wanted: RowRequest, places: Sequence[int], fields: Mapping[str, torch.Tensor]
@@ -145,11 +145,11 @@ class EncodedRows:
         """Write encoded rows, if they are kept; return them on the CPU."""
         keys, labels = wanted.keys[list(places)], [wanted.labels[place] for place in places]
         if self.mode.keeps:
-            return self.embeds.open_rows.add(wanted.recipe, keys, fields, labels)
+            return self.embeds.write_buffer.add(wanted.recipe, keys, fields, labels)
         return checked_rows(keys, fields, labels)[1]
 
     def _gather(
-        self, keys: Keys, places: NDArray[np.int64], rows: list[Row | None]
+        self, keys: Keys, places: NDArray[np.int64], rows: list[EncodedRow | None]
     ) -> dict[int, UnusableRowsError]:
         """Put the rows of some places there; return why others cannot be used, by place."""
         lost: dict[int, UnusableRowsError] = {}
@@ -161,7 +161,7 @@ class EncodedRows:
                 places = np.delete(places, error.places)
             else:
                 for at, place in enumerate(places.tolist()):
-                    rows[place] = Row(fields, at)
+                    rows[place] = EncodedRow(fields, at)
                 break
         return lost
 
@@ -171,7 +171,7 @@ class EncodedRows:
         """Split places into those whose row is in the store, and those whose is not."""
         store = self.embeds.store
         there = store.contains(keys[places])
-        if not there.all() and self.embeds.open_rows.look():
+        if not there.all() and self.embeds.write_buffer.look():
             there = store.contains(keys[places])
         return places[there], places[~there]
 
@@ -208,7 +208,7 @@ def read_captions(
     dataset: str,
     tally: EncodeCounts | None = None,
     *,
-    empty: Empty = new_memory,
+    allocate: Allocator = new_tensor,
 ) -> dict[str, torch.Tensor]:
     """Return the fields of captions, [B, ...] in their order, encoding what is not there.
 
@@ -218,7 +218,7 @@ def read_captions(
         mode: When they are encoded.
         dataset: Whose captions they are, for messages.
         tally: Counts what is encoded.
-        empty: Makes the tensors that are gathered.
+        allocate: Makes the tensors that are gathered.
 
     Raises:
         UnusableRowsError: A row is damaged or gone, and `cache.damaged` is "stop".
@@ -227,7 +227,7 @@ def read_captions(
     """
     if mode.keeps:
         try:
-            return embeds.gather(captions, empty=empty)
+            return embeds.gather(captions, allocate=allocate)
         except UnusableRowsError:
             pass  # looked at one by one below
     rows = EncodedRows(embeds, mode, dataset)
@@ -257,7 +257,7 @@ def forget_epochs(embeds: EmbedBackend, dataset: str, but: int) -> None:
     Raises:
         StorageError: The cache cannot be read or written to.
     """
-    embeds.open_rows.discard(lambda recipe: of_other_epoch(recipe, dataset, but))
+    embeds.write_buffer.discard(lambda recipe: of_other_epoch(recipe, dataset, but))
     embeds.store.refresh()
     for name, record in embeds.store.snapshot().records.items():
         if of_other_epoch(json.loads(record.recipe), dataset, but):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factory.backends.embeddings import ImageEmbedBackend
 from factory.backends.pixels import ByteReader, MediaReader, Picture, PictureColumns
 from factory.cache.store import TensorStore
-from factory.cache.write_buffer import OpenRows
+from factory.cache.write_buffer import WriteBuffer
 from factory.conditioning.generator import (
     BatchGenerator,
     Generator,
@@ -129,9 +129,9 @@ class GeneratedEmbeds(ImageEmbedBackend):
         return self.of.store
 
     @property
-    def open_rows(self) -> OpenRows:
+    def write_buffer(self) -> WriteBuffer:
         """The tensors encoded by this process that are not in the store yet, likewise shared."""
-        return self.of.open_rows
+        return self.of.write_buffer
 
     def release(self) -> None:
         """Free the memory of the encoder, and of the generator."""

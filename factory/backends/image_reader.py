@@ -13,10 +13,10 @@ from factory.backends.encode_missing import EncodeCounts, EncodedRows, FoundRows
 from factory.backends.pixels import Picture
 from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.cache.format.recipe import Keys
-from factory.cache.gather.row_refs import Located
-from factory.cache.gather.rows import Empty, new_memory
+from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.rows import Allocator, new_tensor
 from factory.cache.store import UnusableRowsError
-from factory.cache.write_buffer import Row
+from factory.cache.write_buffer import EncodedRow
 from factory.catalog.crops import CutArrays
 from factory.engine.engine import Engine
 
@@ -40,7 +40,7 @@ class LoadedSample:
     """
 
     pixels: Pixels | None
-    row: Row | None = None
+    row: EncodedRow | None = None
     key: Keys | None = None
     size: tuple[int, int] = (0, 0)
     label: str = ""
@@ -55,7 +55,7 @@ class ImageReader(Protocol):
     """
 
     def stored(
-        self, rows: Rows, cuts: CutArrays | None = None, located: Located | None = None
+        self, rows: Rows, cuts: CutArrays | None = None, located: GatherPlan | None = None
     ) -> torch.Tensor | None:
         """Return what is there of B rows of one shape, [B, ...]; None if samples must be read."""
 
@@ -75,7 +75,7 @@ def reading(
     epoch: int,
     count: int,
     tally: EncodeCounts,
-    empty: Empty = new_memory,
+    allocate: Allocator = new_tensor,
 ) -> ImageReader:
     """Return how a backend gives `count` samples to a batch of an epoch.
 
@@ -85,11 +85,11 @@ def reading(
         epoch: The epoch.
         count: Samples of the batch.
         tally: Counts what is encoded.
-        empty: Makes the tensors of the batch.
+        allocate: Makes the tensors of the batch.
     """
     if source.latents is None:
-        return PixelReader(source, engine, epoch, count, empty)
-    return LatentReader(source, source.latents, engine, epoch, tally, empty)
+        return PixelReader(source, engine, epoch, count, allocate)
+    return LatentReader(source, source.latents, engine, epoch, tally, allocate)
 
 
 class PixelReader:
@@ -99,11 +99,11 @@ class PixelReader:
     """
 
     def __init__(
-        self, source: PreparedBackend, engine: Engine, epoch: int, count: int, empty: Empty
+        self, source: PreparedBackend, engine: Engine, epoch: int, count: int, allocate: Allocator
     ) -> None:
         """Store the parts; nothing is read yet."""
         self._source, self._engine, self._epoch, self._count = source, engine, epoch, count
-        self._empty = empty
+        self._allocate = allocate
         self._pixels: torch.Tensor | None = None
         self._places: set[int] = set()
         self._apart: dict[int, torch.Tensor] = {}
@@ -121,7 +121,7 @@ class PixelReader:
         """Copy a sample to its place while others are still being decoded."""
         pixels = torch.from_numpy(piece.pixels)
         if self._pixels is None:
-            self._pixels = self._empty((self._count, *pixels.shape), dtype=torch.uint8)
+            self._pixels = self._allocate((self._count, *pixels.shape), dtype=torch.uint8)
         if pixels.shape == self._pixels.shape[1:]:
             self._pixels[place] = pixels
         else:
@@ -148,22 +148,22 @@ class LatentReader:
         engine: Engine,
         epoch: int,
         tally: EncodeCounts,
-        empty: Empty,
+        allocate: Allocator,
     ) -> None:
         """Store the parts; nothing is read yet."""
         self._source, self._embeds, self._engine = source, embeds, engine
-        self._epoch, self._tally, self._empty = epoch, tally, empty
+        self._epoch, self._tally, self._allocate = epoch, tally, allocate
         self._pieces: dict[int, LoadedSample] = {}
 
     def stored(
-        self, rows: Rows, cuts: CutArrays | None = None, located: Located | None = None
+        self, rows: Rows, cuts: CutArrays | None = None, located: GatherPlan | None = None
     ) -> torch.Tensor | None:
         """Return the latents of all rows, if they are in the cache and may be used."""
         if not self._source.encode_mode.keeps:
             return None
         try:
             fields = self._source.gather(
-                self._embeds, rows, cuts, self._epoch, located=located, empty=self._empty
+                self._embeds, rows, cuts, self._epoch, located=located, allocate=self._allocate
             )
         except UnusableRowsError:
             return None  # looked at one by one in `read`
@@ -210,7 +210,7 @@ class LatentReader:
 
     def _find(self, wanted: RowRequest, sizes: Sequence[tuple[int, int]]) -> FoundRows:
         """Return the rows that are there: looked for by shape, since a store gives one at once."""
-        rows: list[Row | None] = [None] * len(sizes)
+        rows: list[EncodedRow | None] = [None] * len(sizes)
         lost: dict[int, UnusableRowsError] = {}
         for some in _alike(sizes):
             labels = [wanted.labels[n] for n in some]

@@ -24,9 +24,16 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
 from factory.backends.pixels import Picture, PictureColumns, read_pixels
 from factory.cache.format.recipe import canonical
-from factory.cache.gather.row_refs import Located
-from factory.cache.gather.rows import Empty, new_memory
-from factory.cache.row_locations import Asked, Kept, KeysOf, Placement, place, place_lazily
+from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.rows import Allocator, new_tensor
+from factory.cache.row_locations import (
+    KeysOf,
+    LocationFiles,
+    RowLocations,
+    RowQuery,
+    locate_rows,
+    locate_rows_lazily,
+)
 from factory.cache.store import UnusableRowsError
 from factory.catalog.catalog import Catalog, Spoken
 from factory.catalog.crops import CutArrays
@@ -64,9 +71,9 @@ class PreparedBackend:
     latents: ImageEmbedBackend | None = None
     text: TextEmbedBackend | None = None
     vision: VisionEmbedBackend | None = None
-    places: Placement | None = None
-    text_places: Placement | None = None
-    found: dict[str, Placement] = field(default_factory=dict)
+    places: RowLocations | None = None
+    text_places: RowLocations | None = None
+    found: dict[str, RowLocations] = field(default_factory=dict)
     conditioning: dict[str, tuple["PreparedBackend", NDArray[np.int64]]] = field(
         default_factory=dict
     )
@@ -149,7 +156,7 @@ class PreparedBackend:
         if published:
             forget_epochs(self.latents, self.name, but)
         else:
-            self.latents.open_rows.discard(lambda recipe: of_other_epoch(recipe, self.name, but))
+            self.latents.write_buffer.discard(lambda recipe: of_other_epoch(recipe, self.name, but))
 
     def samples(
         self, rows: NDArray[np.int64], engine: Engine, epoch: int = 0
@@ -186,7 +193,7 @@ class PreparedBackend:
         """Whether each row of it has one place in the store of latents, where it stays."""
         return self.latents is not None and self.encode_mode.keeps and not self.redraws
 
-    def locate(self, kept: Kept | None = None) -> None:
+    def locate(self, kept: LocationFiles | None = None) -> None:
         """Look up where the embeddings of all kept rows lie, so that batches need not.
 
         Where they are encoded as batches need them, each is looked up when it is first asked
@@ -208,9 +215,9 @@ class PreparedBackend:
         if self.encode_mode.ahead:
             self.places = self.find(latents, kept)
         elif self.places is None:
-            self.places = place_lazily(latents.store, self._asked(latents), kept)
+            self.places = locate_rows_lazily(latents.store, self._asked(latents), kept)
 
-    def _locate_text(self, text: TextEmbedBackend, kept: Kept | None) -> None:
+    def _locate_text(self, text: TextEmbedBackend, kept: LocationFiles | None) -> None:
         """Look up where captions lie that are a sample's own text in every epoch."""
         catalog = self.catalog
         marks = catalog.captions.plain_marks
@@ -220,10 +227,10 @@ class PreparedBackend:
             lambda rows: text.keys(catalog.own_captions(rows)),
             f"{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
         )
-        kept = None if kept is None else Kept(kept.folder / text.name)
-        self.text_places = place(text.store, asked, kept, self.text_places)
+        kept = None if kept is None else LocationFiles(kept.folder / text.name)
+        self.text_places = locate_rows(text.store, asked, kept, self.text_places)
 
-    def find(self, embeds: PictureEmbedBackend, kept: Kept | None = None) -> Placement:
+    def find(self, embeds: PictureEmbedBackend, kept: LocationFiles | None = None) -> RowLocations:
         """Return where all kept rows lie in a store, which have none, and the keys of those.
 
         A key is made once, however often this is called.
@@ -236,24 +243,24 @@ class PreparedBackend:
             StorageError: The cache cannot be read.
         """
         if kept is not None and embeds is not self.latents:
-            kept = Kept(kept.folder / embeds.name)
+            kept = LocationFiles(kept.folder / embeds.name)
         before = self.found.get(embeds.name)
-        found = place(embeds.store, self._asked(embeds), kept, before)
+        found = locate_rows(embeds.store, self._asked(embeds), kept, before)
         self.found[embeds.name] = found
         return found
 
-    def _asked(self, embeds: PictureEmbedBackend) -> Asked:
+    def _asked(self, embeds: PictureEmbedBackend) -> RowQuery:
         """Return the kept rows as what is looked for in a store of embeddings."""
         reader = self.backend.reader
         return self._kept_rows(
             lambda rows: embeds.keys(reader, self.columns(rows)), canonical(embeds.recipe(reader))
         )
 
-    def _kept_rows(self, keys_of: KeysOf, what: str) -> Asked:
+    def _kept_rows(self, keys_of: KeysOf, what: str) -> RowQuery:
         """Return the kept rows as what is looked for by some keys, which follow from `what`."""
         catalog = self.catalog
         identity = f"{self.identity}/{what}"
-        return Asked(len(catalog.facts), catalog.decisions.order, keys_of, identity)
+        return RowQuery(len(catalog.facts), catalog.decisions.order, keys_of, identity)
 
     def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """Gather encoded pictures of one bucket, as cut in the first epoch; see `gather`.
@@ -276,8 +283,8 @@ class PreparedBackend:
         cuts: CutArrays | None = None,
         epoch: int = 0,
         *,
-        located: Located | None = None,
-        empty: Empty = new_memory,
+        located: GatherPlan | None = None,
+        allocate: Allocator = new_tensor,
     ) -> dict[str, torch.Tensor]:
         """Gather embeddings of pictures from where they lie, or by their keys: fields [B, ...].
 
@@ -287,7 +294,7 @@ class PreparedBackend:
             cuts: How they are cut, where that is known already.
             epoch: The epoch they are for.
             located: Where they lay when that was looked up, if it was.
-            empty: Makes the tensors that are returned.
+            allocate: Makes the tensors that are returned.
 
         Raises:
             UnusableRowsError: Rows are missing or damaged.
@@ -298,15 +305,15 @@ class PreparedBackend:
         if located is not None:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
-                return located.read(empty=empty)
+                return located.read(allocate=allocate)
         pictures = self.columns(rows, self.cuts(rows, epoch) if cuts is None else cuts)
         # Image embeddings are those of the first epoch's cuts, whichever are trained on.
         marks = self.marks(epoch) if embeds is self.latents else {}
-        return embeds.gather(self.backend.reader, pictures, empty=empty, **marks)
+        return embeds.gather(self.backend.reader, pictures, allocate=allocate, **marks)
 
     def located(
         self, embeds: PictureEmbedBackend | None, rows: NDArray[np.int64]
-    ) -> Located | None:
+    ) -> GatherPlan | None:
         """Return where the embeddings of some rows lie; None where only their keys tell.
 
         Args:
@@ -316,9 +323,11 @@ class PreparedBackend:
         if embeds is None:
             return None
         places = self.places if embeds is self.latents else self.found.get(embeds.name)
-        return None if places is None else Located(embeds.store, places.snapshot, places.at(rows))
+        return (
+            None if places is None else GatherPlan(embeds.store, places.snapshot, places.at(rows))
+        )
 
-    def locate_text(self, spoken: Spoken) -> Located | None:
+    def locate_text(self, spoken: Spoken) -> GatherPlan | None:
         """Return where encoded captions lie; None where nothing is kept of them.
 
         Raises:
@@ -329,20 +338,20 @@ class PreparedBackend:
         store, captions, places = self.text.store, spoken.captions, self.text_places
         if places is None:
             snapshot = store.snapshot()
-            return Located(store, snapshot, snapshot.index.find(self.text.keys(captions)))
+            return GatherPlan(store, snapshot, snapshot.index.find(self.text.keys(captions)))
         snapshot, found = places.snapshot, places.at(spoken.rows)
         if others := np.flatnonzero(~spoken.own).tolist():
             keys = self.text.keys([captions[place] for place in others])
             found.put(np.array(others), snapshot.index.find(keys))
-        return Located(store, snapshot, found)
+        return GatherPlan(store, snapshot, found)
 
     def read_text(
         self,
         captions: Sequence[str],
         tally: EncodeCounts | None = None,
         *,
-        located: Located | None = None,
-        empty: Empty = new_memory,
+        located: GatherPlan | None = None,
+        allocate: Allocator = new_tensor,
     ) -> dict[str, torch.Tensor]:
         """Return encoded captions in their order: fields [B, ...]; none without an encoder.
 
@@ -350,19 +359,19 @@ class PreparedBackend:
             captions: B captions.
             tally: Counts those that had to be encoded.
             located: Where they lay when that was looked up, if it was.
-            empty: Makes the tensors that are returned.
+            allocate: Makes the tensors that are returned.
         """
         if self.text is None:
             return {}
         if located is not None:
             try:
-                return located.read(pad=self.text.pads, empty=empty)
+                return located.read(pad=self.text.pads, allocate=allocate)
             except UnusableRowsError:
                 # Rows that lie elsewhere by now, or nowhere, are looked for by their keys. So are
                 # those of all later batches: others lie elsewhere, too, or this one does again.
                 self.text_places = None
         return read_captions(
-            self.text, captions, self.encode_text_mode, self.name, tally, empty=empty
+            self.text, captions, self.encode_text_mode, self.name, tally, allocate=allocate
         )
 
 

@@ -12,7 +12,7 @@ from factory.backends.encode_missing import EncodeCounts, EncodedRows, RowReques
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image_reader import beyond_repair
 from factory.backends.prepared import PreparedBackend, UnusableSample
-from factory.cache.gather.rows import Empty
+from factory.cache.gather.rows import Allocator
 from factory.cache.store import UnusableRowsError
 from factory.catalog.crops import CutArrays
 from factory.engine.engine import Engine
@@ -25,12 +25,12 @@ class VisionReader:
     Attributes:
         engine: Decodes pictures whose row was lost.
         tally: Counts those.
-        empty: Makes the tensors that rows are gathered into.
+        allocate: Makes the tensors that rows are gathered into.
     """
 
     engine: Engine
     tally: EncodeCounts
-    empty: Empty
+    allocate: Allocator
 
     def read(
         self, source: PreparedBackend, rows: NDArray[np.int64], cuts: CutArrays | None = None
@@ -55,7 +55,7 @@ class VisionReader:
             return {}
         cuts = None if source.redraws else cuts
         with suppress(UnusableRowsError):  # looked at one by one below
-            return source.gather(vision, rows, cuts, empty=self.empty)
+            return source.gather(vision, rows, cuts, allocate=self.allocate)
         pictures = source.columns(rows, cuts)
         keys = vision.keys(reader, pictures)
         wanted = RowRequest(keys, pictures.keys, vision.recipe(reader))

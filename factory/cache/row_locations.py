@@ -1,4 +1,4 @@
-"""Where does the row of each sample lie, without making its key again for every batch?
+"""Row locations: where the encoded row of each sample of a catalog lies.
 
 A key is a hash of everything that shaped a row: making sixteen of them takes longer than reading
 the rows. Where the rows of a catalog lie is therefore looked up once, kept in a file of this
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from factory.cache.format.recipe import KEY_DTYPE, Keys
 from factory.cache.format.safetensors_file import DamagedError, digest, header, parse
-from factory.cache.index.recipe_index import Found
+from factory.cache.index.recipe_index import RowRefs
 from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.cache.tiers.mapped_file import file_bytes
@@ -39,11 +39,11 @@ _ABSENT, _UNKNOWN = -1, -2
 # Returns the keys of samples whose rows in the catalog are given.
 KeysOf: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 # The columns of a placement: shard, row and checksum.
-Columns: TypeAlias = tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64]]
+LocationColumns: TypeAlias = tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64]]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class RowQuery:
     """Samples whose rows are looked for.
 
     Attributes:
@@ -60,7 +60,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class RowLocations:
     """Where the row of each sample of a catalog lay when a snapshot was taken.
 
     Attributes:
@@ -81,13 +81,13 @@ class Placement:
     lacking: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     keys: Keys = field(default_factory=lambda: np.zeros(0, KEY_DTYPE))
 
-    def at(self, rows: NDArray[np.int64]) -> Found:
+    def at(self, rows: NDArray[np.int64]) -> RowRefs:
         """Return where the rows of some samples, int64 [k], lie."""
-        return Found(self.shard[rows].astype(np.int64), self.row[rows], self.checksum[rows])
+        return RowRefs(self.shard[rows].astype(np.int64), self.row[rows], self.checksum[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class LazyPlacement(Placement):
+class LazyRowLocations(RowLocations):
     """One in which a sample is looked up when it is first asked for; safe in several threads.
 
     Attributes:
@@ -96,7 +96,7 @@ class LazyPlacement(Placement):
 
     keys_of: KeysOf = field(kw_only=True)
 
-    def at(self, rows: NDArray[np.int64]) -> Found:
+    def at(self, rows: NDArray[np.int64]) -> RowRefs:
         """Return where the rows of some samples, int64 [k], lay in the snapshot."""
         unknown = np.unique(rows[self.shard[rows] == _UNKNOWN])
         if unknown.size:
@@ -107,7 +107,7 @@ class LazyPlacement(Placement):
 
 
 @dataclass(frozen=True)
-class Kept:
+class LocationFiles:
     """Where placements of one backend are kept on this machine.
 
     Attributes:
@@ -133,9 +133,12 @@ class Kept:
             path.unlink(missing_ok=True)
 
 
-def place(
-    store: TensorStore, asked: Asked, kept: Kept | None = None, before: Placement | None = None
-) -> Placement:
+def locate_rows(
+    store: TensorStore,
+    asked: RowQuery,
+    kept: LocationFiles | None = None,
+    before: RowLocations | None = None,
+) -> RowLocations:
     """Return where the rows of samples lie: as it was kept, or looked up now and kept.
 
     Where rows are missing, the store is read again once: others may have written them.
@@ -156,7 +159,9 @@ def place(
     return placement
 
 
-def place_lazily(store: TensorStore, asked: Asked, kept: Kept | None = None) -> Placement:
+def locate_rows_lazily(
+    store: TensorStore, asked: RowQuery, kept: LocationFiles | None = None
+) -> RowLocations:
     """Return where the rows of samples lie: as it was kept, or each looked up when asked for.
 
     Args:
@@ -170,16 +175,16 @@ def place_lazily(store: TensorStore, asked: Asked, kept: Kept | None = None) -> 
     snapshot = store.snapshot()
     columns = _kept(_path(kept, asked, snapshot), asked.count)
     if columns is not None:
-        return Placement(snapshot, *columns, asked.identity)
+        return RowLocations(snapshot, *columns, asked.identity)
     # Of a store without a shard all is known.
     number = _UNKNOWN if snapshot.index.shards else _ABSENT
     columns = _empty(asked.count, number)
-    return LazyPlacement(snapshot, *columns, asked.identity, keys_of=asked.keys_of)
+    return LazyRowLocations(snapshot, *columns, asked.identity, keys_of=asked.keys_of)
 
 
 def _placed(
-    snapshot: Snapshot, asked: Asked, kept: Kept | None, before: Placement | None
-) -> Placement:
+    snapshot: Snapshot, asked: RowQuery, kept: LocationFiles | None, before: RowLocations | None
+) -> RowLocations:
     if before is not None and before.identity != asked.identity:
         before = None
     path = _path(kept, asked, snapshot)
@@ -198,17 +203,17 @@ def _placed(
         with suppress(OSError, StorageError, CacheError):
             _write(path, (placement.shard, placement.row, placement.checksum))
             kept.forget_old()
-            return Placement(snapshot, *_opened(path, asked.count), asked.identity)
+            return RowLocations(snapshot, *_opened(path, asked.count), asked.identity)
     return placement
 
 
-def _path(kept: Kept | None, asked: Asked, snapshot: Snapshot) -> Path | None:
+def _path(kept: LocationFiles | None, asked: RowQuery, snapshot: Snapshot) -> Path | None:
     if kept is None:
         return None
     return kept.path(f"{_FORMAT}/{asked.count}/{asked.identity}/{snapshot.identity}")
 
 
-def _kept(path: Path | None, count: int) -> Columns | None:
+def _kept(path: Path | None, count: int) -> LocationColumns | None:
     if path is not None:
         # Whatever is wrong with it, it can be made again.
         with suppress(CacheError, StorageError):
@@ -216,22 +221,22 @@ def _kept(path: Path | None, count: int) -> Columns | None:
     return None
 
 
-def _empty(count: int, number: int) -> Columns:
+def _empty(count: int, number: int) -> LocationColumns:
     """Return columns that have no row, with a number in the place of all shards."""
     return np.full(count, number, np.int32), np.zeros(count, np.uint32), np.zeros(count, np.uint64)
 
 
-def _looked_at(snapshot: Snapshot, asked: Asked, columns: Columns) -> Placement:
+def _looked_at(snapshot: Snapshot, asked: RowQuery, columns: LocationColumns) -> RowLocations:
     """Return what was kept, with the keys of what it lacks: few, or none."""
     lacking = np.flatnonzero(columns[0][asked.wanted] < 0)
     keys = _joined(
         _keys(asked, np.asarray(asked.wanted[lacking[start : start + PIECE]], np.int64))
         for start in range(0, len(lacking), PIECE)
     )
-    return Placement(snapshot, *columns, asked.identity, lacking, keys)
+    return RowLocations(snapshot, *columns, asked.identity, lacking, keys)
 
 
-def _looked_up(snapshot: Snapshot, asked: Asked) -> Placement:
+def _looked_up(snapshot: Snapshot, asked: RowQuery) -> RowLocations:
     """Look everything up, its keys made now."""
     columns, lacking, missing = _empty(asked.count, _ABSENT), [], []
     for start in range(0, len(asked.wanted), PIECE):
@@ -241,10 +246,10 @@ def _looked_up(snapshot: Snapshot, asked: Asked) -> Placement:
         lacking.append(start + left)
         missing.append(keys[left])
     places = np.concatenate([np.zeros(0, np.int64), *lacking])
-    return Placement(snapshot, *columns, asked.identity, places, _joined(missing))
+    return RowLocations(snapshot, *columns, asked.identity, places, _joined(missing))
 
 
-def _keys(asked: Asked, rows: NDArray[np.int64]) -> Keys:
+def _keys(asked: RowQuery, rows: NDArray[np.int64]) -> Keys:
     """Make the keys of some rows, as many as are looked up at once."""
     with _garbage_left():
         return asked.keys_of(rows)
@@ -267,25 +272,27 @@ def _garbage_left() -> Iterator[None]:
         gc.enable()
 
 
-def _completed(snapshot: Snapshot, asked: Asked, columns: Columns, before: Placement) -> Placement:
+def _completed(
+    snapshot: Snapshot, asked: RowQuery, columns: LocationColumns, before: RowLocations
+) -> RowLocations:
     """Look up what was lacking before, by the keys it has."""
     if not before.lacking.size:
-        return Placement(snapshot, *columns, asked.identity)
+        return RowLocations(snapshot, *columns, asked.identity)
     shard, row, checksum = columns
     columns = shard, row.copy(), checksum.copy()  # they may be mapped
     rows = np.asarray(asked.wanted[before.lacking], np.int64)
     left = _put(columns, rows, snapshot.index.find(before.keys))
-    return Placement(snapshot, *columns, asked.identity, before.lacking[left], before.keys[left])
+    return RowLocations(snapshot, *columns, asked.identity, before.lacking[left], before.keys[left])
 
 
-def _put(columns: Columns, rows: NDArray[np.int64], found: Found) -> NDArray[np.int64]:
+def _put(columns: LocationColumns, rows: NDArray[np.int64], found: RowRefs) -> NDArray[np.int64]:
     """Write down where some rows were found; return which were not."""
     shard, row, checksum = columns
     shard[rows], row[rows], checksum[rows] = found.shard, found.row, found.checksum
     return np.flatnonzero(found.shard < 0)
 
 
-def _carried(before: Placement, snapshot: Snapshot) -> Columns | None:
+def _carried(before: RowLocations, snapshot: Snapshot) -> LocationColumns | None:
     """Return places as a later snapshot numbers its shards; None if rows may have gone since."""
     old = before.snapshot
     dropped = (o.shard is None and o.segment not in old.segments for o in snapshot.origins)
@@ -304,7 +311,7 @@ def _joined(parts: Iterable[Keys]) -> Keys:
     return np.concatenate([np.zeros(0, KEY_DTYPE), *parts])
 
 
-def _write(path: Path, columns: Columns) -> None:
+def _write(path: Path, columns: LocationColumns) -> None:
     """Write it whole under a name of its own, then give it its name."""
     shard, row, checksum = columns
     shape = shard.shape
@@ -329,7 +336,7 @@ def _digest(columns: Iterable[memoryview]) -> str:
     return f"{digest(columns):016x}"
 
 
-def _opened(path: Path, count: int) -> Columns:
+def _opened(path: Path, count: int) -> LocationColumns:
     metadata, tensors = parse(file_bytes(path), str(path))
     if {name: (t.code, t.shape) for name, t in tensors.items()} != {
         "checksum": ("U64", (count,)), "row": ("U32", (count,)), "shard": ("I32", (count,))

@@ -1,4 +1,4 @@
-"""Which rows are encoded already, and what are they?"""
+"""Tensor store: encoded rows in a folder of a storage, found by their recipe keys."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import psutil
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from factory.cache.format.compression import check_compression, plain_name
 from factory.cache.format.recipe import Keys, as_keys, canonical
 from factory.cache.format.safetensors_file import Bytes, DamagedError
-from factory.cache.format.segment import Segment, ShardRecord
-from factory.cache.format.shard import Shard, cut_among
+from factory.cache.format.segment import IndexSegment, ShardRecord
+from factory.cache.format.shard import TensorShard, cut_among
 from factory.cache.gather.gather_plan import Chosen
-from factory.cache.gather.rows import BadRowsError, Empty, gather_rows, new_memory
-from factory.cache.index.local_runs import LocalTables
-from factory.cache.index.recipe_index import Found
+from factory.cache.gather.rows import Allocator, BadRowsError, gather_rows, new_tensor
+from factory.cache.index.local_runs import LocalRuns
+from factory.cache.index.recipe_index import RowRefs
 from factory.cache.index.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
-from factory.cache.tiers.shard_files import Files
-from factory.cache.tiers.shard_pool import OpenShards
+from factory.cache.tiers.shard_files import PublishedFiles
+from factory.cache.tiers.shard_pool import ShardPool
 from factory.cache.tiers.tier import Tier
-from factory.cache.writer import Writer
+from factory.cache.writer import ShardWriter
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.metrics.stages import progress
 from factory.storage.base import Storage
@@ -47,6 +47,7 @@ _ROOMY = 1 / 2
 # Of no plan's fingerprint.
 _PRELOADING = 1
 T = TypeVar("T")
+Opened: TypeAlias = dict[int, TensorShard]  # shards by their number in a snapshot
 _PRECOMPUTE = (
     "they are encoded by the precompute stage: run train.py with the same settings, or call "
     "prepare_data() of the data module"
@@ -108,12 +109,12 @@ class TensorStore:
         check_compression(self.compression)
         mirror = None if self.local_dir is None else f"{self.local_dir}/index"
         shards = f"{self.folder}/shards"
-        self.shard_files = Files(self.storage, shards, tiers=self._tiers())
-        self.index_files = Files(self.storage, f"{self.folder}/index", mirror)
+        self.shard_files = PublishedFiles(self.storage, shards, tiers=self._tiers())
+        self.index_files = PublishedFiles(self.storage, f"{self.folder}/index", mirror)
         self._lock = threading.Lock()
-        self._open = OpenShards(self.shard_files)
+        self._open = ShardPool(self.shard_files)
         self._snapshot: Snapshot | None = None
-        self._tables: LocalTables | None = None
+        self._tables: LocalRuns | None = None
         self._newest = 0
         self._crowded = False  # whether not all rows stay in memory once they were read
 
@@ -182,7 +183,7 @@ class TensorStore:
         *,
         verify: bool = True,
         pad: bool = False,
-        empty: Empty = new_memory,
+        allocate: Allocator = new_tensor,
     ) -> dict[str, torch.Tensor]:
         """Return the rows of n keys in the order asked for, each field a tensor [n, ...].
 
@@ -194,7 +195,7 @@ class TensorStore:
             verify: Compare each row with its checksum when it is first read.
             pad: Whether rows may differ in the length of their fields' first axis, such as
                 captions of more or fewer tokens; shorter ones are filled up with zeros.
-            empty: Makes the tensors that are not given, of a shape and dtype, with anything in
+            allocate: Makes the tensors that are not given, of a shape and dtype, with anything in
                 them; such as `BatchMemory.tensor`, which uses memory again.
 
         Raises:
@@ -205,7 +206,7 @@ class TensorStore:
         wanted = as_keys(keys)
         if not wanted.size:
             return {}
-        how: dict[str, Any] = {"out": out, "verify": verify, "pad": pad, "empty": empty}
+        how: dict[str, Any] = {"out": out, "verify": verify, "pad": pad, "allocate": allocate}
         try:
             return self._gather(wanted, how)
         except UnusableRowsError as error:
@@ -230,13 +231,13 @@ class TensorStore:
 
     def read(
         self,
-        found: Found,
+        found: RowRefs,
         snapshot: Snapshot,
         *,
         out: dict[str, torch.Tensor] | None = None,
         verify: bool = True,
         pad: bool = False,
-        empty: Empty = new_memory,
+        allocate: Allocator = new_tensor,
     ) -> dict[str, torch.Tensor]:
         """Return rows whose places are known, as `gather` does.
 
@@ -247,7 +248,7 @@ class TensorStore:
             verify: Compare each row with its checksum when it is first read.
             pad: Whether rows may differ in the length of their fields' first axis, such as
                 captions of more or fewer tokens; shorter ones are filled up with zeros.
-            empty: Makes the tensors that are not given; see `gather`.
+            allocate: Makes the tensors that are not given; see `gather`.
 
         Raises:
             UnusableRowsError: A row is nowhere, damaged or gone.
@@ -265,7 +266,7 @@ class TensorStore:
             shards = self._uncut(distinct, found, snapshot)
             rows = [shards[number] for number in numbers], found.row.tolist()
             try:
-                return gather_rows(*rows, checksums, out, empty, pad=pad)
+                return gather_rows(*rows, checksums, out, allocate, pad=pad)
             except BadRowsError as error:
                 record = snapshot.index.shards[numbers[error.places[0]]]
                 # A copy that was damaged here is fetched once more.
@@ -275,7 +276,7 @@ class TensorStore:
                 fetched_again.add(record.name)
                 del shards, rows
 
-    def choose(self, found: Found, snapshot: Snapshot) -> Chosen:
+    def choose(self, found: RowRefs, snapshot: Snapshot) -> Chosen:
         """Look at rows in the shards that are read where they were published.
 
         Args:
@@ -285,13 +286,13 @@ class TensorStore:
         shards = snapshot.index.shards
         return Chosen.of(found, lambda number: self._where_published(shards[number]))
 
-    def foresee(self, chosen: Chosen) -> None:
+    def willneed(self, chosen: Chosen) -> None:
         """Have the system begin to read rows of this machine that will be read soon."""
         # Copies are fetched by the plan, and what was just written is in memory.
         if not self.shard_files.copied:
-            chosen.foresee(again=self._crowded)
+            chosen.willneed(again=self._crowded)
 
-    def _where_published(self, record: ShardRecord) -> Shard | None:
+    def _where_published(self, record: ShardRecord) -> TensorShard | None:
         """Return a shard that is read where it was published; None where it cannot be."""
         shard = self._open.whole(record.name)
         # To look at a row of a packed one would unpack them all.
@@ -301,7 +302,7 @@ class TensorStore:
                 return self._open.open(record, np.empty(0, np.int64))
         return shard
 
-    def bring(self, found: Found, snapshot: Snapshot, plan: int, step: int) -> bool:
+    def bring(self, found: RowRefs, snapshot: Snapshot, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.
 
         Args:
@@ -348,7 +349,7 @@ class TensorStore:
                 advance(len(some))
         return True
 
-    def writer(self, recipe: Mapping[str, object]) -> Writer:
+    def writer(self, recipe: Mapping[str, object]) -> ShardWriter:
         """Return a writer of rows whose common recipe this is.
 
         Published rows are seen by this store after `refresh`.
@@ -356,7 +357,7 @@ class TensorStore:
         Raises:
             CacheError: The recipe holds something that cannot be written as JSON.
         """
-        return Writer(
+        return ShardWriter(
             self.shard_files,
             self.index_files,
             recipe=canonical(recipe),
@@ -379,11 +380,11 @@ class TensorStore:
                 snapshot = self._snapshot or self._refresh()
         return snapshot
 
-    def segment(self, name: str) -> Segment:
+    def segment(self, name: str) -> IndexSegment:
         """Return a piece of the index; see `segment_in`."""
         return segment_in(self.index_files, name)
 
-    def opened(self, record: ShardRecord) -> Shard:
+    def opened(self, record: ShardRecord) -> TensorShard:
         """Return a shard opened anew, whatever this store has opened already.
 
         Raises:
@@ -392,7 +393,7 @@ class TensorStore:
             StorageError: It cannot be fetched or read.
         """
         data: Bytes = self.shard_files.data(record.name, record.size, record.plain_size)
-        return Shard(data, self.shard_files.where(record.name), record.layout, record.rows)
+        return TensorShard(data, self.shard_files.where(record.name), record.layout, record.rows)
 
     def mend(self, record: ShardRecord) -> str:
         """Say what to do about a shard that is damaged or gone."""
@@ -417,7 +418,7 @@ class TensorStore:
 
     def _refresh(self) -> Snapshot:
         if self._tables is None and (folder := self._tables_folder()) is not None:
-            self._tables = LocalTables(str(folder))
+            self._tables = LocalRuns(str(folder))
         before = self._snapshot
         self._snapshot = taken = take_snapshot(
             self.shard_files, self.index_files, self._tables, before
@@ -447,7 +448,7 @@ class TensorStore:
         name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
         return Path(self.local_dir) / "merged" / name
 
-    def _uncut(self, numbers: set[int], found: Found, snapshot: Snapshot) -> dict[int, Shard]:
+    def _uncut(self, numbers: set[int], found: RowRefs, snapshot: Snapshot) -> Opened:
         """Return shards as `_shards` does; those whose files were cut are opened anew."""
         shards = self._shards(numbers, found, snapshot)
         cut = cut_among(shards.values())
@@ -456,7 +457,7 @@ class TensorStore:
             self._open.discard(snapshot.index.shards[number])
         return {**shards, **self._shards(again, found, snapshot)} if again else shards
 
-    def _shards(self, numbers: set[int], found: Found, snapshot: Snapshot) -> dict[int, Shard]:
+    def _shards(self, numbers: set[int], found: RowRefs, snapshot: Snapshot) -> Opened:
         """Return opened shards with the rows asked for; what is missing comes side by side."""
         shards, late = {}, []
         for number in numbers:
@@ -473,7 +474,7 @@ class TensorStore:
             shards.update(zip(late, opened, strict=True))
         return shards
 
-    def _shard(self, number: int, found: Found, snapshot: Snapshot) -> Shard:
+    def _shard(self, number: int, found: RowRefs, snapshot: Snapshot) -> TensorShard:
         """Open a shard; if it cannot be used, say which rows asked for lie in it."""
         record = snapshot.index.shards[number]
         places = np.flatnonzero(found.shard == number)

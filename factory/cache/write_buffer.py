@@ -1,4 +1,4 @@
-"""Which rows has this process encoded that are not published yet?"""
+"""Rows that this process has encoded and not published yet."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from factory.cache.format.recipe import KEY_DTYPE, Keys, canonical
-from factory.cache.format.shard import Layout, layout_of, row_bytes
+from factory.cache.format.shard import RowLayout, layout_of, row_bytes
 from factory.cache.gather.rows import batch_of, put_rows
 from factory.cache.store import TensorStore
 from factory.cache.writer import capacity_of, checked_rows
@@ -22,7 +22,7 @@ _SHARDS_HELD = 2
 LOOK_SECONDS = 30.0
 
 
-class Row(NamedTuple):
+class EncodedRow(NamedTuple):
     """One row among others.
 
     Attributes:
@@ -54,7 +54,7 @@ class _Group:
         return first
 
 
-class OpenRows:
+class WriteBuffer:
     """Rows on their way into a store: found here until they can be gathered there.
 
     Each process has its own and publishes shards of its own, so that processes never write to
@@ -73,8 +73,8 @@ class OpenRows:
         # Held by whoever encodes for the store, so that no row is encoded by two threads.
         self.encoding = threading.RLock()
         self._lock = threading.Lock()
-        self._rows: dict[bytes, Row] = {}
-        self._groups: dict[tuple[str, Layout], _Group] = {}
+        self._rows: dict[bytes, EncodedRow] = {}
+        self._groups: dict[tuple[str, RowLayout], _Group] = {}
         self._looked = -look_seconds
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class OpenRows:
         """Return how many rows are not published."""
         return len(self._rows)
 
-    def find(self, keys: Keys) -> list[Row | None]:
+    def find(self, keys: Keys) -> list[EncodedRow | None]:
         """Return the rows of some keys, V16 [n]; None for those that are not here."""
         with self._lock:
             return [self._rows.get(key.tobytes()) for key in keys]
@@ -122,7 +122,7 @@ class OpenRows:
             group = self._groups.setdefault((canonical(recipe), layout), new)
             for index, key in enumerate(key.tobytes() for key in keys):
                 if key not in self._rows:
-                    self._rows[key] = Row(tensors, index)
+                    self._rows[key] = EncodedRow(tensors, index)
                     group.keys.append(key)
                     group.labels.append(labels[index])
             ready = self._full()
@@ -192,7 +192,7 @@ class OpenRows:
                 rows = [self._rows[key] for key in group.keys]
                 keys = np.frombuffer(b"".join(group.keys), dtype=KEY_DTYPE)
                 with self.store.writer(group.recipe) as writer:
-                    writer.add(keys, joined(rows), labels=group.labels)
+                    writer.add(keys, joined_rows(rows), labels=group.labels)
             self.store.refresh()
         finally:
             # Only now: until the store has been read again, they are found here alone.
@@ -205,7 +205,7 @@ class OpenRows:
             self._rows.pop(key, None)
 
 
-def joined(rows: Sequence[Row], *, pad: bool = False) -> dict[str, torch.Tensor]:
+def joined_rows(rows: Sequence[EncodedRow], *, pad: bool = False) -> dict[str, torch.Tensor]:
     """Return rows as fields [n, ...], in their order.
 
     Args:

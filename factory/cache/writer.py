@@ -1,4 +1,4 @@
-"""How do encoded rows become published shards?"""
+"""Shard writer: collects encoded rows and publishes them as shards."""
 
 import secrets
 import threading
@@ -17,22 +17,22 @@ from factory.cache.format.recipe import Keys, as_keys
 from factory.cache.format.safetensors_file import Bytes
 from factory.cache.format.segment import (
     NO_NOTE,
-    Place,
-    Segment,
+    IndexSegment,
     ShardRecord,
+    ShardStamp,
     new_segment,
     note,
     pack_segment,
 )
 from factory.cache.format.shard import (
-    Layout,
-    OpenShard,
+    RowLayout,
+    ShardBuilder,
     layout_of,
     matrices_of,
     row_bytes,
     unfinite_rows,
 )
-from factory.cache.tiers.shard_files import Files
+from factory.cache.tiers.shard_files import PublishedFiles
 from factory.errors import CacheError, StorageError
 
 # However small rows are, a shard takes no more: the keys and labels of open rows are Python
@@ -53,7 +53,7 @@ def new_name(stamp: int) -> str:
     return f"{stamp:016x}{secrets.token_hex(8)}.safetensors"
 
 
-def capacity_of(layout: Layout, shard_bytes: int, shard_rows: int | None = None) -> int:
+def capacity_of(layout: RowLayout, shard_bytes: int, shard_rows: int | None = None) -> int:
     """Return how many rows a shard takes before it is closed.
 
     Args:
@@ -65,14 +65,14 @@ def capacity_of(layout: Layout, shard_bytes: int, shard_rows: int | None = None)
     return min(max(1, fitting), shard_rows or _ROWS_LIMIT, _ROWS_LIMIT)
 
 
-def publish_segment(index: Files, segment: Segment) -> None:
+def publish_segment(index: PublishedFiles, segment: IndexSegment) -> None:
     """Write an index segment under a name of its own."""
     name = f"{segment.stamp:016x}-{new_name(segment.stamp)}"
     index.storage.write(index.key(name), pack_segment(segment))
 
 
 def publish_shard(
-    shards: Files, stamp: int, shard: OpenShard, recipe: str, *, compress: bool
+    shards: PublishedFiles, stamp: int, shard: ShardBuilder, recipe: str, *, compress: bool
 ) -> ShardRecord:
     """Write a shard under a name of its own; nothing points to it yet."""
     plain = shard.finish()
@@ -112,7 +112,7 @@ class _KeySet:
 class _Group:
     """An open shard with the keys and notes of its rows."""
 
-    shard: OpenShard
+    shard: ShardBuilder
     keys: list[Keys] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -120,7 +120,7 @@ class _Group:
         return self.shard.rows * self.shard.row_bytes
 
 
-class Writer:
+class ShardWriter:
     """Collects rows, an open shard for each shape, and publishes shards as they fill up.
 
     A shard is visible once its index segment is: both are written whole, the shard first.
@@ -130,8 +130,8 @@ class Writer:
 
     def __init__(
         self,
-        shards: Files,
-        index: Files,
+        shards: PublishedFiles,
+        index: PublishedFiles,
         recipe: str,
         shard_bytes: int,
         next_stamp: Callable[[], int],
@@ -144,7 +144,7 @@ class Writer:
         self._shards, self._index = shards, index
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
         self._compress = compress
-        self._groups: dict[Layout, _Group] = {}
+        self._groups: dict[RowLayout, _Group] = {}
         self._spare: Bytes | None = None  # memory of a shard that was published
         self._seen = _KeySet()
         self._lock = threading.Lock()
@@ -218,7 +218,7 @@ class Writer:
         return groups
 
     def _collect(
-        self, layout: Layout, matrices: list[Bytes], keys: Keys, notes: Sequence[str]
+        self, layout: RowLayout, matrices: list[Bytes], keys: Keys, notes: Sequence[str]
     ) -> list[_Group]:
         """Copy new rows into open shards; return those to be published."""
         new = self._seen.unseen(keys)
@@ -239,11 +239,11 @@ class Writer:
             ready.append(self._groups.pop(largest))
         return ready
 
-    def _group(self, layout: Layout) -> _Group:
+    def _group(self, layout: RowLayout) -> _Group:
         if layout not in self._groups:
             capacity = capacity_of(layout, self._shard_bytes, self._shard_rows)
             memory, self._spare = self._spare, None
-            self._groups[layout] = _Group(OpenShard(layout, capacity, memory))
+            self._groups[layout] = _Group(ShardBuilder(layout, capacity, memory))
         return self._groups[layout]
 
     def _publish(self, groups: list[_Group]) -> None:
@@ -270,7 +270,7 @@ class Writer:
             stamp = self._next_stamp()
             segment = new_segment(
                 stamp,
-                [Place(stamp, record)],
+                [ShardStamp(stamp, record)],
                 keys,
                 np.zeros(len(keys), np.uint32),
                 np.arange(len(keys)),
@@ -302,7 +302,7 @@ def checked_rows(
     fields: Mapping[str, torch.Tensor],
     labels: Sequence[str] | None = None,
     parts: Sequence[Mapping[str, object]] | None = None,
-) -> tuple[Layout, dict[str, torch.Tensor]]:
+) -> tuple[RowLayout, dict[str, torch.Tensor]]:
     """Return rows as they can be stored, and their layout: on the CPU, contiguous.
 
     Args:
@@ -342,7 +342,7 @@ def _check_counts(
 
 
 def _check_finite(
-    layout: Layout, matrices: list[Bytes], keys: Keys, labels: Sequence[str] | None
+    layout: RowLayout, matrices: list[Bytes], keys: Keys, labels: Sequence[str] | None
 ) -> None:
     for name, rows in unfinite_rows(layout, matrices).items():
         raise CacheError(

@@ -53,7 +53,7 @@ from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.storage.local import LocalStorage
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 
 class FactoryDataModule(PlainLoop):
@@ -98,7 +98,7 @@ class FactoryDataModule(PlainLoop):
         batch_size: int = 16,
         seed: int = 0,
         sampling: Mixture | None = None,
-        cache: CachePlace | None = None,
+        cache: Workspace | None = None,
         prefetch: Prefetch | None = None,
         engine: Engine | None = None,
         quarantine: QuarantineLimit | None = None,
@@ -124,7 +124,7 @@ class FactoryDataModule(PlainLoop):
         self.exclude, self.ledger = tuple(exclude), Ledger(ledger)
         self.registry = Registry(
             backends,
-            cache=cache or CachePlace(LocalStorage(".")),
+            cache=cache or Workspace(LocalStorage(".")),
             engine=engine or LocalEngine(),
             telemetry=telemetry,
         )

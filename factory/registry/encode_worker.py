@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from factory.backends.embeddings import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.pixels import MediaReader, Picture, PictureColumns, read_pixels
 from factory.cache.format.recipe import Keys, rows_of
-from factory.cache.writer import Writer
+from factory.cache.writer import ShardWriter
 from factory.catalog.facts import NOT_READABLE
 from factory.catalog.scan.sample_fault import is_own
 from factory.engine.engine import Engine
@@ -220,7 +220,7 @@ def _reason(reader: MediaReader, picture: Picture, error: Exception) -> str:
 
 
 def _stored(
-    open_writer: Callable[[], Writer], made: Generator[_EncodedRows, None, None]
+    open_writer: Callable[[], ShardWriter], made: Generator[_EncodedRows, None, None]
 ) -> Reports:
     """Write rows behind, and tell of them; all are published when the iterator has ended."""
 

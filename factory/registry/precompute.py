@@ -15,7 +15,7 @@ from factory.backends.pixels import Picture
 from factory.backends.prepared import PreparedBackend
 from factory.cache.format.recipe import Keys, canonical
 from factory.cache.maintenance.lease import in_turn
-from factory.cache.row_locations import Kept
+from factory.cache.row_locations import LocationFiles
 from factory.engine.engine import Engine, Worker
 from factory.metrics.stages import progress
 from factory.registry.encode_worker import (
@@ -122,7 +122,7 @@ def fill_pictures(
     embeds: PictureEmbedBackend,
     engine: Engine,
     title: str = "",
-    kept: Kept | None = None,
+    kept: LocationFiles | None = None,
 ) -> EncodeSummary:
     """Encode the kept pictures of a backend that are not in a store of embeddings yet.
 
@@ -161,7 +161,7 @@ def fill_pictures(
 
 
 def missing_pictures(
-    source: PreparedBackend, embeds: PictureEmbedBackend, kept: Kept | None = None
+    source: PreparedBackend, embeds: PictureEmbedBackend, kept: LocationFiles | None = None
 ) -> tuple[NDArray[np.int64], Keys]:
     """Return which kept pictures have no embeddings, and the keys these would have.
 

@@ -25,7 +25,7 @@ from factory.engine.engine import Engine
 from factory.errors import ConfigError
 from factory.metrics.stages import METRICS, Telemetry
 from factory.registry.dependencies import build_order
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 Backend = SampleBackend | EmbedBackend
 Kind = TypeVar("Kind")
@@ -55,7 +55,7 @@ class Registry:
         self,
         backends: Iterable[Backend],
         *,
-        cache: CachePlace,
+        cache: Workspace,
         engine: Engine,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -330,7 +330,7 @@ class Registry:
         """
         pictures = (*self.image_embeds.values(), *self._pixels.values())
         for store in (*pictures, *self.text_embeds.values()):
-            store.open_rows.publish()
+            store.write_buffer.publish()
 
 
 def _chosen(name: str | None, stores: Mapping[str, Store]) -> Store | None:

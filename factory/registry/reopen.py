@@ -21,7 +21,7 @@ from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.batches.request import Part, Publish
 from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 INSTEAD = "prefetch=thread makes batches without another process"
 
@@ -40,7 +40,7 @@ class ReopenSpec:
     """
 
     backends: tuple[Backend, ...]
-    cache: CachePlace
+    cache: Workspace
     engine: Engine
     seed: int
     limit: QuarantineLimit

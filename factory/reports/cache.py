@@ -10,18 +10,18 @@ from rich.text import Text
 from factory.backends.embeddings import TextEmbedBackend
 from factory.backends.prepared import PreparedBackend
 from factory.cache.format.recipe import rows_of
-from factory.cache.index.explain_miss import why
+from factory.cache.index.explain_miss import explain_miss
 from factory.cache.maintenance.compaction import Compaction
 from factory.cache.maintenance.garbage import Garbage, is_old
 from factory.cache.maintenance.transfer import Transfer
-from factory.cache.maintenance.verify import Findings
+from factory.cache.maintenance.verify import VerifyReport
 from factory.catalog.facts_transfer import FactsTransfer, Verdict
 from factory.catalog.key_search import row_of
 from factory.reports.cache_usage import CacheUsage, recipe_name
 from factory.reports.terminal_tables import narrow, titled_table
 from factory.reports.wording import listed, number, place, plural, redact, size
 from factory.untrusted_text import printable, terminal
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.
 _WIDTH = 100
@@ -34,7 +34,7 @@ _TOLD = (Verdict.elsewhere, Verdict.useless, Verdict.damaged)
 
 
 def show_usage(
-    found: Mapping[str, CacheUsage], cache: CachePlace, others: Mapping[str, int]
+    found: Mapping[str, CacheUsage], cache: Workspace, others: Mapping[str, int]
 ) -> None:
     """Print what stores hold, and what their copies take up on this machine.
 
@@ -93,7 +93,7 @@ def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
     return table
 
 
-def show_findings(found: Mapping[str, Findings]) -> None:
+def show_findings(found: Mapping[str, VerifyReport]) -> None:
     """Print what is wrong with each store, or that nothing is, and what nothing reads."""
     console = narrow(terminal(highlight=False), _WIDTH)
     for name, findings in found.items():
@@ -133,7 +133,7 @@ def show_compactions(done: Mapping[str, Compaction]) -> None:
         )
 
 
-def _heading(console: Console, words: str, cache: CachePlace) -> None:
+def _heading(console: Console, words: str, cache: Workspace) -> None:
     where = place(cache.storage.identity, cache.prefix)
     console.print(Text(f"{words} {where}", style="bold"), soft_wrap=True)
 
@@ -182,7 +182,7 @@ def show_garbage(
 def show_transfers(
     done: Mapping[str, Transfer],
     facts: Mapping[str, FactsTransfer],
-    ends: tuple[CachePlace, CachePlace],
+    ends: tuple[Workspace, Workspace],
     seconds: float | None,
 ) -> None:
     """Print what was copied, or would be.
@@ -258,11 +258,11 @@ def reasons(
         if latents is not None and row is not None:
             reader = source.backend.reader
             (parts,) = rows_of(reader.parts(source.columns(np.array([row]))))
-            lines = why(latents.store, key, latents.recipe(reader), parts)
+            lines = explain_miss(latents.store, key, latents.recipe(reader), parts)
             found.append((f"{name}: {latents.name}", lines))
     if not found:
         for name, text in texts.items():
-            lines = why(text.store, key, text.recipe, {"caption": key})
+            lines = explain_miss(text.store, key, text.recipe, {"caption": key})
             found.append((f"{name}: looked for as a caption, for no sample has this key", lines))
     return found
 

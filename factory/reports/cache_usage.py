@@ -10,7 +10,7 @@ from factory.cache.maintenance.live_rows import live_rows
 from factory.cache.store import TensorStore
 from factory.encoder.kinds import is_toy
 from factory.errors import ObjectNotFoundError
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 
 @dataclass
@@ -85,7 +85,7 @@ def usage(store: TensorStore) -> CacheUsage:
     return CacheUsage(store.storage.identity, store.folder, ordered, index_bytes, tiers)
 
 
-def held(place: CachePlace) -> dict[str, int]:
+def held(place: Workspace) -> dict[str, int]:
     """Return the bytes of every store that a cache has, by name, whoever wrote it.
 
     Raises:

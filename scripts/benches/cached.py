@@ -133,7 +133,7 @@ class Text(Image):
 
 def module(scratch: Path, options: argparse.Namespace) -> Any:
     """Return a data module of pictures that were measured; no file of them is there."""
-    from factory import CachePlace, FactoryDataModule, ImageBackend
+    from factory import FactoryDataModule, ImageBackend, Workspace
     from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend
     from factory.catalog.captions.sources import ColumnCaptions
     from factory.runtime.prefetch.batch_fetcher import Prefetch
@@ -141,7 +141,7 @@ def module(scratch: Path, options: argparse.Namespace) -> Any:
 
     pictures, storage = scratch / "pictures", LocalStorage(str(scratch))
     pictures.mkdir(parents=True)
-    place = CachePlace(storage, scratch_dir=str(scratch / "scratch"), shard_mb=options.shard_mb)
+    place = Workspace(storage, scratch_dir=str(scratch / "scratch"), shard_mb=options.shard_mb)
     embeds: Mapping[str, Any] = {"cache": place}
     return FactoryDataModule(
         [

@@ -164,7 +164,7 @@ def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]
 
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
     """Gather all rows in random order, with those to come fetched ahead."""
-    from factory.cache.gather.row_refs import Located
+    from factory.cache.gather.row_refs import GatherPlan
     from factory.runtime.prefetch.cache_prefetch import FetchAhead
 
     order = np.random.default_rng(seed).permutation(len(keys))
@@ -177,7 +177,7 @@ def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> N
     def needs(part: Any) -> Iterator[Any]:
         snapshot = store.snapshot()
         found = snapshot.index.find(keys[steps[part.step.global_step]])
-        yield Located(store, snapshot, found)
+        yield GatherPlan(store, snapshot, found)
 
     out: dict[str, Any] = {}
     copied = store.shard_files.copied

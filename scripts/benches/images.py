@@ -131,11 +131,11 @@ class PillowPictures:
 
 def pixel_module(folder: Path, scratch: Path, options: argparse.Namespace) -> Any:
     """Return a data module that gives pixels of a folder, captions from file names."""
-    from factory import CachePlace, FactoryDataModule, ImageBackend
+    from factory import FactoryDataModule, ImageBackend, Workspace
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.storage.local import LocalStorage
 
-    place = CachePlace(LocalStorage(str(scratch)))
+    place = Workspace(LocalStorage(str(scratch)))
     backend = ImageBackend(
         name="pictures",
         storage=LocalStorage(str(folder)),

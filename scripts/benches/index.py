@@ -110,11 +110,11 @@ def publish(store: Any, keys: Any, shards: int = SHARDS) -> None:
     """
     import numpy as np
 
-    from factory.cache.format.segment import Place, ShardRecord, new_segment, note
-    from factory.cache.format.shard import Field
+    from factory.cache.format.segment import ShardRecord, ShardStamp, new_segment, note
+    from factory.cache.format.shard import RowField
     from factory.cache.writer import new_name, publish_segment
 
-    layout = (Field("latents", "F16", (16, 64, 64)),)
+    layout = (RowField("latents", "F16", (16, 64, 64)),)
     for number, part in enumerate(np.array_split(keys, shards)):
         stamp = store.next_stamp()
         record = ShardRecord(new_name(stamp), 1, len(part), layout, '{"kind":"latents"}', 1)
@@ -124,6 +124,6 @@ def publish(store: Any, keys: Any, shards: int = SHARDS) -> None:
         notes = [
             note(f"photos/{number:04}/{row:06}.jpg", {"etag": "5-1a"}) for row in range(len(part))
         ]
-        place = [Place(stamp, record)]
+        place = [ShardStamp(stamp, record)]
         segment = new_segment(stamp, place, part, zeros, rows, rows.astype(np.uint64), notes)
         publish_segment(store.index_files, segment)

@@ -91,13 +91,13 @@ def storage_lines(
     name: str, storage: LocalStorage, scratch: Path, options: argparse.Namespace
 ) -> Iterator[Line]:
     """Time runs over one storage."""
-    from factory import CachePlace, FactoryDataModule, ImageBackend
+    from factory import FactoryDataModule, ImageBackend, Workspace
     from factory.catalog.captions.sources import FilenameCaptions
 
     backend = ImageBackend(
         name="pictures", storage=storage, caption=FilenameCaptions(), resolution=options.resolution
     )
-    place = CachePlace(LocalStorage(str(scratch)))
+    place = Workspace(LocalStorage(str(scratch)))
     data = FactoryDataModule([backend], batch_size=options.batch_size, cache=place)
     data.prepare_data()
     data.setup()

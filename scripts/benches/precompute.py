@@ -98,7 +98,7 @@ def reading(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
 
 def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> Any:
     """Return a folder of pictures, scanned, with an empty store."""
-    from factory import CachePlace, ImageBackend, ImageEmbedBackend
+    from factory import ImageBackend, ImageEmbedBackend, Workspace
     from factory.backends.prepared import PreparedBackend
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.engine.local_engine import LocalEngine
@@ -112,7 +112,7 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
     )
     store = ImageEmbedBackend(
         name="latents",
-        cache=CachePlace(LocalStorage(str(scratch / cache))),
+        cache=Workspace(LocalStorage(str(scratch / cache))),
         encoder=Instant(),  # type: ignore[arg-type] - nothing is decoded again
         batch_size=options.batch_size,
     )
@@ -121,7 +121,7 @@ def picture_source(scratch: Path, cache: str, options: argparse.Namespace) -> An
 
 def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     """Compare filling a cache with writing as many bytes to files."""
-    from factory import CachePlace, TextEmbedBackend
+    from factory import TextEmbedBackend, Workspace
     from factory.engine.local_engine import LocalEngine
     from factory.registry.precompute import fill_captions
     from factory.storage.local import LocalStorage
@@ -131,7 +131,7 @@ def writing(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     data = os.urandom(shard_mb * 2**20)
     raw, stored = [], []
     for number in range(options.runs):
-        place = CachePlace(LocalStorage(str(scratch / f"text-{number}")), shard_mb=shard_mb)
+        place = Workspace(LocalStorage(str(scratch / f"text-{number}")), shard_mb=shard_mb)
         store = TextEmbedBackend(name="text", cache=place, encoder=Instant())
         start = time.perf_counter()
         filled = fill_captions(store, captions, LocalEngine())
@@ -164,7 +164,7 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     import numpy as np
     import pyarrow as pa
 
-    from factory import CachePlace, ImageBackend, ImageEmbedBackend
+    from factory import ImageBackend, ImageEmbedBackend, Workspace
     from factory.backends.prepared import PreparedBackend
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.catalog.facts import Facts
@@ -184,7 +184,7 @@ def asking(scratch: Path, options: argparse.Namespace) -> Iterator[Line]:
     backend = ImageBackend(
         name="asked", storage=LocalStorage(str(scratch)), caption=FilenameCaptions(), resolution=512
     )
-    place = CachePlace(LocalStorage(str(scratch / "asked")))
+    place = Workspace(LocalStorage(str(scratch / "asked")))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
     source = PreparedBackend(backend, backend.catalog(Facts.of_table(table, {}), 0), store)
     start = time.perf_counter()

@@ -152,12 +152,12 @@ class Desk:
 
     def __init__(self, backend: Any, scratch: Path) -> None:
         """Take a backend and a folder for the cache."""
-        from factory import CachePlace
+        from factory import Workspace
         from factory.engine.local_engine import LocalEngine
         from factory.storage import LocalStorage
 
         self.backend, self.folder = backend, scratch / "cache"
-        self.place = CachePlace(LocalStorage(str(scratch)))
+        self.place = Workspace(LocalStorage(str(scratch)))
         self.engine = LocalEngine()
 
     def empty(self) -> None:

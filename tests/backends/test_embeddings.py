@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import ImageBackend, ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.backends.image import Crop
 from factory.backends.pixels import Picture, ReadPicture
 from factory.backends.prepared import PreparedBackend
@@ -60,8 +60,8 @@ class Counting:
         """Hold nothing."""
 
 
-def place(root: Path) -> CachePlace:
-    return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
+def place(root: Path) -> Workspace:
+    return Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
 
 
 def source_of(root: Path, storage: LocalStorage, encoder: Any, **settings: Any) -> PreparedBackend:

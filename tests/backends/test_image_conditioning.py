@@ -14,7 +14,6 @@ from rich.console import Console
 
 from factory import (
     Batch,
-    CachePlace,
     ConditioningBackend,
     ConfigError,
     EvalBackend,
@@ -23,6 +22,7 @@ from factory import (
     ImageEmbedBackend,
     Prefetch,
     VisionEmbedBackend,
+    Workspace,
 )
 from factory.backends.streaming.source import StreamSource
 from factory.cache.store import UnusableRowsError
@@ -70,8 +70,8 @@ class MeanColour:
         """Hold nothing."""
 
 
-def place(root: Path) -> CachePlace:
-    return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
+def place(root: Path) -> Workspace:
+    return Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
 
 
 def vision(root: Path, name: str = "looks", **settings: Any) -> VisionEmbedBackend:
@@ -146,7 +146,7 @@ def test_batches_hold_embeddings_of_samples_and_of_their_partners(root: Path) ->
 
 
 def test_they_are_encoded_once_in_a_place_of_their_own(root: Path, tmp_path: Path) -> None:
-    own = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    own = Workspace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     counts = []
     for encoder in (MeanColour(), MeanColour(), MeanColour("2")):
         store = vision(root, default=True, cache=own, encoder=encoder)
@@ -231,7 +231,7 @@ def test_an_encoder_that_gives_nan_is_named_with_a_picture(root: Path, tmp_path:
         def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"embeds": torch.full((len(pixels), 1, 3), float("nan"))}
 
-    own = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    own = Workspace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     store = vision(root, default=True, cache=own, encoder=Broken("broken"))
     made = Registry([*backends(root), store], cache=own, engine=LocalEngine(1))
     with pytest.raises(CacheError, match=r"field 'embeds' holds NaN or infinity for 'a/"):

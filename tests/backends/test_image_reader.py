@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import ImageBackend, ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.backends.encode_missing import EncodeCounts, read_captions
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.prepared import PreparedBackend
@@ -60,16 +60,16 @@ def scanned(pictures: Path) -> PreparedBackend:
     return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0))
 
 
-def store(cache: CachePlace | None = None, **made: Any) -> ImageEmbedBackend:
+def store(cache: Workspace | None = None, **made: Any) -> ImageEmbedBackend:
     """Return a store of latents that counts what it encodes, in memory if nowhere else."""
-    cache = cache or CachePlace(MemoryStorage(f"reading {next(NUMBERS)}"))
+    cache = cache or Workspace(MemoryStorage(f"reading {next(NUMBERS)}"))
     return ImageEmbedBackend(
         name="latents", cache=cache, encoder=made.pop("encoder", Counting()), batch_size=3, **made
     )
 
 
-def on_disk(root: Path, **made: Any) -> CachePlace:
-    return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"), **made)
+def on_disk(root: Path, **made: Any) -> Workspace:
+    return Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"), **made)
 
 
 def broken(source: PreparedBackend, rows: set[int]) -> PreparedBackend:
@@ -173,7 +173,7 @@ def test_every_caption_has_its_own_row(
     captions: list[str], cached: set[str], mode: EncodeMode
 ) -> None:
     texts = TextEmbedBackend(
-        name="text", cache=CachePlace(MemoryStorage(f"reading {next(NUMBERS)}")),
+        name="text", cache=Workspace(MemoryStorage(f"reading {next(NUMBERS)}")),
         encoder=HashedText(), batch_size=2,
     )  # fmt: skip
     fill_captions(texts, cached, ENGINE)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBackend
+from factory import ConditioningBackend, FactoryDataModule, ImageBackend, Workspace
 from factory.backends.embeddings import ImageEmbedBackend, TextEmbedBackend
 from factory.backends.image import Crop
 from factory.backends.prepared import PreparedBackend, UnusableSample
@@ -125,7 +125,7 @@ def test_without_stores_there_are_neither_latents_nor_embeddings(source: Prepare
 def conditioned(root: Path, *, encoded: bool = True, **settings: Any) -> FactoryDataModule:
     """Return a data module of pictures and, paired with them, edges."""
     storage = LocalStorage(str(root))
-    place = CachePlace(storage, scratch_dir=str(root / "scratch"))
+    place = Workspace(storage, scratch_dir=str(root / "scratch"))
     shared: dict[str, Any] = {"storage": storage, "resolution": 64, "alignment": 16}
     crop = Crop(aspect="square", style="random")
     backends: list[Any] = [
@@ -264,7 +264,7 @@ def test_a_partner_may_be_a_part_of_a_composite(tmp_path: Path) -> None:
 def test_where_rows_lie_is_looked_up_anew_when_clips_begin_elsewhere(
     source: PreparedBackend, tmp_path: Path
 ) -> None:
-    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     source.latents = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
     facts = source.catalog.facts
     table = facts.table

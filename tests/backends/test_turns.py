@@ -27,7 +27,7 @@ def filled(root: str, *, hang: bool) -> None:
     import logging
     import time
 
-    from factory import CachePlace, ImageBackend, ImageEmbedBackend
+    from factory import ImageBackend, ImageEmbedBackend, Workspace
     from factory.encoder import BlockDCT
     from factory.engine.local_engine import LocalEngine
     from factory.registry.prepare import prepare
@@ -43,7 +43,7 @@ def filled(root: str, *, hang: bool) -> None:
 
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     storage = LocalStorage(root)
-    place = CachePlace(storage, scratch_dir=f"{root}/scratch")
+    place = Workspace(storage, scratch_dir=f"{root}/scratch")
     store = ImageEmbedBackend(name="latents", cache=place, encoder=Slow(), batch_size=4)
     pictures = ImageBackend(name="p", storage=storage, prefix="p", resolution=64, alignment=16)
     registry = Registry([pictures, store], cache=place, engine=LocalEngine())

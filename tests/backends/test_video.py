@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from factory import CachePlace, ConditioningBackend, ImageEmbedBackend, VideoBackend
+from factory import ConditioningBackend, ImageEmbedBackend, VideoBackend, Workspace
 from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.facts import Facts
@@ -45,7 +45,7 @@ def source_of(storage: LocalStorage, encoder: Any = None, **settings: Any) -> Pr
     catalog = made.catalog(made.scan(None, ENGINE), 0)
     if encoder is None:
         return PreparedBackend(made, catalog)
-    place = CachePlace(storage, scratch_dir=f"{storage.root}/scratch")
+    place = Workspace(storage, scratch_dir=f"{storage.root}/scratch")
     store = ImageEmbedBackend(name="latents", cache=place, encoder=encoder, batch_size=6)
     return PreparedBackend(made, catalog, store)
 
@@ -158,7 +158,7 @@ def test_a_video_that_breaks_off_is_dropped_when_it_is_encoded(
     file.write_bytes(file.read_bytes()[:-900])
     verified = source_of(storage, metadata=Discovery(verify=True), frames=13)
     assert set(verified.catalog.decisions.dropped()) <= {"truncated", "damaged"}
-    place = CachePlace(storage, scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(storage, scratch_dir=str(tmp_path / "scratch"))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=Counting())
     # The last frame wanted is number 38 of 40, which is not there any more.
     made = backend(storage, frames=13, frame_interval=3, suffixes=[".mp4"])
@@ -212,7 +212,7 @@ def test_a_wrong_count_in_a_table_gives_the_middle_of_what_is_there_or_a_reason(
 
 def test_pictures_condition_clips(storage: Watched, tmp_path: Path) -> None:
     write_pictures(tmp_path / "first", 4, sizes=[(96, 64)])
-    place = CachePlace(storage, scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(storage, scratch_dir=str(tmp_path / "scratch"))
     pictures = ConditioningBackend(name="first", source="clips", prefix="first", storage=storage)
     registry = Registry([backend(storage), pictures], cache=place, engine=ENGINE)
     source = prepare(registry, seed=0)["clips"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from factory.cache.format import safetensors_file as container_module
 from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.format.safetensors_file import DamagedError, header, parse
-from factory.cache.format.segment import Place, pack_segment, read_segment
+from factory.cache.format.segment import ShardStamp, pack_segment, read_segment
 from factory.cache.index import snapshot as snapshot_module
 from factory.cache.maintenance.verify import drop, drop_shard, inspect, verify
 from factory.cache.store import TensorStore
@@ -257,7 +257,7 @@ def test_a_segment_that_points_out_of_the_cache_is_refused(
 ) -> None:
     sound = read_segment(np.fromfile(segment, np.uint8), segment.name)
     away = replace(sound.shards[0], name="../../../secrets.safetensors")
-    segment.write_bytes(pack_segment(replace(sound, places=(Place(sound.stamp, away),))))
+    segment.write_bytes(pack_segment(replace(sound, places=(ShardStamp(sound.stamp, away),))))
     assert not filled.contains(keys_of(ROWS)).any()
     assert "no shard" in filled.problems[0]
 

@@ -14,9 +14,9 @@ import torch
 
 from factory.cache.format.recipe import Keys
 from factory.cache.gather import gather_plan
-from factory.cache.index.recipe_index import Found
+from factory.cache.index.recipe_index import RowRefs
 from factory.cache.store import TensorStore
-from factory.cache.tiers.mapped_file import foresee, mapped_file
+from factory.cache.tiers.mapped_file import mapped_file, willneed
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 
@@ -31,7 +31,7 @@ Make = Callable[..., torch.Tensor]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Addresses and lengths of what the system is asked to read."""
     found: list[tuple[int, int]] = []
-    monkeypatch.setattr(gather_plan, "foresee", lambda *part: found.append(part))
+    monkeypatch.setattr(gather_plan, "willneed", lambda *part: found.append(part))
     return found
 
 
@@ -41,7 +41,7 @@ def fill(store: TensorStore, keys: Keys, rows: torch.Tensor) -> None:
     store.refresh()
 
 
-def found(store: TensorStore, keys: Keys) -> Found:
+def found(store: TensorStore, keys: Keys) -> RowRefs:
     return store.snapshot().index.find(keys)
 
 
@@ -51,7 +51,7 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
     keys = keys_of(ROWS)
     fill(store, keys, rows_of(ROWS))
     wanted = found(store, keys[[3, 7, 3]])
-    store.foresee(store.choose(wanted, store.snapshot()))
+    store.willneed(store.choose(wanted, store.snapshot()))
     (number,) = set(wanted.shard.tolist())
     opened = store._open.whole(store.snapshot().index.shards[number].name)
     assert opened is not None
@@ -63,7 +63,7 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
 
     store.gather(keys[[3]])
     asked.clear()
-    store.foresee(store.choose(wanted, store.snapshot()))
+    store.willneed(store.choose(wanted, store.snapshot()))
     assert len(asked) == 2  # both fields of the other row
 
 
@@ -74,7 +74,7 @@ def test_rows_of_the_batch_that_comes_first_are_asked_for_first(
     fill(store, keys_of(12), rows_of(12))
     wanted = found(store, keys_of(12)[[9, 1, 5, 9, 0]])
     assert len(set(wanted.shard.tolist())) == 3
-    store.foresee(store.choose(wanted, store.snapshot()))
+    store.willneed(store.choose(wanted, store.snapshot()))
     records = store.snapshot().index.shards
     shards = [store._open.whole(records[number].name) for number in wanted.shard.tolist()]
     places = list(zip(shards, wanted.row.tolist(), strict=True))
@@ -91,8 +91,8 @@ def test_no_more_is_asked_for_at_once_than_stays_in_memory_until_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     fill(store, keys_of(ROWS), rows_of(ROWS))
-    monkeypatch.setattr(gather_plan, "FORESEEN", 3 * ROW_BYTES)
-    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    monkeypatch.setattr(gather_plan, "WILLNEED_LIMIT", 3 * ROW_BYTES)
+    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert sum(length for _, length in asked) == 3 * ROW_BYTES
 
 
@@ -105,7 +105,7 @@ def test_rows_that_may_have_left_memory_are_asked_for_again(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     fill(store, keys, rows_of(ROWS))
     store.gather(keys)
-    store.foresee(store.choose(found(store, keys), store.snapshot()))
+    store.willneed(store.choose(found(store, keys), store.snapshot()))
     assert len(asked) == 2 * ROWS
 
 
@@ -119,7 +119,7 @@ def test_rows_that_are_nowhere_or_damaged_are_left_to_whoever_reads_them(
         path = store.storage.local_path(store.shard_files.key(record.name))
         assert path is not None
         path.write_bytes(b"short")
-    store.foresee(store.choose(wanted, store.snapshot()))
+    store.willneed(store.choose(wanted, store.snapshot()))
     assert not asked
 
 
@@ -138,7 +138,7 @@ def test_of_rows_elsewhere_nothing_is_fetched(keys_of: Any, rows_of: Make) -> No
     store = TensorStore(far, "cache")
     fill(store, keys_of(ROWS), rows_of(ROWS))
     before = far.reads
-    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert far.reads == before
 
 
@@ -147,10 +147,10 @@ def test_packed_shards_are_not_unpacked_before_they_are_needed(
 ) -> None:
     store = TensorStore(LocalStorage(str(tmp_path)), "cache", compression="zstd")
     fill(store, keys_of(ROWS), rows_of(ROWS))
-    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert not asked
     assert store.gather(keys_of(ROWS))["field"].shape[0] == ROWS
-    store.foresee(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
     assert not asked
 
 
@@ -194,6 +194,6 @@ def test_the_system_reads_what_was_asked_for_and_nothing_around_it(tmp_path: Pat
     path = tmp_path / "file"
     path.write_bytes(os.urandom(512 * PAGE))
     data = put_out_of_memory(path)
-    foresee(data.ctypes.data + 200 * PAGE + 7, 3 * PAGE)
+    willneed(data.ctypes.data + 200 * PAGE + 7, 3 * PAGE)
     assert data[200 * PAGE + 7 : 203 * PAGE + 7].any()  # waits for it
     assert np.flatnonzero(resident(data)).tolist() == [200, 201, 202, 203]

@@ -60,7 +60,7 @@ def test_memory_used_again_shows_nothing_of_before(filled: TensorStore, keys_of:
     def dirty(shape: tuple[int, ...], *, dtype: torch.dtype) -> torch.Tensor:
         return torch.ones(tuple(shape), dtype=dtype)
 
-    batch = filled.gather(keys_of(len(LENGTHS)), pad=True, empty=dirty)
+    batch = filled.gather(keys_of(len(LENGTHS)), pad=True, allocate=dirty)
     assert not batch["embeds"][3, 2:].any()
     assert not batch["mask"][3, 2:].any()
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from factory.cache.format.recipe import Keys
 from factory.cache.maintenance.verify import drop, drop_shard
 from factory.cache.row_locations import (
-    Asked,
-    Kept,
-    Placement,
+    LocationFiles,
+    RowLocations,
+    RowQuery,
     _path,
     _write,
-    place,
-    place_lazily,
+    locate_rows,
+    locate_rows_lazily,
 )
 from factory.cache.store import TensorStore, UnusableRowsError
 
@@ -58,11 +58,13 @@ def filled(store: TensorStore, keys_of: MakeKeys, rows_of: Make) -> TensorStore:
     return store
 
 
-def placed(store: TensorStore, keys: KeysOf, kept: Kept | None, identity: str = "a") -> Placement:
-    return place(store, Asked(SAMPLES, WANTED, keys, identity), kept)
+def placed(
+    store: TensorStore, keys: KeysOf, kept: LocationFiles | None, identity: str = "a"
+) -> RowLocations:
+    return locate_rows(store, RowQuery(SAMPLES, WANTED, keys, identity), kept)
 
 
-def read(store: TensorStore, placement: Placement, rows: list[int]) -> Any:
+def read(store: TensorStore, placement: RowLocations, rows: list[int]) -> Any:
     found = placement.at(np.array(rows))
     return store.read(found, placement.snapshot)["field"][:, 0].tolist()
 
@@ -71,7 +73,7 @@ def read(store: TensorStore, placement: Placement, rows: list[int]) -> Any:
 def test_rows_are_read_from_where_they_lie(
     filled: TensorStore, keys: KeysOf, tmp_path: Path, on_disk: bool
 ) -> None:
-    placement = placed(filled, keys, Kept(tmp_path / "photos") if on_disk else None)
+    placement = placed(filled, keys, LocationFiles(tmp_path / "photos") if on_disk else None)
     assert read(filled, placement, [1, 2, 298, 1]) == [298, 297, 1, 298]
     with pytest.raises(UnusableRowsError) as caught:
         read(filled, placement, [1, 0, 2, 3])
@@ -79,7 +81,7 @@ def test_rows_are_read_from_where_they_lie(
 
 
 def test_the_next_process_makes_no_key(filled: TensorStore, keys: KeysOf, tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "photos")
+    kept = LocationFiles(tmp_path / "photos")
     placed(filled, keys, kept)
     assert keys.asked == len(WANTED)
     again = placed(filled, keys, kept)
@@ -90,7 +92,7 @@ def test_the_next_process_makes_no_key(filled: TensorStore, keys: KeysOf, tmp_pa
 def test_another_identity_or_snapshot_is_looked_up_anew(
     filled: TensorStore, keys: KeysOf, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
 ) -> None:
-    kept = Kept(tmp_path / "photos")
+    kept = LocationFiles(tmp_path / "photos")
     placed(filled, keys, kept)
     placed(filled, keys, kept, identity="b")
     assert keys.asked == 2 * len(WANTED)
@@ -105,7 +107,7 @@ def test_another_identity_or_snapshot_is_looked_up_anew(
 def test_a_damaged_file_is_made_again(
     filled: TensorStore, keys: KeysOf, tmp_path: Path, damage: str
 ) -> None:
-    kept = Kept(tmp_path / "photos")
+    kept = LocationFiles(tmp_path / "photos")
     placed(filled, keys, kept)
     (path,) = tmp_path.glob("photos/*.places")
     data, columns = path.read_bytes(), 16 * SAMPLES
@@ -125,18 +127,18 @@ def test_a_damaged_file_is_made_again(
 def test_a_folder_that_cannot_be_written_to_is_done_without(
     filled: TensorStore, keys: KeysOf
 ) -> None:
-    placement = placed(filled, keys, Kept(Path("/proc/nowhere")))
+    placement = placed(filled, keys, LocationFiles(Path("/proc/nowhere")))
     assert read(filled, placement, [1]) == [298]
 
 
 def test_old_files_of_the_same_backend_are_removed(
     filled: TensorStore, keys: KeysOf, tmp_path: Path
 ) -> None:
-    other = placed(filled, keys, Kept(tmp_path / "art"))
-    first = placed(filled, keys, Kept(tmp_path / "photos"))
+    other = placed(filled, keys, LocationFiles(tmp_path / "art"))
+    first = placed(filled, keys, LocationFiles(tmp_path / "photos"))
     (tmp_path / "photos" / ".left.places.17").touch()  # by a process that was killed
     for number in range(6):
-        placed(filled, keys, Kept(tmp_path / "photos"), identity=str(number))
+        placed(filled, keys, LocationFiles(tmp_path / "photos"), identity=str(number))
     assert len(list(tmp_path.glob("photos/*"))) == 4
     assert len(list(tmp_path.glob("art/*"))) == 1
     # What is mapped stays readable, file or no file.
@@ -151,7 +153,7 @@ def test_what_others_wrote_meanwhile_is_found_after_one_more_look(
     mine.open()
     with filled.writer({"kind": "test"}) as writer:
         writer.add(keys_of(3, start=297), {"field": rows_of(3, start=297)})
-    placement = placed(mine, keys, Kept(tmp_path / "photos"))
+    placement = placed(mine, keys, LocationFiles(tmp_path / "photos"))
     assert not placement.lacking.size
     assert keys.asked == len(WANTED)  # those that lacked were looked up by the keys they had
     assert read(mine, placement, [1, 2, 298]) == [298, 297, 1]
@@ -161,14 +163,14 @@ def test_what_others_wrote_meanwhile_is_found_after_one_more_look(
 def test_one_that_is_kept_with_gaps_tells_what_lacks(
     filled: TensorStore, keys: KeysOf, keys_of: MakeKeys, tmp_path: Path
 ) -> None:
-    kept = Kept(tmp_path / "photos")
+    kept = LocationFiles(tmp_path / "photos")
     placed(filled, keys, kept)
     drop(filled, keys_of(2, start=297))  # of samples 1 and 2
     placement = placed(filled, keys, kept)
     assert placement.lacking.tolist() == [0, 1]  # of those asked for
     assert placement.keys.tolist() == keys.keys[1:3].tolist()
     assert len(list(tmp_path.glob("photos/*"))) == 1  # one with gaps is not kept,
-    asked = Asked(SAMPLES, WANTED, keys, "a")
+    asked = RowQuery(SAMPLES, WANTED, keys, "a")
     path = _path(kept, asked, filled.snapshot())
     assert path is not None
     _write(path, (placement.shard, placement.row, placement.checksum))  # but if there is one,
@@ -189,16 +191,16 @@ def test_what_was_found_before_is_taken_over_without_a_key(
             writer.add(keys_of(count, start=start), {"field": rows_of(count, start=start)})
     filled.refresh()
     keys.asked = 0
-    asked, kept = Asked(SAMPLES, WANTED, keys, "a"), Kept(tmp_path / "photos")
-    after = place(filled, asked, kept, before)
+    asked, kept = RowQuery(SAMPLES, WANTED, keys, "a"), LocationFiles(tmp_path / "photos")
+    after = locate_rows(filled, asked, kept, before)
     assert (keys.asked, after.lacking.size) == (0, 0)
-    whole = place(filled, asked)
+    whole = locate_rows(filled, asked)
     for column in ("shard", "row", "checksum"):
         wanted = getattr(whole, column)
         assert np.array_equal(getattr(after, column), wanted)
-    assert place(filled, asked, kept, after) is after
+    assert locate_rows(filled, asked, kept, after) is after
     keys.asked = 0
-    place(filled, asked, kept)
+    locate_rows(filled, asked, kept)
     assert keys.asked == 0  # it was kept
 
 
@@ -220,7 +222,7 @@ def test_shards_that_are_numbered_anew_are_followed(
     monkeypatch.setattr(store, "next_stamp", iter(range(1, 9)).__next__)  # by a clock behind
     write(1000, 1)
     store.refresh()
-    after = place(store, Asked(SAMPLES, WANTED, keys, "a"), None, before)
+    after = locate_rows(store, RowQuery(SAMPLES, WANTED, keys, "a"), None, before)
     assert (after.shard[WANTED] == before.shard[WANTED] + 1).all()
     assert read(store, after, WANTED.tolist()) == (SAMPLES - 1 - WANTED).tolist()
     assert keys.asked == len(WANTED)
@@ -235,7 +237,7 @@ def test_nothing_is_taken_over_once_rows_are_gone(
         drop(filled, keys_of(1, start=298))  # of sample 1
     else:
         drop_shard(filled, filled.snapshot().index.shards[0].name)
-    after = place(filled, Asked(SAMPLES, WANTED, keys, "a"), None, before)
+    after = locate_rows(filled, RowQuery(SAMPLES, WANTED, keys, "a"), None, before)
     lacking = np.flatnonzero(~filled.contains(keys.keys[WANTED]))
     assert lacking.size
     assert after.lacking.tolist() == lacking.tolist()
@@ -246,8 +248,8 @@ def test_samples_are_looked_up_when_they_are_first_asked_for(
     filled: TensorStore, keys: KeysOf, keys_of: MakeKeys, tmp_path: Path
 ) -> None:
     drop(filled, keys_of(1, start=298))  # of sample 1
-    asked, kept = Asked(SAMPLES, WANTED, keys, "a"), Kept(tmp_path / "photos")
-    placement = place_lazily(filled, asked, kept)
+    asked, kept = RowQuery(SAMPLES, WANTED, keys, "a"), LocationFiles(tmp_path / "photos")
+    placement = locate_rows_lazily(filled, asked, kept)
     assert keys.asked == 0
     assert read(filled, placement, [2, 298, 2]) == [297, 1, 297]
     assert keys.asked == 2
@@ -263,16 +265,16 @@ def test_samples_are_looked_up_when_they_are_first_asked_for(
 def test_nothing_is_looked_up_later_where_it_is_kept_or_the_store_is_empty(
     store: TensorStore, keys: KeysOf, keys_of: MakeKeys, rows_of: Make, tmp_path: Path
 ) -> None:
-    asked, kept = Asked(SAMPLES, WANTED, keys, "a"), Kept(tmp_path / "photos")
+    asked, kept = RowQuery(SAMPLES, WANTED, keys, "a"), LocationFiles(tmp_path / "photos")
     with pytest.raises(UnusableRowsError):
-        read(store, place_lazily(store, asked, kept), [1])
+        read(store, locate_rows_lazily(store, asked, kept), [1])
     assert keys.asked == 0
     with store.writer({"kind": "test"}) as writer:
         writer.add(keys_of(SAMPLES), {"field": rows_of(SAMPLES)})
     store.refresh()
     placed(store, keys, kept)
     keys.asked = 0
-    assert read(store, place_lazily(store, asked, kept), [1, 2]) == [298, 297]
+    assert read(store, locate_rows_lazily(store, asked, kept), [1, 2]) == [298, 297]
     assert keys.asked == 0
 
 
@@ -291,10 +293,10 @@ def test_nobody_looks_for_garbage_while_keys_are_made(
     before = gc.isenabled()
     (gc.enable if collects else gc.disable)()
     try:
-        asked = Asked(SAMPLES, WANTED, make, "a")
-        place(filled, asked)
+        asked = RowQuery(SAMPLES, WANTED, make, "a")
+        locate_rows(filled, asked)
         with pytest.raises(OSError, match="a disk is gone"):
-            place(filled, asked)
+            locate_rows(filled, asked)
         assert (seen, gc.isenabled()) == ([False, False], collects)
     finally:
         (gc.enable if before else gc.disable)()

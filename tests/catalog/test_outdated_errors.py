@@ -17,7 +17,7 @@ from factory.engine.local_engine import LocalEngine
 from factory.registry.registry import Registry
 from factory.registry.scan import scan_all
 from factory.storage.local import LocalStorage
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 from tests.catalog.fakes import Watched
 from tests.media.test_orientation import chunk, png
 from tests.support.pictures import write_pictures
@@ -44,7 +44,7 @@ def scan(storage: Watched, metadata: Metadata | None = None) -> Facts:
         name="p", prefix="p", storage=storage, caption=FilenameCaptions(),
         metadata=metadata or Discovery(),
     )  # fmt: skip
-    place = CachePlace(LocalStorage(storage.root))
+    place = Workspace(LocalStorage(storage.root))
     facts, errors = scan_all(Registry([backend], cache=place, engine=LocalEngine(1)))
     assert not errors
     return facts["p"]
@@ -52,7 +52,7 @@ def scan(storage: Watched, metadata: Metadata | None = None) -> Facts:
 
 def made_by_older_readers(storage: Watched, facts: Facts, errors: dict[int, str]) -> Path:
     """Publish facts as before there were numbers of readers; return their file."""
-    place = CachePlace(LocalStorage(storage.root))
+    place = Workspace(LocalStorage(storage.root))
     place.shelf("p").save(facts.with_errors(errors))
     path = Path(storage.root) / place.catalog_key("p")
     table = pq.read_table(path)
@@ -107,6 +107,6 @@ def test_rows_of_tables_that_proved_unreadable_are_tried_again(storage: Watched)
     for error, kept in (("damaged: PNG: too large", 1), ("truncated: half of it", 0)):
         made_by_older_readers(storage, right, {0: error})
         assert scan(storage, table).table["error"].null_count == kept
-    place = CachePlace(LocalStorage(storage.root))
+    place = Workspace(LocalStorage(storage.root))
     place.shelf("p").save(right.with_errors({0: "damaged: PNG: it is"}))
     assert scan(storage, table).table["error"].null_count == 0

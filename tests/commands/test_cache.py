@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from factory import CachePlace
+from factory import Workspace
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.maintenance.transfer import compare, copy
 from factory.cache.maintenance.verify import drop
@@ -49,7 +49,7 @@ def shard(root: Path, store: str) -> Path:
 def test_usage_names_stores_recipes_and_dead_rows(
     script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = CachePlace(LocalStorage(str(root))).store("captions")
+    store = Workspace(LocalStorage(str(root))).store("captions")
     drop(store, recipe_keys({}, [{"n": 1}]))
     assert script.main(["du"]) == 0
     shown = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_usage_names_stores_recipes_and_dead_rows(
 def test_usage_says_which_store_lies_in_a_place_of_its_own(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here, apart = (CachePlace(LocalStorage(str(each))) for each in (root, root / "apart"))
+    here, apart = (Workspace(LocalStorage(str(each))) for each in (root, root / "apart"))
     shutil.move(root / "cache/tensors/captions", root / "apart/cache/tensors/captions")
     stores = {"latents": here.store("latents"), "captions": apart.store("captions")}
     show_usage({name: usage(store) for name, store in stores.items()}, here, {})
@@ -160,7 +160,7 @@ def test_merging_and_removing_what_was_merged(
 def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
     script: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = CachePlace(LocalStorage(str(root))).store("latents")
+    store = Workspace(LocalStorage(str(root))).store("latents")
     for n in range(2):  # two thin shards of one layout, with stamps of their own
         with store.writer({"kind": "thin"}) as writer:
             writer.add(recipe_keys({}, [{"n": n}]), {"x": torch.zeros(1, 2)})
@@ -174,7 +174,7 @@ def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
     assert script.main(["gc", "--dry-run"]) == 0
     assert "0 B would be freed" in capsys.readouterr().out
     other = LocalStorage(str(tmp_path / "other"))
-    target = CachePlace(other).store("latents")
+    target = Workspace(other).store("latents")
     transfer = compare(store, target)
     copy(store, target, transfer)
     assert transfer.shards == len(list((root / "cache/tensors/latents/shards").iterdir()))
@@ -267,7 +267,7 @@ def test_an_option_of_ones_own_is_found(
 def test_damage_of_what_nothing_reads_is_told_apart(
     script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = CachePlace(LocalStorage(str(root))).store("latents")
+    store = Workspace(LocalStorage(str(root))).store("latents")
     keys = recipe_keys({}, [{"n": 0}])
     for _ in range(2):
         before = set(store.shard_files.listed())

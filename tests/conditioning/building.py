@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from factory import CachePlace, ConditioningBackend, FactoryDataModule, ImageBackend
+from factory import ConditioningBackend, FactoryDataModule, ImageBackend, Workspace
 from factory.backends.embeddings import ImageEmbedBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.conditioning import BatchGenerator
@@ -33,7 +33,7 @@ def ready(root: Path, *sets: Backend, encoded: bool = False, **settings: Any) ->
     Settings are those of the source.
     """
     storage = LocalStorage(str(root))
-    place = CachePlace(storage, scratch_dir=str(root / "scratch"))
+    place = Workspace(storage, scratch_dir=str(root / "scratch"))
     source = ImageBackend(
         **{
             "name": "pics", "prefix": "src", "storage": storage, "resolution": 64,

@@ -9,8 +9,8 @@ import torch
 
 from factory import Batch, ConfigError, FactoryDataModule
 from factory.backends.conditioning_sets import partner_rows
-from factory.cache.gather.row_refs import Located
-from factory.cache.index.recipe_index import Found
+from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.index.recipe_index import RowRefs
 from factory.catalog.captions.draws import conditioning_draw
 from factory.conditioning import Canny
 from factory.errors import EmptyBackendError
@@ -189,8 +189,8 @@ def test_rows_of_partners_are_asked_of_the_disk_with_those_of_their_samples(
     sets = [beside(tmp_path, "one"), beside(tmp_path, "two")]
     data = ready(tmp_path, *sets, encoded=True, conditioning_sampling=sampling)
     source = data.sources["pics"]
-    asked: list[Found] = []
-    monkeypatch.setattr(Located, "foresee", lambda self: asked.append(self.found))
+    asked: list[RowRefs] = []
+    monkeypatch.setattr(GatherPlan, "willneed", lambda self: asked.append(self.found))
     rows = source.catalog.decisions.order.astype(np.int64)
     Outline.of(source, rows, seed=7, epoch=0)
 

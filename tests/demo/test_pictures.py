@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from factory import (
-    CachePlace,
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.demo.model import RectifiedFlow
@@ -162,7 +162,7 @@ def test_given_captions_are_taken_from_the_default_store_if_it_has_them_all(
 ) -> None:
     write_pictures(tmp_path / "p", 4, sizes=((96, 64),))
     storage = LocalStorage(str(tmp_path))
-    place = CachePlace(storage, scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(storage, scratch_dir=str(tmp_path / "scratch"))
     shape = {"tokens": 4, "dim": TINY["text_dim"]}
     stored, own = Doubled(**shape), HashedText(**shape)
     data = FactoryDataModule(

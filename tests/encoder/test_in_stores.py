@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from factory import (
-    CachePlace,
     ConfigError,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
     VideoBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import InstanceCaptions
 from factory.encoder import DiffusersImageEncoder, DiffusersVideoEncoder, HashedText, SeveralTexts
@@ -37,8 +37,8 @@ from tests.support.pictures import write_pictures
 SMALL: dict[str, Any] = {"resolution": 32, "alignment": 16}
 
 
-def place(root: Path) -> CachePlace:
-    return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
+def place(root: Path) -> Workspace:
+    return Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
 
 
 def registry(root: Path, *backends: Any) -> Registry:
@@ -73,7 +73,7 @@ class Classed(HashedText):
 @given(st.lists(st.text("ab", max_size=4), max_size=30), st.integers(1, 5))
 def test_batches_have_each_caption_once_and_one_length(captions: list[str], size: int) -> None:
     store = TextEmbedBackend(
-        name="text", cache=CachePlace(LocalStorage(".")), encoder=Classed(), batch_size=size
+        name="text", cache=Workspace(LocalStorage(".")), encoder=Classed(), batch_size=size
     )
     batches = list(store.batches(captions))
     assert sorted(place for batch in batches for place in batch) == list(range(len(captions)))

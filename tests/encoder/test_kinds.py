@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from factory import CachePlace, ImageEmbedBackend, TextEmbedBackend
+from factory import ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.backends.embeddings import VisionEmbedBackend
 from factory.encoder import BlockDCT, HashedText
 from factory.encoder.autoencoder import DiffusersImageEncoder
@@ -39,7 +39,7 @@ STORES: dict[str, Any] = {
 def test_an_encoder_of_another_kind_is_refused_before_anything_is_read(
     wanted: str, given: str, tmp_path: Path
 ) -> None:
-    place = CachePlace(MemoryStorage("kinds"), scratch_dir=str(tmp_path))
+    place = Workspace(MemoryStorage("kinds"), scratch_dir=str(tmp_path))
     encoder = encoders()[given]
     if given == wanted:
         assert STORES[wanted](name="s", cache=place, encoder=encoder).takes == wanted
@@ -57,7 +57,7 @@ def test_an_encoder_that_names_what_it_takes_otherwise_is_not_judged(
         def encode(self, texts: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
             return super().encode(texts)
 
-    place = CachePlace(MemoryStorage("kinds"), scratch_dir=str(tmp_path))
+    place = Workspace(MemoryStorage("kinds"), scratch_dir=str(tmp_path))
     assert isinstance(STORES[wanted](name="s", cache=place, encoder=Own()).encoder, Own)
 
 

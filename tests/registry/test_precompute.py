@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from factory import (
-    CachePlace,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
     VisionEmbedBackend,
+    Workspace,
 )
 from factory.backends.embeddings import PictureEmbedBackend
 from factory.backends.pixels import Picture, PictureColumns, ReadPicture
@@ -26,8 +26,8 @@ from factory.backends.prepared import PreparedBackend
 from factory.backends.video import ReadClip
 from factory.cache.format.recipe import Keys, recipe_key
 from factory.cache.maintenance.verify import drop
-from factory.cache.row_locations import Kept, _path, _write
-from factory.cache.writer import Writer
+from factory.cache.row_locations import LocationFiles, _path, _write
+from factory.cache.writer import ShardWriter
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.crops import Cut
 from factory.encoder.dct import BlockDCT
@@ -103,7 +103,7 @@ def filled_of(source: PreparedBackend, engine: Engine) -> EncodeSummary:
 def source_of(storage: LocalStorage, encoder: Any, *, shard_mb: float = 256) -> PreparedBackend:
     """Return the folder "p" scanned, all of one bucket, with a store of latents."""
     backend = ImageBackend(name="pics", prefix="p", storage=storage, resolution=64, alignment=16)
-    place = CachePlace(LocalStorage(f"{storage.root}/cache"), shard_mb=shard_mb)
+    place = Workspace(LocalStorage(f"{storage.root}/cache"), shard_mb=shard_mb)
     store = ImageEmbedBackend(name="latents", cache=place, encoder=encoder, batch_size=BATCH)
     return PreparedBackend(backend, backend.catalog(backend.scan(None, ENGINE), 0), store)
 
@@ -113,14 +113,14 @@ def test_the_next_batch_is_read_and_the_last_one_written_while_one_is_encoded(
 ) -> None:
     read = [threading.Event() for _ in range(12)]
     writing, encoding_second = threading.Event(), threading.Event()
-    shaped, add = ReadPicture.shaped, Writer.add
+    shaped, add = ReadPicture.shaped, ShardWriter.add
 
     def note_read(self: ReadPicture, data: bytes, picture: Picture) -> NDArray[np.uint8]:
         pixels = shaped(self, data, picture)
         read[picture.row].set()
         return pixels
 
-    def note_write(self: Writer, *args: Any, **named: Any) -> None:
+    def note_write(self: ShardWriter, *args: Any, **named: Any) -> None:
         writing.set()
         assert encoding_second.wait(SECONDS)  # the first batch is written while the second one
         add(self, *args, **named)  # is encoded, or both would wait for ever
@@ -132,7 +132,7 @@ def test_the_next_batch_is_read_and_the_last_one_written_while_one_is_encoded(
             encoding_second.set()
 
     monkeypatch.setattr(ReadPicture, "shaped", note_read)
-    monkeypatch.setattr(Writer, "add", note_write)
+    monkeypatch.setattr(ShardWriter, "add", note_write)
     assert filled_of(source_of(storage, Staged(before)), LocalEngine(workers=1)).encoded == 12
 
 
@@ -270,7 +270,7 @@ def started(registry: Registry) -> int:
 def registry_of(root: Path, **settings: Any) -> Registry:
     """Return two folders that share a store of latents, one of which is conditioned on."""
     storage = LocalStorage(str(root))
-    place = CachePlace(LocalStorage(str(root / "cache")), scratch_dir=str(root / "scratch"))
+    place = Workspace(LocalStorage(str(root / "cache")), scratch_dir=str(root / "scratch"))
     shared: dict[str, Any] = {"storage": storage, "resolution": 64, "alignment": 16}
     backends = [
         ImageBackend(name="p", prefix="p", caption=FilenameCaptions(), **shared),
@@ -340,7 +340,7 @@ def load_rows(registry: Registry, *, encode: bool) -> torch.Tensor:
 def test_rows_that_a_kept_file_says_are_nowhere_are_encoded(
     storage: Watched, made: list[int]
 ) -> None:
-    kept = Kept(Path(storage.root, "places"))
+    kept = LocationFiles(Path(storage.root, "places"))
     source = source_of(storage, Staged())
     fill_pictures(source, source.latents, ENGINE, kept=kept)
     source.locate(kept)
@@ -365,9 +365,9 @@ def test_captions_are_written_while_the_next_ones_are_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = threading.Event()
-    add, encode = Writer.add, HashedText.encode
+    add, encode = ShardWriter.add, HashedText.encode
 
-    def note_write(self: Writer, *args: Any, **named: Any) -> None:
+    def note_write(self: ShardWriter, *args: Any, **named: Any) -> None:
         assert second.wait(SECONDS)
         add(self, *args, **named)
 
@@ -376,9 +376,9 @@ def test_captions_are_written_while_the_next_ones_are_encoded(
             second.set()
         return encode(self, captions)
 
-    monkeypatch.setattr(Writer, "add", note_write)
+    monkeypatch.setattr(ShardWriter, "add", note_write)
     monkeypatch.setattr(HashedText, "encode", note_encode)
-    place = CachePlace(LocalStorage(str(tmp_path)))
+    place = Workspace(LocalStorage(str(tmp_path)))
     store = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), batch_size=1)
     filled = fill_captions(store, ["0", "1"], ENGINE)
     assert (filled.encoded, filled.cached) == (2, 0)
@@ -408,7 +408,7 @@ def test_keys_made_by_columns_are_those_of_single_rows(tmp_path: Path) -> None:
     """Caches that were filled before stay valid: the text that is hashed has not changed."""
     cut = Cut((100, 60), (3, 0), (96, 64))
     pictures = [Picture(7, 'a "b" ü%s.png', "1-2", cut, frames=90), Picture(8, "c", "", cut)]
-    place = CachePlace(LocalStorage(str(tmp_path)))
+    place = Workspace(LocalStorage(str(tmp_path)))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())
     for reader, extra in (
         (ReadPicture(LocalStorage(str(tmp_path))), [{}, {}]),

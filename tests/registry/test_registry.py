@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from factory import (
-    CachePlace,
     ConditioningBackend,
     Crop,
     EvalBackend,
@@ -17,6 +16,7 @@ from factory import (
     ImageEmbedBackend,
     TextEmbedBackend,
     VisionEmbedBackend,
+    Workspace,
 )
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
@@ -30,7 +30,7 @@ from tests.backends.test_image_conditioning import MeanColour
 from tests.support.pictures import write_pictures
 
 HERE = LocalStorage(".")
-PLACE = CachePlace(HERE)
+PLACE = Workspace(HERE)
 SMALL: dict[str, Any] = {"storage": HERE, "resolution": 64, "alignment": 16}
 
 
@@ -46,7 +46,7 @@ def texts(name: str = "text", **settings: Any) -> TextEmbedBackend:
     return TextEmbedBackend(name=name, **{"cache": PLACE, "encoder": HashedText(), **settings})
 
 
-def registry(*backends: Any, cache: CachePlace = PLACE) -> Registry:
+def registry(*backends: Any, cache: Workspace = PLACE) -> Registry:
     return Registry(backends, cache=cache, engine=LocalEngine(workers=1))
 
 
@@ -289,7 +289,7 @@ def test_everything_is_closed_even_if_one_close_fails() -> None:
 @pytest.fixture
 def made(tmp_path: Path) -> Registry:
     write_pictures(tmp_path / "a", 3)
-    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     backend = image("a", storage=LocalStorage(str(tmp_path)))
     return registry(backend, latents(cache=place), texts(cache=place), cache=place)
 
@@ -376,7 +376,7 @@ def test_a_catalog_of_another_format_is_measured_anew(
 
 def test_a_storage_that_cannot_be_reached_is_told_by_its_backend(tmp_path: Path) -> None:
     away = LocalStorage(str(tmp_path / "nowhere"))
-    place = CachePlace(MemoryStorage("registry"))
+    place = Workspace(MemoryStorage("registry"))
     made = registry(image("a", storage=away), cache=place)
     with pytest.raises(ObjectNotFoundError, match=r"nowhere.*correct storage\.root") as caught:
         prepare(made, seed=0)
@@ -390,4 +390,4 @@ def test_a_stream_cannot_be_a_source_of_conditioning() -> None:
     big = StreamBackend(name="big", storage=HuggingFaceStorage("a/b"))
     edges = ConditioningBackend(name="edges", storage=MemoryStorage("edges"), source="big")
     with pytest.raises(ConfigError, match=r"data\.backends\.edges\.source names 'big'"):
-        Registry([big, edges], cache=CachePlace(MemoryStorage("c")), engine=LocalEngine())
+        Registry([big, edges], cache=Workspace(MemoryStorage("c")), engine=LocalEngine())

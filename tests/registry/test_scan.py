@@ -23,7 +23,7 @@ from factory.registry.scan import SCANS, scan_all
 from factory.storage import LocalStorage
 from factory.storage.base import Span
 from factory.storage.per_process import PerProcess
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 from tests.support.pictures import write_pictures
 
 
@@ -45,7 +45,7 @@ def backends(root: Path, names: Sequence[str], **more: Any) -> Iterator[ImageBac
 
 
 def registry(root: Path, given: Any) -> Registry:
-    place = CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
+    place = Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
     return Registry(given, cache=place, engine=LocalEngine())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from factory import CachePlace, FactoryDataModule, ImageBackend, Prefetch, TextEmbedBackend
+from factory import FactoryDataModule, ImageBackend, Prefetch, TextEmbedBackend, Workspace
 from factory.backends.image import SampleBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.hashed_text import HashedText
@@ -207,7 +207,7 @@ def test_tables_in_a_file_are_not_squeezed() -> None:
 
 def test_streams_before_and_after(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "shards", 2, 6)
-    cache = CachePlace(LocalStorage(str(tmp_path)))
+    cache = Workspace(LocalStorage(str(tmp_path)))
     data = FactoryDataModule(
         [stream(shards, minimum_aspect_ratio=0.9)], batch_size=4, cache=cache,
         prefetch=Prefetch(mode="inline"),

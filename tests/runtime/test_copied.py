@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import ImageBackend, ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.prepared import PreparedBackend
 from factory.cache.maintenance.compaction import compact
@@ -44,7 +44,7 @@ def warm(
         name="pics", prefix="p", storage=LocalStorage(str(root)), resolution=64, alignment=16,
         caption=TextFileCaptions(dropout=0.3),
     )  # fmt: skip
-    cache = CachePlace(
+    cache = Workspace(
         LocalStorage(str(root / "cache")), scratch_dir=str(root / "scratch"), damaged=damaged
     )
     latents = ImageEmbedBackend(name="latents", cache=cache, encoder=BlockDCT(), write_batch_size=3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory import Batch, CachePlace, FactoryDataModule, ImageBackend
+from factory import Batch, FactoryDataModule, ImageBackend, Workspace
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.errors import FetchError, QuarantineError, StorageUnavailableError
 from factory.lightning.data_state import sealed
@@ -57,7 +57,7 @@ def data(
             )
         ],
         batch_size=4,
-        cache=CachePlace(LocalStorage(str(tmp_path / "cache"))),
+        cache=Workspace(LocalStorage(str(tmp_path / "cache"))),
         quarantine=QuarantineLimit(share=0, at_least=2),
     )
     module.prepare_data()

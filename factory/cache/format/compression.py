@@ -1,4 +1,4 @@
-"""How are a cache's bytes made smaller, and made whole again without trusting them?"""
+"""zstd compression of what a cache publishes, unpacked without trusting it."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Which key names an encoded row, given everything that shaped it?"""
+"""Recipe keys: hashes that name an encoded row by everything that shaped it."""
 
 import hashlib
 import json

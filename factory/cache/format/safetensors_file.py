@@ -1,4 +1,4 @@
-"""How is a safetensors file put together, and taken apart without trusting it?"""
+"""Safetensors files: headers, parsing without trusting the file, and checksums."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ class DamagedError(CacheError):
 
 
 @dataclass(frozen=True)
-class Tensor:
+class FileTensor:
     """One tensor of a file.
 
     Attributes:
@@ -90,7 +90,7 @@ def header(
     return size.to_bytes(_LENGTH_BYTES, "little") + text.ljust(size)
 
 
-def parse(data: Bytes, source: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+def parse(data: Bytes, source: str) -> tuple[dict[str, str], dict[str, FileTensor]]:
     """Return the metadata and the tensors of a safetensors file, as views of its bytes.
 
     Nothing in the file is believed: sizes are bounded, and tensors must fill the data one
@@ -110,7 +110,7 @@ def parse(data: Bytes, source: str) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise DamagedError(f"{source} was not written as a cache: it names no format")
     _check_version(metadata.get("cache_format"), source)
     body, end = data[start:], 0
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, FileTensor] = {}
     try:
         for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
             tensors[name] = _tensor(entry, body, end, source)
@@ -151,7 +151,7 @@ def _check_version(found: object, source: str) -> None:
         )
 
 
-def _tensor(entry: dict[str, Any], body: Bytes, start: int, source: str) -> Tensor:
+def _tensor(entry: dict[str, Any], body: Bytes, start: int, source: str) -> FileTensor:
     """Return the tensor that starts where the one before it ended."""
     code, shape = entry["dtype"], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
@@ -160,7 +160,7 @@ def _tensor(entry: dict[str, Any], body: Bytes, start: int, source: str) -> Tens
         raise DamagedError(f"{source} is damaged: a tensor of {code!r} {shape} at {begin}:{end}")
     if end > body.size:
         raise DamagedError(f"{source} was cut short: {body.size} bytes of data, {end} expected")
-    return Tensor(code, shape, body[begin:end])
+    return FileTensor(code, shape, body[begin:end])
 
 
 def digest(parts: Iterable[memoryview]) -> int:

@@ -1,4 +1,4 @@
-"""What does one publication tell: which rows lie where, and what were they made of?"""
+"""Index segments: published pieces of the index, with what each row was made of."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from factory.cache.format.safetensors_file import (
     header,
     parse,
 )
-from factory.cache.format.shard import Layout, layout_from_json, layout_json, row_bytes
+from factory.cache.format.shard import RowLayout, layout_from_json, layout_json, row_bytes
 
 SHARD_NAME = re.compile(r"[0-9a-f]{32}\.safetensors(\.zst)?")
 SEGMENT_NAME = re.compile(r"([0-9a-f]{16})-[0-9a-f]{32}\.safetensors")
@@ -43,13 +43,13 @@ class ShardRecord:
     name: str
     size: int
     rows: int
-    layout: Layout
+    layout: RowLayout
     recipe: str
     plain_size: int
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardStamp:
     """Where a row lies, as far as many rows of a segment share it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class IndexSegment:
     """A published piece of the index: sorted keys and where their rows lie.
 
     Attributes:
@@ -77,7 +77,7 @@ class Segment:
     """
 
     stamp: int
-    places: tuple[Place, ...]
+    places: tuple[ShardStamp, ...]
     keys: Keys
     place: NDArray[np.uint32]
     row: NDArray[np.uint32]
@@ -102,13 +102,13 @@ NO_NOTE = note("", None)
 
 def new_segment(
     stamp: int,
-    places: Sequence[Place],
+    places: Sequence[ShardStamp],
     keys: Keys,
     place: NDArray[Any],
     row: NDArray[Any],
     checksum: NDArray[np.uint64],
     notes: Sequence[str] = (),
-) -> Segment:
+) -> IndexSegment:
     """Return the segment of rows in any order.
 
     Args:
@@ -123,7 +123,7 @@ def new_segment(
     order = np.argsort(keys, kind="stable")
     known = any(text != NO_NOTE for text in notes)
     text = "\n".join(notes[n] for n in order.tolist()).encode() if known else b""
-    return Segment(
+    return IndexSegment(
         stamp=stamp,
         places=tuple(places),
         keys=keys[order],
@@ -135,7 +135,7 @@ def new_segment(
     )
 
 
-def notes_of(segment: Segment, source: str) -> list[str]:
+def notes_of(segment: IndexSegment, source: str) -> list[str]:
     """Return what `note` gave for each row of a segment, in the order of its keys.
 
     Raises:
@@ -147,7 +147,7 @@ def notes_of(segment: Segment, source: str) -> list[str]:
     return data.tobytes().decode().split("\n")
 
 
-def pack_segment(segment: Segment) -> bytes:
+def pack_segment(segment: IndexSegment) -> bytes:
     """Return the segment as a safetensors file."""
     arrays: dict[str, tuple[str, NDArray[Any]]] = {
         "checksum": ("U64", segment.checksum),
@@ -174,7 +174,7 @@ def pack_segment(segment: Segment) -> bytes:
     return top + data
 
 
-def read_segment(data: Bytes, name: str) -> Segment:
+def read_segment(data: Bytes, name: str) -> IndexSegment:
     """Return the segment in a file, its arrays views of the file's bytes.
 
     Args:
@@ -190,7 +190,7 @@ def read_segment(data: Bytes, name: str) -> Segment:
     try:
         shards = records_from_json(content)
         places = tuple(
-            Place(whole(stamp), None if number is None else shards[whole(number)])
+            ShardStamp(whole(stamp), None if number is None else shards[whole(number)])
             for stamp, number in content["places"]
         )
         notes_size = whole(content["notes_size"])
@@ -202,7 +202,7 @@ def read_segment(data: Bytes, name: str) -> Segment:
         raise DamagedError(f"{source} is damaged: its columns differ in length")
     if count and int(columns["place"].max()) >= len(places):
         raise DamagedError(f"{source} is damaged: it names a place that it does not list")
-    return Segment(
+    return IndexSegment(
         stamp=int(stamp[1], 16),
         places=places,
         keys=columns["keys"].view(KEY_DTYPE),
@@ -268,7 +268,7 @@ def records_from_json(content: Mapping[str, Any]) -> list[ShardRecord]:
 
 
 def _records(
-    entries: Sequence[Sequence[Any]], layouts: Sequence[Layout], recipes: Sequence[str]
+    entries: Sequence[Sequence[Any]], layouts: Sequence[RowLayout], recipes: Sequence[str]
 ) -> Iterator[ShardRecord]:
     for name, size, plain_size, rows, layout, recipe in entries:
         # A name with a path in it would lead out of the cache's folder.

@@ -1,4 +1,4 @@
-"""How do rows of equal shape lie in a shard, and how are they gathered from it?"""
+"""Shards: files of rows of one shape, built in memory and opened for reading."""
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _LATELY_S = 0.1
 
 
 @dataclass(frozen=True)
-class Field:
+class RowField:
     """One named tensor of a row.
 
     Attributes:
@@ -52,10 +52,10 @@ class Field:
 
 
 # What every row of a shard is made of, in the order of the file.
-Layout: TypeAlias = tuple[Field, ...]
+RowLayout: TypeAlias = tuple[RowField, ...]
 
 
-def layout_of(fields: Mapping[str, torch.Tensor]) -> Layout:
+def layout_of(fields: Mapping[str, torch.Tensor]) -> RowLayout:
     """Return the layout of tensors [n, ...]: wide elements first, so that all lie aligned.
 
     Raises:
@@ -70,36 +70,36 @@ def layout_of(fields: Mapping[str, torch.Tensor]) -> Layout:
                 f"field {name!r} is {tensor.dtype} {list(tensor.shape)}; it must be [rows, ...] "
                 f"of one of {allowed}"
             )
-    found = [Field(n, CODES[t.dtype], tuple(t.shape[1:])) for n, t in fields.items()]
+    found = [RowField(n, CODES[t.dtype], tuple(t.shape[1:])) for n, t in fields.items()]
     return tuple(sorted(found, key=_file_order))
 
 
-def _file_order(field: Field) -> tuple[int, str]:
+def _file_order(field: RowField) -> tuple[int, str]:
     return -DTYPES[field.code].itemsize, field.name
 
 
-def describe(layout: Layout) -> str:
+def describe(layout: RowLayout) -> str:
     """Return the layout in words, for messages."""
     return ", ".join(str(field) for field in sorted(layout, key=lambda field: field.name))
 
 
-def row_bytes(layout: Layout) -> int:
+def row_bytes(layout: RowLayout) -> int:
     """Return the bytes of one row, all fields together."""
     return sum(field.stride for field in layout)
 
 
-def layout_json(layout: Layout) -> list[list[Any]]:
+def layout_json(layout: RowLayout) -> list[list[Any]]:
     """Return the layout as JSON values."""
     return [[field.name, field.code, list(field.shape)] for field in layout]
 
 
-def layout_from_json(value: Sequence[Sequence[Any]]) -> Layout:
+def layout_from_json(value: Sequence[Sequence[Any]]) -> RowLayout:
     """Return the layout that `layout_json` wrote.
 
     Raises:
         ValueError, TypeError: It wrote no such thing.
     """
-    fields = tuple(Field(str(name), code, tuple(shape)) for name, code, shape in value)
+    fields = tuple(RowField(str(name), code, tuple(shape)) for name, code, shape in value)
     numbers = [n for field in fields for n in field.shape]
     if not all(f.code in DTYPES for f in fields) or not all(
         type(n) is int and n >= 0 for n in numbers
@@ -115,10 +115,10 @@ def byte_matrix(tensor: torch.Tensor) -> Bytes:
     return matrix
 
 
-class OpenShard:
+class ShardBuilder:
     """Rows collected in memory in the form of the file they become."""
 
-    def __init__(self, layout: Layout, capacity: int, memory: Bytes | None = None) -> None:
+    def __init__(self, layout: RowLayout, capacity: int, memory: Bytes | None = None) -> None:
         """Reserve room for `capacity` rows; memory is taken as rows come.
 
         Args:
@@ -168,7 +168,7 @@ class OpenShard:
         return [(field.name, field.code, (rows, *field.shape)) for field in self.layout]
 
 
-def _fields(data: Bytes, layout: Layout, rows: int) -> list[Bytes]:
+def _fields(data: Bytes, layout: RowLayout, rows: int) -> list[Bytes]:
     """Cut the data of a file into uint8 [rows, stride] for each field."""
     places, start = [], 0
     for field in layout:
@@ -178,7 +178,7 @@ def _fields(data: Bytes, layout: Layout, rows: int) -> list[Bytes]:
     return places
 
 
-class Shard:
+class TensorShard:
     """A published shard, its rows ready to be copied out.
 
     Attributes:
@@ -194,7 +194,7 @@ class Shard:
     """
 
     def __init__(
-        self, data: Bytes, source: str, layout: Layout, rows: int, extent: Extent | None = None
+        self, data: Bytes, source: str, layout: RowLayout, rows: int, extent: Extent | None = None
     ) -> None:
         """Check that the file holds what its index says.
 
@@ -246,7 +246,7 @@ class Shard:
         return f"the index of {self.source} lists a row beyond its {self.rows}"
 
 
-def cut_among(shards: Collection[Shard]) -> list[Shard]:
+def cut_among(shards: Collection[TensorShard]) -> list[TensorShard]:
     """Return those of some shards whose files were cut since they were mapped.
 
     To copy a row from one would end the process. Few shards are looked at each time. Of many, those
@@ -263,7 +263,7 @@ def cut_among(shards: Collection[Shard]) -> list[Shard]:
     return found
 
 
-def addresses_of(pairs: Iterable[tuple[Shard, int]], number: int, stride: int) -> list[int]:
+def addresses_of(pairs: Iterable[tuple[TensorShard, int]], number: int, stride: int) -> list[int]:
     """Return where a field of some rows begins in the memory of this process, bytes.
 
     Args:
@@ -274,12 +274,12 @@ def addresses_of(pairs: Iterable[tuple[Shard, int]], number: int, stride: int) -
     return [shard.addresses[number] + row * stride for shard, row in pairs]
 
 
-def matrices_of(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[Bytes]:
+def matrices_of(layout: RowLayout, tensors: Mapping[str, torch.Tensor]) -> list[Bytes]:
     """Return the tensors' memory, uint8 [n, stride], in the layout's order."""
     return [byte_matrix(tensors[field.name]) for field in layout]
 
 
-def unfinite_rows(layout: Layout, matrices: Iterable[Bytes]) -> dict[str, list[int]]:
+def unfinite_rows(layout: RowLayout, matrices: Iterable[Bytes]) -> dict[str, list[int]]:
     """Return, for each floating field that has some, the rows that hold NaN or infinity."""
     found = {}
     for field, matrix in zip(layout, matrices, strict=True):

@@ -1,4 +1,4 @@
-"""Which rows need nothing more than to be copied?"""
+"""Rows that need nothing more than to be copied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from factory.cache.format.safetensors_file import DTYPES
-from factory.cache.format.shard import Layout, Shard
+from factory.cache.format.shard import RowLayout, TensorShard
 from factory.cache.gather.gather_plan import Chosen
 from factory.cache.gather.kernel import Rows
-from factory.cache.gather.rows import Empty
+from factory.cache.gather.rows import Allocator
 
 # In the place of a layout's number: there is none that counts.
 _NONE = -1
@@ -28,16 +28,16 @@ class Ready:
         count: How many are meant.
     """
 
-    shards: Sequence[Shard]
+    shards: Sequence[TensorShard]
     fields: Sequence[tuple[str, tuple[int, ...], torch.dtype, Rows | None]]
     first: int
     count: int
 
-    def read(self, empty: Empty) -> dict[str, torch.Tensor]:
-        """Return the rows, each field a tensor [count, ...] that `empty` has made."""
+    def read(self, allocate: Allocator) -> dict[str, torch.Tensor]:
+        """Return the rows, each field a tensor [count, ...] that `allocate` has made."""
         batch = {}
         for name, shape, dtype, rows in self.fields:
-            tensor = batch[name] = empty((self.count, *shape), dtype=dtype)
+            tensor = batch[name] = allocate((self.count, *shape), dtype=dtype)
             if rows is not None:
                 rows.copy(self.first, tensor)
         return batch
@@ -74,11 +74,11 @@ def ready(chosen: Chosen, counts: Sequence[int]) -> list[Ready | None]:
     return found
 
 
-def _layouts(shards: Sequence[Shard | None]) -> tuple[list[Layout], NDArray[np.int64]]:
+def _layouts(shards: Sequence[TensorShard | None]) -> tuple[list[RowLayout], NDArray[np.int64]]:
     """Return the layouts of shards, each once, and which of them each shard has, int64 [n]."""
     # Of one object where they are equal, but for shards open since an older snapshot.
     objects = {id(shard.layout): shard.layout for shard in shards if shard is not None}
-    known: dict[Layout, int] = {}
+    known: dict[RowLayout, int] = {}
     numbers = {one: known.setdefault(layout, len(known)) for one, layout in objects.items()}
     which = [_NONE if shard is None else numbers[id(shard.layout)] for shard in shards]
     return list(known), np.array(which, np.int64)

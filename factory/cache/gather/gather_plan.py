@@ -1,4 +1,4 @@
-"""Which of many rows lie in shards that are open, and which of those were found sound before?
+"""Rows of open shards, and which of them were found sound before.
 
 Asked row by row it costs a tenth of what it takes to copy the rows; here numpy does what it can.
 """
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.cache.format.shard import Shard, row_bytes
+from factory.cache.format.shard import TensorShard, row_bytes
 from factory.cache.gather.kernel import copy_rows
-from factory.cache.index.recipe_index import Found
-from factory.cache.tiers.mapped_file import foresee
+from factory.cache.index.recipe_index import RowRefs
+from factory.cache.tiers.mapped_file import willneed
 
 # What is asked of a disk at once at most, bytes: more may have left memory before it is used, and
 # rows so large are read well as they are touched.
-FORESEEN = 256 * 2**20
+WILLNEED_LIMIT = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,12 @@ class Chosen:
         rows: Their numbers in their shards, int64 [n].
     """
 
-    shards: list[Shard | None]
+    shards: list[TensorShard | None]
     which: NDArray[np.int64]
     rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, found: Found, opened: Callable[[int], Shard | None]) -> "Chosen":
+    def of(cls, found: RowRefs, opened: Callable[[int], TensorShard | None]) -> "Chosen":
         """Look at rows.
 
         Args:
@@ -67,7 +67,7 @@ class Chosen:
         found[there] = flags.numpy()
         return found
 
-    def foresee(self, *, again: bool) -> None:
+    def willneed(self, *, again: bool) -> None:
         """Have the system begin to read those that will be gathered soon, the first ones first.
 
         Args:
@@ -76,7 +76,7 @@ class Chosen:
         wanted = self.there if again else self.there & ~self.sound
         if not wanted.any():
             return
-        left = FORESEEN
+        left = WILLNEED_LIMIT
         # Row by row: with a mask for each shard, rows of many shards took a fifth of their batch.
         pairs = zip(self.which[wanted].tolist(), self.rows[wanted].tolist(), strict=True)
         for number, row in dict.fromkeys(pairs):
@@ -85,4 +85,4 @@ class Chosen:
                 return
             left -= row_bytes(shard.layout)
             for address, field in zip(shard.addresses, shard.layout, strict=True):
-                foresee(address + row * field.stride, field.stride)
+                willneed(address + row * field.stride, field.stride)

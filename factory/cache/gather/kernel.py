@@ -1,4 +1,4 @@
-"""How are rows that lie anywhere in memory put one after the other, by a single call?
+"""Copies rows that lie anywhere in memory one after the other, by a single call.
 
 A loop over rows in Python costs as much again as the copies themselves, and gives up and takes
 back the interpreter's lock for each of them. A tensor whose rows begin at every word of the memory

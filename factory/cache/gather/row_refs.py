@@ -1,4 +1,4 @@
-"""Where do rows lie, as it was looked up before they are read?"""
+"""Gather plans: rows of a store, looked up before they are read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import torch
 from factory.cache.format.shard import cut_among, row_bytes
 from factory.cache.gather.fast_path import Ready, ready
 from factory.cache.gather.gather_plan import Chosen
-from factory.cache.gather.rows import Empty, new_memory
-from factory.cache.index.recipe_index import Found
+from factory.cache.gather.rows import Allocator, new_tensor
+from factory.cache.index.recipe_index import RowRefs
 from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class GatherPlan:
     """Rows of one store, n of them; those that are nowhere among them.
 
     Attributes:
@@ -29,26 +29,28 @@ class Located:
 
     store: TensorStore
     snapshot: Snapshot
-    found: Found
+    found: RowRefs
     ready: Ready | None = None
 
-    def split(self, counts: Sequence[int]) -> "Iterator[Located]":
+    def split(self, counts: Sequence[int]) -> "Iterator[GatherPlan]":
         """Yield the first rows, those that follow, and so on: so many each; look at all at once."""
         found, end = self.found, 0
         for count, whole in zip(counts, ready(self._chosen, counts), strict=True):
             some = slice(end, end := end + count)
-            part = Found(found.shard[some], found.row[some], found.checksum[some])
-            yield Located(self.store, self.snapshot, part, whole)
+            part = RowRefs(found.shard[some], found.row[some], found.checksum[some])
+            yield GatherPlan(self.store, self.snapshot, part, whole)
 
-    def read(self, *, pad: bool = False, empty: Empty = new_memory) -> dict[str, torch.Tensor]:
+    def read(
+        self, *, pad: bool = False, allocate: Allocator = new_tensor
+    ) -> dict[str, torch.Tensor]:
         """Return the rows, each field a tensor [n, ...]; see `TensorStore.read`."""
         if self.ready is not None and not cut_among(self.ready.shards):
-            return self.ready.read(empty)
-        return self.store.read(self.found, self.snapshot, pad=pad, empty=empty)
+            return self.ready.read(allocate)
+        return self.store.read(self.found, self.snapshot, pad=pad, allocate=allocate)
 
-    def foresee(self) -> None:
+    def willneed(self) -> None:
         """Have the system begin to read those that lie on this machine; nothing is waited for."""
-        self.store.foresee(self._chosen)
+        self.store.willneed(self._chosen)
 
     @cached_property
     def _chosen(self) -> Chosen:

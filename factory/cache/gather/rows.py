@@ -1,4 +1,4 @@
-"""How do rows of opened shards become the tensors of a batch, with one copy?"""
+"""Gathering of rows of open shards into the tensors of a batch, with one copy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
@@ -8,21 +8,28 @@ import torch
 from numpy.typing import NDArray
 
 from factory.cache.format.safetensors_file import DTYPES, Bytes, digest
-from factory.cache.format.shard import Field, Layout, Shard, addresses_of, describe, matrices_of
+from factory.cache.format.shard import (
+    RowField,
+    RowLayout,
+    TensorShard,
+    addresses_of,
+    describe,
+    matrices_of,
+)
 from factory.cache.gather.kernel import copy_rows
 from factory.errors import CacheError
 
 Checksums: TypeAlias = NDArray[np.uint64]
 
 
-class Empty(Protocol):
+class Allocator(Protocol):
     """Makes tensors whose content does not matter, as `torch.empty` does."""
 
     def __call__(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a contiguous tensor on the CPU."""
 
 
-def new_memory(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+def new_tensor(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
     """Return a tensor of memory of its own."""
     return torch.empty(tuple(shape), dtype=dtype, device="cpu")
 
@@ -41,11 +48,11 @@ class BadRowsError(Exception):
 
 
 def gather_rows(
-    shards: Sequence[Shard],
+    shards: Sequence[TensorShard],
     rows: Sequence[int],
     checksums: Checksums | None,
     out: dict[str, torch.Tensor] | None,
-    empty: Empty,
+    allocate: Allocator,
     *,
     pad: bool = False,
 ) -> dict[str, torch.Tensor]:
@@ -57,7 +64,7 @@ def gather_rows(
         checksums: Their checksums, uint64 [n], compared where a row was not found sound
             before; None compares nothing.
         out: Tensors to fill, [n or more, ...]; those that are missing are put in.
-        empty: Makes tensors.
+        allocate: Makes tensors.
         pad: Whether rows may differ in the length of their fields' first axis; shorter ones
             are filled up with zeros.
 
@@ -71,8 +78,8 @@ def gather_rows(
     if other := [each for each in layouts if each is not layout and each != layout]:
         if not pad:
             raise _unequal(layout, other[0])
-        return _padded(shards, rows, checksums, out, empty)
-    batch = _tensors(layout, len(rows), out, empty)
+        return _padded(shards, rows, checksums, out, allocate)
+    batch = _tensors(layout, len(rows), out, allocate)
     pairs = list(zip(shards, rows, strict=True))
     for number, field in enumerate(layout):
         copy_rows(addresses_of(pairs, number, field.stride), batch[field.name])
@@ -81,7 +88,7 @@ def gather_rows(
     return batch
 
 
-def _unverified(shards: Sequence[Shard], rows: Sequence[int]) -> list[int]:
+def _unverified(shards: Sequence[TensorShard], rows: Sequence[int]) -> list[int]:
     """Return the places of rows that were not compared with their checksums yet.
 
     Raises:
@@ -96,7 +103,7 @@ def _unverified(shards: Sequence[Shard], rows: Sequence[int]) -> list[int]:
 
 
 def _compare(
-    shards: Sequence[Shard],
+    shards: Sequence[TensorShard],
     rows: Sequence[int],
     checksums: Checksums,
     copied: Sequence[Bytes],
@@ -118,17 +125,17 @@ def _compare(
 
 
 def _padded(
-    shards: Sequence[Shard],
+    shards: Sequence[TensorShard],
     rows: Sequence[int],
     checksums: Checksums | None,
     out: dict[str, torch.Tensor] | None,
-    empty: Empty,
+    allocate: Allocator,
 ) -> dict[str, torch.Tensor]:
     """Gather rows of several lengths: each length for itself, then into zeros."""
-    groups: dict[Layout, list[int]] = {}
+    groups: dict[RowLayout, list[int]] = {}
     for place, shard in enumerate(shards):
         groups.setdefault(shard.layout, []).append(place)
-    batch = batch_of(list(groups), len(rows), out, empty, pad=True)
+    batch = batch_of(list(groups), len(rows), out, allocate, pad=True)
     for places in groups.values():
         try:
             part = gather_rows(
@@ -136,7 +143,7 @@ def _padded(
                 [rows[place] for place in places],
                 None if checksums is None else checksums[places],
                 None,
-                new_memory,
+                new_tensor,
             )
         except BadRowsError as error:
             raise BadRowsError(str(error), [places[n] for n in error.places]) from None
@@ -145,10 +152,10 @@ def _padded(
 
 
 def batch_of(
-    layouts: Sequence[Layout],
+    layouts: Sequence[RowLayout],
     count: int,
     out: dict[str, torch.Tensor] | None = None,
-    empty: Empty = new_memory,
+    allocate: Allocator = new_tensor,
     *,
     pad: bool,
 ) -> dict[str, torch.Tensor]:
@@ -158,7 +165,7 @@ def batch_of(
         layouts: What the rows are made of; one or more.
         count: Rows of the batch.
         out: Tensors to fill, [count or more, ...]; those that are missing are put in.
-        empty: Makes tensors.
+        allocate: Makes tensors.
         pad: Whether rows may differ in length; then the batch is zeros where they do.
 
     Raises:
@@ -168,7 +175,7 @@ def batch_of(
     other = next((layout for layout in layouts if layout != first), None)
     if other is not None and not pad:
         raise _unequal(first, other)
-    batch = _tensors(_widest(layouts), count, out, empty)
+    batch = _tensors(_widest(layouts), count, out, allocate)
     if other is not None:
         for tensor in batch.values():
             tensor.zero_()
@@ -187,7 +194,7 @@ def put_rows(
             batch[name][at] = tensor
 
 
-def _widest(layouts: Sequence[Layout]) -> Layout:
+def _widest(layouts: Sequence[RowLayout]) -> RowLayout:
     """Return the layout that rows of all these fit into.
 
     Raises:
@@ -198,27 +205,29 @@ def _widest(layouts: Sequence[Layout]) -> Layout:
         if [_rest(field) for field in other] != [_rest(field) for field in first]:
             raise _unequal(first, other)
     return tuple(
-        Field(field.name, field.code, (max(each[n].shape[0] for each in layouts), *field.shape[1:]))
+        RowField(
+            field.name, field.code, (max(each[n].shape[0] for each in layouts), *field.shape[1:])
+        )
         if field.shape
         else field
         for n, field in enumerate(first)
     )
 
 
-def _unequal(first: Layout, other: Layout) -> CacheError:
+def _unequal(first: RowLayout, other: RowLayout) -> CacheError:
     return CacheError(
         f"rows of two shapes were asked for at once: ({describe(first)}) and "
         f"({describe(other)}); a batch is of one bucket"
     )
 
 
-def _rest(field: Field) -> tuple[str, str, int, tuple[int, ...]]:
+def _rest(field: RowField) -> tuple[str, str, int, tuple[int, ...]]:
     """Return what fields of unequal length have in common."""
     return field.name, field.code, len(field.shape), field.shape[1:]
 
 
 def _tensors(
-    layout: Layout, count: int, out: dict[str, torch.Tensor] | None, empty: Empty
+    layout: RowLayout, count: int, out: dict[str, torch.Tensor] | None, allocate: Allocator
 ) -> dict[str, torch.Tensor]:
     """Return a tensor [count, ...] for each field: parts of `out`, or new ones put into it."""
     reused = {} if out is None else out
@@ -228,14 +237,14 @@ def _tensors(
     for field in layout:
         tensor = reused.get(field.name)
         if tensor is None:
-            tensor = reused[field.name] = empty((count, *field.shape), dtype=DTYPES[field.code])
+            tensor = reused[field.name] = allocate((count, *field.shape), dtype=DTYPES[field.code])
         else:
             _check_fits(tensor, field, count)
         batch[field.name] = tensor if tensor.shape[0] == count else tensor[:count]
     return batch
 
 
-def _check_fits(tensor: torch.Tensor, field: Field, count: int) -> None:
+def _check_fits(tensor: torch.Tensor, field: RowField, count: int) -> None:
     fits = (
         tensor.dtype == DTYPES[field.code]
         and tuple(tensor.shape[1:]) == field.shape

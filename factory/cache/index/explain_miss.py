@@ -1,4 +1,4 @@
-"""What were stored rows made of, and in what does a row wanted today differ from them?"""
+"""Explanation of a cache miss: in what a wanted row differs from stored ones."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ _NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
-class Recorded:
+class StoredRow:
     """A row that was stored once.
 
     Attributes:
@@ -28,7 +28,7 @@ class Recorded:
     parts: Mapping[str, Any] | None
 
 
-def recorded(store: TensorStore, label: str) -> list[Recorded]:
+def stored_rows(store: TensorStore, label: str) -> list[StoredRow]:
     """Return every row that was stored under a label, the newest last.
 
     Dropped rows and rows of old recipes are among them: they tell what a key that is
@@ -41,7 +41,7 @@ def recorded(store: TensorStore, label: str) -> list[Recorded]:
     return [row for name in sorted(store.snapshot().segments) for row in _in(store, name, label)]
 
 
-def why(
+def explain_miss(
     store: TensorStore, label: str, common: Mapping[str, object], row: Mapping[str, object]
 ) -> list[str]:
     """Say why a row is, or is not, in the store: what differs from what is stored.
@@ -64,7 +64,7 @@ def why(
     name = keys.tobytes().hex()
     if store.contains(keys)[0]:
         return [f"{label!r} is stored as made today (key {name})"]
-    rows = recorded(store, label)
+    rows = stored_rows(store, label)
     if any(one.key == keys.tobytes() for one in rows):
         return [f"{label!r} was stored as made today and its row was dropped or lost (key {name})"]
     if not rows:
@@ -74,7 +74,7 @@ def why(
 
 
 def _differences(
-    one: Recorded, common: Mapping[str, object], row: Mapping[str, object]
+    one: StoredRow, common: Mapping[str, object], row: Mapping[str, object]
 ) -> list[str]:
     found = list(_compared("", one.common, json.loads(canonical(common))))
     if one.parts is not None:
@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
     return _NOTHING if value is _NOTHING else json.dumps(value, ensure_ascii=False)
 
 
-def _in(store: TensorStore, name: str, label: str) -> Iterator[Recorded]:
+def _in(store: TensorStore, name: str, label: str) -> Iterator[StoredRow]:
     segment = store.segment(name)
     if not segment.notes_size:
         return
@@ -108,4 +108,4 @@ def _in(store: TensorStore, name: str, label: str) -> Iterator[Recorded]:
         shard = segment.places[int(segment.place[entry])].shard
         if text.startswith(start) and shard is not None:
             parts = json.loads(text)[1]
-            yield Recorded(segment.keys[entry].tobytes(), json.loads(shard.recipe), parts)
+            yield StoredRow(segment.keys[entry].tobytes(), json.loads(shard.recipe), parts)

@@ -1,4 +1,4 @@
-"""Which merged tables lie on this machine, so that no process need merge the index again?"""
+"""Merged runs kept on this machine, so that no process need merge the index again."""
 
 import fcntl
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 import xxhash
 
 from factory.cache.format.safetensors_file import DamagedError
-from factory.cache.index.sorted_run import Table, pack_table, read_table
+from factory.cache.index.sorted_run import SortedRun, pack_run, read_run
 from factory.cache.tiers.mapped_file import extent_of, file_bytes
 from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.storage.checksummed_arrow import READ_WHOLE
@@ -28,7 +28,7 @@ _LOOK_AGAIN_S = 0.05
 
 
 @dataclass(eq=False)
-class LocalTables:
+class LocalRuns:
     """A folder of tables, each merged once by one process and mapped by all.
 
     A table's name follows from what was merged, so two of one name are equal. All that is
@@ -44,9 +44,9 @@ class LocalTables:
     def __post_init__(self) -> None:
         """Start with nothing opened."""
         self._storage = LocalStorage(root=self.folder)
-        self._opened: dict[str, Table] = {}
+        self._opened: dict[str, SortedRun] = {}
 
-    def load(self) -> list[Table]:
+    def load(self) -> list[SortedRun]:
         """Return the tables that are here, mapped; damaged ones are removed."""
         found = {}
         for name in self._names():
@@ -56,11 +56,11 @@ class LocalTables:
         self._opened = found
         return list(found.values())
 
-    def keep(self, table: Table) -> Table:
+    def keep(self, table: SortedRun) -> SortedRun:
         """Write a table down and return it mapped, or as it is where that is not possible."""
         name = _name(table)
         try:
-            self._storage.write(name, pack_table(table).data)
+            self._storage.write(name, pack_run(table).data)
         except StorageError as error:
             logger.warning(
                 "the merged index of %d rows is kept in this process's memory: %s",
@@ -73,7 +73,7 @@ class LocalTables:
         self._opened[name] = written
         return written
 
-    def prune(self, kept: Sequence[Table], listed: Collection[str], since_ns: int) -> None:
+    def prune(self, kept: Sequence[SortedRun], listed: Collection[str], since_ns: int) -> None:
         """Remove tables that others took the place of; processes that map them keep them.
 
         Args:
@@ -126,11 +126,11 @@ class LocalTables:
         except OSError:
             return []
 
-    def _read(self, name: str) -> Table | None:
+    def _read(self, name: str) -> SortedRun | None:
         path = Path(self.folder) / name
         try:
             extent, data = extent_of(path), file_bytes(path)
-            table = read_table(data, str(path))
+            table = read_run(data, str(path))
             return replace(table, extent=extent) if data.size > READ_WHOLE else table
         except ObjectNotFoundError:
             return None  # another process put a larger one in its place
@@ -153,6 +153,6 @@ class LocalTables:
             self._storage.delete(name)
 
 
-def _name(table: Table) -> str:
+def _name(table: SortedRun) -> str:
     parts = "\n".join([*sorted(table.segments), "", *sorted(table.dead)])
     return xxhash.xxh3_128_hexdigest(parts.encode()) + _SUFFIX

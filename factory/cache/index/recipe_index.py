@@ -1,4 +1,4 @@
-"""Where does the row of a key lie?"""
+"""Recipe index: from keys to references of their newest rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.cache.format.recipe import Keys
-from factory.cache.format.shard import Layout
-from factory.cache.index.sorted_run import Table, halves
+from factory.cache.format.shard import RowLayout
+from factory.cache.index.sorted_run import SortedRun, halves
 
 # Number of a shard that is none.
 _ABSENT = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RowRefs:
     """Where rows lie.
 
     Attributes:
@@ -29,14 +29,14 @@ class Found:
     row: NDArray[Any]
     checksum: NDArray[np.uint64]
 
-    def put(self, places: NDArray[np.int64], others: "Found") -> None:
+    def put(self, places: NDArray[np.int64], others: "RowRefs") -> None:
         """Let the rows at some places be others, whose arrays are that long."""
         self.shard[places], self.row[places] = others.shard, others.row
         self.checksum[places] = others.checksum
 
 
 @dataclass(frozen=True, eq=False)
-class Newest:
+class NewestEntries:
     """The newest entry of each key.
 
     Attributes:
@@ -48,7 +48,7 @@ class Newest:
     entry: NDArray[np.int64]
 
 
-class Index:
+class RecipeIndex:
     """A snapshot of which keys have rows; never changes.
 
     Attributes:
@@ -56,7 +56,7 @@ class Index:
         tables: What is searched; where several hold a key, the newest entry counts.
     """
 
-    def __init__(self, tables: Sequence[Table]) -> None:
+    def __init__(self, tables: Sequence[SortedRun]) -> None:
         """Number the shards of all tables, whose entries must all lie in shards that are there."""
         self.tables = [table for table in tables if len(table)]
         origins = [origin for table in self.tables for origin in table.origins]
@@ -64,7 +64,7 @@ class Index:
         records = {o.shard.name: o.shard for o in origins if o.shard is not None and o.rows}
         # In order of their names, so that all processes number them alike.
         numbers = {name: n for n, name in enumerate(sorted(records))}
-        known: dict[Layout, Layout] = {}
+        known: dict[RowLayout, RowLayout] = {}
         self.shards = [
             replace(record, layout=known.setdefault(record.layout, record.layout))
             for record in (records[name] for name in numbers)
@@ -79,15 +79,15 @@ class Index:
         ]  # fmt: skip
         self._ranks = [np.array([ranks[o.rank] for o in t.origins]) for t in self.tables]
 
-    def find(self, keys: Keys) -> Found:
+    def find(self, keys: Keys) -> RowRefs:
         """Return where the rows of the keys, V16 [n], lie."""
         count = len(keys)
         if len(self.tables) == 1:  # the usual case, and the path of every batch
             (table,), (shards,) = self.tables, self._shards
             hit, entry = table.search(halves(keys))
             shard = np.where(hit, shards[table.origin[entry]], _ABSENT)
-            return Found(shard, table.row[entry], table.checksum[entry])
-        found = Found(
+            return RowRefs(shard, table.row[entry], table.checksum[entry])
+        found = RowRefs(
             np.full(count, _ABSENT), np.zeros(count, np.int64), np.zeros(count, np.uint64)
         )
         newest = self.newest(keys)
@@ -99,10 +99,10 @@ class Index:
             found.checksum[here] = table.checksum[entry]
         return found
 
-    def newest(self, keys: Keys) -> Newest:
+    def newest(self, keys: Keys) -> NewestEntries:
         """Return the newest entry of each key, V16 [n], drops among them."""
         parts, count = halves(keys), len(keys)
-        found = Newest(np.full(count, _ABSENT), np.zeros(count, np.int64))
+        found = NewestEntries(np.full(count, _ABSENT), np.zeros(count, np.int64))
         best = np.full(count, -1)
         for number, (table, ranks) in enumerate(zip(self.tables, self._ranks, strict=True)):
             hit, entry = table.search(parts)

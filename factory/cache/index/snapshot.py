@@ -1,4 +1,4 @@
-"""What had been published when the cache was last looked at?"""
+"""Snapshot of the index: what was published when the storage was last listed."""
 
 import logging
 import time
@@ -9,11 +9,11 @@ from functools import cached_property
 import xxhash
 
 from factory.cache.format.safetensors_file import Bytes, DamagedError
-from factory.cache.format.segment import SEGMENT_NAME, Segment, ShardRecord, read_segment
-from factory.cache.index.local_runs import LocalTables
-from factory.cache.index.recipe_index import Index
-from factory.cache.index.sorted_run import Origin, Table, merged, table_of
-from factory.cache.tiers.shard_files import Files
+from factory.cache.format.segment import SEGMENT_NAME, IndexSegment, ShardRecord, read_segment
+from factory.cache.index.local_runs import LocalRuns
+from factory.cache.index.recipe_index import RecipeIndex
+from factory.cache.index.sorted_run import Origin, SortedRun, merged, run_of
+from factory.cache.tiers.shard_files import PublishedFiles
 from factory.errors import ObjectNotFoundError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 
@@ -40,10 +40,10 @@ class Snapshot:
         problems: What had to be left out, a sentence each; its rows are missing.
     """
 
-    index: Index
+    index: RecipeIndex
     segments: frozenset[str] = frozenset()
-    tables: tuple[Table, ...] = ()
-    fresh: Mapping[str, Segment] = field(default_factory=dict)
+    tables: tuple[SortedRun, ...] = ()
+    fresh: Mapping[str, IndexSegment] = field(default_factory=dict)
     origins: tuple[Origin, ...] = ()
     unread: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Snapshot:
         return {o.shard.name: o.shard for o in self.origins if o.shard is not None}
 
 
-def newest_stamp(index: Files) -> int:
+def newest_stamp(index: PublishedFiles) -> int:
     """Return the highest stamp of a published segment, without reading any; 0 if there is none.
 
     Raises:
@@ -76,7 +76,7 @@ def newest_stamp(index: Files) -> int:
     return _newest(name for name in index.listed() if SEGMENT_NAME.fullmatch(name))
 
 
-def segment_in(index: Files, name: str, data: Bytes | None = None) -> Segment:
+def segment_in(index: PublishedFiles, name: str, data: Bytes | None = None) -> IndexSegment:
     """Return a segment; a copy of it that was damaged on this machine is fetched once more.
 
     Args:
@@ -103,7 +103,7 @@ def _newest(segments: Iterable[str]) -> int:
 
 
 def take_snapshot(
-    shards: Files, index: Files, tables: LocalTables | None, before: Snapshot | None
+    shards: PublishedFiles, index: PublishedFiles, tables: LocalRuns | None, before: Snapshot | None
 ) -> Snapshot:
     """Read what is published now; the effort is in proportion to what is new.
 
@@ -132,7 +132,7 @@ def take_snapshot(
         )
     origins = tuple(o for t in (*layers, top) for o in t.origins if o.segment in look.listed)
     return Snapshot(
-        Index([*layers, top]),
+        RecipeIndex([*layers, top]),
         frozenset(look.listed) & frozenset(fresh).union(*(table.segments for table in layers)),
         tuple(layers),
         fresh,
@@ -142,13 +142,13 @@ def take_snapshot(
     )
 
 
-def _as_tables(segments: Mapping[str, Segment]) -> list[Table]:
-    return [table_of(name, segment) for name, segment in segments.items()]
+def _as_tables(segments: Mapping[str, IndexSegment]) -> list[SortedRun]:
+    return [run_of(name, segment) for name, segment in segments.items()]
 
 
 def _settled(
-    look: "_Look", tables: LocalTables | None, layers: list[Table], fresh: dict[str, Segment]
-) -> list[Table]:
+    look: "_Look", tables: LocalRuns | None, layers: list[SortedRun], fresh: dict[str, IndexSegment]
+) -> list[SortedRun]:
     """Return tables that last and cover what is fresh, too."""
     if tables is None:
         return _stacked(look, layers, fresh)
@@ -164,7 +164,9 @@ def _settled(
     return layers
 
 
-def _stacked(look: "_Look", layers: list[Table], fresh: dict[str, Segment]) -> list[Table]:
+def _stacked(
+    look: "_Look", layers: list[SortedRun], fresh: dict[str, IndexSegment]
+) -> list[SortedRun]:
     """Put what is fresh on top as one table, with the layers below that are not far larger."""
     parts, layers = _as_tables(fresh), list(layers)
     rows = sum(len(part) for part in parts)
@@ -177,7 +179,9 @@ def _stacked(look: "_Look", layers: list[Table], fresh: dict[str, Segment]) -> l
 class _Look:
     """One look at the storage, and what it says of tables and segments."""
 
-    def __init__(self, shards: Files, index: Files, before: Snapshot | None) -> None:
+    def __init__(
+        self, shards: PublishedFiles, index: PublishedFiles, before: Snapshot | None
+    ) -> None:
         self._shards, self._index = shards, index
         self.began_ns = time.time_ns()
         # Index first: a shard is there before its segment, so none is missed in between.
@@ -188,9 +192,9 @@ class _Look:
         self._read = dict(before.fresh) if before else {}
         self.unsound: dict[str, str] = {}
 
-    def usable(self, tables: Iterable[Table]) -> list[Table]:
+    def usable(self, tables: Iterable[SortedRun]) -> list[SortedRun]:
         """Return those that tell the truth now, largest first, no segment in two of them."""
-        chosen: list[Table] = []
+        chosen: list[SortedRun] = []
         covered: set[str] = set()
         for table in sorted(tables, key=len, reverse=True):
             here = table.segments & self.listed.keys()
@@ -199,7 +203,7 @@ class _Look:
                 covered |= here
         return chosen
 
-    def fresh(self, layers: Sequence[Table]) -> dict[str, Segment]:
+    def fresh(self, layers: Sequence[SortedRun]) -> dict[str, IndexSegment]:
         """Return the segments that no table covers."""
         covered: set[str] = set().union(*(table.segments for table in layers))
         wanted = [name for name in self.listed if name not in covered]
@@ -207,12 +211,12 @@ class _Look:
         self._read.update(self._segments(new))
         return {name: self._read[name] for name in wanted if name in self._read}
 
-    def lost(self, tables: Iterable[Table]) -> set[str]:
+    def lost(self, tables: Iterable[SortedRun]) -> set[str]:
         """Return the names of shards that are not there as published."""
         records = (origin.shard for table in tables for origin in table.origins)
         return {record.name for record in records if record and not self._there(record)}
 
-    def problems(self, layers: Sequence[Table], top: Table) -> list[str]:
+    def problems(self, layers: Sequence[SortedRun], top: SortedRun) -> list[str]:
         """Return what is wrong, a sentence each."""
         problems = [
             f"{self._index.where(name)} is not of the cache; not read" for name in self._foreign
@@ -231,7 +235,7 @@ class _Look:
             problems.extend(self._lost_sentence(*pair) for pair in named.items())
         return problems
 
-    def _holds(self, table: Table) -> bool:
+    def _holds(self, table: SortedRun) -> bool:
         """Tell whether merging the table's segments now would give the same entries."""
         for origin in table.origins:
             is_listed = origin.segment in self.listed
@@ -246,7 +250,7 @@ class _Look:
         """Tell whether a shard is there as published; a drop, which has none, always is."""
         return record is None or self._sizes.get(record.name) in (record.size, UNKNOWN_SIZE)
 
-    def _segments(self, infos: list[ObjectInfo]) -> Iterator[tuple[str, Segment]]:
+    def _segments(self, infos: list[ObjectInfo]) -> Iterator[tuple[str, IndexSegment]]:
         for info, data in zip(infos, self._index.all_data(infos), strict=True):
             name = info.key.rpartition("/")[2]
             try:

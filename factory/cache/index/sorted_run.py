@@ -1,4 +1,4 @@
-"""How are the rows of many segments found in one search?"""
+"""Sorted runs: the keys of many segments merged, so that one search finds a row."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from factory.cache.format.recipe import KEY_DTYPE, Keys
 from factory.cache.format.safetensors_file import Bytes, DamagedError, header
 from factory.cache.format.segment import (
     SEGMENT_NAME,
-    Segment,
+    IndexSegment,
     ShardRecord,
     checksum_text,
     columns_of,
@@ -54,7 +54,7 @@ class Origin:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class SortedRun:
     """Sorted keys, each once, and where their newest rows lie; never changes.
 
     Attributes:
@@ -118,13 +118,13 @@ def halves(keys: Keys) -> Halves:
     return both[:, 0].astype(np.uint64), both[:, 1].astype(np.uint64)
 
 
-def keys_of(table: Table, entries: NDArray[Any]) -> Keys:
+def keys_of(table: SortedRun, entries: NDArray[Any]) -> Keys:
     """Return the keys of some entries of a table, V16 [n]."""
     both = np.stack([table.heads[entries], table.tails[entries]], axis=1)
     return both.astype(">u8").reshape(-1).view(KEY_DTYPE)
 
 
-def table_of(name: str, segment: Segment) -> Table:
+def run_of(name: str, segment: IndexSegment) -> SortedRun:
     """Return one segment as a table.
 
     Args:
@@ -133,7 +133,7 @@ def table_of(name: str, segment: Segment) -> Table:
     """
     heads, tails = halves(segment.keys)
     counts = np.bincount(segment.place, minlength=len(segment.places)).tolist()
-    return Table(
+    return SortedRun(
         segments=frozenset([name]),
         dead=frozenset(),
         origins=tuple(
@@ -149,7 +149,7 @@ def table_of(name: str, segment: Segment) -> Table:
     )
 
 
-def merged(tables: Sequence[Table], dead: AbstractSet[str] = frozenset()) -> Table:
+def merged(tables: Sequence[SortedRun], dead: AbstractSet[str] = frozenset()) -> SortedRun:
     """Return one table with the newest row of each key.
 
     Args:
@@ -177,7 +177,7 @@ def merged(tables: Sequence[Table], dead: AbstractSet[str] = frozenset()) -> Tab
     origin = origin[order]
     counts = np.bincount(origin, minlength=len(origins)).tolist()
     lost = {o.shard.name for o in origins if o.shard is not None and o.shard.name in dead}
-    return Table(
+    return SortedRun(
         segments=frozenset().union(*(table.segments for table in tables)),
         dead=frozenset(lost).union(*(table.dead for table in tables)),
         origins=tuple(
@@ -218,7 +218,7 @@ def _order(
     return order
 
 
-def pack_table(table: Table) -> Bytes:
+def pack_run(table: SortedRun) -> Bytes:
     """Return the table as a safetensors file, uint8 [bytes]."""
     shards = tuple(dict.fromkeys(o.shard for o in table.origins if o.shard is not None))
     segments = sorted(table.segments)
@@ -252,7 +252,7 @@ def pack_table(table: Table) -> Bytes:
     return data
 
 
-def read_table(data: Bytes, source: str) -> Table:
+def read_run(data: Bytes, source: str) -> SortedRun:
     """Return the table in a file, its arrays views of the file's bytes.
 
     Raises:
@@ -279,4 +279,4 @@ def read_table(data: Bytes, source: str) -> Table:
         SEGMENT_NAME.fullmatch(name) for name in segments
     ):
         raise DamagedError(f"{source} is damaged: its columns differ in length")
-    return Table(frozenset(segments), dead, origins, twins=twins, extent=None, **columns)
+    return SortedRun(frozenset(segments), dead, origins, twins=twins, extent=None, **columns)

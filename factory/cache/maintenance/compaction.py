@@ -1,4 +1,4 @@
-"""How do many small shards become few full ones, their rows in the order they are read in?
+"""Compaction: many small shards become few full ones, their rows in reading order.
 
 Nothing is ever changed in place, so this may run beside readers and writers, and be killed
 at any moment. New shards are published first: of a row that lies in two shards both are
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from factory.cache.format.recipe import Keys, as_keys
 from factory.cache.format.segment import (
     NO_NOTE,
-    Place,
     ShardRecord,
+    ShardStamp,
     new_segment,
     notes_of,
 )
-from factory.cache.format.shard import Layout, OpenShard, matrices_of
-from factory.cache.index.sorted_run import Table, halves, keys_of, merged
+from factory.cache.format.shard import RowLayout, ShardBuilder, matrices_of
+from factory.cache.index.sorted_run import SortedRun, halves, keys_of, merged
 from factory.cache.maintenance.lease import Lease, alone
 from factory.cache.store import TensorStore, UnusableRowsError
 from factory.cache.writer import capacity_of, publish_segment, publish_shard
@@ -77,7 +77,7 @@ def compact(
             others come behind them.
 
     Raises:
-        TakenError: Another process compacts this store, or removes its garbage.
+        LeaseTakenError: Another process compacts this store, or removes its garbage.
         StorageError: The storage cannot be read or written to.
     """
     with alone(store.storage, f"{store.folder}/upkeep", "compaction") as lease:
@@ -94,7 +94,7 @@ def compact(
     return work.done
 
 
-def _positions(table: Table, order: Keys) -> NDArray[np.int64]:
+def _positions(table: SortedRun, order: Keys) -> NDArray[np.int64]:
     """Return for each entry of a table its place in an order, int64 [entries]."""
     hit, entry = table.search(halves(order))
     positions = np.full(len(table), len(order))
@@ -104,9 +104,9 @@ def _positions(table: Table, order: Keys) -> NDArray[np.int64]:
     return positions
 
 
-def _groups(table: Table) -> Iterator[NDArray[np.int64]]:
+def _groups(table: SortedRun) -> Iterator[NDArray[np.int64]]:
     """Yield the entries that may share a shard, in the order of their writing."""
-    groups: dict[tuple[Layout, str], list[int]] = {}
+    groups: dict[tuple[RowLayout, str], list[int]] = {}
     for number, origin in enumerate(table.origins):
         if origin.shard is not None and origin.rows:
             groups.setdefault((origin.shard.layout, origin.shard.recipe), []).append(number)
@@ -117,7 +117,7 @@ def _groups(table: Table) -> Iterator[NDArray[np.int64]]:
 
 
 def _shards(
-    table: Table, entries: NDArray[np.int64]
+    table: SortedRun, entries: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[ShardRecord]]:
     """Return the number of each entry's shard, and the shards."""
     records: dict[ShardRecord, int] = {}
@@ -147,7 +147,7 @@ class _Work:
     """
 
     store: TensorStore
-    table: Table
+    table: SortedRun
     lease: Lease
     done: Compaction = field(default_factory=Compaction)
 
@@ -184,7 +184,7 @@ class _Work:
         capacity = self._capacity(records[0])
         for start in range(0, len(entries), capacity):
             part = entries[start : start + capacity]
-            shard = OpenShard(records[0].layout, len(part))
+            shard = ShardBuilder(records[0].layout, len(part))
             moved = self._copy(part, shard)
             if len(moved):
                 self._publish(moved, shard, records[0].recipe)
@@ -192,7 +192,7 @@ class _Work:
                 self.done.after += 1
             self.lease.renew()
 
-    def _copy(self, entries: NDArray[np.int64], shard: OpenShard) -> NDArray[np.int64]:
+    def _copy(self, entries: NDArray[np.int64], shard: ShardBuilder) -> NDArray[np.int64]:
         """Copy rows into an open shard; return which could be.
 
         What is damaged stays where it is, and is told of as before.
@@ -212,7 +212,7 @@ class _Work:
                     break
         return np.concatenate(moved)
 
-    def _publish(self, entries: NDArray[np.int64], shard: OpenShard, recipe: str) -> None:
+    def _publish(self, entries: NDArray[np.int64], shard: ShardBuilder, recipe: str) -> None:
         """Publish a shard and its segment, the rows' own stamps kept."""
         store, table = self.store, self.table
         record = publish_shard(
@@ -224,7 +224,7 @@ class _Work:
         keys = keys_of(table, entries)
         segment = new_segment(
             store.next_stamp(),
-            [Place(stamp, record) for stamp in numbers],
+            [ShardStamp(stamp, record) for stamp in numbers],
             keys,
             np.array([numbers[origin.stamp] for origin in origins]),
             np.arange(len(entries)),

@@ -1,4 +1,4 @@
-"""What in a cache is of no use any more, since when, and how does it go away?"""
+"""Garbage collection: shards and pieces of the index that nothing needs."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from factory.cache.format.recipe import Keys
 from factory.cache.format.segment import SHARD_NAME, ShardRecord
-from factory.cache.index.recipe_index import Index
+from factory.cache.index.recipe_index import RecipeIndex
 from factory.cache.index.sorted_run import Origin
 from factory.cache.maintenance.lease import alone
 from factory.cache.maintenance.live_rows import counted, newest_origins
@@ -27,7 +27,7 @@ _KEYS_AT_ONCE = 2**22
 
 logger = logging.getLogger(__name__)
 
-Keep = Callable[[Mapping[str, Any]], bool]
+KeepRecipe = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Garbage:
     reason: str
 
 
-def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
+def garbage(store: TensorStore, keep: KeepRecipe | None = None) -> list[Garbage]:
     """Return what nothing needs.
 
     That is: shards in no index, shards whose rows all were dropped or lie in a later shard,
@@ -90,7 +90,7 @@ def garbage(store: TensorStore, keep: Keep | None = None) -> list[Garbage]:
 
 
 def collect(
-    store: TensorStore, min_age_s: float = MIN_AGE_S, keep: Keep | None = None
+    store: TensorStore, min_age_s: float = MIN_AGE_S, keep: KeepRecipe | None = None
 ) -> list[Garbage]:
     """Remove what has been garbage for a while; return what was removed.
 
@@ -104,7 +104,7 @@ def collect(
         keep: See `garbage`.
 
     Raises:
-        TakenError: Another process compacts this store, or removes its garbage.
+        LeaseTakenError: Another process compacts this store, or removes its garbage.
         StorageError: The storage cannot be listed, read or written to.
     """
     with alone(store.storage, f"{store.folder}/upkeep", "removal of garbage") as lease:
@@ -145,7 +145,9 @@ def _orphans(store: TensorStore, listed: Mapping[str, ObjectInfo]) -> Iterator[G
             yield Garbage(None, name, info.size, int(name[:16], 16), "is in no index")
 
 
-def _superseded(store: TensorStore, index: Index, segment: str, shard: ShardRecord) -> Garbage:
+def _superseded(
+    store: TensorStore, index: RecipeIndex, segment: str, shard: ShardRecord
+) -> Garbage:
     """Return a shard every row of which has a newer one, or was dropped."""
     newer = newest_origins(index, _keys(store, segment))
     since = max((_stamp(origin.segment) for origin in newer), default=0)

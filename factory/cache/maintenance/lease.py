@@ -1,4 +1,4 @@
-"""Who alone may do a piece of work on a shared storage, and until when?"""
+"""Leases: claims on a storage that let one process at a time do a piece of work."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ STUCK_S = 900.0
 _POLL_S = 1.0
 
 
-class TakenError(CacheError):
+class LeaseTakenError(CacheError):
     """Another process does this work."""
 
 
@@ -84,7 +84,7 @@ def alone(storage: Storage, folder: str, work: str, seconds: float = LEASE_S) ->
         seconds: How long a claim holds without being renewed.
 
     Raises:
-        TakenError: Another process is at it; who and where is told.
+        LeaseTakenError: Another process is at it; who and where is told.
         StorageError: The storage cannot be listed, read or written.
     """
     lease = _claim(storage, folder, work, seconds)
@@ -133,7 +133,7 @@ def _wait(storage: Storage, folder: str, work: str, left: Callable[[], int]) -> 
     while True:
         try:
             return _claim(storage, folder, work, TURN_S)
-        except TakenError as error:
+        except LeaseTakenError as error:
             if not told:
                 logger.warning("waiting for its rows: %s", error)
                 told = True
@@ -161,7 +161,7 @@ def _claim(storage: Storage, folder: str, work: str, seconds: float) -> Lease:
     """Write a claim and look for others'.
 
     Raises:
-        TakenError: Another process is at it.
+        LeaseTakenError: Another process is at it.
         StorageError: The storage cannot be listed, read or written.
     """
     lease = Lease(storage, f"{folder}/{secrets.token_hex(16)}.json", work, seconds)
@@ -181,7 +181,7 @@ def _pass(storage: Storage, key: str) -> None:
     """Remove a claim that holds no longer.
 
     Raises:
-        TakenError: It holds.
+        LeaseTakenError: It holds.
     """
     try:
         text = storage.read(key)
@@ -197,7 +197,7 @@ def _pass(storage: Storage, key: str) -> None:
     if until > time.time() and not (host == socket.gethostname() and not _runs(pid)):
         left = until - time.time()
         root, mark, server = storage.identity.partition("?")
-        raise TakenError(
+        raise LeaseTakenError(
             f"{claim.get('work')} is done by process {pid} on {host}, by its claim for another "
             f"{left:.0f} s; wait for it, or delete {root}/{key}{mark}{server} if it is gone"
         )

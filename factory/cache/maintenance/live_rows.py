@@ -1,4 +1,4 @@
-"""How many rows of each shard count, and where, without all keys in memory at once?
+"""Counts of the rows of each shard that are live: the newest of their keys.
 
 The index itself may be mapped from the disk; merging its tables to look at them would hold
 every key of the cache in memory.
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from factory.cache.format.recipe import Keys
 from factory.cache.format.segment import ShardRecord
-from factory.cache.index.recipe_index import Index
-from factory.cache.index.sorted_run import Origin, Table, keys_of
+from factory.cache.index.recipe_index import RecipeIndex
+from factory.cache.index.sorted_run import Origin, SortedRun, keys_of
 from factory.cache.store import TensorStore
 
 # Keys looked up at once: some 50 MB with what is found, and few enough calls to cost nothing.
 CHUNK = 2**20
 
 
-def counted(index: Index) -> Iterator[tuple[Origin, int]]:
+def counted(index: RecipeIndex) -> Iterator[tuple[Origin, int]]:
     """Yield where rows come from, each with how many of them count."""
     for number, table in enumerate(index.tables):
         if len(index.tables) == 1:  # nothing can have superseded its entries
@@ -43,7 +43,7 @@ def live_rows(store: TensorStore) -> Counter[str]:
     return live
 
 
-def newest_origins(index: Index, keys: Keys) -> list[Origin]:
+def newest_origins(index: RecipeIndex, keys: Keys) -> list[Origin]:
     """Return where the newest entries of some keys come from, each place once."""
     newest = index.newest(keys)
     found: list[Origin] = []
@@ -54,7 +54,7 @@ def newest_origins(index: Index, keys: Keys) -> list[Origin]:
 
 
 def counting(
-    index: Index, record: ShardRecord, keys: Keys, rows: NDArray[np.uint32]
+    index: RecipeIndex, record: ShardRecord, keys: Keys, rows: NDArray[np.uint32]
 ) -> NDArray[np.bool_]:
     """Tell which rows of a shard count: no newer row took their place, and nobody dropped them.
 
@@ -75,5 +75,5 @@ def counting(
     return counts
 
 
-def _origins(table: Table, entries: NDArray[np.int64]) -> Iterator[Origin]:
+def _origins(table: SortedRun, entries: NDArray[np.int64]) -> Iterator[Origin]:
     return (table.origins[number] for number in np.unique(table.origin[entries]).tolist())

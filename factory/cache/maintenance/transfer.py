@@ -1,4 +1,4 @@
-"""How do encoded rows get from one cache to another?
+"""Transfer of encoded rows from one cache to another.
 
 Shards and pieces of the index lie under names that never come again, so that names and sizes
 tell what is missing at the other end: what was copied before a kill is not sent again. Each
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from factory.cache.format.compression import SUFFIX, unpacked
 from factory.cache.format.safetensors_file import Bytes, DamagedError
-from factory.cache.format.segment import Segment, ShardRecord, read_segment
-from factory.cache.format.shard import Shard
+from factory.cache.format.segment import IndexSegment, ShardRecord, read_segment
+from factory.cache.format.shard import TensorShard
 from factory.cache.maintenance.lease import Lease, alone
 from factory.cache.maintenance.live_rows import counting
 from factory.cache.maintenance.verify import by_record
@@ -131,7 +131,7 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
     removed from the target as garbage: a shard without its piece looks like it.
 
     Raises:
-        TakenError: Another process copies to the target, compacts it or removes its garbage.
+        LeaseTakenError: Another process copies to the target, compacts it or removes its garbage.
         StorageError: The target cannot be written to, or the source does not answer; a note
             says how far it has come.
     """
@@ -292,7 +292,7 @@ def _damaged_pieces(target: TensorStore, names: Iterable[str]) -> set[str]:
 
 
 def _unsound(
-    source: TensorStore, segment: Segment, record: ShardRecord, data: bytes, where: str
+    source: TensorStore, segment: IndexSegment, record: ShardRecord, data: bytes, where: str
 ) -> int:
     """Return how many rows of a shard's bytes are damaged, of those that count in the source.
 
@@ -304,7 +304,7 @@ def _unsound(
         if record.name.endswith(SUFFIX)
         else np.frombuffer(data, np.uint8)
     )
-    shard = Shard(plain, where, record.layout, record.rows)
+    shard = TensorShard(plain, where, record.layout, record.rows)
     at = _entries(segment, record)
     bad = shard.unsound(segment.row[at].tolist(), segment.checksum[at].tolist())
     if not bad:
@@ -314,7 +314,7 @@ def _unsound(
     return int(counting(index, record, segment.keys[at], segment.row[at]).sum())
 
 
-def _entries(segment: Segment, record: ShardRecord) -> NDArray[np.int64]:
+def _entries(segment: IndexSegment, record: ShardRecord) -> NDArray[np.int64]:
     return next(at for each, at in by_record(segment) if each.name == record.name)
 
 

@@ -1,4 +1,4 @@
-"""Is what a cache holds sound, and how is a row forgotten?"""
+"""Verification of a cache, and removal of rows and shards from it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from factory.cache.format.recipe import Keys, as_keys
 from factory.cache.format.safetensors_file import DamagedError
 from factory.cache.format.segment import (
     SHARD_NAME,
-    Place,
-    Segment,
+    IndexSegment,
     ShardRecord,
+    ShardStamp,
     new_segment,
 )
 from factory.cache.maintenance.live_rows import counting
@@ -33,7 +33,7 @@ def drop(store: TensorStore, keys: Keys | NDArray[Any] | Sequence[bytes]) -> Non
     store.refresh()  # so that this comes after every row that is there
     names = np.unique(as_keys(keys))
     zeros, stamp = np.zeros(len(names), np.uint64), store.next_stamp()
-    segment = new_segment(stamp, [Place(stamp, None)], names, zeros, zeros, zeros)
+    segment = new_segment(stamp, [ShardStamp(stamp, None)], names, zeros, zeros, zeros)
     publish_segment(store.index_files, segment)
     store.refresh()
 
@@ -60,7 +60,7 @@ def drop_shard(store: TensorStore, name: str) -> None:
 
 
 @dataclass
-class Findings:
+class VerifyReport:
     """What is not as it should be, a sentence each.
 
     Attributes:
@@ -82,7 +82,7 @@ def verify(store: TensorStore) -> list[str]:
     return inspect(store).problems
 
 
-def inspect(store: TensorStore) -> Findings:
+def inspect(store: TensorStore) -> VerifyReport:
     """Compare every file and row with its checksum; tell damage from what nothing reads.
 
     Raises:
@@ -90,7 +90,7 @@ def inspect(store: TensorStore) -> Findings:
         StorageError: The storage cannot be listed or read.
     """
     store.refresh()
-    found = Findings(problems=store.problems)
+    found = VerifyReport(problems=store.problems)
     listed = store.shard_files.listed()
     records = store.snapshot().records
     for name in sorted(set(listed) - set(records)):
@@ -118,7 +118,7 @@ def inspect(store: TensorStore) -> Findings:
     return found
 
 
-def by_record(segment: Segment) -> Iterator[tuple[ShardRecord, NDArray[np.int64]]]:
+def by_record(segment: IndexSegment) -> Iterator[tuple[ShardRecord, NDArray[np.int64]]]:
     """Yield each shard of a segment, with the numbers of the entries that lie in it."""
     shards = segment.shards
     numbers = [-1 if place.shard is None else shards.index(place.shard) for place in segment.places]
@@ -129,10 +129,10 @@ def by_record(segment: Segment) -> Iterator[tuple[ShardRecord, NDArray[np.int64]
 
 def _look(
     store: TensorStore,
-    segment: Segment,
+    segment: IndexSegment,
     record: ShardRecord,
     at: NDArray[np.int64],
-    found: Findings,
+    found: VerifyReport,
 ) -> None:
     """Compare the rows of a shard, which some entries of a segment list, with their checksums."""
     where = store.shard_files.where(record.name)

@@ -1,4 +1,4 @@
-"""Which parts of a published file are on this machine, and how do the others get here?"""
+"""Local copies of published files, filled block by block."""
 
 import fcntl
 import mmap
@@ -31,10 +31,10 @@ BLOCK = 64 * 2**10
 PART = 8 * 2**20
 
 # First byte and number of bytes.
-Range = tuple[int, int]
+ByteRange = tuple[int, int]
 # Puts the bytes of ranges somewhere, and yields in their order how many each had, or what went
 # wrong with it; see `Storage.read_to`.
-Read = Callable[[Sequence[Range], Put], Generator[int | StorageError, None, None]]
+ReadRanges = Callable[[Sequence[ByteRange], Put], Generator[int | StorageError, None, None]]
 
 # Pieces that one call writes: Linux takes no more, and small packets make many.
 _PIECES = 1024
@@ -45,7 +45,7 @@ _Write = Callable[[int, Sequence[bytes | memoryview]], None]
 _HEAD = np.dtype([("used", "<i8"), ("plan", "<u8"), ("step", "<i8")])
 
 
-class Copy(Protocol):
+class FileCopy(Protocol):
     """A file's bytes on this machine; they stay as long as this object does.
 
     Attributes:
@@ -72,7 +72,7 @@ class Copy(Protocol):
         """
 
 
-class Whole:
+class WholeFile:
     """A file that is all there: on a mounted disk, as it was published."""
 
     kept = complete = True
@@ -95,7 +95,9 @@ class Whole:
 class _Partial:
     """A copy that is filled block by block."""
 
-    def __init__(self, data: Bytes, present: Bytes, read: Read, where: str, *, whole: bool) -> None:
+    def __init__(
+        self, data: Bytes, present: Bytes, read: ReadRanges, where: str, *, whole: bool
+    ) -> None:
         self.data, self._present = data, present
         self._read, self._where, self._whole = read, where, whole
         self.complete = False
@@ -129,7 +131,7 @@ class _Partial:
         count = max(1, (len(self._present) + width // 2) // width)
         return np.minimum(blocks // width, count - 1)
 
-    def _runs(self, blocks: NDArray[np.int64]) -> list[Range]:
+    def _runs(self, blocks: NDArray[np.int64]) -> list[ByteRange]:
         """Return the ranges that blocks cover, none longer than its part."""
         cuts = np.flatnonzero((np.diff(blocks) != 1) | (np.diff(self._parts(blocks)) != 0)) + 1
         size = self.data.size
@@ -139,7 +141,7 @@ class _Partial:
             runs.append((start, min(size, (int(run[-1]) + 1) * BLOCK) - start))
         return runs
 
-    def _fill(self, runs: list[Range]) -> None:
+    def _fill(self, runs: list[ByteRange]) -> None:
         """Read some ranges to their places, and note of each that it is there once it is."""
         with self._target() as write:
 
@@ -167,11 +169,11 @@ class _Partial:
         raise NotImplementedError
 
 
-class Passing(_Partial):
+class MemoryCopy(_Partial):
     """A copy in the memory of this process alone."""
 
     def __init__(
-        self, size: int, read: Read, where: str, *, kept: bool, whole: bool = False
+        self, size: int, read: ReadRanges, where: str, *, kept: bool, whole: bool = False
     ) -> None:
         """Reserve addresses; memory is taken as parts come.
 
@@ -207,7 +209,7 @@ class Passing(_Partial):
             start += len(piece)
 
 
-class Stored(_Partial):
+class TierCopy(_Partial):
     """A copy in the folder of a tier, shared by the processes of a machine.
 
     It has the size of the whole file from the beginning, and takes up room block by block.
@@ -219,7 +221,7 @@ class Stored(_Partial):
     kept = True
 
     def __init__(
-        self, tier: "Tier", path: Path, read: Read, where: str, *, whole: bool = False
+        self, tier: "Tier", path: Path, read: ReadRanges, where: str, *, whole: bool = False
     ) -> None:
         """Map the files, which the tier has made."""
         self._tier, self.path = tier, path

@@ -1,4 +1,4 @@
-"""How is a file of this machine read as memory?"""
+"""Files of this machine, read as memory."""
 
 import ctypes
 import mmap
@@ -70,7 +70,7 @@ def extent_of(path: Path) -> Extent | None:
         return None  # who maps it says why
 
 
-def foresee(address: int, nbytes: int) -> None:
+def willneed(address: int, nbytes: int) -> None:
     """Have the system begin to read a part of a mapped file, which will be touched soon.
 
     It reads ahead by itself, but for files that are read from end to end: around each row of a

@@ -1,4 +1,4 @@
-"""How do the bytes of a published file reach this process?"""
+"""Published files of a cache: mapped where they are local, copied nearer where not."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +10,8 @@ import numpy as np
 
 from factory.cache.format.compression import SUFFIX, plain_name, unpacked
 from factory.cache.format.safetensors_file import Bytes, DamagedError
-from factory.cache.tiers.local_copy import Copy, Passing, Range, Read, Whole
-from factory.cache.tiers.mapped_file import extent_of, file_bytes, foresee, mapped_file
+from factory.cache.tiers.local_copy import ByteRange, FileCopy, MemoryCopy, ReadRanges, WholeFile
+from factory.cache.tiers.mapped_file import extent_of, file_bytes, mapped_file, willneed
 from factory.cache.tiers.tier import Tier
 from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
@@ -27,7 +27,7 @@ _HEADER = 4096
 
 
 @dataclass(eq=False)
-class Files:
+class PublishedFiles:
     """The files of one folder: mapped where they are local, copied nearer where not.
 
     Files are published once under names that never come again, so a copy is never out of
@@ -62,7 +62,7 @@ class Files:
         except ObjectNotFoundError:
             return {}
 
-    def copies(self, name: str, size: int, plain_size: int) -> Iterator[Copy]:
+    def copies(self, name: str, size: int, plain_size: int) -> Iterator[FileCopy]:
         """Yield where a large file can be read from, the nearest first; the last has room.
 
         Args:
@@ -91,12 +91,12 @@ class Files:
         if path is not None and mappable:
             extent = extent_of(path)
             data = self._mapped(path, name, size)
-            foresee(data.ctypes.data, min(size, _HEADER))
-            yield Whole(data, extent)
+            willneed(data.ctypes.data, min(size, _HEADER))
+            yield WholeFile(data, extent)
         else:
             # Where there is no tier at all, what was used is held in memory.
             kept = not tiers
-            yield Passing(plain_size, published, self.where(name), kept=kept, whole=packed)
+            yield MemoryCopy(plain_size, published, self.where(name), kept=kept, whole=packed)
 
     def data(self, name: str, size: int = UNKNOWN_SIZE, plain_size: int = UNKNOWN_SIZE) -> Bytes:
         """Return a file's bytes, uint8 [bytes], mapped if they are many; not to be written to.
@@ -204,14 +204,14 @@ class Files:
         return data
 
     def _read_published(
-        self, name: str, size: int, ranges: Sequence[Range], put: Put
+        self, name: str, size: int, ranges: Sequence[ByteRange], put: Put
     ) -> Generator[int | StorageError, None, None]:
         del size
         key = self.key(name)
         return self.storage.read_to([(key, start, length) for start, length in ranges], put)
 
     def _read_packed(
-        self, name: str, size: int, plain_size: int, ranges: Sequence[Range], put: Put
+        self, name: str, size: int, plain_size: int, ranges: Sequence[ByteRange], put: Put
     ) -> Generator[int | StorageError, None, None]:
         """Read a packed file whole, unpack it and cut ranges from it."""
         data = unpacked(self.published(name, size), plain_size, self.where(name))
@@ -222,8 +222,8 @@ class Files:
         tiers: Sequence[Tier],
         name: str,
         plain_size: int,
-        published: Read,
-        ranges: Sequence[Range],
+        published: ReadRanges,
+        ranges: Sequence[ByteRange],
         put: Put,
     ) -> Generator[int | StorageError, None, None]:
         """Read ranges from the first of some tiers that has room, or from the storage."""
@@ -241,7 +241,7 @@ class Files:
             raise DamagedError(f"{self.where(name)} is {found} bytes, and {size} were published")
 
 
-def _put_from(data: Bytes, ranges: Sequence[Range], put: Put) -> Generator[int, None, None]:
+def _put_from(data: Bytes, ranges: Sequence[ByteRange], put: Put) -> Generator[int, None, None]:
     """Hand ranges of what is there on."""
     for number, (start, length) in enumerate(ranges):
         piece = data[start : start + length].data

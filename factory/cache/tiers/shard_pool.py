@@ -1,4 +1,4 @@
-"""Which shards are open, and are the rows asked for on this machine?"""
+"""Pool of open shards, with the copies that their rows are read from."""
 
 import threading
 from collections.abc import Iterable
@@ -10,43 +10,43 @@ from numpy.typing import NDArray
 
 from factory.cache.format.compression import plain_name
 from factory.cache.format.segment import ShardRecord
-from factory.cache.format.shard import Shard, row_bytes
-from factory.cache.tiers.local_copy import Copy, Stored, Whole
-from factory.cache.tiers.shard_files import Files
+from factory.cache.format.shard import TensorShard, row_bytes
+from factory.cache.tiers.local_copy import FileCopy, TierCopy, WholeFile
+from factory.cache.tiers.shard_files import PublishedFiles
 from factory.errors import CacheError
 
 Rows: TypeAlias = NDArray[np.integer[Any]]
 
 
-class OpenShards:
+class ShardPool:
     """The shards a store has open, each with the copy that its rows are read from.
 
     Thread-safe. Shards stay open until they are let go of: all of them where files are local
     or everything fits, else as long as nobody needs their room.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: PublishedFiles) -> None:
         """Hold where the shards lie; nothing is opened."""
         self._files = files
-        self._shards: dict[str, tuple[Shard, Copy]] = {}
+        self._shards: dict[str, tuple[TensorShard, FileCopy]] = {}
         self._opening: dict[str, threading.Lock] = {}
         files.on_need(self.let_go)
 
-    def whole(self, name: str) -> Shard | None:
+    def whole(self, name: str) -> TensorShard | None:
         """Return a shard if it is open and read where it was published: all of it is there."""
         found = self._shards.get(name)
-        return found[0] if found is not None and isinstance(found[1], Whole) else None
+        return found[0] if found is not None and isinstance(found[1], WholeFile) else None
 
-    def ready(self, record: ShardRecord, rows: Rows) -> Shard | None:
+    def ready(self, record: ShardRecord, rows: Rows) -> TensorShard | None:
         """Return a shard if it is open and rows of it are there to be read, integers [n]."""
         found = self._shards.get(plain_name(record.name))
         if found is None:
             return None
         shard, copy = found
-        there = isinstance(copy, Whole) or copy.has(row_ranges(record, rows))
+        there = isinstance(copy, WholeFile) or copy.has(row_ranges(record, rows))
         return shard if there else None
 
-    def open(self, record: ShardRecord, rows: Rows) -> Shard:
+    def open(self, record: ShardRecord, rows: Rows) -> TensorShard:
         """Return a shard of which some rows, integers [n], are there to be read.
 
         Raises:
@@ -79,14 +79,14 @@ class OpenShards:
         """
         ranges = row_ranges(record, rows)
         found = self._shards.get(plain_name(record.name))
-        if found is not None and isinstance(found[1], Stored) and found[1].has(ranges):
+        if found is not None and isinstance(found[1], TierCopy) and found[1].has(ranges):
             found[1].needed(plan, step)
             return True
         with self._opening.setdefault(record.name, threading.Lock()):
             found = self._shards.get(plain_name(record.name))
             copies = self._files.copies(record.name, record.size, record.plain_size)
             for copy in copies if found is None else chain([found[1]], copies):
-                if not isinstance(copy, Stored):
+                if not isinstance(copy, TierCopy):
                     return False  # of what is read where it lies nothing need come nearer
                 copy.needed(plan, step)
                 if copy.fetch(ranges):
@@ -105,10 +105,10 @@ class OpenShards:
         found = self._shards.pop(plain_name(record.name), None)
         if found is None:
             return self._files.copied  # it was held for a batch alone, and is read anew
-        if isinstance(found[1], Stored):
+        if isinstance(found[1], TierCopy):
             # What another process has fetched anew since is left alone.
             found[1].discard()
-        return not isinstance(found[1], Whole)
+        return not isinstance(found[1], WholeFile)
 
     def keep_only(self, names: set[str]) -> None:
         """Let go of all shards but those named."""
@@ -124,9 +124,9 @@ class OpenShards:
         self._shards = {}
         self._files.close()
 
-    def _held(self, record: ShardRecord, copy: Copy) -> Shard:
+    def _held(self, record: ShardRecord, copy: FileCopy) -> TensorShard:
         where = self._files.where(record.name)
-        shard = Shard(copy.data, where, record.layout, record.rows, copy.extent)
+        shard = TensorShard(copy.data, where, record.layout, record.rows, copy.extent)
         if copy.kept:
             self._shards[plain_name(record.name)] = shard, copy
         return shard

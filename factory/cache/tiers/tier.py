@@ -1,4 +1,4 @@
-"""How do the local copies of a machine's processes stay within a limit?"""
+"""Tier: a folder of local copies that all processes of a machine keep within a limit."""
 
 import fcntl
 import logging
@@ -12,8 +12,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.cache.tiers.local_copy import Range, Read, Stored, beside, head_of, record_size
-from factory.cache.tiers.usage_lock import InUse, living
+from factory.cache.tiers.local_copy import (
+    ByteRange,
+    ReadRanges,
+    TierCopy,
+    beside,
+    head_of,
+    record_size,
+)
+from factory.cache.tiers.usage_lock import UsageLock, living
 from factory.errors import CacheError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -73,14 +80,14 @@ class Tier:
         self.let_go: Callable[[str], None] = _ignore
         self._threads = threading.RLock()
         self._fd = -1
-        self._uses: InUse | None = None
+        self._uses: UsageLock | None = None
         self._heeded = 0
         self._warned = False
         self._plan, self._now = 0, 0
 
     def open(
-        self, name: str, size: int, read: Read, where: str, *, whole: bool = False
-    ) -> Stored | None:
+        self, name: str, size: int, read: ReadRanges, where: str, *, whole: bool = False
+    ) -> TierCopy | None:
         """Return a file's copy, which may hold nothing yet; it stays as long as it is held.
 
         Args:
@@ -101,7 +108,7 @@ class Tier:
                 path = self.folder / name
                 if not self._is_made(path, size) and not self._make(path, size, uses):
                     return None
-                copy = Stored(self, path, read, where, whole=whole)
+                copy = TierCopy(self, path, read, where, whole=whole)
                 uses.take(name)
                 weakref.finalize(copy.memory, uses.released.append, name).atexit = False
                 return copy
@@ -125,7 +132,7 @@ class Tier:
         """Tell whether so many bytes fit without removing anything."""
         return self.limit is None or self._state()[0] + size <= self.limit
 
-    def reserve(self, copy: Stored, runs: list[Range], *, removing: bool = True) -> bool:
+    def reserve(self, copy: TierCopy, runs: list[ByteRange], *, removing: bool = True) -> bool:
         """Allocate room for ranges of a copy; False if there is none.
 
         Args:
@@ -180,7 +187,7 @@ class Tier:
             self._uses, self._fd = None, -1
 
     @contextmanager
-    def _locked(self) -> Iterator[InUse]:
+    def _locked(self) -> Iterator[UsageLock]:
         """Be the only one who changes what is in the folder."""
         with self._threads:
             uses = self._uses or self._enter()
@@ -191,9 +198,9 @@ class Tier:
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    _end: "weakref.finalize[[InUse, int, Path | None], Tier] | None" = None
+    _end: "weakref.finalize[[UsageLock, int, Path | None], Tier] | None" = None
 
-    def _enter(self) -> InUse:
+    def _enter(self) -> UsageLock:
         """Begin to use the folder."""
         if self.volatile:
             clear_stale(self.folder.parent)
@@ -201,7 +208,7 @@ class Tier:
         with entrance(self.folder.parent if self.volatile else self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            self._uses = InUse(self.folder / "users")
+            self._uses = UsageLock(self.folder / "users")
         folder = self.folder if self.volatile else None
         self._end = weakref.finalize(self, _leave, self._uses, self._fd, folder)
         with self._locked():
@@ -245,7 +252,7 @@ class Tier:
             return False
         return sizes == (size, record_size(size))
 
-    def _make(self, path: Path, size: int, uses: InUse) -> bool:
+    def _make(self, path: Path, size: int, uses: UsageLock) -> bool:
         """Make the empty copy of a file; False if there is no room for its record."""
         _remove(path)
         record = record_size(size)
@@ -261,7 +268,7 @@ class Tier:
         self._write_state(used + taken, presses)
         return True
 
-    def _allocate(self, name: str, runs: list[Range]) -> None:
+    def _allocate(self, name: str, runs: list[ByteRange]) -> None:
         fd = os.open(self.folder / name, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for start, length in runs:
@@ -269,7 +276,7 @@ class Tier:
         finally:
             os.close(fd)
 
-    def _make_room(self, need: int, name: str, mine: int, uses: InUse) -> bool:
+    def _make_room(self, need: int, name: str, mine: int, uses: UsageLock) -> bool:
         """Remove copies until `need` bytes fit for the one named; tell whether they do.
 
         Args:
@@ -297,7 +304,7 @@ class Tier:
         self._write_state(used, self._heeded)
         return used + need <= limit
 
-    def _is_free(self, name: str, uses: InUse) -> bool:
+    def _is_free(self, name: str, uses: UsageLock) -> bool:
         """Tell whether nobody here uses a copy, after asking to let go of it."""
         if uses.holds(name):
             self.let_go(name)
@@ -342,7 +349,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _leave(uses: InUse, fd: int, volatile: Path | None) -> None:
+def _leave(uses: UsageLock, fd: int, volatile: Path | None) -> None:
     """End a use; with the last one remove a folder in memory."""
     if volatile is None:
         uses.end()

@@ -1,4 +1,4 @@
-"""Which local copies are in use, and by processes that are still alive?"""
+"""Locked lists of the local copies that living processes have in use."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 _LINES = 2000
 
 
-class InUse:
+class UsageLock:
     """A file that lists what one user of a folder has in use, locked as long as it lives.
 
     The lock ends with the process, however it ends, so that a list without its lock is void.

@@ -162,7 +162,7 @@ class SamplingConfig:
 class CacheConfig:
     """Where facts and encoded tensors are kept."""
 
-    _target_: str = "factory.workspace.CachePlace"
+    _target_: str = "factory.workspace.Workspace"
     storage: StorageConfig = opt(MISSING, "slot: storage of the cache")
     prefix: str = opt("cache", "folder of the cache in its storage")
     scratch_dir: str = opt(MISSING, "local folder that remote shards are copied to")

@@ -20,7 +20,7 @@ from factory.reports.preview.summary import (
 )
 from factory.reports.wording import place, redact, short_name
 from factory.storage.base import TabularStorage
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 # Names shown for each backend and for each reason of dropping.
 EXAMPLES = 3
@@ -38,7 +38,7 @@ def count(
     batch_size: int,
     short_batch: str,
     plan: PlanSummary | None,
-    cache: CachePlace,
+    cache: Workspace,
 ) -> BackendSummary:
     """Return what a backend holds and costs.
 
@@ -121,7 +121,7 @@ def _names(source: PreparedBackend, chosen: catalog_rows.Rows) -> tuple[str, ...
 
 
 def _costs(
-    source: PreparedBackend, kept: catalog_rows.Rows, plan: PlanSummary | None, cache: CachePlace
+    source: PreparedBackend, kept: catalog_rows.Rows, plan: PlanSummary | None, cache: Workspace
 ) -> BackendCosts:
     stored, mode = source.latents is not None, source.encode_mode
     ahead, stays = stored and mode.ahead, stored and mode.keeps
@@ -193,7 +193,7 @@ def _rows_bytes(source: PreparedBackend, store: PictureEmbedBackend | None) -> i
     return sum((part or 0) * len(b.rows) for part, b in zip(parts, buckets, strict=True))
 
 
-def _catalog_bytes(source: PreparedBackend, cache: CachePlace) -> int | None:
+def _catalog_bytes(source: PreparedBackend, cache: Workspace) -> int | None:
     if is_generated(source.backend):
         return 0
     try:

@@ -26,7 +26,7 @@ from factory.runtime.prefetch.expected_memory import (
     warnings,
 )
 from factory.sampling.plan import Plan
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 
 _GRAVITY = {"stop": 0, "warn": 1, "note": 2}
 
@@ -144,7 +144,7 @@ def _memory(
     ]
 
 
-def _free(cache: CachePlace) -> int | None:
+def _free(cache: Workspace) -> int | None:
     """Return free bytes where the cache is; None where that cannot be told."""
     folder = cache.storage.local_path(cache.prefix)
     if folder is None:

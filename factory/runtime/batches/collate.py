@@ -98,25 +98,25 @@ class Collate:
             return None
         return {
             "valid": _valid(part, ()),
-            "latents": latents.read(empty=self.memory.tensor)["latents"],
-            "text": {} if text is None else text.read(empty=self.memory.tensor),
+            "latents": latents.read(allocate=self.memory.tensor)["latents"],
+            "text": {} if text is None else text.read(allocate=self.memory.tensor),
         }
 
     def _made(
         self, source: PreparedBackend, part: Part, known: Outline, describe: Describe
     ) -> tuple[Outline, dict[str, Any]]:
         """Return what is known of the samples used, and what else is in their batch."""
-        tally, empty = EncodeCounts(), self.memory.tensor
+        tally, allocate = EncodeCounts(), self.memory.tensor
         known, partners, values, stand_ins = self._read(source, part, known, describe, tally)
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
-        vision = VisionReader(self.engine, tally, empty)
+        vision = VisionReader(self.engine, tally, allocate)
         beside = partners.gather(values, latents, known.cuts.target)
         return known, {
             "valid": _valid(part, stand_ins),
             "latents": latents,
             "pixels": own if source.latents is None else None,
-            "text": source.read_text(known.captions, tally, located=known.text, empty=empty),
+            "text": source.read_text(known.captions, tally, located=known.text, allocate=allocate),
             "image_embeds": partners.image_embeds(known.rows, known.cuts, vision),
             "conditioning": beside.tensors,
             "conditioning_valid": beside.valid,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
-from factory.cache.gather.row_refs import Located
+from factory.cache.gather.row_refs import GatherPlan
 from factory.catalog.crops import CutArrays
 from factory.runtime.batches.sent_once import SentOnce
 
@@ -50,8 +50,8 @@ class Outline:
     captions: list[str]
     original_size: NDArray[np.int32]
     cuts: CutArrays
-    latents: Located | None
-    text: Located | None
+    latents: GatherPlan | None
+    text: GatherPlan | None
 
     @classmethod
     def of(
@@ -73,7 +73,7 @@ class Outline:
         beside = _beside(source, rows, seed=seed, epoch=epoch)
         for located in (latents, vision, text, *beside):
             if located is not None:
-                located.foresee()
+                located.willneed()
         size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
         return cls(
             rows,
@@ -119,7 +119,7 @@ class Outline:
 
 def _beside(
     source: PreparedBackend, rows: NDArray[np.int64], *, seed: int, epoch: int
-) -> Iterator[Located | None]:
+) -> Iterator[GatherPlan | None]:
     """Yield where the rows of the partners lie that some samples have in an epoch."""
     for name, partners in partner_rows(source, rows, seed=seed, epoch=epoch).items():
         partner, there = source.conditioning[name][0], partners[partners >= 0]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.backends.prepared import PreparedBackend
-from factory.cache.gather.row_refs import Located
-from factory.cache.index.recipe_index import Found
+from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.index.recipe_index import RowRefs
 from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.errors import FactoryError
@@ -40,7 +40,7 @@ class Needs:
     sources: Mapping[str, PreparedBackend]
     seed: int
 
-    def __call__(self, part: Part) -> Iterator[Located]:
+    def __call__(self, part: Part) -> Iterator[GatherPlan]:
         """Yield the rows of latents, of captions and of what they are conditioned on."""
         source = self.sources.get(part.step.backend)
         if source is None:
@@ -78,7 +78,7 @@ class FetchAhead:
     """
 
     def __init__(
-        self, needs: Callable[[Part], Iterable[Located]], stores: Sequence[TensorStore],
+        self, needs: Callable[[Part], Iterable[GatherPlan]], stores: Sequence[TensorStore],
         megabytes: float, plan: int,
     ) -> None:  # fmt: skip
         """Store the parts; no thread starts.
@@ -170,9 +170,9 @@ class FetchAhead:
 
     def _groups(
         self, parts: Iterable[Part]
-    ) -> Iterator[tuple[list[tuple[int, Located]], list[tuple[int, int]]]]:
+    ) -> Iterator[tuple[list[tuple[int, GatherPlan]], list[tuple[int, int]]]]:
         """Yield rows that are fetched together, each with its step, and the bytes of the steps."""
-        group: list[tuple[int, Located]] = []
+        group: list[tuple[int, GatherPlan]] = []
         steps: list[tuple[int, int]] = []
         for part in parts:
             step = part.step.global_step
@@ -211,7 +211,7 @@ class FetchAhead:
             self._ahead.extend(steps)
             return not self._closing
 
-    def _fetch(self, group: list[tuple[int, Located]]) -> bool:
+    def _fetch(self, group: list[tuple[int, GatherPlan]]) -> bool:
         """Fetch the rows of some steps; False if some have no room, or do not come."""
         there = True
         for store in self._stores:
@@ -253,7 +253,7 @@ def fetch_ahead(
     return FetchAhead(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
 
 
-def _pictures(source: PreparedBackend, rows: np.ndarray) -> Iterator[Located]:
+def _pictures(source: PreparedBackend, rows: np.ndarray) -> Iterator[GatherPlan]:
     """Yield the rows that a source's samples have in its stores of pictures."""
     for embeds in (source.latents, source.vision):
         if embeds is None:
@@ -262,18 +262,18 @@ def _pictures(source: PreparedBackend, rows: np.ndarray) -> Iterator[Located]:
         if located is None:
             snapshot = embeds.store.snapshot()
             keys = embeds.keys(source.backend.reader, source.columns(rows))
-            located = Located(embeds.store, snapshot, snapshot.index.find(keys))
+            located = GatherPlan(embeds.store, snapshot, snapshot.index.find(keys))
         yield located
 
 
-def _joined(rows: list[tuple[int, Located]]) -> Iterator[tuple[int, Found, Snapshot]]:
+def _joined(rows: list[tuple[int, GatherPlan]]) -> Iterator[tuple[int, RowRefs, Snapshot]]:
     """Yield rows of one store that one snapshot numbers as one, and the first of their steps."""
     for snapshot in {id(each.snapshot): each.snapshot for _, each in rows}.values():
         some = [(step, each.found) for step, each in rows if each.snapshot is snapshot]
         found = [each for _, each in some]
         yield (
             some[0][0],
-            Found(
+            RowRefs(
                 np.concatenate([each.shard for each in found]),
                 np.concatenate([each.row for each in found]),
                 np.concatenate([each.checksum for each in found]),

@@ -15,7 +15,7 @@ import torch
 from factory.cache.format.compression import packed, unpacked
 from factory.cache.format.recipe import Keys
 from factory.cache.format.safetensors_file import DamagedError
-from factory.cache.format.segment import Place, pack_segment, read_segment
+from factory.cache.format.segment import ShardStamp, pack_segment, read_segment
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect
 from factory.cache.maintenance.verify import drop_shard, verify
@@ -23,7 +23,7 @@ from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 from factory.storage.base import Storage
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
@@ -75,7 +75,7 @@ def test_packed_and_plain_shards_live_side_by_side(
 def test_a_copy_is_mapped_made_once_and_dropped_with_its_shard(
     keys_of: MakeKeys, rows_of: Make, tmp_path: Path
 ) -> None:
-    place = CachePlace(LocalStorage(root=str(tmp_path)), scratch_dir=str(tmp_path / "scratch"),
+    place = Workspace(LocalStorage(root=str(tmp_path)), scratch_dir=str(tmp_path / "scratch"),
                        compression="zstd")  # fmt: skip
     store = place.store("images")
     write(store, keys_of(30), rows_of(30))
@@ -125,7 +125,7 @@ def test_a_shard_that_claims_more_bytes_than_its_rows_take_is_refused(
     (path,) = (tmp_path / "cache/index").iterdir()
     sound = read_segment(np.fromfile(path, np.uint8), path.name)
     bomb = replace(sound.shards[0], plain_size=2**40)
-    path.write_bytes(pack_segment(replace(sound, places=(Place(sound.stamp, bomb),))))
+    path.write_bytes(pack_segment(replace(sound, places=(ShardStamp(sound.stamp, bomb),))))
     store.close()
     assert not store.contains(keys_of(30)).any()
     assert "claims 1099511627776 bytes" in store.problems[0]
@@ -156,7 +156,7 @@ def test_a_bomb_takes_no_memory() -> None:
     assert done.stdout.split() == ["DamagedError", "True"], done.stderr
 
 
-@pytest.mark.parametrize("make", [TensorStore, CachePlace])
+@pytest.mark.parametrize("make", [TensorStore, Workspace])
 def test_other_compressions_are_refused(make: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="compression must be one of none, zstd, got 'gzip'"):
         make(MemoryStorage(name="gzip"), prefix="cache", compression="gzip")

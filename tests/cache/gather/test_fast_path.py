@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.cache.format.recipe import Keys, recipe_keys
-from factory.cache.gather.row_refs import Located
-from factory.cache.index.recipe_index import Found
+from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.index.recipe_index import RowRefs
 from factory.cache.store import TensorStore, UnusableRowsError
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -49,12 +49,12 @@ def read_once(tmp_path_factory: pytest.TempPathFactory) -> TensorStore:
     return store
 
 
-def located(store: TensorStore, rows: Sequence[int], keys: Keys = KEYS) -> Located:
+def located(store: TensorStore, rows: Sequence[int], keys: Keys = KEYS) -> GatherPlan:
     snapshot = store.snapshot()
-    return Located(store, snapshot, snapshot.index.find(keys[list(rows)]))
+    return GatherPlan(store, snapshot, snapshot.index.find(keys[list(rows)]))
 
 
-def split(store: TensorStore, *batches: Sequence[int]) -> list[Located]:
+def split(store: TensorStore, *batches: Sequence[int]) -> list[GatherPlan]:
     every = [row for rows in batches for row in rows]
     return list(located(store, every).split([len(rows) for rows in batches]))
 
@@ -120,10 +120,10 @@ def test_rows_are_compared_with_their_checksums_before_they_are_ready(tmp_path: 
 def test_rows_that_are_nowhere_or_beyond_an_end_are_not_ready(read_once: TensorStore) -> None:
     one = located(read_once, [0]).found
     for wrong in (
-        Found(np.full(1, -1), one.row, one.checksum),
-        Found(one.shard, np.array([3]), one.checksum),
+        RowRefs(np.full(1, -1), one.row, one.checksum),
+        RowRefs(one.shard, np.array([3]), one.checksum),
     ):
-        (some,) = Located(read_once, read_once.snapshot(), wrong).split([1])
+        (some,) = GatherPlan(read_once, read_once.snapshot(), wrong).split([1])
         assert some.ready is None
         with pytest.raises(UnusableRowsError):
             some.read()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import recipe_keys
-from factory.cache.index.explain_miss import recorded, why
+from factory.cache.index.explain_miss import explain_miss, stored_rows
 from factory.cache.maintenance.verify import drop
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
@@ -32,21 +32,21 @@ def write(
 
 def test_a_row_that_is_there_is_said_to_be(store: TensorStore) -> None:
     write(store, "a.png")
-    (text,) = why(store, "a.png", COMMON, ROW)
+    (text,) = explain_miss(store, "a.png", COMMON, ROW)
     assert text.startswith("'a.png' is stored as made today (key ")
 
 
 def test_a_label_that_never_was_is_said_not_to_be(store: TensorStore) -> None:
     write(store, "a.png")
     for label in ("b.png", "a.pn", "a.pngg"):
-        (text,) = why(store, label, COMMON, {**ROW, "etag": "other"})
+        (text,) = explain_miss(store, label, COMMON, {**ROW, "etag": "other"})
         assert f"no row of {label!r} was ever stored" in text
 
 
 def test_a_row_that_was_dropped_is_told_from_one_that_differs(store: TensorStore) -> None:
     write(store, "a.png")
     drop(store, recipe_keys(COMMON, [ROW]))
-    (text,) = why(store, "a.png", COMMON, ROW)
+    (text,) = explain_miss(store, "a.png", COMMON, ROW)
     assert "was dropped or lost" in text
 
 
@@ -71,21 +71,21 @@ def test_each_part_that_differs_is_named(
 ) -> None:
     write(store, "a.png")
     write(store, "b.png")
-    assert why(store, "a.png", {**COMMON, **common}, {**ROW, **row}) == sentences
+    assert explain_miss(store, "a.png", {**COMMON, **common}, {**ROW, **row}) == sentences
 
 
 def test_the_stored_row_that_differs_least_is_compared_with(store: TensorStore) -> None:
     write(store, "a.png", row={**ROW, "etag": "1", "flip": True})
     write(store, "a.png", row={**ROW, "etag": "2"})
     write(store, "a.png", common={"kind": "other"}, row={**ROW, "etag": "3"})
-    assert why(store, "a.png", COMMON, ROW) == ['etag differs: was "2", is "5-1a"']
+    assert explain_miss(store, "a.png", COMMON, ROW) == ['etag differs: was "2", is "5-1a"']
 
 
 def test_rows_without_notes_say_what_they_can(store: TensorStore) -> None:
     write(store, "a.png", noted=False)
-    (text,) = why(store, "a.png", COMMON, {**ROW, "flip": True})
+    (text,) = explain_miss(store, "a.png", COMMON, {**ROW, "flip": True})
     assert text == "a part of its own differs, and its writer did not note those"
-    (text,) = why(store, "a.png", {**COMMON, "kind": "text"}, ROW)
+    (text,) = explain_miss(store, "a.png", {**COMMON, "kind": "text"}, ROW)
     assert text == 'kind differs: was "latents", is "text"'
 
 
@@ -98,10 +98,10 @@ def test_labels_of_any_kind_are_found(store: TensorStore) -> None:
         writer.add([b"k" * 16], {"field": torch.ones(1, 2)})
     store.refresh()
     for label, key in zip(labels, keys, strict=True):
-        (row,) = [one for one in recorded(store, label) if one.key == key.tobytes()]
+        (row,) = [one for one in stored_rows(store, label) if one.key == key.tobytes()]
         assert row.common == {"encoder": "x", "size": 1}
-    assert [one.parts for one in recorded(store, "a.png.png")] == [{"n": 4}]
-    assert recorded(store, "b.png") == []
+    assert [one.parts for one in stored_rows(store, "a.png.png")] == [{"n": 4}]
+    assert stored_rows(store, "b.png") == []
 
 
 def test_parts_must_be_as_many_as_rows(store: TensorStore) -> None:

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.cache.format.recipe import KEY_DTYPE, Keys
-from factory.cache.format.segment import Place, ShardRecord, new_segment
-from factory.cache.format.shard import Field
+from factory.cache.format.segment import ShardRecord, ShardStamp, new_segment
+from factory.cache.format.shard import RowField
 from factory.cache.index import local_runs as local_tables_module
 from factory.cache.index import snapshot as snapshot_module
-from factory.cache.index.local_runs import LocalTables
-from factory.cache.index.recipe_index import Index
-from factory.cache.index.sorted_run import Table, merged, pack_table, read_table, table_of
+from factory.cache.index.local_runs import LocalRuns
+from factory.cache.index.recipe_index import RecipeIndex
+from factory.cache.index.sorted_run import SortedRun, merged, pack_run, read_run, run_of
 from factory.cache.maintenance.verify import drop
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
@@ -28,7 +28,7 @@ from tests.cache.conftest import RECIPE
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]
 
-LAYOUT = (Field("field", "U8", (1,)),)
+LAYOUT = (RowField("field", "U8", (1,)),)
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_matter(
     (tmp_path / "copies").write_bytes(b"a file where a folder should be")
     store = TensorStore(MemoryStorage(name="unwritable"), "cache", None)
     write(store, keys_of(30), rows_of(30))
-    store._tables = LocalTables(str(tmp_path / "copies/merged"))
+    store._tables = LocalRuns(str(tmp_path / "copies/merged"))
     with caplog.at_level(logging.WARNING):
         assert store.contains(keys_of(30)).all()
     assert "kept in this process's memory" in caplog.text
@@ -166,13 +166,13 @@ def test_processes_that_open_at_once_merge_once(
 ) -> None:  # fmt: skip
     write(store, keys_of(30), rows_of(30))
     kept = []
-    keep = LocalTables.keep
+    keep = LocalRuns.keep
 
-    def counted(self: LocalTables, table: Table) -> Table:
+    def counted(self: LocalRuns, table: SortedRun) -> SortedRun:
         kept.append(table)
         return keep(self, table)
 
-    monkeypatch.setattr(LocalTables, "keep", counted)
+    monkeypatch.setattr(LocalRuns, "keep", counted)
     stores = [again(store) for _ in range(6)]
     threads = [threading.Thread(target=one.open) for one in stores]
     for thread in threads:
@@ -189,7 +189,7 @@ def test_who_waits_too_long_merges_for_itself(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(local_tables_module, "_PATIENCE_S", 0)
     write(store, keys_of(30), rows_of(30))
-    holder = LocalTables(str(tmp_path / "cache/images/merged"))
+    holder = LocalRuns(str(tmp_path / "cache/images/merged"))
     with holder.locked(), caplog.at_level(logging.WARNING):
         assert again(store).contains(keys_of(30)).all()
     assert "is held by another process" in caplog.text
@@ -244,13 +244,13 @@ def bytes_of(keys: Sequence[tuple[int, int]]) -> Keys:
                                   for a, b in keys), KEY_DTYPE)  # fmt: skip
 
 
-def one_table(number: int, keys: Sequence[tuple[int, int]], state: str) -> Table:
+def one_table(number: int, keys: Sequence[tuple[int, int]], state: str) -> SortedRun:
     """Return the table of a segment whose rows say its number in their checksum."""
     record = ShardRecord(f"{number:032x}.safetensors", 1, 6, LAYOUT, "{}", 1)
-    place = Place(number, None if state == "drop" else record)
+    place = ShardStamp(number, None if state == "drop" else record)
     rows = np.arange(len(keys), dtype=np.uint64)
     segment = new_segment(number, [place], bytes_of(keys), rows * 0, rows, rows + 100 * number)
-    return table_of(f"{number:016x}-{'0' * 32}.safetensors", segment)
+    return run_of(f"{number:016x}-{'0' * 32}.safetensors", segment)
 
 
 @settings(max_examples=300, deadline=None)
@@ -270,9 +270,9 @@ def test_tables_say_what_a_dictionary_would(
     parts = [parts[n] for n in order if n < len(parts)]
     lower, upper = merged(parts[:cut], lost), merged(parts[cut:], lost)
     wanted = [(a, b) for a in (0, 1, 7, 2**64 - 1) for b in (0, 5, 2**64 - 1)]
-    packed = [read_table(pack_table(table), "table") for table in (lower, upper)]
+    packed = [read_run(pack_run(table), "table") for table in (lower, upper)]
     for tables in ([merged([lower, upper])], [lower, upper], packed):
-        found = Index(tables).find(bytes_of(wanted))
+        found = RecipeIndex(tables).find(bytes_of(wanted))
         got = [
             int(checksum) if shard >= 0 else None
             for shard, checksum in zip(found.shard, found.checksum, strict=True)
@@ -282,12 +282,12 @@ def test_tables_say_what_a_dictionary_would(
 
 def test_no_damage_to_a_table_changes_what_it_says() -> None:
     table = one_table(1, [(1, 5), (2, 5)], "there")
-    sound = pack_table(table)
+    sound = pack_run(table)
     for at in range(0, sound.size, 7):
         data = sound.copy()
         data[at] ^= 16
         try:
-            got = read_table(data, "table")
+            got = read_run(data, "table")
         except CacheError:
             continue
         assert (got.origins, got.segments, got.twins) == (table.origins, table.segments, False)

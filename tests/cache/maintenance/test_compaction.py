@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import Keys
-from factory.cache.index.explain_miss import recorded
+from factory.cache.index.explain_miss import stored_rows
 from factory.cache.maintenance import compaction as compaction_module
 from factory.cache.maintenance import lease as lease_module
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect, garbage
-from factory.cache.maintenance.lease import TakenError, alone
+from factory.cache.maintenance.lease import LeaseTakenError, alone
 from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage, MemoryStorage
@@ -124,7 +124,7 @@ def test_rows_keep_what_was_noted_of_them(filled: TensorStore, keys_of: MakeKeys
     collect(filled, min_age_s=0)
     for key in keys_of(2, start=60):
         label = f"{key.tobytes().hex()}.png"
-        (row,) = recorded(filled, label)
+        (row,) = stored_rows(filled, label)
         assert (row.key, row.common, row.parts) == (key.tobytes(), RECIPE, {"etag": label})
 
 
@@ -337,7 +337,9 @@ def test_one_at_a_time(filled: TensorStore) -> None:
     taken.wait()
     try:
         for work in (compact, collect):
-            with pytest.raises(TakenError, match=rf"compaction is done by process {os.getpid()}"):
+            with pytest.raises(
+                LeaseTakenError, match=rf"compaction is done by process {os.getpid()}"
+            ):
                 work(filled)
     finally:
         done.set()
@@ -369,7 +371,9 @@ def test_a_claim_of_another_machine_holds_until_its_time() -> None:
     claim = {"host": "elsewhere", "pid": 1, "until": time.time() + 60, "work": "compaction"}
     storage.write("upkeep/other.json", json.dumps(claim).encode())
     with (
-        pytest.raises(TakenError, match=r"process 1 on elsewhere.*delete memory://claims-held"),
+        pytest.raises(
+            LeaseTakenError, match=r"process 1 on elsewhere.*delete memory://claims-held"
+        ),
         alone(storage, "upkeep", "compaction"),
     ):
         pass

@@ -9,7 +9,7 @@ import torch
 
 from factory.cache.format.recipe import Keys
 from factory.cache.maintenance.garbage import collect
-from factory.cache.maintenance.lease import TakenError, alone
+from factory.cache.maintenance.lease import LeaseTakenError, alone
 from factory.cache.maintenance.transfer import Transfer, compare, copy
 from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
@@ -200,7 +200,7 @@ def test_garbage_of_the_target_is_left_alone_meanwhile(
         if "/shards/" in key:
             publish(storage, key, data)
             # The shard is in no index yet, and its name says that it is old.
-            with pytest.raises(TakenError, match="copying to this cache is done by"):
+            with pytest.raises(LeaseTakenError, match="copying to this cache is done by"):
                 collect(target, min_age_s=0)
             refused.append(key)
         else:
@@ -257,7 +257,7 @@ def test_a_cache_that_is_being_tidied_is_left_alone(
 ) -> None:
     with (
         alone(target.storage, f"{target.folder}/upkeep", "removal of garbage"),
-        pytest.raises(TakenError, match="removal of garbage"),
+        pytest.raises(LeaseTakenError, match="removal of garbage"),
     ):
         copied(source, target)
     assert target.shard_files.listed() == {}

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import Keys
-from factory.cache.format.segment import Place, new_segment
+from factory.cache.format.segment import ShardStamp, new_segment
 from factory.cache.maintenance.garbage import collect
 from factory.cache.maintenance.verify import drop, inspect, verify
 from factory.cache.store import TensorStore
 from factory.cache.writer import publish_segment
 from factory.reports.cache_usage import held, is_empty
 from factory.storage.local import LocalStorage
-from factory.workspace import CachePlace
+from factory.workspace import Workspace
 from tests.cache.conftest import RECIPE
 
 MakeKeys = Callable[..., Keys]
@@ -48,7 +48,7 @@ def test_a_piece_of_the_index_may_list_a_shard_and_no_row_of_it(
     write(store, keys_of(ROWS), rows_of(ROWS))
     (record,) = store.snapshot().records.values()
     stamp, none = store.next_stamp(), np.zeros(0, np.uint64)
-    piece = new_segment(stamp, [Place(stamp, record)], keys_of(0), none, none, none)
+    piece = new_segment(stamp, [ShardStamp(stamp, record)], keys_of(0), none, none, none)
     publish_segment(store.index_files, piece)
     found = inspect(store)
     assert (found.problems, found.leftovers) == ([], [])
@@ -107,4 +107,4 @@ def test_hidden_files_that_systems_write_into_any_folder_are_no_part_of_a_cache(
     (tmp_path / "cache/tensors/images").mkdir(parents=True)
     for name in (".DS_Store", "images/x"):
         (tmp_path / "cache/tensors" / name).write_bytes(b"x")
-    assert held(CachePlace(LocalStorage(str(tmp_path)))) == {"images": 1}
+    assert held(Workspace(LocalStorage(str(tmp_path)))) == {"images": 1}

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.cache.tiers.local_copy import BLOCK, PART, Copy, Passing, Range, Read, Stored, beside
+from factory.cache.tiers.local_copy import (
+    BLOCK,
+    PART,
+    ByteRange,
+    FileCopy,
+    MemoryCopy,
+    ReadRanges,
+    TierCopy,
+    beside,
+)
 from factory.cache.tiers.tier import Tier
 from factory.errors import StorageError
 from factory.storage.base import Put
@@ -25,7 +34,7 @@ def pieces_of(start: int, length: int) -> list[bytes]:
     return [DATA[at : min(at + 99_999, end)].tobytes() for at in range(start, end, 99_999)]
 
 
-def read(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+def read(ranges: Sequence[ByteRange], put: Put) -> Generator[int | StorageError, None, None]:
     """Put the last range first, and each of them in two goes, the second one first."""
     for number, (start, length) in reversed(list(enumerate(ranges))):
         half = length // 2
@@ -34,13 +43,13 @@ def read(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, Non
     yield from (length for _, length in ranges)
 
 
-def stored(folder: Path, read: Read) -> Stored:
+def stored(folder: Path, read: ReadRanges) -> TierCopy:
     copy = Tier(folder, None, "cache.disk_gb").open("a.safetensors", DATA.size, read, "a")
     assert copy is not None
     return copy
 
 
-def noted(copy: Stored) -> int:
+def noted(copy: TierCopy) -> int:
     """Return how many blocks are noted."""
     return int(np.fromfile(beside(copy.path), np.uint8)[-BLOCKS:].sum())
 
@@ -51,8 +60,8 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def copy_of(kind: str, folder: Path, read: Read) -> Copy:
-    return stored(folder, read) if kind == "disk" else Passing(DATA.size, read, "a", kept=True)
+def copy_of(kind: str, folder: Path, read: ReadRanges) -> FileCopy:
+    return stored(folder, read) if kind == "disk" else MemoryCopy(DATA.size, read, "a", kept=True)
 
 
 def test_pieces_land_in_their_places(kind: str, tmp_path: Path) -> None:
@@ -89,9 +98,9 @@ def test_nothing_is_removed_for_more_than_was_asked_for(
 
 
 def test_a_short_end_comes_with_the_part_before_it(kind: str, tmp_path: Path) -> None:
-    asked: list[Range] = []
+    asked: list[ByteRange] = []
 
-    def noting(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+    def noting(ranges: Sequence[ByteRange], put: Put) -> Generator[int | StorageError, None, None]:
         asked.extend(ranges)
         return read(ranges, put)
 
@@ -101,7 +110,7 @@ def test_a_short_end_comes_with_the_part_before_it(kind: str, tmp_path: Path) ->
 
 
 def test_more_bytes_than_asked_for_touch_no_neighbour(kind: str, tmp_path: Path) -> None:
-    def beyond(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+    def beyond(ranges: Sequence[ByteRange], put: Put) -> Generator[int | StorageError, None, None]:
         for number, (_, length) in enumerate(ranges):
             put(number, 0, [bytes(length), b"!"])
             yield length + 1
@@ -116,7 +125,9 @@ def test_more_bytes_than_asked_for_touch_no_neighbour(kind: str, tmp_path: Path)
 
 
 def test_what_came_before_an_error_is_noted_and_the_rest_is_not(tmp_path: Path) -> None:
-    def breaking(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+    def breaking(
+        ranges: Sequence[ByteRange], put: Put
+    ) -> Generator[int | StorageError, None, None]:
         found = read(ranges, put)
         yield next(found)
         yield StorageError("the line broke")
@@ -157,7 +168,9 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_many_small_pieces_are_written(tmp_path: Path) -> None:
-    def crumbling(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+    def crumbling(
+        ranges: Sequence[ByteRange], put: Put
+    ) -> Generator[int | StorageError, None, None]:
         for number, (start, length) in enumerate(ranges):
             end = start + length
             put(
@@ -186,7 +199,7 @@ def test_nothing_is_written_once_a_fetch_has_failed(
         go_on.wait()
         return write(fd, pieces, at)
 
-    def failing(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+    def failing(ranges: Sequence[ByteRange], put: Put) -> Generator[int | StorageError, None, None]:
         puts.append(put)
         late.append(threading.Thread(target=put, args=(0, 0, [b"\1" * BLOCK])))
         late[0].start()
@@ -208,7 +221,7 @@ def test_nothing_is_written_once_a_fetch_has_failed(
 def test_nothing_comes_once_a_fetch_has_failed(kind: str, tmp_path: Path) -> None:
     puts: list[Put] = []
 
-    def failing(ranges: Sequence[Range], put: Put) -> Generator[int | StorageError, None, None]:
+    def failing(ranges: Sequence[ByteRange], put: Put) -> Generator[int | StorageError, None, None]:
         puts.append(put)
         yield StorageError("the line broke")
 

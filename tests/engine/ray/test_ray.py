@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from factory import CachePlace, ImageBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import ImageBackend, ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.backends.prepared import PreparedBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
@@ -40,7 +40,7 @@ def source_of(root: Path, cache: str, storage: Any = None, encoder: Any = None) 
         resolution=64,
         alignment=16,
     )
-    kept = CachePlace(LocalStorage(str(root / cache)))
+    kept = Workspace(LocalStorage(str(root / cache)))
     store = ImageEmbedBackend(
         name="latents", cache=kept, encoder=encoder or BlockDCT(), batch_size=3
     )
@@ -156,7 +156,7 @@ def test_captions_are_those_of_this_process_to_the_last_byte(tmp_path: Path) -> 
     captions = [f"caption {n} of many" for n in range(50)]
     rows = []
     for name, engine in (("local", LocalEngine()), ("ray", RayEngine(encoders=2))):
-        kept = CachePlace(LocalStorage(str(tmp_path / name)))
+        kept = Workspace(LocalStorage(str(tmp_path / name)))
         store = TextEmbedBackend(name="text", cache=kept, encoder=HashedText(), batch_size=8)
         assert fill_captions(store, captions, engine).encoded == 50
         rows.append(store.gather(captions))
@@ -185,7 +185,7 @@ def test_a_storage_that_fails_as_a_whole_fails_here(pictures: Path, tmp_path: Pa
 def test_a_storage_in_memory_is_refused(pictures: Path) -> None:
     source = source_of(pictures, "unused")
     assert source.latents is not None
-    source.latents.cache = CachePlace(MemoryStorage("here"))
+    source.latents.cache = Workspace(MemoryStorage("here"))
     with pytest.raises(ConfigError, match=r"memory://here lies in this process's memory.*engine=l"):
         fill_pictures(source, source.latents, RayEngine())
 

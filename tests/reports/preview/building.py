@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from factory import CachePlace, FactoryDataModule, ImageBackend
+from factory import FactoryDataModule, ImageBackend, Workspace
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.reports.preview.dry_run import DryRun, preview_run
 from factory.reports.preview.summary import Problem, RunLimits, Summary
@@ -26,7 +26,7 @@ def one_backend(root: Path, *, folder: str = "a", **settings: Any) -> ImageBacke
 
 def module(root: Path, *backends: Any, **settings: Any) -> FactoryDataModule:
     """Return a data module that keeps its cache below `root`."""
-    settings.setdefault("cache", CachePlace(LocalStorage(str(root))))
+    settings.setdefault("cache", Workspace(LocalStorage(str(root))))
     settings.setdefault("batch_size", 4)
     return FactoryDataModule(backends, **settings)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from factory import CachePlace, EvalBackend, ImageEmbedBackend, TextEmbedBackend
+from factory import EvalBackend, ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.catalog import facts as facts_module
 from factory.catalog.captions.sources import InstanceCaptions, TextFileCaptions
 from factory.encoder.autoencoder import DiffusersImageEncoder
@@ -230,7 +230,7 @@ def test_only_what_is_encoded_before_the_first_step_counts_as_such(
 ) -> None:
     """Nine pictures of one bucket in batches of four: three of them come twice in an epoch."""
     write(tmp_path, {"a": 9})
-    place = CachePlace(LocalStorage(str(tmp_path)))
+    place = Workspace(LocalStorage(str(tmp_path)))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT(), encode_mode=mode)
     texts = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), encode_mode=mode)
     summary = dry_run(tmp_path, one_backend(tmp_path), store, texts).summary

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from factory import CachePlace, ImageBackend, TextEmbedBackend
+from factory import ImageBackend, TextEmbedBackend, Workspace
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.prepared import PreparedBackend
-from factory.cache.row_locations import Kept
+from factory.cache.row_locations import LocationFiles
 from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFileCaptions
 from factory.catalog.catalog import Spoken
 from factory.encoder.hashed_text import HashedText
@@ -61,7 +61,7 @@ def spoken_source(root: Path, caption: Captions, word: str = "picture") -> Prepa
     )  # fmt: skip
     catalog = backend.catalog(backend.scan(None, ENGINE), 0)
     text = TextEmbedBackend(
-        name="text", cache=CachePlace(MemoryStorage(root.name)), encoder=HashedText()
+        name="text", cache=Workspace(MemoryStorage(root.name)), encoder=HashedText()
     )
     fill_captions(text, [*text.own_texts(), *catalog.all_texts()], ENGINE)
     return PreparedBackend(backend, catalog, text=text)
@@ -213,7 +213,7 @@ def test_captions_lie_where_their_keys_say_whoever_was_asked(
         assert asked
 
 
-def checked_captions(source: PreparedBackend, kept: Kept) -> list[str]:
+def checked_captions(source: PreparedBackend, kept: LocationFiles) -> list[str]:
     """Return all captions of a source, which are found where they are said to lie."""
     source.locate(kept)
     known = describe(source)(np.arange(COUNT))
@@ -224,7 +224,7 @@ def checked_captions(source: PreparedBackend, kept: Kept) -> list[str]:
 
 
 def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
-    kept, found = Kept(tmp_path / "places"), []
+    kept, found = LocationFiles(tmp_path / "places"), []
     first = spoken_source(tmp_path, TextFileCaptions())
     changed = spoken_source(tmp_path, TextFileCaptions(), word="another")
     text = first.text
@@ -240,7 +240,7 @@ def test_places_of_captions_are_those_of_their_texts(tmp_path: Path) -> None:
 def test_places_of_captions_are_those_of_the_captions_that_the_texts_are_cut_into(
     tmp_path: Path,
 ) -> None:
-    kept = Kept(tmp_path / "places")
+    kept = LocationFiles(tmp_path / "places")
     lines = spoken_source(tmp_path, TextFileCaptions())
     text, catalog = lines.text, lines.catalog
     assert text is not None
@@ -260,7 +260,7 @@ def test_captions_that_are_encoded_later_are_found_by_their_keys(
 
 
 def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Path) -> None:
-    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     text = TextEmbedBackend(name="text", cache=place, encoder=HashedText(), write_batch_size=3)
     captions = [f"caption {n}" for n in range(9)]
     fill_captions(text, captions, ENGINE)

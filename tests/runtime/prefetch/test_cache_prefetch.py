@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import recipe_keys
-from factory.cache.gather.row_refs import Located
+from factory.cache.gather.row_refs import GatherPlan
 from factory.cache.store import TensorStore
 from factory.errors import StorageUnavailableError
 from factory.runtime.prefetch.cache_prefetch import FetchAhead
@@ -60,10 +60,10 @@ def fill() -> str:
 def ahead_of(store: TensorStore, megabytes: float) -> FetchAhead:
     """Return what fetches the rows of steps of 8 rows, in order."""
 
-    def needs(part: SimpleNamespace) -> Iterator[Located]:
+    def needs(part: SimpleNamespace) -> Iterator[GatherPlan]:
         first = part.step.global_step * BATCH
         snapshot = store.snapshot()
-        yield Located(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+        yield GatherPlan(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
     return FetchAhead(needs, [store], megabytes, plan=5)  # type: ignore[arg-type]
 
@@ -108,10 +108,10 @@ def test_rows_that_were_located_at_different_times_are_all_fetched(
     store.refresh()
     snapshots.append(store.snapshot())
 
-    def needs(part: SimpleNamespace) -> Iterator[Located]:
+    def needs(part: SimpleNamespace) -> Iterator[GatherPlan]:
         first = part.step.global_step * BATCH
         snapshot = snapshots[first // 16 % 2]  # every other shard
-        yield Located(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+        yield GatherPlan(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
     parts = fetch_all(FetchAhead(needs, [store], 100, plan=5))  # type: ignore[arg-type]
     assert store.at_hand

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from factory import Batch, CachePlace, FactoryDataModule, ImageBackend, ImageEmbedBackend
+from factory import Batch, FactoryDataModule, ImageBackend, ImageEmbedBackend, Workspace
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
@@ -52,7 +52,7 @@ def module(
     root: Path, *others: ImageBackend, encoded: bool = False, **settings: Any
 ) -> FactoryDataModule:
     """Return a data module over `backend`, with its latents in a cache if `encoded`."""
-    cache = CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
+    cache = Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"))
     store = ImageEmbedBackend(name="latents", cache=cache, encoder=BlockDCT())
     parts = [backend(root, **settings), *others, *([store] if encoded else [])]
     return FactoryDataModule(parts, batch_size=2, seed=7, cache=cache, engine=LocalEngine(2))

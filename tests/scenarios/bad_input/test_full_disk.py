@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from factory import (
-    CachePlace,
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
@@ -69,7 +69,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # One shard holds two pictures' latents, so that some are published before the disk is full.
 def module(root: Path) -> FactoryDataModule:
     storage = LocalStorage(str(root))
-    place = CachePlace(storage, scratch_dir=str(root / "scratch"), shard_mb=0.002)
+    place = Workspace(storage, scratch_dir=str(root / "scratch"), shard_mb=0.002)
     pics = ImageBackend(
         name="pics",
         prefix="pics",

@@ -8,12 +8,12 @@ from lightning.pytorch import LightningModule, Trainer
 
 from factory import (
     Batch,
-    CachePlace,
     EvalBackend,
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
@@ -35,7 +35,7 @@ def data_module(root: Path, **settings: Any) -> FactoryDataModule:
     A `caption` goes to every backend.
     """
     storage = LocalStorage(str(root))
-    place = CachePlace(storage, scratch_dir=str(root / "scratch"))
+    place = Workspace(storage, scratch_dir=str(root / "scratch"))
     shared: dict[str, Any] = {
         "storage": storage,
         "caption": settings.pop("caption", TextFileCaptions()),

@@ -17,7 +17,6 @@ from PIL import Image
 
 from factory import (
     Batch,
-    CachePlace,
     ConditioningBackend,
     Crop,
     EvalBackend,
@@ -26,6 +25,7 @@ from factory import (
     ImageEmbedBackend,
     TextEmbedBackend,
     VisionEmbedBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
@@ -90,7 +90,7 @@ def number_green(number: int) -> int:
 
 def ready(root: Path, cache: Path, mode: str, **made: Any) -> FactoryDataModule:
     """Return a data module of all folders, made ready, whose pictures are encoded in a mode."""
-    place = CachePlace(LocalStorage(str(cache)), scratch_dir=str(cache / "scratch"))
+    place = Workspace(LocalStorage(str(cache)), scratch_dir=str(cache / "scratch"))
     storage = LocalStorage(str(root))
     shared: dict[str, Any] = {
         "storage": storage, "resolution": 64, "alignment": 16, "caption": TextFileCaptions(),
@@ -284,7 +284,7 @@ def test_kept_pixels_and_loose_references_may_lack_partners_without_an_encoder_o
     write_sources(tmp_path, 4)
     for name in ("pixels", "loose"):
         write_pictures(tmp_path / name, 2, sizes=((96, 64),), captions=False)
-    place = CachePlace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(LocalStorage(str(tmp_path)), scratch_dir=str(tmp_path / "scratch"))
     other = ImageEmbedBackend(name="other", cache=place, encoder=EXACT)
     keep = {"missing_partner": "keep"}
     data = conditioned(

@@ -11,7 +11,6 @@ from PIL import Image
 
 from factory import (
     Batch,
-    CachePlace,
     ConditioningBackend,
     Crop,
     EvalBackend,
@@ -19,6 +18,7 @@ from factory import (
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    Workspace,
 )
 from factory.backends.embeddings import EmbedBackend
 from factory.catalog.captions.sources import FilenameCaptions, TextFileCaptions
@@ -64,8 +64,8 @@ def ramps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def place(root: Path, **made: Any) -> CachePlace:
-    return CachePlace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"), **made)
+def place(root: Path, **made: Any) -> Workspace:
+    return Workspace(LocalStorage(str(root)), scratch_dir=str(root / "scratch"), **made)
 
 
 def data_of(
@@ -383,7 +383,7 @@ def test_prompts_are_encoded_with_the_captions_and_can_be_asked(
     prompts = ["a dog", "", "a fox", "a cat"]
     for name, field in HashedText().encode(prompts).items():
         assert torch.equal(data.text_embeds(prompts)[name], field)
-    assert not len(data.registry.text_embeds["text"].open_rows)
+    assert not len(data.registry.text_embeds["text"].write_buffer)
     assert data.text_embeds(["new"])["embeds"].shape[0] == 1
     data.close()
     again = data_of(folders, tmp_path)

@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import (
     Batch,
-    CachePlace,
     ConfigError,
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
@@ -129,7 +129,7 @@ def test_streams_stay_here_and_change_nothing(tmp_path: Path) -> None:
         )  # fmt: skip
         data = FactoryDataModule(
             [stream(str(tmp_path / "shards")), stored],
-            batch_size=4, cache=CachePlace(storage), prefetch=prefetch,
+            batch_size=4, cache=Workspace(storage), prefetch=prefetch,
         )  # fmt: skip
         model = fit(data, tmp_path, Watching(), max_steps=12)
         seen[prefetch.mode] = [
@@ -178,7 +178,7 @@ def test_an_object_store_that_was_used_here_is_used_there(
     for file in write_pictures(tmp_path / "p", 9):
         for each in (file, file.with_suffix(".txt")):
             bucket.write(f"p/{each.name}", each.read_bytes())
-    place = CachePlace(bucket, scratch_dir=str(tmp_path / "scratch" / "shards"))
+    place = Workspace(bucket, scratch_dir=str(tmp_path / "scratch" / "shards"))
     photos = ImageBackend(
         name="photos", storage=bucket, prefix="p", caption=TextFileCaptions(),
         resolution=64, alignment=16,
@@ -303,6 +303,6 @@ def test_memory_of_this_process_is_refused_at_once(tmp_path: Path) -> None:
     photos = ImageBackend(name="photos", storage=memory, prefix="p")
     for cache, problems in ((memory, 2), (LocalStorage(str(tmp_path)), 1)):
         with pytest.raises(ConfigError, match="no other process sees") as caught:
-            FactoryDataModule([photos], cache=CachePlace(cache), prefetch=PROCESS)
+            FactoryDataModule([photos], cache=Workspace(cache), prefetch=PROCESS)
         assert len(caught.value.problems) == problems
-        FactoryDataModule([photos], cache=CachePlace(cache), prefetch=INLINE).close()
+        FactoryDataModule([photos], cache=Workspace(cache), prefetch=INLINE).close()

@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import (
     Batch,
-    CachePlace,
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
@@ -50,7 +50,7 @@ def mixed(root: Path) -> Iterator[Any]:
 
     def build(*, encoded: bool = False, stored: bool = True, **settings: Any) -> FactoryDataModule:
         storage = LocalStorage(str(root))
-        place = CachePlace(storage, scratch_dir=str(root / "scratch"))
+        place = Workspace(storage, scratch_dir=str(root / "scratch"))
         shared: dict[str, Any] = {"resolution": 64, "alignment": 16}
         module = {k: settings.pop(k) for k in ("prefetch", "seed") if k in settings}
         backends: list[Any] = [stream(str(root / "shards"), **settings)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factory import CachePlace, FactoryDataModule, ImageBackend
+from factory import FactoryDataModule, ImageBackend, Workspace
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.config.build import build
 from factory.config.compose import compose
@@ -67,7 +67,7 @@ def test_shards_are_scanned_and_trained_on(tmp_path: Path) -> None:
         resolution=64,
         alignment=16,
     )
-    place = CachePlace(folder, scratch_dir=str(tmp_path / "scratch"))
+    place = Workspace(folder, scratch_dir=str(tmp_path / "scratch"))
     data = FactoryDataModule([pictures], batch_size=4, seed=7, cache=place)
     model = Recorder()
     trainer(tmp_path, max_steps=2).fit(model, datamodule=data)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from factory import CachePlace, FactoryDataModule
+from factory import FactoryDataModule, Workspace
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.cache_prefetch import fetch_ahead
 from tests.cache.fetching_process import FarStorage
@@ -28,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def far_module(root: Path, scratch: Path, mode: str, **limits: Any) -> FactoryDataModule:
     """Return the module with its cache on a server, and other limits."""
     storage = FarStorage(str(root), log=str(scratch / "log"))
-    place = CachePlace(storage, scratch_dir=str(scratch / "shards"), **limits)
+    place = Workspace(storage, scratch_dir=str(scratch / "shards"), **limits)
     data = data_module(root, prefetch=Prefetch(mode))
     for backend in data.registry.backends.values():
         if hasattr(backend, "cache"):

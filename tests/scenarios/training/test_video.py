@@ -8,12 +8,12 @@ import torch
 
 from factory import (
     Batch,
-    CachePlace,
     FactoryDataModule,
     ImageBackend,
     ImageEmbedBackend,
     TextEmbedBackend,
     VideoBackend,
+    Workspace,
 )
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 def mixed(root: Path, *, encoded: bool = True, **settings: Any) -> FactoryDataModule:
     """Return pictures and clips of 4 frames in one mixture; `settings` go to the clips."""
     storage = LocalStorage(str(root))
-    place = CachePlace(storage, scratch_dir=str(root / "scratch"))
+    place = Workspace(storage, scratch_dir=str(root / "scratch"))
     shared: dict[str, Any] = {
         "storage": storage,
         "caption": TextFileCaptions(),

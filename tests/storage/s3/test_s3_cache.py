@@ -225,7 +225,7 @@ def test_nothing_is_measured_again_on_another_machine(
     script: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two machines with caches of their own read the same bucket; the second one only lists it."""
-    from factory import CachePlace, FactoryDataModule, ImageBackend
+    from factory import FactoryDataModule, ImageBackend, Workspace
     from factory.catalog.captions.sources import FilenameCaptions
     from tests.support.pictures import write_pictures
 
@@ -235,7 +235,7 @@ def test_nothing_is_measured_again_on_another_machine(
         bucket.write(f"demo/photos/{path.name}", path.read_bytes())
 
     def changes(machine: str) -> Changes:
-        cache = CachePlace(LocalStorage(str(tmp_path / machine)))
+        cache = Workspace(LocalStorage(str(tmp_path / machine)))
         backend = ImageBackend(
             name="photos", prefix="demo/photos", storage=bucket, caption=FilenameCaptions(),
             resolution=64, alignment=16,
