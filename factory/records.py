@@ -1,4 +1,4 @@
-"""Small values that cross floors; they hold facts and compute nothing that needs I/O."""
+"""Small records that cross floors: plain values, no I/O."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

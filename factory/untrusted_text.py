@@ -1,4 +1,4 @@
-"""Text of others, such as keys and captions, written where it may do harm.
+"""Escaping of untrusted text, such as keys and captions, for terminals, YAML and shells.
 
 Terminals obey control characters, OmegaConf fills in what looks like an interpolation, and shells
 take quotes for their own.

@@ -9,7 +9,7 @@ import xxhash
 from factory.cache.format.compression import check_compression
 from factory.cache.row_locations import LocationFiles
 from factory.cache.store import TensorStore
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.catalog.scan.journal import Journal
 from factory.storage.base import Storage
 
@@ -61,13 +61,13 @@ class Workspace:
         if self.damaged not in ("rebuild", "stop"):
             raise ValueError(f"cache.damaged must be rebuild or stop, got {self.damaged!r}")
 
-    def shelf(self, backend: str) -> Shelf:
+    def shelf(self, backend: str) -> FactsStore:
         """Return where the facts of a backend are published, and mapped on this machine."""
         key = self.catalog_key(backend)
         here = self.storage.local_path(key)
         if here is None:
             here = self._own_folder("catalogs") / f"{backend}.parquet"
-        return Shelf(self.storage, key, here.with_suffix(".arrow"))
+        return FactsStore(self.storage, key, here.with_suffix(".arrow"))
 
     def kept(self, backend: str) -> LocationFiles:
         """Return where it is kept, on this machine, where the rows of a backend lie."""

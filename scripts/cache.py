@@ -315,7 +315,7 @@ def _pull(data: "FactoryDataModule", options: argparse.Namespace) -> int:
 
 def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outwards: bool) -> int:
     from factory.cache.maintenance.transfer import compare, copy
-    from factory.catalog.facts_transfer import Verdict, compare_facts, copy_facts
+    from factory.catalog.facts_transfer import TransferOutcome, compare_facts, copy_facts
     from factory.reports.cache import show_transfers
     from factory.reports.cache_usage import is_empty
 
@@ -349,11 +349,11 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
             for name, pair in pairs.items():
                 copy(*pair, done[name])
             for name, each in facts.items():
-                if each.verdict is Verdict.copied:
+                if each.verdict is TransferOutcome.copied:
                     copy_facts(*(end.shelf(name) for end in ends))
     seconds = None if options.dry_run else time.monotonic() - began
     show_transfers(done, facts, ends, seconds=seconds)
-    damaged = any(each.verdict is Verdict.damaged for each in facts.values())
+    damaged = any(each.verdict is TransferOutcome.damaged for each in facts.values())
     return PROBLEMS if damaged or any(each.problems for each in done.values()) else SOUND
 
 

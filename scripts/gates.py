@@ -29,7 +29,7 @@ NAMES = {
     "Part", "Publish", "Ticket", "Board", "Asked", "Kept", "Ready", "Empty", "Blocks",
     "Waiting", "StandIn", "FetchAhead", "OneAhead", "CachePlace", "Texts", "Located", "Chosen",
     "part", "together", "carry", "ending", "commits", "alignment", "opened", "open_rows",
-    "copying", "known_facts", "in_use", "new_memory", "caption_silence", "is_own", "texts",
+    "copying", "known_facts", "in_use", "new_memory", "caption_silence", "is_sample_fault", "texts",
     "cuts", "located", "chosen",
 }  # fmt: skip
 # In docstrings and messages.

@@ -13,7 +13,7 @@ from factory.backends.pixels import MediaReader, ReadPicture
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Facts
-from factory.catalog.scan.media_type import Medium, Pictures
+from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.conditioning.generator import BatchGenerator, Generator
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
@@ -177,7 +177,7 @@ class ConditioningBackend(SampleBackend):
         return self.kind.encoded if self.deliver is None else self.deliver == "latents"
 
     @property
-    def medium(self) -> Medium:
+    def medium(self) -> MediaType:
         """Which files count."""
         return Pictures(limits=self.limits)
 

@@ -20,7 +20,7 @@ from factory.conditioning.generator import (
     check_made,
     drawing,
 )
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
 from factory.storage.base import Storage
 
 # Models of torch, on a device: asked by one thread at a time.
@@ -52,7 +52,7 @@ class ReadUngenerated:
         return self.source.takes_bytes
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> DecodeLimits:
         """Those of the source."""
         return cast("ByteReader", self.source).limits
 

@@ -8,22 +8,22 @@ from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.pixels import MediaReader, ReadPicture
 from factory.catalog.captions.sources import Captions, TextFileCaptions
 from factory.catalog.catalog import Catalog
-from factory.catalog.crops import OwnCuts
+from factory.catalog.crops import OwnCrops
 from factory.catalog.decisions import NO_CAPTION, OVER_LIMIT, Decisions, decide
 from factory.catalog.facts import SIZE_DIFFERS, Facts
 from factory.catalog.row_filters import RowFilter
 from factory.catalog.scan.discovery import Discovery
 from factory.catalog.scan.journal import Journal
-from factory.catalog.scan.media_type import Medium, Pictures
+from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.catalog.scan.scan import Metadata, Scan
 from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, ObjectNotFoundError
 from factory.media.composite import Composite
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
 from factory.media.faces import face_finder
 from factory.media.geometry.geometry import Geometry
 from factory.media.video import Clip
-from factory.sampling.schedule import Window
+from factory.sampling.active_window import ActiveWindow
 from factory.storage.base import Storage
 from factory.storage.keys import strip_prefix
 
@@ -131,7 +131,7 @@ class SampleBackend:
     encode_text_mode: str | None = None
     composite: Composite = field(default_factory=Composite)
     filters: Sequence[RowFilter] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
         """Check the geometry now, so that a mistake is found before any I/O."""
@@ -206,7 +206,7 @@ class SampleBackend:
         )
 
     @property
-    def medium(self) -> Medium:
+    def medium(self) -> MediaType:
         """Which files count, and how they are measured."""
         return Pictures(faces=self.geometry.uses_focus, limits=self.limits)
 
@@ -276,7 +276,7 @@ class SampleBackend:
         decisions = self.decide(facts, seed)
         if not decisions.kept:
             raise EmptyBackendError(self._all_dropped(facts, decisions))
-        return Catalog(facts, decisions, self.caption, OwnCuts(facts, self.geometry, seed))
+        return Catalog(facts, decisions, self.caption, OwnCrops(facts, self.geometry, seed))
 
     def decide(self, facts: Facts, seed: int) -> Decisions:
         """Decide about every sample by the sizes its facts give."""
@@ -371,7 +371,7 @@ class ImageBackend(SampleBackend):
 
     probability: float = 1.0
     repeats: int = 0
-    window: Window = field(default_factory=Window)
+    window: ActiveWindow = field(default_factory=ActiveWindow)
     batch_size: int | None = None
     slider_strength: float | None = None
     conditioning_sampling: str = "combined"

@@ -17,7 +17,7 @@ from factory.cache.gather.row_refs import GatherPlan
 from factory.cache.gather.rows import Allocator, new_tensor
 from factory.cache.store import UnusableRowsError
 from factory.cache.write_buffer import EncodedRow
-from factory.catalog.crops import CutArrays
+from factory.catalog.crops import CropArrays
 from factory.engine.engine import Engine
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -55,7 +55,7 @@ class ImageReader(Protocol):
     """
 
     def stored(
-        self, rows: Rows, cuts: CutArrays | None = None, located: GatherPlan | None = None
+        self, rows: Rows, crops: CropArrays | None = None, located: GatherPlan | None = None
     ) -> torch.Tensor | None:
         """Return what is there of B rows of one shape, [B, ...]; None if samples must be read."""
 
@@ -156,14 +156,14 @@ class LatentReader:
         self._pieces: dict[int, LoadedSample] = {}
 
     def stored(
-        self, rows: Rows, cuts: CutArrays | None = None, located: GatherPlan | None = None
+        self, rows: Rows, crops: CropArrays | None = None, located: GatherPlan | None = None
     ) -> torch.Tensor | None:
         """Return the latents of all rows, if they are in the cache and may be used."""
         if not self._source.encode_mode.keeps:
             return None
         try:
             fields = self._source.gather(
-                self._embeds, rows, cuts, self._epoch, located=located, allocate=self._allocate
+                self._embeds, rows, crops, self._epoch, located=located, allocate=self._allocate
             )
         except UnusableRowsError:
             return None  # looked at one by one in `read`
@@ -178,14 +178,14 @@ class LatentReader:
             StorageError: A storage cannot be read.
         """
         different, places = np.unique(rows, return_inverse=True)
-        pictures = self._source.pictures(different, self._source.cuts(different, self._epoch))
+        pictures = self._source.pictures(different, self._source.crops(different, self._epoch))
         wanted = self._wanted(pictures)
-        found = self._find(wanted, [picture.cut.target for picture in pictures])
+        found = self._find(wanted, [picture.crop.target for picture in pictures])
         missing = [n for n, row in enumerate(found.rows) if row is None]
         outcomes = self._source.samples(different[missing], self._engine, self._epoch)
         read = dict(zip(missing, outcomes, strict=True))
         for n in places.tolist():
-            yield self._piece(wanted, found, n, pictures[n].cut.target, read.get(n))
+            yield self._piece(wanted, found, n, pictures[n].crop.target, read.get(n))
 
     def put(self, place: int, piece: LoadedSample) -> None:
         """Take the sample of a place."""

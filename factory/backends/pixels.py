@@ -10,14 +10,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.catalog.crops import Cut, CutArrays
+from factory.catalog.crops import Crop, CropArrays
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.engine.engine import Engine
 from factory.errors import MediaError, StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.decode import DECODE_VERSIONS, decode
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
 from factory.media.headers import MAX_PIXELS
 from factory.records import UNKNOWN_SIZE
 from factory.storage.base import Storage
@@ -31,7 +31,7 @@ class Picture:
         row: Row in its catalog.
         key: Storage key.
         etag: Changes whenever the content does.
-        cut: How it is resized and cut.
+        crop: How it is resized and cut.
         width: Its width as the catalog has it, px; 0 where that is not known.
         height: Its height likewise.
         size: Its bytes, or `UNKNOWN_SIZE`.
@@ -41,7 +41,7 @@ class Picture:
     row: int
     key: str
     etag: str
-    cut: Cut
+    crop: Crop
     width: int = 0
     height: int = 0
     size: int = UNKNOWN_SIZE
@@ -95,7 +95,7 @@ class PictureColumns:
         rows: Rows in their catalog, int64 [n].
         keys: Storage keys.
         etags: As in `Picture`.
-        cuts: How they are resized and cut.
+        crops: How they are resized and cut.
         widths: As in `Picture`, integers [n].
         heights: As in `Picture`, integers [n].
         sizes: Their bytes, or `UNKNOWN_SIZE`, int64 [n].
@@ -105,7 +105,7 @@ class PictureColumns:
     rows: NDArray[np.int64]
     keys: Sequence[str]
     etags: Sequence[str]
-    cuts: CutArrays
+    crops: CropArrays
     widths: NDArray[Any]
     heights: NDArray[Any]
     sizes: NDArray[np.int64]
@@ -114,13 +114,17 @@ class PictureColumns:
     @classmethod
     def of(cls, pictures: Sequence[Picture]) -> "PictureColumns":
         """Take pictures apart."""
-        cuts = [picture.cut for picture in pictures]
-        pairs = ([c.intermediary for c in cuts], [c.crop for c in cuts], [c.target for c in cuts])
+        crops = [picture.crop for picture in pictures]
+        pairs = (
+            [c.intermediary for c in crops],
+            [c.offset for c in crops],
+            [c.target for c in crops],
+        )
         return cls(
             np.array([picture.row for picture in pictures], np.int64),
             [picture.key for picture in pictures],
             [picture.etag for picture in pictures],
-            CutArrays(*(np.array(pair, np.int32).reshape(-1, 2) for pair in pairs)),
+            CropArrays(*(np.array(pair, np.int32).reshape(-1, 2) for pair in pairs)),
             np.array([picture.width for picture in pictures], np.int64),
             np.array([picture.height for picture in pictures], np.int64),
             np.array([picture.size for picture in pictures], np.int64),
@@ -131,7 +135,7 @@ class PictureColumns:
         """Return one `Picture` a row."""
         numbers = (self.widths, self.heights, self.sizes, self.frames)
         lists = (column.tolist() for column in numbers)
-        columns = (self.rows.tolist(), self.keys, self.etags, self.cuts.each(), *lists)
+        columns = (self.rows.tolist(), self.keys, self.etags, self.crops.each(), *lists)
         return list(map(Picture, *columns))
 
 
@@ -161,7 +165,7 @@ class ByteReader(MediaReader, Protocol):
     """A reader that goes from the whole bytes of an object to pixels."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> DecodeLimits:
         """What an object may ask for; one that is too large is not read."""
 
     def shaped(self, data: bytes, picture: Picture) -> NDArray[np.uint8]:
@@ -170,13 +174,13 @@ class ByteReader(MediaReader, Protocol):
 
 def cut_parts(pictures: PictureColumns) -> dict[str, Sequence[Any] | NDArray[Any]]:
     """Return which objects samples are and how they are cut, as columns of a recipe."""
-    cuts = pictures.cuts
+    crops = pictures.crops
     return {
         "key": pictures.keys,
         "etag": pictures.etags,
-        "resize": cuts.intermediary,
-        "crop": cuts.crop,
-        "target": cuts.target,
+        "resize": crops.intermediary,
+        "crop": crops.offset,
+        "target": crops.target,
     }
 
 
@@ -195,7 +199,7 @@ class ReadPicture:
     storage: Storage
     decode: str = "fast"
     composite: Composite = field(default_factory=Composite)
-    limits: Limits = field(default_factory=Limits)
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
         """Refuse a mode there is not."""
@@ -235,17 +239,17 @@ class ReadPicture:
         Raises:
             MediaError: They are not the picture they claim to be, or one of another size.
         """
-        cut, fast = picture.cut, self.decode == "fast"
+        crop, fast = picture.crop, self.decode == "fast"
         # What the scan let in by a limit of its own is no bomb here.
         most = max(MAX_PIXELS, picture.pixels * self.composite.image_count)
         # At a reduced size the border between two strips may lie inside a pixel.
-        enough = cut.intermediary if fast and not self.composite else None
+        enough = crop.intermediary if fast and not self.composite else None
 
         check = picture.check_whole(self.composite)
         whole = decode(data, at_least=enough, max_pixels=most, limits=self.limits, check=check)
         pixels = self.composite.of(whole)
         return fit(
-            pixels, cut.intermediary, cut.crop, cut.target,
+            pixels, crop.intermediary, crop.offset, crop.target,
             exact=self.decode == "exact", nearest=self.decode == "nearest",
         )  # fmt: skip
 
@@ -320,7 +324,9 @@ def _arriving(
             data.close()
 
 
-def _too_large(limits: Limits, pictures: Sequence[Picture]) -> Iterator[tuple[int, MediaError]]:
+def _too_large(
+    limits: DecodeLimits, pictures: Sequence[Picture]
+) -> Iterator[tuple[int, MediaError]]:
     """Yield (place, error) of the pictures whose files are not to be read."""
     for place, picture in enumerate(pictures):
         try:

@@ -35,9 +35,9 @@ from factory.cache.row_locations import (
     locate_rows_lazily,
 )
 from factory.cache.store import UnusableRowsError
-from factory.catalog.catalog import Catalog, Spoken
-from factory.catalog.crops import CutArrays
-from factory.catalog.scan.sample_fault import is_own
+from factory.catalog.catalog import Catalog, SampleCaptions
+from factory.catalog.crops import CropArrays
+from factory.catalog.scan.sample_fault import is_sample_fault
 from factory.encoder.pixels import RawPixels
 from factory.engine.engine import Engine
 from factory.errors import MediaError
@@ -55,8 +55,8 @@ class PreparedBackend:
         text: Where encoded captions are kept, or None to give texts only.
         vision: Where image embeddings to condition on are kept, or None for none.
         places: Where the latents of the catalog's rows lie, once `locate` was called.
-        text_places: Where their captions lie, those that are `Spoken.own`, if that was looked up;
-            None again once a row was not usable there.
+        text_places: Where their captions lie, those that are `SampleCaptions.own`, if that was
+            looked up; None again once a row was not usable there.
         found: Where its rows lie in the stores that were asked by `find`, by their names.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
@@ -103,12 +103,12 @@ class PreparedBackend:
         clips = hash_rows(catalog.facts.take("frames", order))  # where they begin
         return f"{catalog.identity}/{hash_rows(order)}/{catalog.shapes.identity}/{clips}"
 
-    def cuts(self, rows: NDArray[np.int64], epoch: int) -> CutArrays:
+    def crops(self, rows: NDArray[np.int64], epoch: int) -> CropArrays:
         """Return how some rows are cut in an epoch, in their order."""
-        return self.catalog.cuts(rows, epoch if self.redraws else 0)
+        return self.catalog.crops(rows, epoch if self.redraws else 0)
 
     def marks(self, epoch: int) -> dict[str, object]:
-        """Return what tells this source's latents from others of the same pictures and cuts.
+        """Return what tells this source's latents from others of the same pictures and crops.
 
         Those of an epoch alone carry its number, so that they can be found and forgotten.
         """
@@ -118,23 +118,23 @@ class PreparedBackend:
         """Describe the picture of a row: which object, and how it is cut."""
         return self.pictures(np.array([row]))[0]
 
-    def pictures(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> list[Picture]:
+    def pictures(self, rows: NDArray[np.int64], crops: CropArrays | None = None) -> list[Picture]:
         """Describe the pictures of some rows, in their order; see `columns`."""
-        return self.columns(rows, cuts).each()
+        return self.columns(rows, crops).each()
 
-    def columns(self, rows: NDArray[np.int64], cuts: CutArrays | None = None) -> PictureColumns:
+    def columns(self, rows: NDArray[np.int64], crops: CropArrays | None = None) -> PictureColumns:
         """Describe the pictures of some rows column by column, in their order.
 
         Args:
             rows: Rows of the catalog, int64 [n].
-            cuts: How they are cut, where that is known already.
+            crops: How they are cut, where that is known already.
         """
         facts = self.catalog.facts
         return PictureColumns(
             np.asarray(rows, np.int64),
             facts.texts("key", rows),
             facts.texts("etag", rows),
-            self.catalog.cuts(rows) if cuts is None else cuts,
+            self.catalog.crops(rows) if crops is None else crops,
             facts.take("width", rows),
             facts.take("height", rows),
             facts.take("size", rows),
@@ -174,7 +174,7 @@ class PreparedBackend:
             StorageError: The storage failed, and not one object of it; the note names the
                 sample that was read.
         """
-        pictures = self.pictures(rows, self.cuts(rows, epoch))
+        pictures = self.pictures(rows, self.crops(rows, epoch))
         with closing(read_pixels(self.backend.reader, [pictures], engine)) as outcomes:
             for picture, outcome in zip(pictures, outcomes, strict=True):
                 yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
@@ -183,7 +183,7 @@ class PreparedBackend:
         """Say what is wrong with one picture; raise what is not its own fault."""
         if isinstance(error, MediaError):
             return UnusableSample(self.name, picture.key, "decode", str(error))
-        if is_own(error, self.backend.storage):
+        if is_sample_fault(error, self.backend.storage):
             return UnusableSample(self.name, picture.key, "read", str(error))
         error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
         raise error
@@ -280,7 +280,7 @@ class PreparedBackend:
         self,
         embeds: PictureEmbedBackend,
         rows: NDArray[np.int64],
-        cuts: CutArrays | None = None,
+        crops: CropArrays | None = None,
         epoch: int = 0,
         *,
         located: GatherPlan | None = None,
@@ -291,7 +291,7 @@ class PreparedBackend:
         Args:
             embeds: `latents` or `vision`.
             rows: Rows of the catalog, int64 [B].
-            cuts: How they are cut, where that is known already.
+            crops: How they are cut, where that is known already.
             epoch: The epoch they are for.
             located: Where they lay when that was looked up, if it was.
             allocate: Makes the tensors that are returned.
@@ -306,8 +306,8 @@ class PreparedBackend:
             # Rows that lie elsewhere by now are found by their keys.
             with suppress(UnusableRowsError):
                 return located.read(allocate=allocate)
-        pictures = self.columns(rows, self.cuts(rows, epoch) if cuts is None else cuts)
-        # Image embeddings are those of the first epoch's cuts, whichever are trained on.
+        pictures = self.columns(rows, self.crops(rows, epoch) if crops is None else crops)
+        # Image embeddings are those of the first epoch's crops, whichever are trained on.
         marks = self.marks(epoch) if embeds is self.latents else {}
         return embeds.gather(self.backend.reader, pictures, allocate=allocate, **marks)
 
@@ -327,7 +327,7 @@ class PreparedBackend:
             None if places is None else GatherPlan(embeds.store, places.snapshot, places.at(rows))
         )
 
-    def locate_text(self, spoken: Spoken) -> GatherPlan | None:
+    def locate_text(self, sample_captions: SampleCaptions) -> GatherPlan | None:
         """Return where encoded captions lie; None where nothing is kept of them.
 
         Raises:
@@ -335,12 +335,12 @@ class PreparedBackend:
         """
         if self.text is None or not self.encode_text_mode.keeps:
             return None
-        store, captions, places = self.text.store, spoken.captions, self.text_places
+        store, captions, places = self.text.store, sample_captions.captions, self.text_places
         if places is None:
             snapshot = store.snapshot()
             return GatherPlan(store, snapshot, snapshot.index.find(self.text.keys(captions)))
-        snapshot, found = places.snapshot, places.at(spoken.rows)
-        if others := np.flatnonzero(~spoken.own).tolist():
+        snapshot, found = places.snapshot, places.at(sample_captions.rows)
+        if others := np.flatnonzero(~sample_captions.own).tolist():
             keys = self.text.keys([captions[place] for place in others])
             found.put(np.array(others), snapshot.index.find(keys))
         return GatherPlan(store, snapshot, found)

@@ -7,7 +7,7 @@ import numpy as np
 
 from factory.backends.conditioning import is_generated
 from factory.backends.prepared import PreparedBackend
-from factory.catalog.key_search import SHOWN, near, row_of
+from factory.catalog.facts import SHOWN, near, row_of
 from factory.errors import ConfigError
 from factory.sampling.exclusion import Exclude, Excluded
 

@@ -12,7 +12,7 @@ from factory.backends.pixels import MediaReader, Picture, PictureColumns, cut_pa
 from factory.catalog.decisions import TOO_SHORT
 from factory.catalog.facts import Facts
 from factory.catalog.scan.journal import Journal
-from factory.catalog.scan.media_type import VIDEOS, Medium, Videos
+from factory.catalog.scan.media_type import VIDEOS, MediaType, Videos
 from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.media.composite import Composite
@@ -66,12 +66,12 @@ class ReadClip:
             StorageError: It cannot be read.
             MissingExtraError: PyAV is not installed.
         """
-        cut = picture.cut
+        crop = picture.crop
 
         def shaped(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
             part = self.composite.of(frame)
             picture.check(part.shape[1], part.shape[0])
-            return fit(part, cut.intermediary, cut.crop, cut.target)
+            return fit(part, crop.intermediary, crop.offset, crop.target)
 
         return decode_clip(
             open_object(self.storage, picture.key, picture.size, FRAMES_BLOCK),
@@ -131,7 +131,7 @@ class VideoBackend(ImageBackend):
         return self.clip.minimum_frames
 
     @property
-    def medium(self) -> Medium:
+    def medium(self) -> MediaType:
         """Files that count are videos."""
         return Videos(tuple(self.suffixes))
 

@@ -14,7 +14,7 @@ from factory.backends.image_reader import beyond_repair
 from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.cache.gather.rows import Allocator
 from factory.cache.store import UnusableRowsError
-from factory.catalog.crops import CutArrays
+from factory.catalog.crops import CropArrays
 from factory.engine.engine import Engine
 
 
@@ -33,7 +33,7 @@ class VisionReader:
     allocate: Allocator
 
     def read(
-        self, source: PreparedBackend, rows: NDArray[np.int64], cuts: CutArrays | None = None
+        self, source: PreparedBackend, rows: NDArray[np.int64], crops: CropArrays | None = None
     ) -> dict[str, torch.Tensor]:
         """Return image embeddings of some rows in their order: fields [B, ...]; empty for none.
 
@@ -43,7 +43,7 @@ class VisionReader:
         Args:
             source: The backend.
             rows: Rows of its catalog, int64 [B].
-            cuts: How they are cut, where that is known already.
+            crops: How they are cut, where that is known already.
 
         Raises:
             UnusableRowsError: A row is missing or damaged, and the picture cannot be encoded
@@ -53,10 +53,10 @@ class VisionReader:
         vision, reader = source.vision, source.backend.reader
         if vision is None:
             return {}
-        cuts = None if source.redraws else cuts
+        crops = None if source.redraws else crops
         with suppress(UnusableRowsError):  # looked at one by one below
-            return source.gather(vision, rows, cuts, allocate=self.allocate)
-        pictures = source.columns(rows, cuts)
+            return source.gather(vision, rows, crops, allocate=self.allocate)
+        pictures = source.columns(rows, crops)
         keys = vision.keys(reader, pictures)
         wanted = RowRequest(keys, pictures.keys, vision.recipe(reader))
         encoded = EncodedRows(vision, EncodeMode.precompute, source.name)

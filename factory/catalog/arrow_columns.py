@@ -1,4 +1,4 @@
-"""Whole columns at once: sorting, matching and hashing keys without a loop over rows."""
+"""Operations on Arrow columns: sort, match and hash them whole, or read a few rows."""
 
 import sys
 from collections.abc import Sequence
@@ -221,3 +221,68 @@ def _ends(texts: pa.LargeBinaryArray) -> NDArray[np.int64]:
 
 if sys.byteorder != "little":  # pragma: no cover - no such machine trains today
     raise ImportError("the catalog's hashes need a little-endian machine")
+
+
+_OFFSET = np.dtype(np.int64)
+
+
+class TextColumn:
+    """A column of texts, its memory seen as offsets and bytes."""
+
+    def __init__(self, column: pa.LargeStringArray) -> None:
+        """Look at a column without nulls; nothing is copied."""
+        _, ends, data = column.buffers()
+        self._ends = _offsets(ends, column)
+        self._data = memoryview(data or b"")
+
+    def at(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the texts of some rows, int64 [n], in their order."""
+        data = self._data
+        starts, stops = self._ends[rows].tolist(), self._ends[rows + 1].tolist()
+        return [str(data[a:b], "utf-8") for a, b in zip(starts, stops, strict=True)]
+
+
+class TextListColumn:
+    """A column of lists of texts."""
+
+    def __init__(self, column: pa.LargeListArray) -> None:
+        """Look at a column whose texts are not null; lists may be. Nothing is copied."""
+        self._ends = _offsets(column.buffers()[1], column)
+        self._null = np.asarray(column.is_null()) if column.null_count else None
+        self._texts = TextColumn(column.values)
+
+    def at(self, rows: NDArray[np.int64]) -> list[list[str] | None]:
+        """Return the lists of some rows, int64 [n], in their order; None where there is none."""
+        starts = self._ends[rows]
+        counts = self._ends[rows + 1] - starts
+        lists: list[list[str] | None]
+        if (counts == 1).all():  # one caption each is the rule
+            lists = [[text] for text in self._texts.at(starts)]
+        else:
+            # Every list's texts, one after the other: each starts where those before it end.
+            before = np.cumsum(counts) - counts
+            every = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
+            flat = self._texts.at(every)
+            cuts = zip(before.tolist(), (before + counts).tolist(), strict=True)
+            lists = [flat[a:b] for a, b in cuts]
+        if self._null is not None:
+            for place in np.flatnonzero(self._null[rows]).tolist():
+                lists[place] = None
+        return lists
+
+
+def column_reader(column: pa.Array) -> TextColumn | TextListColumn | None:
+    """Return how to read a column at a few rows; None where Arrow's own way is the only one."""
+    if pa.types.is_large_string(column.type) and not column.null_count:
+        return TextColumn(column)
+    if pa.types.is_large_list(column.type) and pa.types.is_large_string(column.type.value_type):
+        return None if column.values.null_count else TextListColumn(column)
+    return None
+
+
+def _offsets(buffer: Any, column: pa.Array) -> NDArray[np.int64]:
+    """Return where each cell begins in what the column holds, and where the last one ends."""
+    if buffer is None or not len(column):
+        return np.zeros(1, dtype=_OFFSET)
+    ends: NDArray[np.int64] = np.frombuffer(buffer, dtype=_OFFSET)
+    return ends[column.offset : column.offset + len(column) + 1]

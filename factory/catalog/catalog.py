@@ -1,4 +1,4 @@
-"""The table of a backend's samples: facts and decisions together, asked row by row."""
+"""The catalog of one backend: its facts and decisions, read row by row."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from factory.catalog.arrow_columns import add_to_hash
 from factory.catalog.captions.draws import choose, dropped
 from factory.catalog.captions.sources import Captions
-from factory.catalog.crops import Cut, CutArrays, Cuts
+from factory.catalog.crops import Crop, CropArrays, Crops
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
 
 
 @dataclass(frozen=True, eq=False)
-class Spoken:
+class SampleCaptions:
     """The captions of n samples in an epoch.
 
     Attributes:
@@ -46,7 +46,7 @@ class Catalog:
     facts: Facts
     decisions: Decisions
     captions: Captions
-    shapes: Cuts
+    shapes: Crops
 
     @cached_property
     def identity(self) -> str:
@@ -77,11 +77,11 @@ class Catalog:
         """Return the number of kept samples."""
         return self.decisions.kept
 
-    def cut(self, row: int, epoch: int = 0) -> Cut:
+    def crop(self, row: int, epoch: int = 0) -> Crop:
         """Return how a row is resized and cut in an epoch."""
-        return self.cuts(np.array([row]), epoch).each()[0]
+        return self.crops(np.array([row]), epoch).each()[0]
 
-    def cuts(self, rows: NDArray[np.int64], epoch: int = 0) -> CutArrays:
+    def crops(self, rows: NDArray[np.int64], epoch: int = 0) -> CropArrays:
         """Return how some rows are resized and cut in an epoch, in their order.
 
         Args:
@@ -106,17 +106,17 @@ class Catalog:
         epoch: int,
         keys: Sequence[str] | None = None,
     ) -> list[str]:
-        """Return the captions some rows have in an epoch, see `spoken`."""
-        return self.spoken(rows, seed=seed, epoch=epoch, keys=keys).captions
+        """Return the captions some rows have in an epoch, see `sample_captions`."""
+        return self.sample_captions(rows, seed=seed, epoch=epoch, keys=keys).captions
 
-    def spoken(
+    def sample_captions(
         self,
         rows: NDArray[np.int64],
         *,
         seed: int,
         epoch: int,
         keys: Sequence[str] | None = None,
-    ) -> Spoken:
+    ) -> SampleCaptions:
         """Return the captions some rows have in an epoch: functions of (seed, epoch, key).
 
         They are "" where the strategy's dropout strikes.
@@ -133,17 +133,17 @@ class Catalog:
         found = self.captions.plain(raws)
         own = np.fromiter(map(bool, found), np.bool_, len(found))
         if own.all() and not dropout:
-            return Spoken(rows, found, own)
+            return SampleCaptions(rows, found, own)
         for place, (key, raw) in enumerate(zip(keys, raws, strict=True)):
             if dropout and dropped(dropout, seed=seed, epoch=epoch, key=key):
                 found[place], own[place] = "", False
             elif not found[place]:
                 texts = every(key, raw or ())
                 found[place] = choose(texts, seed=seed, epoch=epoch, key=key)
-        return Spoken(rows, found, own)
+        return SampleCaptions(rows, found, own)
 
     def own_captions(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the caption of each row that is `Spoken.own`, and "" for those that have none."""
+        """Return each row's `SampleCaptions.own` caption, "" for those that have none."""
         return self.captions.plain(self.facts.texts("text", rows))
 
     def all_texts(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which samples are kept, and in which bucket: recomputed from facts at every start."""
+"""Decisions, recomputed from facts at every start: what is kept or dropped, and the bucket."""
 
 import random
 from collections.abc import Sequence

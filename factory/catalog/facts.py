@@ -1,5 +1,7 @@
-"""What was measured once about each sample of a backend, as a table."""
+"""Facts of one backend: a table of what was measured once about each sample, sorted by key."""
 
+import difflib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,13 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, joined, rank, starting, text_lists
-from factory.catalog.arrow_text import TextLists, Texts, reader_of
+from factory.catalog.arrow_columns import (
+    Column,
+    TextColumn,
+    TextListColumn,
+    column_reader,
+    joined,
+    rank,
+    starting,
+    text_lists,
+)
 from factory.catalog.left_out import LeftOut
 from factory.catalog.scan.facts_diff import Changes, compare
 from factory.errors import CacheError
 from factory.media.decode_limits import BEYOND_LIMITS
-from factory.media.optional_decoders import NEEDS_EXTRA
+from factory.media.format_decoders import NEEDS_EXTRA
 from factory.storage.mapped_length import Extent
 
 # Texts have 64-bit offsets: with 32 bits a column breaks at 2 GB, 80 million names.
@@ -211,9 +221,9 @@ class Facts:
         cells: list[Any] = self._cut[name][number].take(pa.array(rows)).to_pylist()
         return cells
 
-    def _reader(self, name: str, number: int) -> Texts | TextLists | None:
+    def _reader(self, name: str, number: int) -> TextColumn | TextListColumn | None:
         if name not in self._readers:
-            self._readers[name] = [reader_of(chunk) for chunk in self._cut[name]]
+            self._readers[name] = [column_reader(chunk) for chunk in self._cut[name]]
         return self._readers[name][number]
 
     def key(self, row: int) -> str:
@@ -263,7 +273,7 @@ class Facts:
         return {name: [batch.column(n) for batch in batches] for n, name in enumerate(names)}
 
     @cached_property
-    def _readers(self) -> dict[str, list[Texts | TextLists | None]]:
+    def _readers(self) -> dict[str, list[TextColumn | TextListColumn | None]]:
         return {}
 
     @cached_property
@@ -392,3 +402,33 @@ def even(table: pa.Table) -> pa.Table:
         return table.combine_chunks()
     parts = [table.slice(at, CHUNK_ROWS).combine_chunks() for at in range(0, rows, CHUNK_ROWS)]
     return pa.concat_tables(parts)
+
+
+# Rows compared letter by letter, some microseconds each; of a larger catalog, those around the
+# place where the key would stand.
+COMPARED = 20_000
+SHOWN = 3
+
+
+def row_of(facts: Facts, key: str) -> int | None:
+    """Return the first row of a key, found by halving: facts are sorted by key."""
+    if TWIN in key:
+        return None
+    place = bisect_left(range(len(facts)), key.encode(), key=lambda row: facts.key(row).encode())
+    return place if place < len(facts) and facts.key(place) == key else None
+
+
+def near(facts: Facts, key: str) -> list[str]:
+    """Return at most `SHOWN` keys that end with a key or look like it, the likeliest first."""
+    found: list[str] = []
+    for _, rows in facts.chunks():
+        keys = rows["key"]
+        hits = keys.filter(pc.ends_with(keys, key)) if key else keys[:0]
+        found += hits[:SHOWN].to_pylist()
+        if len(found) >= SHOWN:
+            return found[:SHOWN]
+    place = bisect_left(range(len(facts)), key.encode(), key=lambda row: facts.key(row).encode())
+    first = max(place - COMPARED // 2, 0)
+    nearby = facts.texts("key", list(range(first, min(first + COMPARED, len(facts)))))
+    alike = difflib.get_close_matches(key, [one for one in nearby if TWIN not in one], SHOWN)
+    return list(dict.fromkeys([*found, *alike]))[:SHOWN]

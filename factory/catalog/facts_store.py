@@ -1,4 +1,4 @@
-"""How are facts kept: published whole as Parquet, and used through a memory-mapped Arrow file.
+"""Storage of facts: published as Parquet, used through a memory-mapped Arrow file.
 
 Parquet is the exchange format: compressed, checked page by page, written to the cache's storage
 in one piece. From it follows, once on each machine, an uncompressed Arrow file that opens in
@@ -35,7 +35,7 @@ _MAPPED = b"factory catalog 1\n"
 
 
 @dataclass(frozen=True)
-class Shelf:
+class FactsStore:
     """Where the facts of one backend are kept.
 
     Attributes:

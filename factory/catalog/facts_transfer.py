@@ -1,4 +1,4 @@
-"""How do a backend's facts get from one cache to another, so that nobody measures them again?
+"""Transfer of facts between caches, so that the same samples are not measured again.
 
 Facts are what a scan starts from: it lists the samples and measures those whose version is not
 among them. So facts are of use wherever the same samples are read under the same name, such as
@@ -10,12 +10,12 @@ from enum import StrEnum
 
 from factory.catalog.arrow_columns import find
 from factory.catalog.facts import Facts
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.catalog.scan.facts_diff import same_etag
 from factory.errors import CacheError, ObjectNotFoundError
 
 
-class Verdict(StrEnum):
+class TransferOutcome(StrEnum):
     """What becomes of the facts of a backend."""
 
     copied = "copied"
@@ -36,13 +36,13 @@ class FactsTransfer:
         detail: Where samples are read that are others, or what is damaged; "" for nothing.
     """
 
-    verdict: Verdict
+    verdict: TransferOutcome
     samples: int | None = None
     detail: str = ""
 
 
 def compare_facts(
-    source: Shelf, target: Shelf, wanted: str | None = None, *, verify: bool = False
+    source: FactsStore, target: FactsStore, wanted: str | None = None, *, verify: bool = False
 ) -> FactsTransfer | None:
     """Tell what is to become of the facts of a backend; None if the source has none.
 
@@ -59,16 +59,16 @@ def compare_facts(
     if sizes[0] is None:
         return None
     if sizes[0] == sizes[1] and not verify:
-        return FactsTransfer(Verdict.same)
+        return FactsTransfer(TransferOutcome.same)
     try:
         ours = source.published()
     except CacheError as error:
-        return FactsTransfer(Verdict.damaged, detail=str(error))
+        return FactsTransfer(TransferOutcome.damaged, detail=str(error))
     if ours is None:
         return None
     measured = str(ours.origin.get("storage"))
     if wanted is not None and measured != wanted:
-        return FactsTransfer(Verdict.useless, len(ours), measured)
+        return FactsTransfer(TransferOutcome.useless, len(ours), measured)
     try:
         theirs = target.published()
     except CacheError:
@@ -76,7 +76,7 @@ def compare_facts(
     return FactsTransfer(_verdict(ours, theirs), len(ours), measured)
 
 
-def copy_facts(source: Shelf, target: Shelf) -> None:
+def copy_facts(source: FactsStore, target: FactsStore) -> None:
     """Publish the facts of one cache in another, as they are.
 
     Raises:
@@ -85,7 +85,7 @@ def copy_facts(source: Shelf, target: Shelf) -> None:
     target.storage.write(target.key, source.storage.read(source.key))
 
 
-def _size(shelf: Shelf) -> int | None:
+def _size(shelf: FactsStore) -> int | None:
     """Return the bytes of published facts; None if there are none."""
     try:
         return shelf.storage.head(shelf.key).size
@@ -93,18 +93,22 @@ def _size(shelf: Shelf) -> int | None:
         return None
 
 
-def _verdict(ours: Facts, theirs: Facts | None) -> Verdict:
+def _verdict(ours: Facts, theirs: Facts | None) -> TransferOutcome:
     if theirs is None:
-        return Verdict.copied
+        return TransferOutcome.copied
     if (ours.origin.get("storage"), ours.origin.get("prefix")) != (
         theirs.origin.get("storage"),
         theirs.origin.get("prefix"),
     ):
-        return Verdict.elsewhere
+        return TransferOutcome.elsewhere
     if ours.origin == theirs.origin and ours.table.equals(theirs.table):
-        return Verdict.same
+        return TransferOutcome.same
     # How many samples each end has measured that the other has not, or not in this version.
     shared = int(
         same_etag(ours.table, theirs.table, find(ours.table["key"], theirs.table["key"])).sum()
     )
-    return Verdict.copied if len(ours) - shared > len(theirs) - shared else Verdict.newer
+    return (
+        TransferOutcome.copied
+        if len(ours) - shared > len(theirs) - shared
+        else TransferOutcome.newer
+    )

@@ -1,4 +1,4 @@
-"""Which keys do file patterns mean?"""
+"""File patterns, and the keys that match them."""
 
 import re
 from collections.abc import Sequence

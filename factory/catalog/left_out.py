@@ -1,4 +1,4 @@
-"""Files of a storage that are no samples: trash and hidden ones, and those of other formats."""
+"""Files of a storage that are no samples: trash, hidden files, and files of other formats."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What does a text file of this machine hold that a setting names?"""
+"""Reading of a text file of this machine that a setting names."""
 
 from pathlib import Path
 

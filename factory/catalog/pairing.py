@@ -1,4 +1,4 @@
-"""Samples and the conditioning pictures that belong to them, matched by path stem."""
+"""Pairing of samples with their conditioning pictures, by path stem."""
 
 from collections.abc import Sequence
 

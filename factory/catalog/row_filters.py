@@ -1,4 +1,4 @@
-"""Which rows does a condition on one column of their table keep?"""
+"""Row filters: conditions on one column of the samples' table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,11 +4,8 @@ Depth, segmentation and other models come as plugins: a `BatchGenerator` of your
 `generate: {_target_: package.Class}`.
 """
 
-from factory.conditioning.canny import Canny
 from factory.conditioning.generator import BatchGenerator, Generator
-from factory.conditioning.jpeg import JpegArtifacts
-from factory.conditioning.masks import RandomMasks
-from factory.conditioning.superresolution import Superresolution
+from factory.conditioning.generators import Canny, JpegArtifacts, RandomMasks, Superresolution
 
 __all__ = [
     "BatchGenerator",

@@ -1,4 +1,4 @@
-"""What must something be that makes conditioning pictures from a source's pictures?"""
+"""The contract of conditioning generators."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

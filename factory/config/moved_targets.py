@@ -37,11 +37,12 @@ MOVED = {
     "factory.datamodule.FactoryDataModule": "factory.lightning.datamodule.FactoryDataModule",
     "factory.engine.local.LocalEngine": "factory.engine.local_engine.LocalEngine",
     "factory.engine.ray_engine.RayEngine": "factory.engine.ray.ray_engine.RayEngine",
-    "factory.media.limits.Limits": "factory.media.decode_limits.Limits",
+    "factory.media.limits.Limits": "factory.media.decode_limits.DecodeLimits",
     "factory.runtime.fetcher.Prefetch": "factory.runtime.prefetch.batch_fetcher.Prefetch",
     "factory.runtime.quarantine.QuarantineLimit": (
         "factory.runtime.batches.quarantine.QuarantineLimit"
     ),
+    "factory.sampling.schedule.Window": "factory.sampling.active_window.ActiveWindow",
     "factory.storage.s3.S3Storage": "factory.storage.s3.s3_storage.S3Storage",
     "factory.storage.tar.TarStorage": "factory.storage.tar.tar_storage.TarStorage",
     "factory.storage.urls.UrlListStorage": (

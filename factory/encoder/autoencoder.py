@@ -1,4 +1,4 @@
-"""How pictures and clips become latents with the autoencoders of the diffusers library."""
+"""Image and video encoders by autoencoders of the diffusers library."""
 
 import difflib
 import hashlib

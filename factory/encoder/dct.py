@@ -1,4 +1,4 @@
-"""How pictures become latents without any weights: an orthonormal 8x8 block DCT."""
+"""Image encoder without weights: an orthonormal 8x8 block DCT."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How captions become embeddings without any weights: each word hashed to a vector."""
+"""Text encoder without weights: each word is hashed to a vector."""
 
 import hashlib
 import math

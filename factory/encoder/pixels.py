@@ -1,4 +1,4 @@
-"""How are pictures kept that no encoder is asked about: as their pixels."""
+"""Image encoder that keeps pixels as they are."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is shared by encoders that load weights: which weights, when, and where they are."""
+"""Base of encoders that load weights: which weights, when, and where they are."""
 
 import gc
 import hashlib

@@ -1,4 +1,4 @@
-"""How one caption is encoded by several text encoders, as SDXL, Stable Diffusion 3 and Flux do."""
+"""Several text encoders as one, as SDXL, Stable Diffusion 3 and Flux use them."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How captions become embeddings with the text models of the transformers library."""
+"""Text encoders by models of the transformers library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from factory.encoder.base import Truncation
-from factory.encoder.outputs import hidden_layer, pooled_vector
 from factory.encoder.pretrained import (
     optional_package,
     resolve_device,
     weights_identity,
 )
-from factory.encoder.transformers_model import TransformersModel
+from factory.encoder.transformers_model import TransformersModel, hidden_layer, pooled_vector
 from factory.errors import ConfigError
 
 # Captions whose tokens are counted at once: enough for the tokenizer's threads, and little

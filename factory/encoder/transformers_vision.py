@@ -1,4 +1,4 @@
-"""How pictures become embeddings to condition on, with vision models of transformers."""
+"""Vision encoders by models of the transformers library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch.nn.functional import interpolate
 
-from factory.encoder.outputs import hidden_layer, pooled_vector
 from factory.encoder.pretrained import (
     optional_package,
     resolve_device,
     weights_identity,
 )
-from factory.encoder.transformers_model import TransformersModel
+from factory.encoder.transformers_model import TransformersModel, hidden_layer, pooled_vector
 from factory.errors import ConfigError
 
 # What CLIP was trained with, and most that follow it: taken where a model does not say.

@@ -1,4 +1,4 @@
-"""Which part of a picture that shows several side by side is the sample?"""
+"""Composite pictures, which show several side by side: which part is the sample."""
 
 from dataclasses import dataclass
 

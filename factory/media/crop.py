@@ -1,4 +1,4 @@
-"""How does a picture become pixels of its bucket's size: resized, then cut."""
+"""Resizing and cropping of pixels to the size of a bucket."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What are the pixels of a picture: bytes of any format to upright RGB.
+"""Decoding of pictures: bytes of any format to upright RGB pixels.
 
 - JPEG by libjpeg-turbo (simplejpeg), at a reduced scale where that is enough; what it does not
   take (CMYK, odd files) by Pillow, which also decodes every other format but JPEG XL and HEIC.
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import MediaError
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
+from factory.media.format_decoders import decode_jxl, open_heic
 from factory.media.formats.jpeg import scans
 from factory.media.headers import MAX_PIXELS, Header, check_size, read_header
-from factory.media.optional_decoders import decode_jxl, open_heic
 from factory.media.resample import opencv
 
 # Names how pixels come about, for keys of caches: raise the number whenever the same bytes
@@ -38,7 +38,7 @@ DECODE_VERSIONS = {
 }
 
 Pixels = NDArray[np.uint8]
-_LIMITS = Limits()
+_LIMITS = DecodeLimits()
 
 # Words of libjpeg about entropy-coded data that breaks off or makes no sense. Other warnings,
 # such as a few bytes too many between segments, leave the picture whole.
@@ -60,7 +60,7 @@ def decode(
     at_least: tuple[int, int] | None = None,
     max_pixels: int | None = MAX_PIXELS,
     check: Callable[[int, int], None] | None = None,
-    limits: Limits = _LIMITS,
+    limits: DecodeLimits = _LIMITS,
 ) -> Pixels:
     """Return the pixels of a picture as it is meant to be seen.
 
@@ -110,7 +110,7 @@ def _stored(
     header: Header,
     at_least: tuple[int, int] | None,
     max_pixels: int | None,
-    limits: Limits,
+    limits: DecodeLimits,
 ) -> Pixels:
     """Return the pixels as stored, before orientation is applied."""
     pixels: Pixels | None = None
@@ -201,8 +201,8 @@ def _trim(pixels: Pixels, header: Header, at_least: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(pixels[:rows, :columns])
 
 
-def _pillow(data: bytes, header: Header, max_pixels: int | None, limits: Limits) -> Pixels:
-    from factory.media.pillow_readers import open_pillow
+def _pillow(data: bytes, header: Header, max_pixels: int | None, limits: DecodeLimits) -> Pixels:
+    from factory.media.format_decoders import open_pillow
 
     kind = header.format
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from factory.errors import MediaError
-from factory.media.formats.window import Header
+from factory.media.formats.header_bytes import Header
 
 # Peak bytes per pixel of decoding a picture whole, its RGB included: measured as resident memory
 # for the deepest pixels of each format (transparent ones where there are such).
@@ -26,7 +26,7 @@ BEYOND_LIMITS = ("too large", "too many scans", "too slow")
 
 
 @dataclass(frozen=True)
-class Limits:
+class DecodeLimits:
     """What one picture may ask for; what asks for more is dropped with its reason.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Where in a picture is the largest face?"""
+"""Detection of the largest face in a picture."""
 
 import threading
 from typing import Any

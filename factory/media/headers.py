@@ -11,11 +11,11 @@ of their XMP; the rotation and mirror boxes of an AVIF or HEIC; the codestream o
 from collections.abc import Callable, Mapping
 
 from factory.errors import MediaError
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
+from factory.media.format_decoders import codec
 from factory.media.formats import bmp, gif, heif, jpeg, jxl, png, tiff, webp
 from factory.media.formats.exif import exif_orientation
-from factory.media.formats.window import Header, NeedMoreBytes, Window
-from factory.media.optional_decoders import codec
+from factory.media.formats.header_bytes import Header, HeaderBytes, NeedMoreBytes
 from factory.records import MediaFacts
 
 __all__ = [
@@ -51,7 +51,7 @@ def measure(
     size: int | None = None,
     *,
     max_pixels: int | None = MAX_PIXELS,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
     ranges: Mapping[int, bytes] | None = None,
 ) -> MediaFacts:
     """Return what the first bytes of a picture say about it.
@@ -105,7 +105,7 @@ def read_header(
         NeedMoreBytes: As `measure`.
         MediaError: As `measure`.
     """
-    window = Window(head, None if size is not None and size < 0 else size, ranges)
+    window = HeaderBytes(head, None if size is not None and size < 0 else size, ranges)
     if not head:
         raise window.short(_SIGNATURE) if window.size else MediaError("empty file")
     kind = sniff(head)
@@ -166,7 +166,7 @@ _SIGNATURES = (
     ("JXL", jxl.CONTAINER),
 )
 
-_READERS: dict[str, Callable[[Window, bool], Header]] = {
+_READERS: dict[str, Callable[[HeaderBytes, bool], Header]] = {
     "JPEG": jpeg.read,
     "PNG": png.read,
     "WEBP": webp.read,

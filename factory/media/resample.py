@@ -1,4 +1,4 @@
-"""How is a picture resized: quickly and nearly as by Lanczos, or by Lanczos itself?
+"""Resampling of pictures: fast and close to Lanczos, or Lanczos itself.
 
 OpenCV's bicubic is quick, but looks at 4 x 4 pixels however much it shrinks, and so aliases. A
 blur of five taps beforehand makes up for that: it is chosen so that both together pass what

@@ -3,7 +3,7 @@
 - Of several video streams the one FFmpeg holds for the best counts; cover pictures do not.
 - Frames are as they are shown: turned and mirrored as the container says, with square pixels,
   and those that an edit list leaves out do not count. Transparent pixels are laid on white.
-- Frames are counted, never derived from a duration and a rate: see `video_frames`.
+- Frames are counted, never derived from a duration and a rate: see `video_container`.
 - Only self-contained containers are opened: no playlist, nothing that names another file.
 """
 
@@ -23,8 +23,14 @@ from numpy.typing import NDArray
 
 from factory.errors import MediaError, MissingExtraError
 from factory.media.headers import MAX_PIXELS
-from factory.media.video_container import SIGNATURE, announces_video, breaks_off
-from factory.media.video_frames import FrameTable, read_index, read_packets
+from factory.media.video_container import (
+    SIGNATURE,
+    FrameTable,
+    announces_video,
+    breaks_off,
+    read_index,
+    read_packets,
+)
 from factory.records import MediaFacts
 from factory.storage.base import Storage
 

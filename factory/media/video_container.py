@@ -1,7 +1,12 @@
-"""First bytes of video containers: whether a file is one, and whether its end was cut off."""
+"""Video containers: their first bytes, whether the end is missing, and the table of frames."""
 
 import os
-from typing import BinaryIO
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain
+from typing import Any, BinaryIO, NamedTuple
 
 # The longest signature (RIFF....AVI ) ends here.
 SIGNATURE = 12
@@ -84,3 +89,174 @@ def _read(file: BinaryIO, start: int, length: int) -> bytes:
     while len(found) < length and (more := file.read(length - len(found))):
         found += more
     return found
+
+
+# Demuxers that go to a time; others are read from the start.
+_SEEKABLE = ("mov", "matroska", "avi", "mpegts", "mpeg")
+# Key frames tried: frames that are shown before the first one but follow it in the file need
+# the key frame before it.
+_TRIES = 3
+
+
+class Packet(NamedTuple):
+    """One packet of a video, in the order of the file.
+
+    Attributes:
+        mark: What tells it from the others: its decoding time where an index lists it, else
+            its place in the file.
+        time: Where to seek to for it, in the stream's unit; None where that is not known.
+        key: Whether decoding can begin with it.
+        shown: Whether it gives a frame: one that an edit list leaves out does not.
+    """
+
+    mark: int | None
+    time: int | None
+    key: bool
+    shown: bool
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """The packets of a video.
+
+    Attributes:
+        packets: All of them, in the order of the file.
+        indexed: Whether they come from the container's index, so that nothing was read yet.
+        claimed: Number of frames the container claims where its end was cut off, and some of
+            them with it; 0 where it makes no such claim.
+    """
+
+    packets: Sequence[Packet]
+    indexed: bool
+    claimed: int = 0
+
+    @cached_property
+    def count(self) -> int:
+        """Number of frames."""
+        return self.claimed or sum(packet.shown for packet in self.packets)
+
+    @cached_property
+    def _before(self) -> list[int]:
+        """Frames whose packets come before each packet."""
+        return [0, *accumulate(packet.shown for packet in self.packets)]
+
+    @cached_property
+    def _places(self) -> dict[int | None, int]:
+        return {packet.mark: place for place, packet in enumerate(self.packets)}
+
+    def key_times(self, first: int) -> list[int]:
+        """Return times of the key frames to try for a frame, the nearest first; may be none."""
+        if len(self._places) < len(self.packets) or None in self._places:
+            return []
+        times = []
+        for place in range(len(self.packets) - 1, 0, -1):
+            packet = self.packets[place]
+            if packet.key and packet.time is not None and self._before[place] <= first:
+                times.append(packet.time)
+                if len(times) == _TRIES:
+                    break
+        return times
+
+    def seek(self, container: Any, stream: Any, first: int) -> "Iterator[tuple[int, Any]] | None":
+        """Return frames with their numbers from a key frame at or before the first one wanted.
+
+        Numbers may be missing where the decoder needs more than the key frame, and the frames
+        end early where times are missing: such a video has to be decoded from its start.
+
+        Returns:
+            None where no key frame can be gone to, or only the first one.
+        """
+        if container.format.name.split(",")[0] not in _SEEKABLE:
+            return None
+        for time in self.key_times(first):
+            container.seek(time, stream=stream)
+            packets = container.demux(stream)
+            key = self._landed(packets)
+            if key is None:
+                return None
+            head, leading = [key], 0
+            for packet in packets:
+                head.append(packet)
+                if packet.pts is None or packet.pts >= key.pts:
+                    break
+                leading += _gives_frame(packet, stream)
+            number = self._before[self._place(key)] + leading
+            if number <= first:
+                return _numbered(chain(head, packets), stream, number, key.pts)
+        return None
+
+    def _place(self, packet: Any) -> int:
+        return self._places.get(packet.dts if self.indexed else packet.pos, -1)
+
+    def _landed(self, packets: Iterator[Any]) -> Any:
+        """Return the first key frame among packets, if the table knows it."""
+        for packet in packets:
+            if packet.size and packet.is_keyframe:
+                known = self._place(packet) >= 0 and packet.pts is not None
+                return packet if known else None
+        return None
+
+
+def read_index(container: Any, stream: Any) -> FrameTable | None:
+    """Return the frames a container's index lists; None where it does not list all."""
+    kind, listed = container.format.name.split(",")[0], len(stream.index_entries)
+    # The index of a fragmented MP4 holds what was read so far, and its header counts no frame.
+    # An edit list may leave out entries or repeat them.
+    if not listed or not stream.frames or kind not in ("mov", "avi"):
+        return None
+    if kind == "avi" and listed != stream.frames:
+        return None
+    return FrameTable(
+        [
+            Packet(entry.timestamp, entry.timestamp, entry.is_keyframe, _listed(entry))
+            for entry in stream.index_entries
+        ],
+        indexed=True,
+    )
+
+
+def read_packets(container: Any, stream: Any) -> FrameTable:
+    """Return the frames of the packets of a whole file."""
+    return FrameTable(
+        [
+            Packet(
+                packet.pos,
+                packet.pts if packet.pts is not None else packet.dts,
+                packet.is_keyframe,
+                _gives_frame(packet, stream),
+            )
+            for packet in container.demux(stream)
+            if packet.size
+        ],
+        indexed=False,
+    )
+
+
+def _listed(entry: Any) -> bool:
+    return bool(entry.size) and not entry.is_discard
+
+
+def _gives_frame(packet: Any, stream: Any) -> bool:
+    """Whether a packet is shown: VP8 has packets that others only refer to."""
+    if not packet.size or packet.is_discard:
+        return False
+    # show_frame is the fifth bit of a VP8 frame's tag.
+    return stream.codec_context.codec.name != "vp8" or bool(bytes(packet)[0] >> 4 & 1)
+
+
+def _numbered(
+    packets: Iterator[Any], stream: Any, number: int, start: int
+) -> Iterator[tuple[int, Any]]:
+    """Decode packets; number the frames from `start` on by their times, beginning at `number`."""
+    times: list[int] = []
+    for packet in packets:
+        if packet.size:
+            if packet.pts is None:
+                return
+            if packet.pts >= start and _gives_frame(packet, stream):
+                insort(times, packet.pts)
+        for frame in packet.decode():
+            if frame.pts is None:
+                return
+            if frame.pts >= start:
+                yield number + bisect_left(times, frame.pts), frame

@@ -1,4 +1,4 @@
-"""How long each stage took, how much memory it held, and how far it has come."""
+"""Stages of a run: time and memory of each, and progress bars."""
 
 import json
 import logging

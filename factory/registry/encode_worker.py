@@ -20,7 +20,7 @@ from factory.backends.pixels import MediaReader, Picture, PictureColumns, read_p
 from factory.cache.format.recipe import Keys, rows_of
 from factory.cache.writer import ShardWriter
 from factory.catalog.facts import NOT_READABLE
-from factory.catalog.scan.sample_fault import is_own
+from factory.catalog.scan.sample_fault import is_sample_fault
 from factory.engine.engine import Engine
 from factory.engine.pipeline import Ahead, Behind
 from factory.errors import MediaError
@@ -213,7 +213,7 @@ def _reason(reader: MediaReader, picture: Picture, error: Exception) -> str:
     """Say why a picture cannot be read; raise what is not its own fault."""
     if isinstance(error, MediaError):
         return str(error)
-    if is_own(error, reader.storage):
+    if is_sample_fault(error, reader.storage):
         return f"{NOT_READABLE}: {error}"
     error.add_note(f"while reading {picture.key!r} in {reader.storage.identity}")
     raise error

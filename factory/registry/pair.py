@@ -12,7 +12,7 @@ from factory.backends.embeddings import ImageEmbedBackend
 from factory.backends.generated import generated_embeds
 from factory.backends.prepared import PreparedBackend
 from factory.catalog.catalog import Catalog
-from factory.catalog.crops import Cuts, OwnCuts, PartnerCuts
+from factory.catalog.crops import Crops, OwnCrops, PartnerCrops
 from factory.catalog.facts import Facts
 from factory.catalog.pairing import NO_SOURCE, pair
 from factory.conditioning.generator import BatchGenerator
@@ -95,10 +95,10 @@ def _paired(
             catalog.facts, catalog.decisions, source.backend.prefix,
             theirs, backend.prefix, backend.filters, own,
         )  # fmt: skip
-        cuts: Cuts = PartnerCuts(catalog.shapes, of_partner)
+        crops: Crops = PartnerCrops(catalog.shapes, of_partner)
         if not backend.strict:
-            cuts = OwnCuts(theirs, bonded.geometry, seed)
-        same = Catalog(theirs, decided, backend.caption, cuts)
+            crops = OwnCrops(theirs, bonded.geometry, seed)
+        same = Catalog(theirs, decided, backend.caption, crops)
     made = PreparedBackend(
         bonded,
         same,

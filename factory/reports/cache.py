@@ -15,8 +15,8 @@ from factory.cache.maintenance.compaction import Compaction
 from factory.cache.maintenance.garbage import Garbage, is_old
 from factory.cache.maintenance.transfer import Transfer
 from factory.cache.maintenance.verify import VerifyReport
-from factory.catalog.facts_transfer import FactsTransfer, Verdict
-from factory.catalog.key_search import row_of
+from factory.catalog.facts import row_of
+from factory.catalog.facts_transfer import FactsTransfer, TransferOutcome
 from factory.reports.cache_usage import CacheUsage, recipe_name
 from factory.reports.terminal_tables import narrow, titled_table
 from factory.reports.wording import listed, number, place, plural, redact, size
@@ -30,7 +30,7 @@ _SHOWN = 20
 _WELL = Text("✓ ", style="green")
 _ILL = Text("✗ ", style="bold red")
 # What is said more of than the verdict.
-_TOLD = (Verdict.elsewhere, Verdict.useless, Verdict.damaged)
+_TOLD = (TransferOutcome.elsewhere, TransferOutcome.useless, TransferOutcome.damaged)
 
 
 def show_usage(
@@ -213,16 +213,18 @@ def show_transfers(
     console.print(table)
     for name, found in facts.items():
         detail = f" ({redact(found.detail)})" if found.verdict in _TOLD else ""
-        verdict = "to be copied" if dry and found.verdict is Verdict.copied else found.verdict
+        verdict = (
+            "to be copied" if dry and found.verdict is TransferOutcome.copied else found.verdict
+        )
         known = "" if found.samples is None else f", {plural(found.samples, 'sample')}"
-        mark = _ILL if found.verdict is Verdict.damaged else Text()
+        mark = _ILL if found.verdict is TransferOutcome.damaged else Text()
         line = mark + Text(f"facts of {name}{known}: {verdict}{detail}")
         console.print(line, soft_wrap=True)
     problems = {name: each.problems for name, each in done.items() if each.problems}
     for name, lines in problems.items():
         console.print(_ILL + Text(f"{name}: {plural(len(lines), 'problem')}"))
         _list(console, lines)
-    if not problems and not any(each.verdict is Verdict.damaged for each in facts.values()):
+    if not problems and not any(each.verdict is TransferOutcome.damaged for each in facts.values()):
         console.print(_WELL + Text(_summary(list(done.values()), seconds)))
 
 

@@ -1,4 +1,4 @@
-"""When does an epoch end?"""
+"""Rules by which an epoch ends."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ MOST_STEPS = 2**30
 
 
 @dataclass(frozen=True)
-class Ending:
+class EpochEnd:
     """The rule by which an epoch ends.
 
     A backend is exhausted when it has given `repeats + 1` passes in the epoch. Only backends

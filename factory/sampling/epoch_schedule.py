@@ -1,4 +1,4 @@
-"""Which backend serves each step of one epoch, and which of its batches is it?"""
+"""Schedule of one epoch: the backend of each step, and which of its batches the step takes."""
 
 import threading
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.epoch_end import MOST_STEPS, Ending
-from factory.sampling.fade import FADE_BLOCK, factors
+from factory.sampling.epoch_end import MOST_STEPS, EpochEnd
+from factory.sampling.selection import FADE_BLOCK, factors
 from factory.sampling.slider_groups import Turns
 
 # Totals are noted every so many steps; a look-up counts at most this many bytes past a note.
@@ -42,7 +42,7 @@ class Span:
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
+class ScheduleStretch:
     """A run of steps with the same active backends, whose weights stay or fall together.
 
     Attributes:
@@ -52,7 +52,7 @@ class Stretch:
         weights: Weight of every backend at its first step, 0 for those that do not take
             part, float64 [k].
         shares: Share of the steps that each backend asks for at its first step, float64 [k].
-        fading: Whether a weight falls from step to step; `Course.asked` sums such shares up.
+        fading: Whether a weight falls from step to step; `EpochSchedule.asked` sums such shares up.
         carried: Batches each backend gave in epochs before since the same backends began to
             take part at the same weights, where the balance goes on; else zeros. int64 [k].
     """
@@ -79,7 +79,7 @@ class Balance:
     given: NDArray[np.int64]
 
 
-class Course:
+class EpochSchedule:
     """The order in which k backends serve the steps of one epoch.
 
     Played as far as it was asked for, then kept: one byte a step (two beyond 256 backends)
@@ -93,7 +93,7 @@ class Course:
         spans: Sequence[Span | None],
         weights: NDArray[np.float64],
         turns: Turns,
-        ending: Ending,
+        ending: EpochEnd,
         start: int = 0,
         balance: Balance | None = None,
     ) -> None:
@@ -124,7 +124,7 @@ class Course:
         self._chosen = np.empty(reserved, dtype=np.min_scalar_type(max(len(quotas) - 1, 0)))
         self._notes = np.zeros((reserved // NOTE_EVERY + 1, len(quotas)), dtype=np.int64)
         self._counts = np.zeros(len(quotas), dtype=np.int64)
-        self._stretches: list[Stretch] = []
+        self._stretches: list[ScheduleStretch] = []
         self._played = 0
         self._ended = False
 
@@ -135,7 +135,7 @@ class Course:
         whole = serving & (self._opens == 0) & (self._closes >= self._most)
         if self._ending.steps is not None and whole.any():
             return self._ending.steps
-        if self._ending == Ending():
+        if self._ending == EpochEnd():
             most = int(self._quotas[serving].sum())
             if (self._opens[serving] == 0).all() and (self._closes[serving] >= most).all():
                 return most
@@ -168,7 +168,7 @@ class Course:
         )
         return counts
 
-    def stretches(self, until: int | None = None) -> list[Stretch]:
+    def stretches(self, until: int | None = None) -> list[ScheduleStretch]:
         """Return the stretches in order; with `until`, those that begin at or before it."""
         self.play(self._most + 1 if until is None else until + 1)
         return [part for part in self._stretches if until is None or part.first <= until]
@@ -180,7 +180,7 @@ class Course:
             return None
         return Balance(last.active, last.carried + self.counts(steps) - last.counts)
 
-    def weights(self, stretch: Stretch, step: int) -> NDArray[np.float64]:
+    def weights(self, stretch: ScheduleStretch, step: int) -> NDArray[np.float64]:
         """Return the weights at a step of a stretch, 0 for backends without part: [k]."""
         weights: NDArray[np.float64] = self._weights_of(stretch, step, 1)[0]
         return weights
@@ -247,7 +247,7 @@ class Course:
         self._counts[active] += np.bincount(picks, minlength=len(active))
         self._keep(active[picks])
 
-    def _stretch(self) -> Stretch | None:
+    def _stretch(self) -> ScheduleStretch | None:
         """Return the stretch of the next step, a new one if other backends take part now."""
         step = self._played
         able = (self._opens <= step) & (step < self._closes) & (self._weights > 0)
@@ -266,10 +266,12 @@ class Course:
             goes_on = before is not None and not step and not fading
             if before is not None and goes_on and np.array_equal(active, before.active):
                 carried = before.given
-            self._stretches.append(Stretch(step, counts, active, weights, shares, fading, carried))
+            self._stretches.append(
+                ScheduleStretch(step, counts, active, weights, shares, fading, carried)
+            )
         return self._stretches[-1]
 
-    def _weights_of(self, stretch: Stretch, first: int, count: int) -> NDArray[np.float64]:
+    def _weights_of(self, stretch: ScheduleStretch, first: int, count: int) -> NDArray[np.float64]:
         """Return the weights at some steps of a stretch, float64 [count, k]."""
         if not stretch.fading:
             return np.broadcast_to(stretch.weights, (count, len(self._quotas)))
@@ -284,7 +286,7 @@ class Course:
         nearest = int(edges.min(initial=self._most, where=edges > self._played))
         return min(nearest - self._played, most)
 
-    def _reach(self, stretch: Stretch, left: NDArray[np.int64], steps: int) -> int:
+    def _reach(self, stretch: ScheduleStretch, left: NDArray[np.int64], steps: int) -> int:
         """Say how far to play: never past a window's edge, and little past an exhaustion."""
         step = self._played
         until = left / stretch.shares[stretch.active]
@@ -294,7 +296,7 @@ class Course:
         edge = self._edge(int(left.sum()))
         return min(edge, max(LEAST_PLAY, min(int(until.min()) + 2, wanted)))
 
-    def _check_length(self, stretch: Stretch, until: NDArray[np.float64]) -> None:
+    def _check_length(self, stretch: ScheduleStretch, until: NDArray[np.float64]) -> None:
         """Refuse to go on until a backend of a tiny share has given all it holds."""
         ends = np.minimum(self._played + until, self._closes[stretch.active])
         if ends.max() >= MOST_STEPS:

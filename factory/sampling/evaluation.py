@@ -1,4 +1,4 @@
-"""In which order is a backend gone through once, for validation?"""
+"""Evaluation plans: a backend gone through once, in order, for validation."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which samples are left out from a step on, and what stands in for them?
+"""Exclusions: samples that are left out from a step on, and their substitutes.
 
 An excluded sample is replaced where it stands: the rest of the order does not move by one
 place, so a run can go on without a sample after the step at which it did harm.

@@ -1,4 +1,4 @@
-"""Are two plans the same, and if not, what differs?"""
+"""Fingerprints of plans, and what differs between two of them."""
 
 import json
 from collections.abc import Iterator, Mapping

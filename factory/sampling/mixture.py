@@ -1,10 +1,10 @@
-"""How are backends mixed, before it is known what they hold?"""
+"""Mixture settings: how backends are mixed, before their contents are known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from factory.errors import PlanError
-from factory.sampling.epoch_end import Ending, EpochRule
+from factory.sampling.epoch_end import EpochEnd, EpochRule
 from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
@@ -27,7 +27,7 @@ class Mixture:
         short_batch: Last batch of a bucket: "fill" it from the bucket, leave it "short", or
             "drop" it.
         epoch: When an epoch ends: "all_exhausted", "first_exhausted" or "cycle", see
-            `factory.sampling.epoch_end.Ending`.
+            `factory.sampling.epoch_end.EpochEnd`.
         epoch_steps: Length of every epoch in optimizer steps; None for the rule.
     """
 
@@ -52,7 +52,7 @@ class Mixture:
                     f"{strategy!r}; set sampling.{name}._target_ to a class that has them, such as "
                     f"{_EXAMPLES[name]}"
                 )
-        Ending(self.epoch, self.epoch_steps)
+        EpochEnd(self.epoch, self.epoch_steps)
 
     def plan(
         self,

@@ -1,4 +1,4 @@
-"""Which rows make up the n-th batch that one backend gives in an epoch?"""
+"""Passes over one backend: the rows of its n-th batch in an epoch."""
 
 from dataclasses import dataclass, field
 from math import isfinite
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.permutation import Permutation, derive_key, images_by_row
-from factory.sampling.schedule import Window
 
 ShortBatch = Literal["fill", "short", "drop"]
 
@@ -55,7 +55,7 @@ class PlanBackend:
     buckets: tuple[str, ...]
     probability: float = 1.0
     repeats: int = 0
-    window: Window = field(default_factory=Window)
+    window: ActiveWindow = field(default_factory=ActiveWindow)
     batch_size: int | None = None
     identity: str = ""
     sequential: bool = False
@@ -118,7 +118,7 @@ class PassBatch:
 
 
 @dataclass(frozen=True)
-class Tally:
+class PassCounts:
     """What some batches of a backend amount to: counts of samples.
 
     Attributes:
@@ -237,13 +237,13 @@ class Passes:
             for name, mine, less in zip(names, rows, missing, strict=True)
         ]
 
-    def tally(self, epoch: int, batches: int) -> Tally:
+    def tally(self, epoch: int, batches: int) -> PassCounts:
         """Count what the first batches of an epoch amount to, 0 <= batches <= per_epoch."""
         passes, begun = divmod(batches, self.per_pass)
         short = np.flatnonzero(self._rest)
         if self.short_batch == "drop":
             dropped = passes * int(self._rest.sum())
-            return Tally(batches * self.batch_size, 0, dropped)
+            return PassCounts(batches * self.batch_size, 0, dropped)
         times = np.full(len(short), passes)
         if begun:
             shuffle = self._shuffle(self.per_pass, epoch, passes, "batches")
@@ -251,8 +251,8 @@ class Passes:
         missing = int((times * (self.batch_size - self._rest[short])).sum())
         rows = batches * self.batch_size
         if self.short_batch == "fill":
-            return Tally(rows, missing, 0)
-        return Tally(rows - missing, 0, 0)
+            return PassCounts(rows, missing, 0)
+        return PassCounts(rows - missing, 0, 0)
 
     def _shuffle(self, size: int, epoch: int, pass_index: int, *what: str) -> Permutation:
         name: tuple[int | str, ...] = (epoch, pass_index, *what)

@@ -1,4 +1,4 @@
-"""Where does index i land in a seeded shuffle of n things, without storing the shuffle?"""
+"""Seeded permutations in constant memory, by a Feistel network."""
 
 import math
 from collections.abc import Sequence

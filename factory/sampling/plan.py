@@ -1,4 +1,4 @@
-"""Which samples make up any step of any epoch?"""
+"""The plan: the samples of any step of any epoch, as a pure function of the seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.epoch_end import Ending, EpochRule
-from factory.sampling.epoch_schedule import Course, Stretch
-from factory.sampling.epochs import Epochs
+from factory.sampling.active_window import ActiveWindow, check_windows
+from factory.sampling.epoch_end import EpochEnd, EpochRule
+from factory.sampling.epoch_schedule import EpochSchedule, ScheduleStretch
+from factory.sampling.epoch_timeline import EpochTimeline
 from factory.sampling.exclusion import Excluded, Swap, check_excluded, stand_ins
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
-from factory.sampling.schedule import Window, check_windows
 from factory.sampling.selection import Balanced, Selection
 from factory.sampling.slider_groups import slider_groups
 from factory.sampling.weights import MixtureEntry, UniformWeighting, Weighting
@@ -91,7 +91,7 @@ class Account:
 
 
 @dataclass(frozen=True, eq=False)
-class _Opened:
+class _OpenEpoch:
     """An epoch being asked about.
 
     Attributes:
@@ -105,7 +105,7 @@ class _Opened:
     epoch: int
     start: int
     length: int
-    course: Course
+    course: EpochSchedule
     before: list[int] | None
 
     def place(self, backend: int, number: int) -> tuple[int, int]:
@@ -119,7 +119,7 @@ class Plan:
     """The order of samples, as a pure function of (seed, epoch, step).
 
     Nothing here depends on ranks, threads, workers or on what was asked before. When an epoch
-    ends is said in `factory.sampling.epoch_end.Ending`. Safe to ask from several threads; a
+    ends is said in `factory.sampling.epoch_end.EpochEnd`. Safe to ask from several threads; a
     pickled plan carries its arguments only.
     """
 
@@ -145,7 +145,7 @@ class Plan:
             weighting: How probabilities become weights.
             selection: How weights become a sequence of backends.
             short_batch: What becomes of the last batch of a bucket, see `Passes`.
-            epoch: The rule by which epochs end, see `Ending`.
+            epoch: The rule by which epochs end, see `EpochEnd`.
             epoch_steps: Length of every epoch in optimizer steps; None for the rule.
             exclude: Rows left out from a step on, by the name of their backend.
 
@@ -157,7 +157,7 @@ class Plan:
         self.batch_size, self.seed = batch_size, seed
         self.weighting, self.selection = weighting, selection
         self.short_batch = short_batch
-        self.ending = Ending(epoch, epoch_steps)
+        self.ending = EpochEnd(epoch, epoch_steps)
         self.exclude = dict(exclude or {})
         check_excluded(backends, self.exclude)
         self._passes = [Passes(each, batch_size, short_batch, seed) for each in backends]
@@ -168,10 +168,10 @@ class Plan:
         check_windows({name: window for name, window, weight in takes_part if weight > 0})
         quotas = np.array([each.per_epoch for each in self._passes], dtype=np.int64)
         groups = slider_groups([each.slider_strength for each in backends])
-        self._epochs = Epochs(
+        self._epochs = EpochTimeline(
             names, windows, quotas, self.weights, selection, seed, self.ending, groups
         )
-        self._opened: _Opened | None = None  # the epoch asked for last
+        self._opened: _OpenEpoch | None = None  # the epoch asked for last
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments; what was played is played again where it is needed."""
@@ -265,7 +265,7 @@ class Plan:
         """
         self._epochs.course(epoch).play(self.steps(epoch))
 
-    def stretches(self, epoch: int) -> list[Stretch]:
+    def stretches(self, epoch: int) -> list[ScheduleStretch]:
         """Return the parts of an epoch in which backends and weights stay the same.
 
         Raises:
@@ -325,7 +325,7 @@ class Plan:
             for index, each in enumerate(self.backends)
         ]
 
-    def _tally(self, opened: _Opened, index: int, first: int, last: int) -> dict[str, int]:
+    def _tally(self, opened: _OpenEpoch, index: int, first: int, last: int) -> dict[str, int]:
         """Count the samples of some batches of a backend: rows, duplicates, dropped."""
         passes = self._passes[index]
         more, less = (
@@ -391,7 +391,7 @@ class Plan:
             "short_batch": str(self.short_batch),
             "weighting": describe_strategy(self.weighting),
             "selection": describe_strategy(self.selection),
-            **_set(epoch=None if self.ending.rule == Ending().rule else str(self.ending.rule)),
+            **_set(epoch=None if self.ending.rule == EpochEnd().rule else str(self.ending.rule)),
             **_set(epoch_steps=self.ending.steps),
             "backend_order": [each.name for each in self.backends],
             "backends": {
@@ -430,14 +430,14 @@ class Plan:
     def _row_hashes(self) -> dict[str, str]:
         return {each.name: hash_rows(each.order) for each in self.backends}
 
-    def _open(self, epoch: int, step: int) -> _Opened:
+    def _open(self, epoch: int, step: int) -> _OpenEpoch:
         """Return the epoch of a step inside it."""
         opened = self._opened
         if opened is None or opened.epoch != epoch:
             epochs = self._epochs
             before = epochs.before(epoch).tolist() if self.ending.carries else None
             start, length = epochs.start(epoch), epochs.length(epoch)
-            opened = _Opened(epoch, start, length, epochs.course(epoch), before)
+            opened = _OpenEpoch(epoch, start, length, epochs.course(epoch), before)
             self._opened = opened
         if not 0 <= step < opened.length:
             raise PlanError(f"epoch {epoch} has the steps 0 to {opened.length - 1}, got {step}")
@@ -458,7 +458,7 @@ class Plan:
         return weights
 
 
-def _described(window: Window) -> dict[str, Any]:
+def _described(window: ActiveWindow) -> dict[str, Any]:
     """Return a window's bounds; those of a fade only where there is one.
 
     What was added later is left out where it is not used, so that fingerprints stay. 0 and 1

@@ -1,4 +1,4 @@
-"""Which samples of a global batch does one rank get?"""
+"""Shares of ranks: the samples of a global batch that one rank trains."""
 
 import numpy as np
 from numpy.typing import NDArray

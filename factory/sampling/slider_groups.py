@@ -1,4 +1,4 @@
-"""Whose turn is it where groups of backends take turns, and whom does a group choose?"""
+"""Slider groups: groups of backends that take turns, and the choice inside a group."""
 
 import math
 from collections.abc import Iterator, Sequence

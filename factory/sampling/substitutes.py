@@ -1,4 +1,4 @@
-"""Which row stands in for one that cannot be used?"""
+"""Substitutes: rows of the same bucket that replace one that cannot be used."""
 
 from collections.abc import Collection, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much of the mixture does each backend ask for?"""
+"""Weightings: how much of the mixture each backend asks for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How is a file written so that its name stands for all of it, or for what it was before?"""
+"""Atomic writes of local files: a name stands for a whole file, or for what it was before."""
 
 import errno
 import os

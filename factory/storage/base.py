@@ -1,9 +1,13 @@
 """The contract every storage keeps: named bytes below one root."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
@@ -69,7 +73,7 @@ class Storage(ABC):
         Raises:
             ObjectNotFoundError: The root or prefix does not exist.
         """
-        from factory.storage.listing import Listing
+        from factory.storage.base import Listing
 
         rows = ((info.key, info.size, info.etag) for info in self.objects(prefix))
         return Listing().extend(rows).table()
@@ -215,3 +219,37 @@ def safe_key(key: str) -> str:
             f"key {key!r} leaves its root; keys are relative paths without '..' or NUL"
         )
     return "/".join(parts)
+
+
+SCHEMA = pa.schema(
+    [
+        # large_string: a column of 32-bit offsets overflows at 2 GB of names.
+        pa.field("key", pa.large_string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.large_string(), nullable=False),
+    ]
+)
+# Rows kept as Python objects before they become columns: 20 MB of them.
+_BATCH_ROWS = 2**16
+
+
+class Listing:
+    """Gathers keys, sizes and etags into columns, batch by batch."""
+
+    def __init__(self) -> None:
+        """Start with nothing found."""
+        self._batches: list[pa.RecordBatch] = []
+
+    def extend(self, rows: Iterable[tuple[str, int, str]]) -> Self:
+        """Add objects: key, size and etag of each."""
+        stream = iter(rows)
+        while part := list(islice(stream, _BATCH_ROWS)):
+            columns = zip(zip(*part, strict=True), SCHEMA, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in columns]
+            self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
+        return self
+
+    def table(self) -> pa.Table:
+        """Return everything added, sorted by key."""
+        table = pa.Table.from_batches(self._batches, schema=SCHEMA).combine_chunks()
+        return table.take(pc.sort_indices(table["key"]))

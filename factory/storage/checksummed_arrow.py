@@ -1,4 +1,4 @@
-"""Arrow files of this project's own, each with a checksum before it.
+"""Arrow files with a checksum in front, for this project's own indexes.
 
 Arrow's readers follow the offsets in a file wherever they lead, so that a flipped bit may end the
 process. The checksum stands outside of what it covers, and is compared before Arrow sees a byte.

@@ -1,4 +1,4 @@
-"""How many requests may one endpoint have under way, over all storages of this process?"""
+"""Limits on the requests under way to one endpoint, over all storages of this process."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""How are requests run in this process's event loop, and reads side by side in order?"""
+"""The event loop of this process: requests with retries, and reads side by side in order."""
 
 import asyncio
 import os
@@ -67,7 +67,7 @@ def sent_once(session: "aiohttp.ClientSession") -> "aiohttp.ClientSession":
     return session
 
 
-class Progress:
+class TransferProgress:
     """Told of each part of a body, it moves the deadline of its request on."""
 
     def __init__(self, tries: Tries, limit: asyncio.Timeout, slot: Slot) -> None:
@@ -90,7 +90,7 @@ class Progress:
 
 
 async def persist(
-    send: Callable[[Progress], Awaitable[T]],
+    send: Callable[[TransferProgress], Awaitable[T]],
     judge: Callable[[Exception], Fault | None],
     endpoint: Endpoint,
     patience: Patience,
@@ -140,7 +140,7 @@ class _OverdueError(Exception):
 
 
 async def _once(
-    send: Callable[[Progress], Awaitable[T]],
+    send: Callable[[TransferProgress], Awaitable[T]],
     judge: Callable[[Exception], Fault | None],
     endpoint: Endpoint,
     tries: Tries,
@@ -149,7 +149,7 @@ async def _once(
         async with asyncio.timeout(tries.left_s) as limit, endpoint.slot() as slot:
             tries.begin()
             try:
-                found = await send(Progress(tries, limit, slot))
+                found = await send(TransferProgress(tries, limit, slot))
             except Exception as error:
                 fault = judge(error)
                 if fault is None:
@@ -218,7 +218,7 @@ def abort(flights: "Sequence[Future[Any]]") -> None:
         _loop().call_soon_threadsafe(stop)
 
 
-class Flights(Generator[T, None, None], Generic[S, T]):
+class OrderedRequests(Generator[T, None, None], Generic[S, T]):
     """Results of many jobs in the order of the jobs, at most some of them ahead.
 
     The first ones begin at once, further ones as results are taken. Results are taken and jobs

@@ -1,4 +1,4 @@
-"""How does a Hugging Face dataset become a storage?"""
+"""Hugging Face datasets as a storage."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -114,10 +114,10 @@ class HuggingFaceStorage(TabularStorage):
                 yield self._info(opened, index, size)
                 index += 1
 
-    def _info(self, opened: "_Opened", index: int, size: int) -> ObjectInfo:
+    def _info(self, opened: "_OpenDataset", index: int, size: int) -> ObjectInfo:
         return ObjectInfo(_key(index), size, f"{opened.fingerprint}-{index:x}")
 
-    def _index(self, opened: "_Opened", key: str) -> int:
+    def _index(self, opened: "_OpenDataset", key: str) -> int:
         match = _KEY.fullmatch(safe_key(key))
         index = int(match[1]) if match else -1
         if not 0 <= index < len(opened.images) or key != _key(index):
@@ -221,7 +221,7 @@ class HuggingFaceStorage(TabularStorage):
         opened = _OPENED.get(self)
         return class_names(opened.dataset.features, self._path(opened, column))
 
-    def _path(self, opened: "_Opened", column: str) -> list[str]:
+    def _path(self, opened: "_OpenDataset", column: str) -> list[str]:
         """Return a column's name in parts, after making sure that it leads somewhere."""
         if column == "key":
             raise TableError(f"{self.identity}: the column name 'key' is taken; rename it")
@@ -279,7 +279,7 @@ class HuggingFaceStorage(TabularStorage):
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _OpenDataset:
     """A dataset in this process.
 
     Attributes:
@@ -301,7 +301,7 @@ def _key(index: int) -> str:
     return f"{index:09d}.img"
 
 
-def _open(storage: HuggingFaceStorage) -> _Opened:
+def _open(storage: HuggingFaceStorage) -> _OpenDataset:
     from datasets import Image
 
     dataset = one_split(storage, loaded(storage))
@@ -318,10 +318,10 @@ def _open(storage: HuggingFaceStorage) -> _Opened:
     fingerprint: str = dataset._fingerprint  # noqa: SLF001 - the library has no public name
     paths = dict(column_paths(dataset.data.schema))
     mapped = MappedRows.of(dataset)
-    return _Opened(dataset, images.with_format("arrow"), fingerprint, paths, mapped)
+    return _OpenDataset(dataset, images.with_format("arrow"), fingerprint, paths, mapped)
 
 
-_OPENED: PerProcess[HuggingFaceStorage, _Opened] = PerProcess(_open)
+_OPENED: PerProcess[HuggingFaceStorage, _OpenDataset] = PerProcess(_open)
 
 
 def loaded(storage: HuggingFaceStorage, *, streaming: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""What a Hugging Face dataset may read: its own folder, and Arrow files that hold what they say.
+"""Checks of a Hugging Face dataset's files: only its own folder, and only sound Arrow files.
 
 Everything in such a folder was written by somebody else: its lists of files may lead anywhere, and
 so may its links; and the library maps its Arrow files and follows their offsets unseen.

@@ -1,4 +1,4 @@
-"""How are the rows of a dataset read one after another, without downloading it first?"""
+"""Streams of a Hugging Face dataset: rows read one after another, without downloading it first."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ SHARD_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StreamRow:
     """One row of a stream.
 
     Attributes:
@@ -168,11 +168,11 @@ class ShardRows:
         self.shard, self.index = shard, index
         self._rows: Iterator[dict[str, Any]] = iter(part)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[StreamRow]:
         """Return itself."""
         return self
 
-    def __next__(self) -> Row:
+    def __next__(self) -> StreamRow:
         """Return the next row.
 
         Raises:
@@ -191,7 +191,7 @@ class ShardRows:
         picture = cells[self._storage.image_column]
         data, problem = self._bytes(picture)
         values = tuple(_cell(cells, path) for path in self._paths)
-        row = Row(self.shard, self.index, data, problem, values, self._path(picture))
+        row = StreamRow(self.shard, self.index, data, problem, values, self._path(picture))
         self.index += 1
         return row
 

@@ -1,4 +1,4 @@
-"""What do all storages agree on about keys, prefixes, spans and columns?"""
+"""Rules for keys, prefixes, byte spans and columns that all storages share."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""How are bytes kept in a folder of a mounted file system?"""
+"""Folders of a mounted file system as a storage."""
 
 import errno
 import logging
@@ -109,7 +109,7 @@ class LocalStorage(Storage):
             ObjectNotFoundError: The folder does not exist, or is a file.
             AccessDeniedError: A folder below may not be read; it is named.
         """
-        from factory.storage.listing import Listing
+        from factory.storage.base import Listing
 
         return Listing().extend(self._walk(prefix)).table()
 
@@ -119,7 +119,7 @@ class LocalStorage(Storage):
         with _translated(top, "list", setting="" if folder else "storage.root"):
             if not stat.S_ISDIR(top.stat().st_mode):
                 raise ObjectNotFoundError(f"cannot list {top}: it is a file, not a folder")
-        yield from _Walk(self._root, top, self.follow_links).run()
+        yield from _FolderWalk(self._root, top, self.follow_links).run()
 
     def head(self, key: str) -> ObjectInfo:
         """Describe one file from its inode.
@@ -220,7 +220,7 @@ class LocalStorage(Storage):
             next(top, None)
 
 
-class _Walk:
+class _FolderWalk:
     """One walk over a folder; keeps which links it left out, to say so at the end."""
 
     def __init__(self, root: Path, top: Path, follow_links: bool) -> None:

@@ -1,4 +1,4 @@
-"""The length that a mapped file had when it was checked, and whether it is shorter by now."""
+"""Lengths of memory-mapped files, to notice one that was truncated since it was checked."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How are bytes kept in this process's memory, for tests and short experiments?"""
+"""Storage in this process's memory, for tests and short experiments."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What has this process opened, and for which storage?"""
+"""Values opened once per process and key, never shared with a forked child."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""When is a request that failed sent again, and when is it given up?"""
+"""Retry policy: when a failed request is sent again, and when it is given up."""
 
 import random
 import threading

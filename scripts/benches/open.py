@@ -28,11 +28,11 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """Publish a catalog, open it several times, and look rows up."""
     import numpy as np
 
-    from factory.catalog.facts_store import Shelf
+    from factory.catalog.facts_store import FactsStore
     from factory.storage import LocalStorage
 
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
-        shelf = Shelf(LocalStorage(scratch), "facts.parquet", Path(scratch) / "facts.arrow")
+        shelf = FactsStore(LocalStorage(scratch), "facts.parquet", Path(scratch) / "facts.arrow")
         publish(shelf, options.rows)
         before = private_mb()
         times, found = [], None
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def publish(shelf: object, rows: int) -> None:
-    """Put a catalog in place as `Shelf.save` leaves it.
+    """Put a catalog in place as `FactsStore.save` leaves it.
 
     Only the mapped file is written whole: the Parquet object beside it is looked at when a
     catalog opens, not read.

@@ -20,7 +20,7 @@ from benches import RUNS, Line
 from benches.images import make
 from factory.errors import StorageError
 from factory.storage.base import Span
-from factory.storage.event_loop import Flights
+from factory.storage.event_loop import OrderedRequests
 from factory.storage.local import LocalStorage
 
 # A step that waits longer is noticed; less is the handing over itself.
@@ -62,7 +62,7 @@ class DistantStorage(LocalStorage):
             except StorageError as error:
                 return error
 
-        return Flights(arrive, spans, AHEAD)
+        return OrderedRequests(arrive, spans, AHEAD)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

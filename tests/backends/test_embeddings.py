@@ -255,7 +255,7 @@ def test_a_picture_above_the_usual_limit_is_read_if_the_scan_let_it_in(
     monkeypatch.setattr("factory.backends.pixels.MAX_PIXELS", 64)
     source = source_of(tmp_path, storage, Counting(), metadata=Discovery(max_megapixels=1))
     assert fill(source) == (10, {})
-    cut = source.catalog.cut(0)
+    cut = source.catalog.crop(0)
     with pytest.raises(MediaError, match="too large"):
         ReadPicture(storage)(Picture(0, "p/0000.png", "e", cut))
 

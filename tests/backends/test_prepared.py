@@ -49,7 +49,7 @@ def test_a_picture_says_which_object_and_how_it_is_cut(source: PreparedBackend) 
     picture = source.picture(1)
     assert (picture.row, picture.key, picture.pixels) == (1, "p/0001.png", 64 * 96)
     assert picture.etag
-    assert picture.cut == source.catalog.cut(1)
+    assert picture.crop == source.catalog.crop(1)
 
 
 def test_a_picture_that_is_damaged_or_gone_says_which_and_why(

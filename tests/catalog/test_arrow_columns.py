@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.catalog.arrow_columns import (
+    TextColumn,
+    TextListColumn,
     add_to_hash,
+    column_reader,
     find,
     hash_texts,
     one_each,
@@ -147,3 +150,35 @@ def test_texts_that_start_with_one_of_some_words() -> None:
     expected = [value is not None and value.startswith(("not", "needs")) for value in values]
     assert starting(column(values), ("not", "needs")).tolist() == expected
     assert starting(column([None]), ("not",)).tolist() == [False]
+
+
+TEXTS = pa.large_string()
+LISTS = pa.large_list(TEXTS)
+some_texts = st.lists(st.text(max_size=6), min_size=1, max_size=8)
+some_lists = st.lists(st.none() | st.lists(st.text(max_size=4), max_size=3), min_size=1, max_size=8)
+
+
+@given(some_texts, st.data())
+def test_texts_at_any_rows_of_any_part(texts: list[str], data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(texts) - 1))
+    part = pa.array(texts, TEXTS).slice(start)
+    rows = np.array(data.draw(st.lists(st.integers(0, len(part) - 1), max_size=9)), np.int64)
+    reader = column_reader(part)
+    assert isinstance(reader, TextColumn)
+    assert reader.at(rows) == part.take(pa.array(rows)).to_pylist()
+
+
+@given(some_lists, st.data())
+def test_lists_at_any_rows_of_any_part(lists: list[list[str] | None], data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(lists) - 1))
+    part = pa.array(lists, LISTS).slice(start)
+    rows = np.array(data.draw(st.lists(st.integers(0, len(part) - 1), max_size=9)), np.int64)
+    reader = column_reader(part)
+    assert isinstance(reader, TextListColumn)
+    assert reader.at(rows) == part.take(pa.array(rows)).to_pylist()
+
+
+def test_columns_with_holes_are_left_to_arrow() -> None:
+    assert column_reader(pa.array(["a", None], TEXTS)) is None
+    assert column_reader(pa.array([["a", None]], LISTS)) is None
+    assert column_reader(pa.array([1, 2])) is None

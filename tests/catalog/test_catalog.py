@@ -12,7 +12,7 @@ from factory.catalog.captions.sources import (
     TextFileCaptions,
 )
 from factory.catalog.catalog import Catalog
-from factory.catalog.crops import OwnCuts
+from factory.catalog.crops import OwnCrops
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
 from factory.media.geometry.geometry import Geometry
@@ -29,7 +29,7 @@ def catalog(rows: list[Fact], captions: Captions | None = None) -> Catalog:
     """Return the catalog of some rows."""
     facts, captions = Facts.of(rows, {}), captions or TextFileCaptions()
     made = decide(facts, GEOMETRY, captions, name="a")
-    return Catalog(facts, made, captions, OwnCuts(facts, GEOMETRY))
+    return Catalog(facts, made, captions, OwnCrops(facts, GEOMETRY))
 
 
 def test_rows_are_sorted_by_key_and_kept_ones_are_counted() -> None:
@@ -39,9 +39,9 @@ def test_rows_are_sorted_by_key_and_kept_ones_are_counted() -> None:
 
 
 def test_a_cut_is_plain_numbers() -> None:
-    cut = catalog(ROWS).cut(1)
-    assert (cut.target, cut.intermediary, cut.crop) == ((80, 48), (80, 53), (2, 0))
-    assert {type(number) for pair in (cut.target, cut.crop) for number in pair} == {int}
+    cut = catalog(ROWS).crop(1)
+    assert (cut.target, cut.intermediary, cut.offset) == ((80, 48), (80, 53), (2, 0))
+    assert {type(number) for pair in (cut.target, cut.offset) for number in pair} == {int}
 
 
 def test_texts_are_captions_of_the_strategy() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.catalog.catalog import Catalog
-from factory.catalog.crops import OwnCuts
+from factory.catalog.crops import OwnCrops
 from factory.catalog.decisions import decide
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.media.geometry.geometry import Geometry
 from factory.storage.local import LocalStorage
 from tests.catalog.test_facts import shelf_in
@@ -70,7 +70,7 @@ def test_every_rank_sees_one_identity(small_chunks: int, tmp_path: Path) -> None
     saved = shelf.save(facts)
     blocked = tmp_path / "no folder"
     blocked.write_text("")
-    unmapped = Shelf(shelf.storage, shelf.key, blocked / "a.arrow").load()
+    unmapped = FactsStore(shelf.storage, shelf.key, blocked / "a.arrow").load()
     assert unmapped is not None
     copied = pickle.loads(pickle.dumps(saved))
     assert copied.key(5) == "005"
@@ -79,7 +79,7 @@ def test_every_rank_sees_one_identity(small_chunks: int, tmp_path: Path) -> None
     for one in seen:
         assert one is not None
         made = decide(one, Geometry(64), FilenameCaptions(), name="a")
-        identities.add(Catalog(one, made, FilenameCaptions(), OwnCuts(one, Geometry(64))).identity)
+        identities.add(Catalog(one, made, FilenameCaptions(), OwnCrops(one, Geometry(64))).identity)
         assert [len(rows) for _, rows in one.chunks()] == [3, 3, 2]
     assert len(identities) == 1
 
@@ -111,13 +111,15 @@ class Overtaken(LocalStorage):
 
 
 def test_what_another_process_publishes_meanwhile_is_seen_next_time(tmp_path: Path) -> None:
-    plain = Shelf(LocalStorage(str(tmp_path)), "a.parquet", tmp_path / "other.arrow")
+    plain = FactsStore(LocalStorage(str(tmp_path)), "a.parquet", tmp_path / "other.arrow")
     plain.save(many(5))
     newer = (tmp_path / "a.parquet").read_bytes()
     plain.save(many(4))
-    read_over = Shelf(Overtaken(str(tmp_path), other=[newer]), "a.parquet", tmp_path / "m/1.arrow")
+    read_over = FactsStore(
+        Overtaken(str(tmp_path), other=[newer]), "a.parquet", tmp_path / "m/1.arrow"
+    )
     assert [len(read_over.load() or ()), len(read_over.load() or ())] == [4, 5]
-    late = Shelf(Overtaken(str(tmp_path), other=[newer]), "a.parquet", tmp_path / "m/2.arrow")
+    late = FactsStore(Overtaken(str(tmp_path), other=[newer]), "a.parquet", tmp_path / "m/2.arrow")
     assert [len(late.save(many(3))), len(late.load() or ())] == [3, 5]
 
 

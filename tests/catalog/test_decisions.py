@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.catalog.captions.sources import FilenameCaptions, InstanceCaptions, TextFileCaptions
-from factory.catalog.crops import OwnCuts
+from factory.catalog.crops import OwnCrops
 from factory.catalog.decisions import (
     KEPT,
     NO_CAPTION,
@@ -93,7 +93,7 @@ def test_buckets_part_the_kept_rows(rows: list[Fact], geometry: Geometry) -> Non
     for bucket in made.buckets:
         assert len(bucket.rows)
         assert bucket.rows.tolist() == sorted(bucket.rows.tolist())
-        found = OwnCuts(facts, geometry).of(bucket.rows)
+        found = OwnCrops(facts, geometry).of(bucket.rows)
         assert (found.target == [bucket.width, bucket.height]).all()
         spare = found.intermediary - found.target
         offset = found.crop[:, ::-1]
@@ -167,11 +167,11 @@ def test_max_samples_counts_usable_rows_only() -> None:
 def cuts(rows: list[Fact], seed: int, geometry: Geometry = RANDOM) -> dict[str, Any]:
     """Return the cut of each key."""
     facts = Facts.of(rows, {})
-    found = OwnCuts(facts, geometry, seed).of(np.arange(len(facts)))
+    found = OwnCrops(facts, geometry, seed).of(np.arange(len(facts)))
     made = decide(facts, geometry, FilenameCaptions(), name="a", seed=seed)
     for bucket in made.buckets:
         assert (found.target[bucket.rows] == [bucket.width, bucket.height]).all()
-    return {facts.key(n): (*cut.target, *cut.crop) for n, cut in enumerate(found.each())}
+    return {facts.key(n): (*cut.target, *cut.offset) for n, cut in enumerate(found.each())}
 
 
 WIDE = [Fact(f"{n:02d}.png", 1, "e", 640, 64) for n in range(30)]

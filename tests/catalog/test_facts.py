@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.catalog import facts as facts_module
 from factory.catalog import facts_store
 from factory.catalog.facts import SCHEMA, Fact, Facts
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.catalog.scan.facts_diff import Changes, compare
 from factory.errors import CacheError
 from factory.storage.local import LocalStorage
@@ -20,8 +21,8 @@ from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import facts_of
 
 
-def shelf_in(folder: Path) -> Shelf:
-    return Shelf(LocalStorage(str(folder)), "a.parquet", folder / "mapped/a.arrow")
+def shelf_in(folder: Path) -> FactsStore:
+    return FactsStore(LocalStorage(str(folder)), "a.parquet", folder / "mapped/a.arrow")
 
 
 words = st.text(max_size=8)
@@ -50,11 +51,13 @@ rows = st.lists(
 def test_what_is_saved_is_loaded(given_rows: list[Fact]) -> None:
     facts = Facts.of(given_rows, {"prefix": "p"})
     with tempfile.TemporaryDirectory() as folder:
-        shelf = Shelf(MemoryStorage("round-trip"), "catalog/a.parquet", Path(folder) / "a.arrow")
+        shelf = FactsStore(
+            MemoryStorage("round-trip"), "catalog/a.parquet", Path(folder) / "a.arrow"
+        )
         check_round_trip(shelf, facts, given_rows)
 
 
-def check_round_trip(shelf: Shelf, facts: Facts, given_rows: list[Fact]) -> None:
+def check_round_trip(shelf: FactsStore, facts: Facts, given_rows: list[Fact]) -> None:
     saved = shelf.save(facts)
     assert saved.table.equals(facts.table)
     loaded = shelf.load()
@@ -152,7 +155,7 @@ def test_changes_say_what_a_refresh_found() -> None:
 def test_the_mapped_file_is_used_only_if_it_belongs_to_what_is_published(tmp_path: Path) -> None:
     shelf = shelf_in(tmp_path)
     shelf.save(facts_of((8, 8)))
-    other = Shelf(LocalStorage(str(tmp_path)), "b.parquet", shelf.mapped)
+    other = FactsStore(LocalStorage(str(tmp_path)), "b.parquet", shelf.mapped)
     other.save(facts_of((9, 9), (7, 7)))
     loaded = shelf.load()
     assert loaded is not None
@@ -226,3 +229,38 @@ def test_numbers_that_are_none_do_not_make_equal_scans_differ(kind: pa.DataType)
     assert one.table.equals(two.table)
     assert one.table["column.score"].to_pylist() == [None, 0.5]
     assert one.table.schema.field("column.score").type == kind
+
+
+KEYS = ["a/1.png", "a/10.png", "a/2.png", "b/ä.png", "b/z.png", "b/日本.png"]
+
+
+def facts(keys: list[str]) -> Facts:
+    return Facts.of([Fact(key, 1, "e") for key in keys], {})
+
+
+@given(st.sets(st.text(st.characters(exclude_categories=["Cs"], min_codepoint=1), min_size=1)))
+def test_every_key_is_found_and_no_other(keys) -> None:
+    known = facts(sorted(keys))
+    for key in keys:
+        row = facts_module.row_of(known, key)
+        assert row is not None
+        assert known.key(row) == key
+        assert facts_module.row_of(known, key + "\x01x") is None or key + "\x01x" in keys
+
+
+def test_a_key_that_stands_there_twice_is_its_first_row() -> None:
+    known = facts(["a", "b", "b", "b", "c"])
+    assert [facts_module.row_of(known, key) for key in "abc"] == [0, 1, 4]
+    assert facts_module.row_of(known, "b\x001") is None
+
+
+def test_near_keys_end_with_it_or_look_like_it() -> None:
+    assert facts_module.near(facts(KEYS), "z.png")[0] == "b/z.png"
+    assert "a/10.png" in facts_module.near(facts(KEYS), "a/11.png")
+    assert facts_module.near(facts(KEYS), "nothing of the kind at all") == []
+
+
+def test_in_large_catalogs_the_neighbours_are_compared(monkeypatch) -> None:
+    monkeypatch.setattr(facts_module, "COMPARED", 10)
+    known = facts([f"sets/{n:05d}.png" for n in range(3000)])
+    assert facts_module.near(known, "sets/01234.pgn")[0] in {"sets/01234.png", "sets/01233.png"}

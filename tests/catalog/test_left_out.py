@@ -14,7 +14,7 @@ from factory.backends.image import ImageBackend
 from factory.backends.streaming.blocks import judge
 from factory.catalog.captions.sources import FilenameCaptions, InstanceCaptions
 from factory.catalog.facts import Facts
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.catalog.globs import matching
 from factory.catalog.left_out import IGNORED, LeftOut, ignored
 from factory.catalog.scan.discovery import Discovery
@@ -180,7 +180,7 @@ def test_where_nothing_else_lies_they_are_named(tmp_path: Path) -> None:
 
 def test_catalogs_from_before_are_read(tmp_path: Path) -> None:
     fill(tmp_path / "p")
-    shelf = Shelf(LocalStorage(str(tmp_path)), "c.parquet", tmp_path / "c.arrow")
+    shelf = FactsStore(LocalStorage(str(tmp_path)), "c.parquet", tmp_path / "c.arrow")
     facts = scan(LocalStorage(str(tmp_path)), "p")
     shelf.save(facts)
     loaded = shelf.load()

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.catalog.crops import OwnCuts, PartnerCuts
+from factory.catalog.crops import OwnCrops, PartnerCrops
 from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.pairing import NO_SOURCE, OTHER_SHAPE, SPARE, pair
@@ -50,8 +50,8 @@ def test_partners_are_cut_exactly_as_their_sources() -> None:
     made = decided(source)
     rows, of_partner, theirs = pair(source, made, "src", partner, "cond")
     assert rows.tolist() == list(range(1, 21))
-    ours = OwnCuts(source, CROP, 5)
-    here, there = ours.of(np.arange(20)), PartnerCuts(ours, of_partner).of(rows)
+    ours = OwnCrops(source, CROP, 5)
+    here, there = ours.of(np.arange(20)), PartnerCrops(ours, of_partner).of(rows)
     assert len({tuple(cut) for cut in here.crop.tolist()}) > 5
     assert here.each() == there.each()
     assert [bucket.name for bucket in theirs.buckets] == [bucket.name for bucket in made.buckets]

@@ -8,8 +8,7 @@ from factory.conditioning import (
     JpegArtifacts,
     RandomMasks,
     Superresolution,
-    masks,
-    superresolution,
+    generators,
 )
 from factory.config.build import verify
 from factory.config.schema import conditioning as schema
@@ -137,6 +136,6 @@ def test_how_sets_are_sampled_is_said_once_or_for_a_source() -> None:
 
 
 def test_the_config_allows_what_the_generators_do() -> None:
-    assert set(schema.SHRINK) == set(superresolution.SHRINK)
-    assert schema.ENLARGE == superresolution.ENLARGE
-    assert schema.SHAPES == masks.SHAPES
+    assert set(schema.SHRINK) == set(generators.SHRINK)
+    assert schema.ENLARGE == generators.ENLARGE
+    assert schema.SHAPES == generators.SHAPES

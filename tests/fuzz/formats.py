@@ -13,7 +13,7 @@ import torch
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.catalog.tables.table_reader import Tables
 from factory.ledger.columns import LedgerHeader
 from factory.ledger.ledger import Ledger
@@ -28,8 +28,8 @@ from tests.storage.tar.tars import archive
 ROWS = 40
 
 
-def _shelf(folder: Path) -> Shelf:
-    return Shelf(LocalStorage(str(folder)), "a.parquet", folder / "mapped/a.arrow")
+def _shelf(folder: Path) -> FactsStore:
+    return FactsStore(LocalStorage(str(folder)), "a.parquet", folder / "mapped/a.arrow")
 
 
 def write_catalog(folder: Path) -> None:

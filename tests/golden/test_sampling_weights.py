@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chi2
 
 from factory.errors import PlanError
-from factory.sampling.schedule import Window
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting, MixtureEntry, UniformWeighting, Weighting
 
@@ -26,7 +26,7 @@ def fade_of(values: dict[str, Any], sampling: str) -> int | None:
         return None
     if not isinstance(fade, int):
         with pytest.raises(PlanError, match=r"window\.fade_to_step must be a whole number"):
-            Window(fade_to_step=fade)
+            ActiveWindow(fade_to_step=fade)
         return None  # junk means "not set" there, and is refused by name here
     return fade
 
@@ -38,7 +38,9 @@ def weights_of(case: dict[str, Any]) -> dict[str, float]:
     for name, values in inputs["datasets"].items():
         entries.append(MixtureEntry(name, values.get("probability", 1.0), values["size"]))
         bounds = {key: values[key] for key in BOUNDS if values.get(key) is not None}
-        window = Window(**bounds, fade_to_step=fade_of(values, inputs["data_backend_sampling"]))
+        window = ActiveWindow(
+            **bounds, fade_to_step=fade_of(values, inputs["data_backend_sampling"])
+        )
         active = window.active(inputs["epoch"], inputs["step"])
         factors.append(window.factor(inputs["step"]) if active else 0.0)
     weights = WEIGHTINGS[inputs["data_backend_sampling"]].weights(entries) * factors

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from factory.errors import PlanError
-from factory.sampling.schedule import Window, check_windows
+from factory.sampling.active_window import ActiveWindow, check_windows
 
 GOLDEN = "schedule.json"
 BOUNDS = ("start_epoch", "start_step", "end_epoch", "end_step")
@@ -37,7 +37,7 @@ def refused(bounds: dict[str, Any]) -> str | None:
 
 
 def check_active(bounds: dict[str, Any], inputs: dict[str, Any], expected: dict[str, Any]) -> None:
-    window = Window(**bounds)
+    window = ActiveWindow(**bounds)
     assert window.active(inputs["epoch"], inputs["step_hint"]) is expected["active"]
     assert {key: getattr(window, key) for key in BOUNDS} == {key: expected[key] for key in BOUNDS}
 
@@ -45,7 +45,7 @@ def check_active(bounds: dict[str, Any], inputs: dict[str, Any], expected: dict[
 def check_entries(entries: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     def build() -> None:
         trained = [entry for entry in entries if entry.get("dataset_type", "image") in TRAINED]
-        check_windows({entry["id"]: Window(**bounds_of(entry)) for entry in trained})
+        check_windows({entry["id"]: ActiveWindow(**bounds_of(entry)) for entry in trained})
 
     if expected["ok"]:
         build()
@@ -69,7 +69,7 @@ def test_schedule(case: dict[str, Any]) -> None:
     for bounds in map(bounds_of, entries):
         if wrong := refused(bounds):
             with pytest.raises(PlanError, match=rf"window\.{wrong} must be"):
-                Window(**bounds)
+                ActiveWindow(**bounds)
             return
     if case["kind"] == "active":
         check_active(bounds_of(config), case["inputs"], expected)

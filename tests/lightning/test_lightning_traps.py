@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from factory import Batch, FactoryDataModule, ImageBackend
 from factory.errors import PlanError
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
-from factory.sampling.schedule import Window
 from tests.scenarios.training.building import Recorder, data_module, trainer, write_folders
 
 pytestmark = pytest.mark.filterwarnings(
@@ -92,7 +92,7 @@ def fit(
     *,
     ckpt: Path | None = None,
     estimates: bool = False,
-    window: Window | None = None,
+    window: ActiveWindow | None = None,
     **settings: Any,
 ) -> list[Step]:
     """Fit and return the steps taken, or those before a checkpoint that stopped it."""
@@ -125,11 +125,16 @@ SAVED: list[tuple[str, int]] = [
 @pytest.mark.parametrize("limit", ["epochs", "steps"])
 @pytest.mark.parametrize(
     "window",
-    [None, Window(start_epoch=2), Window(end_epoch=1), Window(start_step=5, end_step=14)],
+    [
+        None,
+        ActiveWindow(start_epoch=2),
+        ActiveWindow(end_epoch=1),
+        ActiveWindow(start_step=5, end_step=14),
+    ],
     ids=["always", "late", "early", "steps"],
 )
 def test_a_resumed_run_equals_a_straight_one(
-    root: Path, tmp_path: Path, save: tuple[str, int], limit: str, window: Window | None
+    root: Path, tmp_path: Path, save: tuple[str, int], limit: str, window: ActiveWindow | None
 ) -> None:
     path = tmp_path / "a.ckpt"
     settings: dict[str, Any] = {**LIMITS[limit], "window": window}
@@ -195,7 +200,7 @@ def test_a_run_stopped_by_steps_continues_within_its_epoch(
 
 
 def test_epochs_of_differing_length_are_whole_and_each_validated_once(root: Path) -> None:
-    data = data_module(root, window=Window(start_step=5, end_step=14))
+    data = data_module(root, window=ActiveWindow(start_step=5, end_step=14))
     model = Model([])
     trainer(root, max_epochs=4).fit(model, datamodule=data)
     lengths = [data.plan.steps(epoch) for epoch in range(4)]
@@ -209,7 +214,7 @@ def test_epochs_of_differing_length_are_whole_and_each_validated_once(root: Path
 
 def until_second_epoch(root: Path) -> FactoryDataModule:
     data = data_module(root)
-    window = Window(end_epoch=2)
+    window = ActiveWindow(end_epoch=2)
     backends: list[Any] = [
         ImageBackend(**{**vars(backend), "window": window})
         if isinstance(backend, ImageBackend)

@@ -4,9 +4,8 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-from factory.media.geometry.cover import SQUASH
 from factory.media.geometry.geometry import Geometry
-from factory.media.geometry.target_size import SQUARE_EDGES, SQUARE_TOLERANCE
+from factory.media.geometry.target_size import SQUARE_EDGES, SQUARE_TOLERANCE, SQUASH
 
 Size = tuple[int, int]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from factory.backends.image import ImageBackend
 from factory.backends.pixels import Picture, ReadPicture
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.catalog.catalog import Cut
+from factory.catalog.catalog import Crop
 from factory.engine.local_engine import LocalEngine
 from factory.media.composite import Composite
 from factory.storage.memory import MemoryStorage
@@ -63,12 +63,12 @@ def test_a_backend_trains_on_one_strip(kind: str) -> None:
         assert whole.column("width").tolist() == [64]  # facts stay: no scan when it changes
         catalog = backend.catalog(whole, 0)
         assert catalog.facts.column("width").tolist() == [16]
-        cut = catalog.cut(0)
+        cut = catalog.crop(0)
         read[index] = backend.reader(Picture(0, "a.png", "", cut, 16, 8))
         assert read[index].shape[:2] == cut.target[::-1]
         # JPEG blocks of the 4:2:0 kind are as wide as a strip, so no colour crosses over.
         assert np.abs(read[index].astype(int) - 50 * index).max() <= 2
-    assert isinstance(cut, Cut)
+    assert isinstance(cut, Crop)
 
 
 def test_one_column_of_pixels_cannot_be_divided() -> None:

@@ -15,14 +15,14 @@ from factory.catalog.scan.media_type import Pictures
 from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.media.decode import decode
-from factory.media.decode_limits import BEYOND_LIMITS, Limits
+from factory.media.decode_limits import BEYOND_LIMITS, DecodeLimits
 from factory.media.headers import MAX_PIXELS, NeedMoreBytes, measure
 from factory.records import ObjectInfo
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.media.pictures import encode, gradient, plain, samples
 
-SMALL = Limits(memory_mb=8)
+SMALL = DecodeLimits(memory_mb=8)
 
 
 def flat(kind: str, width: int, height: int, **options: object) -> bytes:
@@ -33,7 +33,7 @@ def scanned(data: bytes, **limits: float) -> str:
     """Return why a scan of a file drops it, or an empty text."""
     storage = MemoryStorage("limits")
     storage.write("a.jpg", data)
-    (outcome,) = Pictures(limits=Limits(**limits)).measure_many(
+    (outcome,) = Pictures(limits=DecodeLimits(**limits)).measure_many(
         storage, [storage.head("a.jpg")], max_pixels=MAX_PIXELS, verify=False
     )
     return str(outcome) if isinstance(outcome, MediaError) else ""
@@ -50,7 +50,7 @@ def test_a_picture_beyond_the_memory_is_dropped_at_the_scan_and_not_decoded(kind
             outcome()
         assert caught.value.reason == "too large"
     named = int(str(caught.value).partition("memory_mb=")[2].split(",")[0])
-    assert decode(data, limits=Limits(memory_mb=named)).shape == (2000, 3000, 3)
+    assert decode(data, limits=DecodeLimits(memory_mb=named)).shape == (2000, 3000, 3)
 
 
 def test_a_large_photograph_is_decoded_at_a_reduced_scale_within_little_memory() -> None:
@@ -155,7 +155,7 @@ def test_a_decoder_that_takes_too_long_is_stopped() -> None:
     noise = encode(Image.effect_noise((1500, 1500), 90), "GIF")
     for slow in (data, noise):
         with pytest.raises(MediaError, match=r"data\.limits\.seconds") as caught:
-            decode(slow, limits=Limits(seconds=1e-9))
+            decode(slow, limits=DecodeLimits(seconds=1e-9))
         assert caught.value.reason == "too slow"
 
 
@@ -167,7 +167,7 @@ def test_reasons_that_another_setting_mends_are_looked_at_again() -> None:
 
 
 def test_decoders_wait_for_memory_of_each_other() -> None:
-    limits = Limits(memory_mb=64)
+    limits = DecodeLimits(memory_mb=64)
     held, most, lock = 0, 0, threading.Lock()
 
     def hold(number: int) -> None:

@@ -16,7 +16,7 @@ from factory.catalog.scan.media_type import Pictures
 from factory.errors import MediaError
 from factory.media.decode import decode
 from factory.media.formats import jpeg
-from factory.media.formats.window import Window
+from factory.media.formats.header_bytes import HeaderBytes
 from factory.media.headers import MAX_PIXELS, NeedMoreBytes, exif_orientation, measure, read_header
 from factory.records import MediaFacts
 from factory.storage.memory import MemoryStorage
@@ -104,7 +104,7 @@ def test_the_quick_way_for_jpegs_agrees_with_the_careful_one(rng: random.Random,
     data = damaged(SAMPLES[name], rng)
     found = jpeg.quick(data) if data.startswith(b"\xff\xd8\xff") else None
     if found is not None:
-        header = jpeg.read(Window(data, None), True)
+        header = jpeg.read(HeaderBytes(data, None), True)
         assert found == (header.width, header.height, header.orientation)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan, PlanStep
-from factory.sampling.schedule import Window
 
 
 def backend(
@@ -30,7 +30,7 @@ def walk(plan: Plan, epoch: int) -> list[PlanStep]:
 
 
 windows = st.builds(
-    lambda start_epoch, epochs, start_step, steps: Window(
+    lambda start_epoch, epochs, start_step, steps: ActiveWindow(
         start_epoch,
         start_step,
         None if epochs is None else start_epoch + epochs,
@@ -59,7 +59,7 @@ def backends(draw, with_windows: bool = False) -> list[PlanBackend]:
                 probability=draw(st.sampled_from([1.0, 0.3, 2.5, 0.05])),
                 repeats=draw(st.integers(0, 2)),
                 batch_size=draw(st.none() | st.integers(1, 7)),
-                window=draw(windows) if with_windows and number else Window(),
+                window=draw(windows) if with_windows and number else ActiveWindow(),
             )
         )
     return made

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.fingerprint import describe_strategy, difference, hash_rows
 from factory.sampling.mixture import Mixture
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting
 from tests.sampling.cases import backend
@@ -49,7 +49,7 @@ def swapped(**fields) -> Plan:
         (swapped(repeats=2), ["backends.b.repeats: 1 -> 2"]),
         (swapped(batch_size=3), ["backends.b.batch_size: 4 -> 3"]),
         (swapped(identity="scan 2"), ["backends.b.identity: '' -> 'scan 2'"]),
-        (swapped(window=Window(end_step=9)), ["backends.b.window.end_step: None -> 9"]),
+        (swapped(window=ActiveWindow(end_step=9)), ["backends.b.window.end_step: None -> 9"]),
         (swapped(buckets=("96x96",)), ["backends.b.buckets.64x64: 8 -> (removed)",
                                        "backends.b.buckets.96x96: (absent) -> 8"]),
     ],
@@ -106,11 +106,11 @@ def test_settings_of_a_strategy_that_is_no_dataclass_are_described() -> None:
 
 def test_windows_that_mean_the_same_have_one_fingerprint() -> None:
     one, two = (
-        swapped(window=Window(start_step=first, fade_from_step=first, fade_to_step=9))
+        swapped(window=ActiveWindow(start_step=first, fade_from_step=first, fade_to_step=9))
         for first in (0, 1)
     )
     assert one.fingerprint == two.fingerprint
-    assert swapped(window=Window(start_step=2)).fingerprint != BASE.fingerprint
+    assert swapped(window=ActiveWindow(start_step=2)).fingerprint != BASE.fingerprint
 
 
 def test_only_fixed_epochs_are_of_another_order() -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from factory.errors import PlanError
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Random
 from factory.sampling.weights import AutoWeighting
 from tests.sampling.cases import backend, facts, walk
@@ -58,7 +58,10 @@ def test_steps_count_on_over_epochs() -> None:
 
 
 def test_a_window_by_step_opens_and_closes_at_the_optimizer_step() -> None:
-    sources = [backend("a", (20,)), backend("b", (20,), window=Window(start_step=4, end_step=7))]
+    sources = [
+        backend("a", (20,)),
+        backend("b", (20,), window=ActiveWindow(start_step=4, end_step=7)),
+    ]
     plan = Plan(sources, batch_size=2, seed=1)
     # Steps 4 to 7, counted from 1; b has given 2 of its 10 batches when its window closes.
     assert names(plan) == "aaaababaaaaa"
@@ -67,7 +70,10 @@ def test_a_window_by_step_opens_and_closes_at_the_optimizer_step() -> None:
 
 
 def test_a_window_by_epoch_lets_a_backend_in_and_out() -> None:
-    sources = [backend("a", (4,)), backend("b", (4,), window=Window(start_epoch=2, end_epoch=3))]
+    sources = [
+        backend("a", (4,)),
+        backend("b", (4,), window=ActiveWindow(start_epoch=2, end_epoch=3)),
+    ]
     plan = Plan(sources, batch_size=2, seed=1)
     assert [names(plan, epoch) for epoch in range(5)] == ["aa", "abab", "abab", "aa", "aa"]
     assert [plan.at(epoch, 0).global_step for epoch in range(5)] == [0, 2, 6, 10, 12]
@@ -76,7 +82,7 @@ def test_a_window_by_epoch_lets_a_backend_in_and_out() -> None:
 
 
 def test_a_far_window_is_reached_without_walking_there() -> None:
-    late = Window(start_step=10**9 + 2, end_step=10**9 + 3)
+    late = ActiveWindow(start_step=10**9 + 2, end_step=10**9 + 3)
     plan = Plan([backend("a", (4,)), backend("b", (4,), window=late)], batch_size=2, seed=1)
     epoch = 10**9 // 2
     assert names(plan, epoch - 1) == "aa"
@@ -86,15 +92,15 @@ def test_a_far_window_is_reached_without_walking_there() -> None:
 
 
 def test_a_window_that_opens_just_as_an_epoch_ends_makes_it_longer() -> None:
-    sources = [backend("a", (4,)), backend("b", (4,), window=Window(start_step=5))]
+    sources = [backend("a", (4,)), backend("b", (4,), window=ActiveWindow(start_step=5))]
     plan = Plan(sources, batch_size=2, seed=1)
     assert [names(plan, epoch) for epoch in range(3)] == ["aa", "aabb", "abab"]
 
 
 def test_an_epoch_without_anybody_is_an_error_that_names_the_windows() -> None:
     sources = [
-        backend("a", (20,), window=Window(end_step=15)),
-        backend("b", (20,), window=Window(start_step=100)),
+        backend("a", (20,), window=ActiveWindow(end_step=15)),
+        backend("b", (20,), window=ActiveWindow(start_step=100)),
     ]
     plan = Plan(sources, batch_size=2, seed=1)
     assert [plan.steps(0), plan.steps(1)] == [10, 5]
@@ -135,7 +141,7 @@ def test_accounts_tell_rows_duplicates_and_shares() -> None:
 def test_explain_says_why() -> None:
     sources = [
         backend("a", (8,), probability=3), backend("b", (8,)),
-        backend("c", (8,), window=Window(start_epoch=2)),
+        backend("c", (8,), window=ActiveWindow(start_epoch=2)),
     ]  # fmt: skip
     plan = Plan(sources, batch_size=2, seed=1)
     why = plan.explain(0, 1)
@@ -221,8 +227,8 @@ class Chosen:
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5])
-@pytest.mark.parametrize("window", [Window(), Window(fade_to_step=9)])
-def test_a_selection_that_gives_nonsense_is_refused(value: object, window: Window) -> None:
+@pytest.mark.parametrize("window", [ActiveWindow(), ActiveWindow(fade_to_step=9)])
+def test_a_selection_that_gives_nonsense_is_refused(value: object, window: ActiveWindow) -> None:
     sources = [backend("a", window=window), backend("b")]
     plan = Plan(sources, batch_size=2, seed=1, selection=Chosen(value))
     with pytest.raises(PlanError, match=r"Chosen\(value=.*\) must choose one of 2 backends"):
@@ -249,9 +255,9 @@ def test_a_strategy_of_the_wrong_kind_is_named(strategies: dict) -> None:
         ),
         ([backend("a")], {"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ([backend("a", (3,))], {"short_batch": "drop"}, "'a': short_batch=drop leaves nothing"),
-        ([backend("a", window=Window(start_step=2))], {}, "active at the start"),
+        ([backend("a", window=ActiveWindow(start_step=2))], {}, "active at the start"),
         (
-            [backend("a", window=Window(start_step=2)), backend("b", probability=0)],
+            [backend("a", window=ActiveWindow(start_step=2)), backend("b", probability=0)],
             {},
             "active at the start.*a: start_step=2",
         ),
@@ -273,7 +279,7 @@ def test_a_pickled_plan_goes_on_alike() -> None:
 
 def test_threads_may_ask_at_once() -> None:
     sources = [backend("a", (60_000,), probability=0.517), backend("b", (90_000,), batch_size=3)]
-    sources.append(replace(backend("c", (500,)), window=Window(end_step=30_000)))
+    sources.append(replace(backend("c", (500,)), window=ActiveWindow(end_step=30_000)))
     reference = Plan(sources, batch_size=1, seed=1)
     asked = [(epoch, step) for epoch in (2, 0, 1) for step in (70_000, 3, 40_000, 20_001, 89_000)]
     expected = [facts(reference.at(*place)) for place in asked]

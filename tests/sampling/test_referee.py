@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend
 from factory.sampling.permutation import Permutation, derive_key
 from factory.sampling.plan import Plan, PlanStep
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random, whole_shares
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 from tests.sampling.cases import backend, backends, facts, walk
@@ -35,7 +35,7 @@ def mixtures(draw) -> tuple[list[PlanBackend], dict[str, Excluded]]:
         window = each.window
         if number and draw(st.booleans()):
             fade = max(window.start_step, 1) + draw(st.integers(0, 12))
-            window = Window(
+            window = ActiveWindow(
                 window.start_epoch, window.start_step, window.end_epoch, window.end_step,
                 fade, fade + draw(st.integers(0, 25)),
             )  # fmt: skip
@@ -215,7 +215,7 @@ def test_every_step_is_as_the_rules_say(
     st.integers(0, 3),
 )  # fmt: skip
 def test_shares_hold_over_the_ends_of_fixed_epochs(sources, steps, weighting, late) -> None:
-    late_one = backend("late", (9,), first=9000, window=Window(start_step=late * 7))
+    late_one = backend("late", (9,), first=9000, window=ActiveWindow(start_step=late * 7))
     plan = Plan(
         [*sources, late_one], batch_size=2, seed=1, weighting=weighting, epoch_steps=steps
     )  # fmt: skip
@@ -249,7 +249,7 @@ def test_far_epochs_are_reached_as_if_walked_to(selection, strengths) -> None:
             zip("abc", (1.0, 0.3, 0.7), strengths, strict=True)
         )
     ]  # fmt: skip
-    sources.append(backend("d", (20,), first=500, window=Window(start_step=40, end_step=300)))
+    sources.append(backend("d", (20,), first=500, window=ActiveWindow(start_step=40, end_step=300)))
     given_ = {"batch_size": 2, "seed": 1, "selection": selection, "epoch_steps": 7}
     plan, other = Plan(sources, **given_), Plan(sources, **given_)
     forth = [facts(step) for epoch in range(150) for step in walk(plan, epoch)]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.slider_groups import slider_groups
 from tests.sampling.cases import backend, facts, walk
@@ -73,7 +73,7 @@ def test_turns_are_kept_and_pure(entries, rule, selection, shuffler) -> None:
     sources = [
         backend(
             f"b{number}", (size,), slider_strength=strength, probability=probability,
-            window=Window(fade_to_step=fade) if number and fade else Window(),
+            window=ActiveWindow(fade_to_step=fade) if number and fade else ActiveWindow(),
         )
         for number, (strength, size, probability, fade) in enumerate(entries)
     ]  # fmt: skip

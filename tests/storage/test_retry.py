@@ -231,7 +231,7 @@ def test_reads_ahead_are_cancelled_when_one_raises() -> None:
             await asyncio.Event().wait()
         raise KeyError(number)
 
-    flights: event_loop.Flights[int, int] = event_loop.Flights(job, range(9), 4)
+    flights: event_loop.OrderedRequests[int, int] = event_loop.OrderedRequests(job, range(9), 4)
     flying = list(flights._flying)
     with pytest.raises(KeyError):
         next(flights)

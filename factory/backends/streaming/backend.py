@@ -10,7 +10,7 @@ from factory.catalog.captions.caption_reader import CaptionColumn
 from factory.catalog.captions.sources import Captions, ColumnCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.scan.journal import Journal
-from factory.catalog.scan.media_type import Medium, Pictures
+from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.engine.engine import Engine
 from factory.errors import PlanError
 from factory.storage.base import Storage
@@ -80,7 +80,7 @@ class StreamBackend(ImageBackend):
                 raise ValueError(f"{where}.{name} must be at least {bound}, got {value}")
 
     @property
-    def medium(self) -> Medium:
+    def medium(self) -> MediaType:
         """What the rows are; a stream is not looked through for faces before it is trained on."""
         return Pictures(limits=self.limits)
 

@@ -14,14 +14,14 @@ from factory.backends.streaming.backend import StreamBackend
 from factory.backends.streaming.bucket_buffer import StreamSample
 from factory.catalog.captions.caption_reader import column_texts
 from factory.catalog.catalog import Catalog
-from factory.catalog.crops import OwnCuts
+from factory.catalog.crops import OwnCrops
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.left_out import IGNORED, ignored
 from factory.errors import MediaError
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
 from factory.media.headers import measure
 from factory.sampling.permutation import Permutation, derive_key
-from factory.storage.huggingface_stream import Row, RowStream, ShardRows
+from factory.storage.huggingface_stream import RowStream, ShardRows, StreamRow
 
 # Above the rows of any shard, so that (shard, row) is one number.
 LARGEST_SHARD = 2**40
@@ -121,8 +121,8 @@ class ShardBlocks:
         place = BlockPosition(self._number, self._shards, state, index)
         return [_placed(judged[row], first + n) for n, row in enumerate(order)], place
 
-    def _next_rows(self) -> list[Row]:
-        rows: list[Row] = []
+    def _next_rows(self) -> list[StreamRow]:
+        rows: list[StreamRow] = []
         while len(rows) < self._backend.block and self._shards < self._stream.shards:
             if self._closing:
                 return []
@@ -162,7 +162,7 @@ class ShardBlocks:
 
 
 def judge(
-    backend: StreamBackend, stream: RowStream, rows: Sequence[Row], seed: int
+    backend: StreamBackend, stream: RowStream, rows: Sequence[StreamRow], seed: int
 ) -> list[Outcome]:
     """Measure and decide rows, by the rules that hold for stored samples.
 
@@ -184,7 +184,7 @@ def judge(
     known = Facts.of(facts_of, {}, extra=extra)
     facts = backend.of_parts(known)
     made = backend.decide(facts, seed)
-    catalog = Catalog(facts, made, backend.caption, OwnCuts(facts, backend.geometry, seed))
+    catalog = Catalog(facts, made, backend.caption, OwnCrops(facts, backend.geometry, seed))
     names = {row: bucket.name for bucket in made.buckets for row in bucket.rows.tolist()}
     places = {key: place for place, key in enumerate(facts.table["key"].to_pylist())}
     widths, heights = facts.column("width").tolist(), facts.column("height").tolist()
@@ -197,7 +197,7 @@ def judge(
         wide, tall = widths[place], heights[place]
         number = row.shard * LARGEST_SHARD + row.index
         data = row.data or b""
-        picture = Picture(number, row.key, "", catalog.cut(place), wide, tall, len(data))
+        picture = Picture(number, row.key, "", catalog.crop(place), wide, tall, len(data))
         outcomes.append(
             StreamSample(-1, names[place], picture, (wide, tall), data, catalog.texts(place))
         )
@@ -214,7 +214,7 @@ def _why(facts: Facts, place: int, reason: str) -> str:
 
 
 def _texts(
-    backend: StreamBackend, stream: RowStream, rows: Sequence[Row]
+    backend: StreamBackend, stream: RowStream, rows: Sequence[StreamRow]
 ) -> tuple[list[tuple[str, ...] | None], list[str | None]]:
     """Return the raw texts of rows, and why some cannot be used."""
     columns = backend.caption_columns(stream)
@@ -229,7 +229,11 @@ def _texts(
 
 
 def _fact(
-    row: Row, text: tuple[str, ...] | None, text_error: str | None, limits: Limits, gone: bool
+    row: StreamRow,
+    text: tuple[str, ...] | None,
+    text_error: str | None,
+    limits: DecodeLimits,
+    gone: bool,
 ) -> Fact:
     said: dict[str, Any] = {"text": text, "text_error": text_error}
     if gone:

@@ -1,4 +1,4 @@
-"""Which of its captions does a sample have in an epoch, is it dropped, and which conditioning?
+"""Draws of an epoch: the caption a sample has, whether it is dropped, and its conditioning.
 
 All are functions of (seed, epoch, key) alone, so that a file more or less changes no other
 sample's. Each has a stream of numbers of its own: whether a caption is dropped says nothing of

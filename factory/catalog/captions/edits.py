@@ -1,4 +1,4 @@
-r"""What does one entry of a filter list do to a text?
+r"""Edits of captions: the entries of a filter list, and files of such lists.
 
 ``s/search/replace/`` (or without its last slash) replaces every match of a regular
 expression; ``\/`` stands for a slash inside. As with sed, another sign may part the three, as in
@@ -10,16 +10,19 @@ matter. Unlike `re` it can give up, so an expression that would take for ever on
 the run with its name instead.
 """
 
+import json
 import logging
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
 import regex
 
+from factory.catalog.local_text import read_local_text
 from factory.errors import ConfigError
 
 logger = logging.getLogger("factory")
@@ -174,3 +177,47 @@ def _literal(expression: str) -> str | None:
 @lru_cache(maxsize=1024)
 def _say_once(message: str) -> None:
     logger.warning(message)
+
+
+SUFFIXES = (".txt", ".json")
+
+
+def check_suffix(path: str) -> None:
+    """Refuse a name that does not say how the file is written.
+
+    Raises:
+        ValueError: The name ends in neither .txt nor .json.
+    """
+    if PurePath(path).suffix not in SUFFIXES:
+        raise ValueError(
+            f"filters_file must end in .txt (one entry a line) or .json (a list), got {path!r}"
+        )
+
+
+def read_filters(path: str) -> tuple[Edit, ...]:
+    """Read a filter file of this machine: a .txt of one entry a line, or a .json list.
+
+    Lines keep their blanks, since an entry may end in one; blank lines do nothing.
+
+    Raises:
+        ObjectNotFoundError: There is no such file.
+        ConfigError: It cannot be read or is badly written; names the file and the line.
+    """
+    check_suffix(path)
+    text = read_local_text(path, "filters_file", kind="filter file", wanted="a .txt or .json file")
+    if PurePath(path).suffix == ".json":
+        return parse_edits(_json_list(text, path), f"{path} entry")
+    return parse_edits(text.replace("\r\n", "\n").split("\n"), f"{path} line")
+
+
+def _json_list(text: str, path: str) -> list[str]:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"filters_file {path!r} is not JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise ConfigError(
+            f"filters_file {path!r} holds no list but {type(entries).__name__}; "
+            'write ["first entry", "second entry"]'
+        )
+    return entries

@@ -1,4 +1,4 @@
-"""Which of many samples say nothing? Asked of whole columns, not row by row."""
+"""Caption presence: tests whether samples have any text, on whole columns instead of row by row."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which other orders of its tags may a caption be trained in?"""
+"""Shuffling of tags: variants of a caption whose tags stand in another order."""
 
 import hashlib
 import random

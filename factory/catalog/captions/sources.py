@@ -1,4 +1,4 @@
-"""What a sample says: from raw texts beside it to the captions it can be trained with.
+"""Caption strategies: from raw texts to the captions a sample can be trained with.
 
 A strategy says where its raw text comes from (a file beside the sample, columns of a table,
 or nowhere) and turns it into captions without any I/O of its own.
@@ -17,8 +17,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from factory.catalog.arrow_columns import flags
-from factory.catalog.captions.edits import Edit, edit_problems, parse_edits
-from factory.catalog.captions.filter_file import check_suffix, read_filters
+from factory.catalog.captions.edits import (
+    Edit,
+    check_suffix,
+    edit_problems,
+    parse_edits,
+    read_filters,
+)
 from factory.catalog.captions.presence import holding, names_holding, perhaps_nameless, speaking
 from factory.catalog.captions.shuffle import Shuffle
 from factory.errors import ConfigError, MediaError

@@ -1,4 +1,4 @@
-"""Facts from columns beside the samples themselves: a dataset that says its pictures' sizes."""
+"""Facts from columns of the samples' own table, such as a dataset with width and height."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Facts by discovery: list the storage once, then measure the header of what is new."""
+"""Discovery: list the storage once, then measure the headers of new and changed samples."""
 
 import logging
 import time
@@ -16,8 +16,8 @@ from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, Fac
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored, without_ignored
 from factory.catalog.scan.facts_diff import same_etag
-from factory.catalog.scan.media_type import Medium
-from factory.catalog.scan.sample_fault import is_own
+from factory.catalog.scan.media_type import MediaType
+from factory.catalog.scan.sample_fault import is_sample_fault
 from factory.catalog.scan.scan import Scan
 from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, MediaError, TableError, UnsafeKeyError
@@ -225,7 +225,7 @@ class Discovery:
 class _Measure:
     """Reads the headers of some samples; picklable, so that any engine can run it."""
 
-    medium: Medium
+    medium: MediaType
     storage: Storage
     max_pixels: int
     verify: bool
@@ -262,7 +262,7 @@ class _Measure:
             return str(error)
         if isinstance(error, UnsafeKeyError):
             return f"unsafe path: {error}"
-        if is_own(error, self.storage):
+        if is_sample_fault(error, self.storage):
             return f"{NOT_READABLE}: {error}"
         error.add_note(f"while measuring {info.key!r} in {self.storage.identity}")
         raise error

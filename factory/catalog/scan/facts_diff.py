@@ -1,4 +1,4 @@
-"""What did a refresh find: which samples are new, changed, gone?"""
+"""Differences between two scans: samples that are new, changed or gone."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a scan has measured so far, kept so that a killed scan goes on where it was."""
+"""Journal of an unfinished scan, from which a killed scan continues."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Kinds of samples: which files count, and how one is measured."""
+"""Media types, pictures and videos: which files count, and how one is measured."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from factory.errors import MediaError, StorageError
 from factory.media.decode import decode
-from factory.media.decode_limits import Limits
+from factory.media.decode_limits import DecodeLimits
 from factory.media.faces import find_face
 from factory.media.headers import NeedMoreBytes, measure
 from factory.media.video import HEADER_BLOCK, measure_video, open_object
@@ -26,7 +26,7 @@ _NO_FACE = (-1.0, -1.0)
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
-class Medium(ABC):
+class MediaType(ABC):
     """A kind of sample; a picklable value, so that any engine can measure with it."""
 
     @property
@@ -68,7 +68,7 @@ class Medium(ABC):
 
 
 @dataclass(frozen=True)
-class Pictures(Medium):
+class Pictures(MediaType):
     """Still pictures, measured by their first bytes.
 
     Attributes:
@@ -82,7 +82,7 @@ class Pictures(Medium):
     suffixes: tuple[str, ...] | None = None
     # Not shown: sizes that were measured without faces, or in other limits, stay as they are.
     faces: bool = field(default=False, repr=False)
-    limits: Limits = field(default_factory=Limits, repr=False)
+    limits: DecodeLimits = field(default_factory=DecodeLimits, repr=False)
 
     @property
     def whole(self) -> bool:
@@ -92,7 +92,7 @@ class Pictures(Medium):
     def measure(
         self, storage: Storage, info: ObjectInfo, *, max_pixels: int, verify: bool
     ) -> MediaFacts:
-        """Return size and format; see `Medium`."""
+        """Return size and format; see `MediaType`."""
         if verify or self.faces:
             self.limits.check_file(info.size)
             data = storage.read(info.key)
@@ -168,7 +168,7 @@ def _next_span(more: NeedMoreBytes, read: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Videos(Medium):
+class Videos(MediaType):
     """Videos, measured by their container's header and first frame.
 
     Attributes:
@@ -185,6 +185,6 @@ class Videos(Medium):
     def measure(
         self, storage: Storage, info: ObjectInfo, *, max_pixels: int, verify: bool
     ) -> MediaFacts:
-        """Return size, format and number of frames; see `Medium`."""
+        """Return size, format and number of frames; see `MediaType`."""
         file = open_object(storage, info.key, info.size, HEADER_BLOCK)
         return measure_video(file, max_pixels=max_pixels, verify=verify)

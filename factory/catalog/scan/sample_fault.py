@@ -1,4 +1,4 @@
-"""Is a failure one sample's own, or does the storage fail as a whole?"""
+"""Distinguishes the fault of one sample from a failure of the storage."""
 
 import errno
 
@@ -8,7 +8,7 @@ from factory.storage.base import Storage
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def is_own(error: Exception, storage: Storage) -> bool:
+def is_sample_fault(error: Exception, storage: Storage) -> bool:
     """Tell whether an error costs one sample alone.
 
     An object that vanished since the listing, or that is not what was stored, does; so does

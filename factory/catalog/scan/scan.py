@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from factory.catalog.captions.sources import Captions
 from factory.catalog.facts import Facts
 from factory.catalog.scan.journal import Journal
-from factory.catalog.scan.media_type import Medium, Pictures
+from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.engine.engine import Engine
 from factory.errors import TableError
 from factory.identity import settings_identity
@@ -33,7 +33,7 @@ class Scan:
     prefix: str
     captions: Captions
     known: Facts | None = None
-    medium: Medium = field(default_factory=Pictures)
+    medium: MediaType = field(default_factory=Pictures)
     columns: tuple[str, ...] = ()
     journal: Journal | None = None
 

@@ -1,4 +1,4 @@
-"""Facts from a table: names, sizes and captions without opening a picture."""
+"""Facts from a metadata table: names, sizes and captions, without opening a picture."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from factory.catalog.scan.facts_diff import same_etag
 from factory.catalog.scan.scan import Scan
 from factory.catalog.tables.casts import caption_lists, shown, texts, whole, wrong_type
 from factory.catalog.tables.key_matching import Named, look_up
-from factory.catalog.tables.table_reader import MAX_UNZIPPED_MB, Rows, Tables
+from factory.catalog.tables.table_reader import MAX_UNZIPPED_MB, TableRows, Tables
 from factory.engine.engine import Engine
 from factory.errors import TableError
 from factory.storage.keys import safe_prefix
@@ -158,7 +158,7 @@ class _Reading:
             table = table.append_column(name, column)
         return table
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> TableRows:
         """Read the columns that are named in the settings."""
         table = self._settings
         sizes = (table.width_column, table.height_column, table.frames_column)
@@ -168,7 +168,7 @@ class _Reading:
         as_texts = [table.file_column, *numbers, *captions]
         return self._tables.read([*as_texts, *self._own], as_texts)
 
-    def _columns(self, rows: Rows, named: Named, listing: pa.Table) -> dict[str, Column]:
+    def _columns(self, rows: TableRows, named: Named, listing: pa.Table) -> dict[str, Column]:
         width, height = self._edge(rows, "width"), self._edge(rows, "height")
         frames = self._frames(rows)
         errors = _Errors(len(named.places))
@@ -192,11 +192,11 @@ class _Reading:
             columns["text"] = caption_lists(list(self._captions(rows)))
         return columns | {f"{OWN}{name}": rows.table[name] for name in self._own}
 
-    def _captions(self, rows: Rows) -> Iterator[Column]:
+    def _captions(self, rows: TableRows) -> Iterator[Column]:
         for name in self._scan.captions.columns:
             yield self._texts(rows, name, "caption.columns")
 
-    def _texts(self, rows: Rows, name: str, option: str) -> Column:
+    def _texts(self, rows: TableRows, name: str, option: str) -> Column:
         try:
             return texts(rows.table[name])
         except TypeError as error:
@@ -207,30 +207,30 @@ class _Reading:
                 f"again, or name another in {self._where}.{option}"
             ) from error
 
-    def _edge(self, rows: Rows, side: str) -> NDArray[np.int32]:
+    def _edge(self, rows: TableRows, side: str) -> NDArray[np.int32]:
         """Return a column of sizes, int32 [n]; 0 where there is none."""
         name = getattr(self._settings, f"{side}_column")
         if name is None:
             return np.zeros(rows.table.num_rows, dtype=np.int32)
         return self._whole(rows, name, f"metadata.{side}_column")
 
-    def _frames(self, rows: Rows) -> NDArray[np.int32]:
+    def _frames(self, rows: TableRows) -> NDArray[np.int32]:
         name = self._settings.frames_column
         if name is None:
             return np.ones(rows.table.num_rows, dtype=np.int32)
         return self._whole(rows, name, "metadata.frames_column")
 
-    def _whole(self, rows: Rows, name: str, option: str) -> NDArray[np.int32]:
+    def _whole(self, rows: TableRows, name: str, option: str) -> NDArray[np.int32]:
         try:
             return whole(rows.table[name])
         except TypeError as error:
             raise self._wrong_type(rows, name, str(error), option) from error
 
-    def _wrong_type(self, rows: Rows, name: str, wanted: str, option: str) -> TableError:
+    def _wrong_type(self, rows: TableRows, name: str, wanted: str, option: str) -> TableError:
         kind = rows.table[name].type
         return wrong_type(name, kind, self._tables.described(), wanted, f"{self._where}.{option}")
 
-    def _mark_names(self, errors: "_Errors", rows: Rows, named: Named) -> None:
+    def _mark_names(self, errors: "_Errors", rows: TableRows, named: Named) -> None:
         errors.mark(named.blank, lambda bad: joined("no file name: ", rows.places(bad)))
         errors.mark(
             named.unsafe,
@@ -250,7 +250,7 @@ class _Reading:
             lambda bad: _missing(_at(named, bad)),
         )
 
-    def _no_size(self, rows: Rows, named: Named, bad: NDArray[np.int64]) -> Column:
+    def _no_size(self, rows: TableRows, named: Named, bad: NDArray[np.int64]) -> Column:
         wide, tall = (
             shown(rows.table[name], bad)
             for name in (self._settings.width_column, self._settings.height_column)

@@ -1,4 +1,4 @@
-"""What do the cells of a table's column say: as sizes, as texts, as captions?
+"""Casts of table columns to sizes, texts and captions.
 
 Whole columns at once. A column of a type that can never hold what is wanted is a `TypeError`
 that says what is; a single cell that does not is 0, or "".

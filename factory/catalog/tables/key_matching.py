@@ -1,4 +1,4 @@
-"""Which listed objects do the names in a table mean?"""
+"""Matching of names in a table with the keys of listed objects."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which files make up a table in a storage, and what do they hold together?"""
+"""Reader of tables that are one file or several, with partitions."""
 
 import difflib
 import re
@@ -19,7 +19,7 @@ from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.tables.formats import (
     PARQUET,
     SUFFIXES,
-    Part,
+    FileColumns,
     format_of,
     read_parquet,
     read_text,
@@ -41,7 +41,7 @@ MAX_UNZIPPED_MB = 4096.0
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """The rows of a table, in the order of its files.
 
     Attributes:
@@ -83,7 +83,7 @@ class Tables:
         """The setting that names the files."""
         return f"{self.where}.metadata.path"
 
-    def read(self, wanted: Sequence[str], texts: Sequence[str]) -> Rows:
+    def read(self, wanted: Sequence[str], texts: Sequence[str]) -> TableRows:
         """Read columns of all files.
 
         A column that a file lacks is null in its rows. A folder "name=value" above a file
@@ -105,7 +105,7 @@ class Tables:
         self._require(wanted, parts)
         columns = {name: self._joined(name, files, parts) for name in wanted}
         counts = np.array([part.rows for part in parts], dtype=np.int64)
-        return Rows(pa.table(columns), files, np.cumsum(counts) - counts)
+        return TableRows(pa.table(columns), files, np.cumsum(counts) - counts)
 
     def described(self, file: str | None = None) -> str:
         """Return "a.parquet in file:///data" for a file, or for the whole table."""
@@ -162,7 +162,7 @@ class Tables:
             f"no table {path} in {self.storage.identity}; set {self.setting} {advice}"
         )
 
-    def _part(self, key: str, wanted: Sequence[str], texts: Sequence[str]) -> Part:
+    def _part(self, key: str, wanted: Sequence[str], texts: Sequence[str]) -> FileColumns:
         kind = format_of(key)
         # Also asks whether the file may be read at all, in the storage's own words.
         if kind is None and self.storage.read(key, 0, len(_MAGIC)) != _MAGIC:
@@ -201,7 +201,7 @@ class Tables:
         self.storage.read(key, 0, 1)  # whether it may be read, in the storage's own words
         return path
 
-    def _require(self, wanted: Sequence[str], parts: Sequence[Part]) -> None:
+    def _require(self, wanted: Sequence[str], parts: Sequence[FileColumns]) -> None:
         absent = [name for name in wanted if not any(name in part.columns for part in parts)]
         if absent:
             names = list(dict.fromkeys(name for part in parts for name in part.names))
@@ -211,7 +211,9 @@ class Tables:
                 f"{self.where}.metadata or .caption.columns (or .filters)"
             )
 
-    def _joined(self, name: str, files: Sequence[str], parts: Sequence[Part]) -> pa.ChunkedArray:
+    def _joined(
+        self, name: str, files: Sequence[str], parts: Sequence[FileColumns]
+    ) -> pa.ChunkedArray:
         kind, first = pa.null(), ""
         for file, part in zip(files, parts, strict=True):
             if name in part.columns:
@@ -253,7 +255,9 @@ def _partitions(key: str) -> dict[str, str | None]:
     return {unquote(n): None if v == _NO_VALUE else unquote(v) for n, v in pairs}
 
 
-def _partitioned(files: Sequence[str], parts: Sequence[Part], wanted: Sequence[str]) -> list[Part]:
+def _partitioned(
+    files: Sequence[str], parts: Sequence[FileColumns], wanted: Sequence[str]
+) -> list[FileColumns]:
     """Add the columns that the files' folders are named by, where files have none of the name."""
     values = [_partitions(key) for key in files]
     kinds = {
@@ -265,7 +269,7 @@ def _partitioned(files: Sequence[str], parts: Sequence[Part], wanted: Sequence[s
         fresh = {name: value for name, value in here.items() if name not in part.names}
         cells = {n: pa.scalar(v, _TEXT).cast(kinds[n]) for n, v in fresh.items() if n in wanted}
         columns = {n: pa.chunked_array([pa.repeat(v, part.rows)]) for n, v in cells.items()}
-        found.append(Part({**part.columns, **columns}, [*part.names, *fresh], part.rows))
+        found.append(FileColumns({**part.columns, **columns}, [*part.names, *fresh], part.rows))
     return found
 
 

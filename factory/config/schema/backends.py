@@ -77,7 +77,7 @@ def caption_mode_problems(name: str, mode: EncodeMode | None) -> Iterator[str]:
 class WindowConfig:
     """When a backend takes part; epochs and optimizer steps count from 1, ends inclusive."""
 
-    _target_: str = "factory.sampling.schedule.Window"
+    _target_: str = "factory.sampling.active_window.ActiveWindow"
     start_epoch: int = opt(1, "first epoch that draws from it, from 1")
     start_step: int = opt(0, "first optimizer step that draws from it, from 1; 0 means at once")
     end_epoch: int | None = opt(None, "last epoch that draws from it; null means no end")

@@ -34,7 +34,7 @@ class QuarantineConfig:
 class LimitsConfig:
     """What decoding one picture may take; those that take more are dropped with the reason."""
 
-    _target_: str = "factory.media.decode_limits.Limits"
+    _target_: str = "factory.media.decode_limits.DecodeLimits"
     # A PNG of 256 MP, which is what metadata.max_megapixels lets in, takes 2 GiB as RGB with its
     # decoder's copy; a photograph of 100 MP in any format takes less.
     memory_mb: float = opt(

@@ -1,4 +1,4 @@
-"""How do encoders of a Ray cluster share units, and what if one dies?"""
+"""Pool of encoder actors on a Ray cluster: units are shared out, and lost ones done again."""
 
 import logging
 from collections import deque
@@ -66,7 +66,7 @@ class _Member:
     jobs: dict[Any, _Job[Any]] = field(default_factory=dict)
 
 
-class Crew:
+class EncoderPool:
     """Encoders of a cluster that do units until there are none left."""
 
     def __init__(self, ray: ModuleType, worker: bytes, post: Post) -> None:

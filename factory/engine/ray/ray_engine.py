@@ -17,7 +17,7 @@ from typing import Any
 
 from factory.engine.engine import Item, Report, Result, Unit, Worker
 from factory.engine.local_engine import THREADS_PER_CORE, LocalEngine
-from factory.engine.ray.pool import Crew, Post, raised
+from factory.engine.ray.pool import EncoderPool, Post, raised
 from factory.engine.ray.remote_calls import apply, pack, ray_module, unpack
 from factory.errors import EngineError
 
@@ -137,7 +137,7 @@ class RayEngine:
             Exception: What the worker raised, with a note that tells where.
         """
         ray = self._ray()
-        return Crew(ray, pack(worker), self._post(ray)).run(units)
+        return EncoderPool(ray, pack(worker), self._post(ray)).run(units)
 
     def close(self) -> None:
         """Leave the cluster, if this engine has joined it."""

@@ -1,4 +1,4 @@
-"""What does a Ray cluster run for us, and how do functions, items and results travel there?"""
+"""Remote calls on a Ray cluster: the task, the actor, and how values travel to them."""
 
 import os
 import time

@@ -1,7 +1,7 @@
 """Header of a BMP: its size."""
 
 from factory.errors import MediaError
-from factory.media.formats.window import Header, Window
+from factory.media.formats.header_bytes import Header, HeaderBytes
 
 # Bytes of the headers there are: OS/2 1, Windows 3 and its extensions, OS/2 2, Windows 4 and 5.
 _CORE, _OTHERS = 12, (40, 52, 56, 64, 108, 124)
@@ -10,7 +10,7 @@ _DEPTHS = (1, 4, 8, 16, 24, 32)
 _COMPRESSIONS = (0, 1, 2, 3)
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a BMP."""
     del count_frames  # it has one
     (length,) = window.unpack("<I", 14)

@@ -7,7 +7,7 @@ The rule is that of Pillow's `ImageOps.exif_transpose`: the EXIF tag counts; whe
 import re
 import struct
 
-from factory.media.formats.window import UPRIGHT
+from factory.media.formats.header_bytes import UPRIGHT
 
 _LAST = 8  # orientations are 1 to 8
 # Bytes of a directory entry: tag, type, count, value.

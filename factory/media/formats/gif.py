@@ -3,7 +3,7 @@
 import re
 
 from factory.errors import MediaError
-from factory.media.formats.window import LONGEST_HEADER, Header, Window
+from factory.media.formats.header_bytes import LONGEST_HEADER, Header, HeaderBytes
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _BLOCK = re.compile(rb"[!,;]")
@@ -12,7 +12,7 @@ _HAS_COLOURS = 0x80
 _DESCRIPTOR = 9
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a GIF; to count frames its file is walked, block by block.
 
     Those that begin in the first `LONGEST_HEADER` bytes are counted.
@@ -32,7 +32,7 @@ def read(window: Window, count_frames: bool) -> Header:
     return Header(max(width, left + wide), max(height, top + tall), "GIF", frames=frames)
 
 
-def _count(window: Window, position: int) -> int:
+def _count(window: HeaderBytes, position: int) -> int:
     """Return the number of frames, the first one's pixels beginning at the position."""
     frames = 1
     while position < LONGEST_HEADER:
@@ -47,7 +47,7 @@ def _count(window: Window, position: int) -> int:
     return frames
 
 
-def _next_image(window: Window, position: int) -> int | None:
+def _next_image(window: HeaderBytes, position: int) -> int | None:
     """Return where the next image descriptor is, None where the trailer comes first."""
     data = window.data
     while True:
@@ -64,7 +64,7 @@ def _next_image(window: Window, position: int) -> int | None:
             position = _behind_blocks(window, position + 1)
 
 
-def _behind(window: Window, image: int) -> int:
+def _behind(window: HeaderBytes, image: int) -> int:
     """Return where the data blocks of an image begin."""
     window.need(image + _DESCRIPTOR)
     behind = image + _DESCRIPTOR + _colours(window.data[image + 8]) + 1
@@ -72,7 +72,7 @@ def _behind(window: Window, image: int) -> int:
     return behind
 
 
-def _behind_blocks(window: Window, position: int) -> int:
+def _behind_blocks(window: HeaderBytes, position: int) -> int:
     """Return where a row of data blocks ends, or where the whole file does."""
     data = window.data
     try:

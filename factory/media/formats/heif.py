@@ -10,12 +10,12 @@ from typing import Any
 
 from factory.errors import MediaError
 from factory.media.formats.exif import as_seen, has_tag, xmp_orientation
-from factory.media.formats.window import (
+from factory.media.formats.header_bytes import (
     MOST_PARTS,
     UPRIGHT,
     Header,
+    HeaderBytes,
     NeedMoreBytes,
-    Window,
     too_many_parts,
 )
 
@@ -41,7 +41,7 @@ def kind(head: bytes) -> str | None:
     return "AVIF" if brand in _AVIF else "HEIC" if brand in _HEIC else None
 
 
-def read_avif(window: Window, count_frames: bool) -> Header:
+def read_avif(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of an AVIF: of its primary item, or of a sequence by Pillow."""
     if window.data[8:12] in (b"avis", b"msf1"):
         return _sequence(window, count_frames)
@@ -50,7 +50,7 @@ def read_avif(window: Window, count_frames: bool) -> Header:
     return Header(*item.size, "AVIF", item.turn if turned else as_seen(item.xmp_orientation()))
 
 
-def read_heic(window: Window, count_frames: bool) -> Header:
+def read_heic(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a HEIC, whose decoder cuts and turns it by itself."""
     del count_frames  # the primary item is the picture; others are its tiles and previews
     item = _Item(window)
@@ -72,7 +72,7 @@ class _Item:
         turn: EXIF orientation of its rotation and mirror.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: HeaderBytes) -> None:
         self._window = window
         self._boxes = boxes = dict(_boxes(_meta(window)))
         version = boxes[b"pitm"][0]
@@ -111,7 +111,7 @@ class _Item:
         return None if has_tag(exif[begin:]) else xmp_orientation(found.get(b"mime", b""))
 
 
-def _meta(window: Window) -> bytes:
+def _meta(window: HeaderBytes) -> bytes:
     """Return the body of the meta box."""
     position = 0
     while True:
@@ -199,7 +199,7 @@ def _places(iloc: bytes) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _sequence(window: Window, count_frames: bool) -> Header:
+def _sequence(window: HeaderBytes, count_frames: bool) -> Header:
     from PIL.AvifImagePlugin import AvifImageFile
 
     guard = _Guard(window)
@@ -222,7 +222,7 @@ class _Guard(io.BytesIO):
         ended: Whether a read came upon the end of the whole file.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: HeaderBytes) -> None:
         super().__init__(window.data)
         self._window = window
         self.ended = False

@@ -4,7 +4,7 @@ import re
 
 from factory.errors import MediaError
 from factory.media.formats.exif import exif_orientation
-from factory.media.formats.window import UPRIGHT, Header, Window
+from factory.media.formats.header_bytes import UPRIGHT, Header, HeaderBytes
 
 # Frame headers, which hold the size: 0xC0 to 0xCF without DHT, JPG and DAC.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -49,7 +49,7 @@ def quick(data: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a JPEG, whatever stands between its segments."""
     del count_frames  # a JPEG has one frame; further pictures of an MPO are previews
     data, told, position = window.data, _Told(), 2

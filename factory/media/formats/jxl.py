@@ -5,7 +5,7 @@ which lies bare in the file or in a box of a container. Frames are not counted.
 """
 
 from factory.errors import MediaError
-from factory.media.formats.window import UPRIGHT, Header, Window
+from factory.media.formats.header_bytes import UPRIGHT, Header, HeaderBytes
 
 CODESTREAM = b"\xff\x0a"
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -19,7 +19,7 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _EDGE_BITS = (9, 13, 18, 30)
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a JPEG XL, bare or in a container."""
     del count_frames
     bare = window.data.startswith(CODESTREAM)
@@ -31,14 +31,14 @@ def read(window: Window, count_frames: bool) -> Header:
     return Header(width, height, "JXL", _orientation(bits))
 
 
-def _bare(window: Window) -> bytes:
+def _bare(window: HeaderBytes) -> bytes:
     # The smallest pictures are shorter than the longest size: take what there is.
     if not window.whole:
         window.need(_ENOUGH)
     return window.data[:_ENOUGH]
 
 
-def _contained(window: Window) -> bytes:
+def _contained(window: HeaderBytes) -> bytes:
     """Return the first bytes of the codestream in a container."""
     position, start = len(CONTAINER), b""
     while True:
@@ -62,7 +62,7 @@ def _contained(window: Window) -> bytes:
         position = end
 
 
-def _span(window: Window, first: int, end: int, last: bool) -> bytes:
+def _span(window: HeaderBytes, first: int, end: int, last: bool) -> bytes:
     if last and window.size is not None:
         end = min(end, window.size)
     return window.at(first, end - first)

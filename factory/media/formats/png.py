@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from factory.errors import MediaError
 from factory.media.formats.exif import exif_orientation
-from factory.media.formats.window import MOST_PARTS, Header, Window, too_many_parts
+from factory.media.formats.header_bytes import MOST_PARTS, Header, HeaderBytes, too_many_parts
 
 _START = 33  # signature and IHDR
 _FRAMING = 12  # bytes of a chunk beside its body: length, kind, checksum
@@ -28,7 +28,7 @@ _UNPACKED = 2**20
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a PNG: its chunks before the pixels, and those right at its end."""
     del count_frames  # an animated PNG says how many before its pixels
     window.need(_START)
@@ -101,7 +101,7 @@ class _Orientation:
         return exif_orientation(self._exif or _from_hex(self._profile), self._xmp)
 
 
-def _body(window: Window, kind: bytes, start: int, length: int) -> bytes:
+def _body(window: HeaderBytes, kind: bytes, start: int, length: int) -> bytes:
     """Return the body of a chunk, empty where it is a text about something else."""
     if kind != b"eXIf":
         key = window.at(start, min(length, _KEYWORD)).partition(b"\0")[0]
@@ -110,7 +110,7 @@ def _body(window: Window, kind: bytes, start: int, length: int) -> bytes:
     return window.at(start, length)
 
 
-def _behind(window: Window, position: int) -> Iterator[tuple[bytes, bytes]]:
+def _behind(window: HeaderBytes, position: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield (kind, body) of chunks behind the pixels, which begin at a position.
 
     No further read is needed where the bytes that are here show the end: in small files, and

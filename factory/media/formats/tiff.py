@@ -2,7 +2,7 @@
 
 from factory.errors import MediaError
 from factory.media.formats.exif import as_seen, xmp_orientation
-from factory.media.formats.window import LONGEST_HEADER, Header, Window
+from factory.media.formats.header_bytes import LONGEST_HEADER, Header, HeaderBytes
 
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _XMP, _FORMAT = 256, 257, 258, 274, 700, 339
 # Whole numbers: BYTE, SHORT, LONG, SBYTE, SSHORT, SLONG, IFD, LONG8.
@@ -17,7 +17,7 @@ _DEEPEST = 16  # bits whose range is known: 0 is black and all of them set is wh
 _MOST_SAMPLES = 16  # no picture has as many channels
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a TIFF or BigTIFF: of its first page, and the number of pages."""
     order = "<" if window.data[:2] == b"II" else ">"
     (version,) = window.unpack(order + "H", 2)
@@ -50,7 +50,7 @@ def _check_depth(reader: "_Directories", entries: dict[int, tuple[int, int, int]
 class _Directories:
     """The directories of a TIFF, one a page, each naming where the next one is."""
 
-    def __init__(self, window: Window, order: str, big: bool) -> None:
+    def __init__(self, window: HeaderBytes, order: str, big: bool) -> None:
         self.window, self.order, self.big = window, order, big
         self._count = order + ("Q" if big else "H")
         self._number = order + ("Q" if big else "I")

@@ -4,12 +4,12 @@ import struct
 
 from factory.errors import MediaError
 from factory.media.formats.exif import exif_orientation
-from factory.media.formats.window import Header, Window
+from factory.media.formats.header_bytes import Header, HeaderBytes
 
 _ANIMATED, _HAS_XMP, _HAS_EXIF = 0x02, 0x04, 0x08
 
 
-def read(window: Window, count_frames: bool) -> Header:
+def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a WebP; frames, EXIF and XMP may stand behind the pixels."""
     (riff,) = window.unpack("<I", 4)
     # A lossless picture of one colour is a whole file of 28 bytes.
@@ -27,7 +27,7 @@ def read(window: Window, count_frames: bool) -> Header:
     raise MediaError("not a picture", f"WebP that starts with {kind!r}")
 
 
-def _extended(window: Window, end: int, count_frames: bool) -> Header:
+def _extended(window: HeaderBytes, end: int, count_frames: bool) -> Header:
     data = window.data
     flags = data[20]
     width = int.from_bytes(data[24:27], "little") + 1

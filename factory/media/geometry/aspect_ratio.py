@@ -1,4 +1,4 @@
-"""How is a ratio width/height rounded to a label, and which of a list of ratios is taken?"""
+"""Aspect ratios: rounding to labels, and choice from a list of ratios."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

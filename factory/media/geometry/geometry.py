@@ -1,4 +1,4 @@
-"""Which target size, intermediary size and cut follow from a picture's own size.
+"""Bucket geometry: target size, intermediary size and crop of a picture, from its own size.
 
 A picture is scaled to its *intermediary* size, which keeps its proportions and covers the
 target, and is then cut to its *target* size. Pictures of equal target form a bucket. Every
@@ -26,8 +26,7 @@ from factory.media.geometry.aspect_ratio import (
     scaled,
     whole_decimals,
 )
-from factory.media.geometry.cover import cover, cover_square
-from factory.media.geometry.target_size import INT32_MAX, Sizes, TargetRule
+from factory.media.geometry.target_size import INT32_MAX, Sizes, TargetRule, cover, cover_square
 from factory.media.geometry.validation import CropAspect, CropStyle, ResolutionType, problems_of
 
 # Why a row is not kept, by the code in `Shapes.reason`. A row that fails several checks has the

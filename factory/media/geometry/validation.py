@@ -1,4 +1,4 @@
-"""Can these settings of a geometry be meant: options, numbers, units, and what excludes what?"""
+"""Validation of geometry settings: options, numbers, units, and what excludes what."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args

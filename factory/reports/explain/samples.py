@@ -46,12 +46,12 @@ def _described(source: PreparedBackend, row: int, seed: int, epoch: int) -> Expl
     reason = int(decisions.reason[row])
     if reason:
         return replace(told, dropped=decisions.reasons[reason])
-    (cut,) = source.cuts(np.array([row]), epoch).each()
+    (crop,) = source.crops(np.array([row]), epoch).each()
     return replace(
         told,
-        resized=cut.intermediary,
-        crop=cut.crop,
-        target=cut.target,
+        resized=crop.intermediary,
+        crop=crop.offset,
+        target=crop.target,
         caption=catalog.caption(row, seed=seed, epoch=epoch),
         partners=dict(_partners(source, row, seed, epoch)),
     )

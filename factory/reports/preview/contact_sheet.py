@@ -70,7 +70,7 @@ def _gone(source: PreparedBackend, engine: Engine) -> list[Safe]:
 
 def kept_card(look: Thumbnail, *more: Content) -> Safe:
     """Return a sample with the frame that is trained on, and what else is known of it below."""
-    cut = look.cut
+    cut = look.crop
     frame = None
     sizes = f"{look.width}x{look.height}"
     if cut is not None:
@@ -88,9 +88,9 @@ def kept_card(look: Thumbnail, *more: Content) -> Safe:
 
 def _scale(look: Thumbnail) -> str:
     """Return "x0.53", how much a sample is resized, and the part of its area that is kept."""
-    assert look.cut is not None  # noqa: S101 - the caller has looked
-    _, _, width, height = window(look.cut)
-    factor = look.cut.intermediary[0] / max(look.width, 1)
+    assert look.crop is not None  # noqa: S101 - the caller has looked
+    _, _, width, height = window(look.crop)
+    factor = look.crop.intermediary[0] / max(look.width, 1)
     return f"x{factor:.2f}, keeps {width * height:.0%}"
 
 

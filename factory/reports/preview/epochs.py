@@ -8,9 +8,9 @@ from factory.reports.preview.summary import (
     RunLimits,
     StretchSummary,
 )
-from factory.sampling.epoch_schedule import Stretch
+from factory.sampling.active_window import ActiveWindow
+from factory.sampling.epoch_schedule import ScheduleStretch
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 
 # Epochs shown: the first, and those after it in which a window opens or closes.
 MOST_EPOCHS = 6
@@ -63,7 +63,7 @@ def changes(plan: Plan, run_epochs: float | None) -> list[int]:
     return [epoch for epoch in inside if _is_laid_out(plan, epoch)][:MOST_EPOCHS]
 
 
-def _edges(plan: Plan, window: Window) -> set[int]:
+def _edges(plan: Plan, window: ActiveWindow) -> set[int]:
     """Return the epochs, from 0, in which a window opens or closes, and those after them."""
     found = {window.start_epoch - 1}
     if window.end_epoch is not None:
@@ -122,6 +122,6 @@ def _epoch(plan: Plan, epoch: int) -> EpochSummary:
     return EpochSummary(epoch + 1, first, steps, begins, shares, parts, schedule)
 
 
-def _asked(stretches: list[Stretch], backend: int) -> float:
+def _asked(stretches: list[ScheduleStretch], backend: int) -> float:
     """Return the share a backend asks for when it first takes part; 0 if it never does."""
     return next((float(s.shares[backend]) for s in stretches if s.weights[backend]), 0.0)

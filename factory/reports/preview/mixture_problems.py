@@ -5,10 +5,10 @@ import math
 from factory.errors import PlanError
 from factory.reports.preview.summary import EpochSummary, PlanSummary, Problem, RunLimits
 from factory.reports.wording import number, percent, plural
-from factory.sampling.epoch_end import Ending
+from factory.sampling.active_window import ActiveWindow, check_windows
+from factory.sampling.epoch_end import EpochEnd
 from factory.sampling.plan import Plan
 from factory.sampling.rank_shares import check_division
-from factory.sampling.schedule import Window, check_windows
 from factory.sampling.weights import UniformWeighting
 
 # Of its share asked, what a backend must get: below three quarters it is another mixture than
@@ -65,7 +65,7 @@ def _windows(plan: Plan, laid_out: PlanSummary, run: RunLimits) -> list[Problem]
     for backend in plan.backends:
         try:
             # "Always" beside it, for a window of its own may open late.
-            windows = {"": Window(), backend.name: backend.window}
+            windows = {"": ActiveWindow(), backend.name: backend.window}
             check_windows(windows, epochs=epochs, steps=laid_out.run_steps)
         except PlanError as error:
             text, _, fix = str(error).partition("; ")
@@ -104,7 +104,7 @@ def _never_drawn(plan: Plan) -> list[Problem]:
 def _left_out(plan: Plan, laid_out: PlanSummary) -> list[Problem]:
     """Find backends that every epoch ends before, as each begins a balance of its own."""
     windows = {each.window for each in plan.backends}
-    if plan.ending.carries or plan.selection.seeded or windows != {Window()}:
+    if plan.ending.carries or plan.selection.seeded or windows != {ActiveWindow()}:
         return []
     epoch = laid_out.epochs[0]
     return [
@@ -123,7 +123,7 @@ def _left_out(plan: Plan, laid_out: PlanSummary) -> list[Problem]:
 
 def _exhausted(plan: Plan, laid_out: PlanSummary) -> list[Problem]:
     """Find backends that run out long before the first epoch ends."""
-    if plan.ending != Ending():
+    if plan.ending != EpochEnd():
         return []  # by the other rules nobody leaves an epoch
     epoch = laid_out.epochs[0]
     left = plan.explain(0, epoch.steps - 1)["left"]
@@ -149,7 +149,7 @@ def _balance(plan: Plan, epoch: EpochSummary, index: int) -> str:
     """Return the settings with which a backend would last as long as the others."""
     shares, backend = epoch.shares, plan.backends[index]
     where = f"data.backends.{backend.name}"
-    if any(each.window != Window() for each in plan.backends):
+    if any(each.window != ActiveWindow() for each in plan.backends):
         return f"raise {where}.repeats, or lower {where}.probability"
     # How long each lasts, in batches per unit of weight; the epoch ends with the last one.
     lasts = [share.batches / share.weight for share in shares if share.weight]

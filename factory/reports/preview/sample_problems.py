@@ -11,7 +11,7 @@ from factory.backends.conditioning import ConditioningBackend, is_generated
 from factory.backends.image import EvalBackend, SampleBackend
 from factory.backends.prepared import PreparedBackend
 from factory.catalog.facts import SIZE_DIFFERS, TRANSIENT
-from factory.media.optional_decoders import NEEDS_EXTRA
+from factory.media.format_decoders import NEEDS_EXTRA
 from factory.reports.preview import catalog_rows
 from factory.reports.preview.backend_counts import batch_of, plan_of
 from factory.reports.preview.summary import (

@@ -11,7 +11,7 @@ from PIL import Image
 from factory.backends.conditioning import is_generated
 from factory.backends.pixels import Picture
 from factory.backends.prepared import PreparedBackend
-from factory.catalog.crops import Cut
+from factory.catalog.crops import Crop
 from factory.engine.engine import Engine
 from factory.errors import FactoryError
 from factory.media.composite import Composite
@@ -25,7 +25,7 @@ QUALITY = 72
 # Larger objects are not fetched only to be looked at.
 MOST_BYTES = 64 * 2**20
 # Thumbnails show the whole picture: none is resized by its cut.
-_WHOLE = Cut((1, 1), (0, 0), (1, 1))
+_WHOLE = Crop((1, 1), (0, 0), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Thumbnail:
         why: Why it cannot be shown.
         width: Its width, px; 0 where it was not measured.
         height: Its height, px.
-        cut: How it is cut; None where it is dropped.
+        crop: How it is cut; None where it is dropped.
         bucket: Its bucket's name.
         captions: What it says.
     """
@@ -48,7 +48,7 @@ class Thumbnail:
     why: str
     width: int
     height: int
-    cut: Cut | None = None
+    crop: Crop | None = None
     bucket: str = ""
     captions: tuple[str, ...] = ()
 
@@ -89,7 +89,7 @@ def looks(source: PreparedBackend, chosen: catalog_rows.Rows, engine: Engine) ->
         kept = row in names
         width, height = catalog_rows.sides(catalog, catalog_rows.one(row))
         if made and kept:
-            width, height = np.split(np.array(catalog.cut(row).target), 2)
+            width, height = np.split(np.array(catalog.crop(row).target), 2)
         found.append(
             Thumbnail(
                 key=catalog.facts.key(row),
@@ -98,7 +98,7 @@ def looks(source: PreparedBackend, chosen: catalog_rows.Rows, engine: Engine) ->
                 width=int(width[0]),
                 height=int(height[0]),
                 # What is generated was never larger than its cut.
-                cut=catalog.cut(row) if kept and not made else None,
+                crop=catalog.crop(row) if kept and not made else None,
                 bucket=names.get(row, ""),
                 captions=catalog.texts(row),
             )
@@ -149,7 +149,11 @@ def _buckets(source: PreparedBackend, chosen: catalog_rows.Rows) -> dict[int, st
     }
 
 
-def window(cut: Cut) -> Sequence[float]:
+def window(crop: Crop) -> Sequence[float]:
     """Return the cut as (left, top, width, height) in parts of the whole picture, 0 to 1."""
-    (width, height), (top, left), (cut_width, cut_height) = cut.intermediary, cut.crop, cut.target
+    (width, height), (top, left), (cut_width, cut_height) = (
+        crop.intermediary,
+        crop.offset,
+        crop.target,
+    )
     return left / width, top / height, cut_width / width, cut_height / height

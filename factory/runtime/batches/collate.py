@@ -111,13 +111,13 @@ class Collate:
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
         vision = VisionReader(self.engine, tally, allocate)
-        beside = partners.gather(values, latents, known.cuts.target)
+        beside = partners.gather(values, latents, known.crops.target)
         return known, {
             "valid": _valid(part, stand_ins),
             "latents": latents,
             "pixels": own if source.latents is None else None,
             "text": source.read_text(known.captions, tally, located=known.text, allocate=allocate),
-            "image_embeds": partners.image_embeds(known.rows, known.cuts, vision),
+            "image_embeds": partners.image_embeds(known.rows, known.crops, vision),
             "conditioning": beside.tensors,
             "conditioning_valid": beside.valid,
             "conditioning_set": beside.drawn,
@@ -206,7 +206,7 @@ def _stored(
         if one.name in partners:
             values = one.stored(partners[one.name])
         else:
-            values = one.reading.stored(known.rows, known.cuts, known.latents)
+            values = one.reading.stored(known.rows, known.crops, known.latents)
         if values is None:
             return None
         found[one.name] = values

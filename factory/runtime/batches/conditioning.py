@@ -12,7 +12,7 @@ from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_
 from factory.backends.image_reader import Rows, Tensors
 from factory.backends.prepared import PreparedBackend
 from factory.backends.vision_reader import VisionReader
-from factory.catalog.crops import CutArrays
+from factory.catalog.crops import CropArrays
 
 # Name of the one entry where a set is drawn for each sample.
 DRAWN = "drawn"
@@ -82,7 +82,7 @@ class Partners:
         return beside
 
     def image_embeds(
-        self, rows: Rows, cuts: CutArrays, reading: VisionReader
+        self, rows: Rows, crops: CropArrays, reading: VisionReader
     ) -> dict[str, torch.Tensor]:
         """Return embeddings of the samples' pictures by field, their partners' by set and field.
 
@@ -90,10 +90,10 @@ class Partners:
 
         Args:
             rows: Rows of the samples, int64 [B].
-            cuts: How they are cut.
+            crops: How they are cut.
             reading: Reads them.
         """
-        found = reading.read(self.source, rows, cuts)
+        found = reading.read(self.source, rows, crops)
         if all(partner.vision is None for partner, _ in self.source.conditioning.values()):
             return found
         for name, of in self.rows.items():

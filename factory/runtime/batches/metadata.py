@@ -1,6 +1,6 @@
 """What is known of the samples of a batch before one of them is read?
 
-Their names, captions and cuts, and where their captions' rows lie: all of it follows from the
+Their names, captions and crops, and where their captions' rows lie: all of it follows from the
 catalog. Asked for a batch of sixteen it takes as long as copying its rows; asked for several
 batches at once, hardly longer. Those that come one after another are therefore described together,
 by whoever makes the first of them; and what they need of a disk is asked of it at once.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
 from factory.cache.gather.row_refs import GatherPlan
-from factory.catalog.crops import CutArrays
+from factory.catalog.crops import CropArrays
 from factory.runtime.batches.sent_once import SentOnce
 
 # Describes rows, int64 [n], of one backend in one epoch.
@@ -40,7 +40,7 @@ class Outline:
         keys: Storage keys.
         captions: The captions they have in the epoch.
         original_size: Source sizes (width, height), px, int32 [B, 2].
-        cuts: How they are resized and cut.
+        crops: How they are resized and cut.
         latents: Where the rows of the latents lay when this was made; None where nobody has looked.
         text: Where those of the captions lay.
     """
@@ -49,7 +49,7 @@ class Outline:
     keys: list[str]
     captions: list[str]
     original_size: NDArray[np.int32]
-    cuts: CutArrays
+    crops: CropArrays
     latents: GatherPlan | None
     text: GatherPlan | None
 
@@ -67,8 +67,8 @@ class Outline:
         """
         facts = source.catalog.facts
         keys = facts.keys(rows)
-        spoken = source.catalog.spoken(rows, seed=seed, epoch=epoch, keys=keys)
-        text = source.locate_text(spoken)
+        sample_captions = source.catalog.sample_captions(rows, seed=seed, epoch=epoch, keys=keys)
+        text = source.locate_text(sample_captions)
         latents, vision = (source.located(each, rows) for each in (source.latents, source.vision))
         beside = _beside(source, rows, seed=seed, epoch=epoch)
         for located in (latents, vision, text, *beside):
@@ -78,9 +78,9 @@ class Outline:
         return cls(
             rows,
             keys,
-            spoken.captions,
+            sample_captions.captions,
             size.astype(np.int32),
-            source.cuts(rows, epoch),
+            source.crops(rows, epoch),
             latents,
             text,
         )
@@ -92,8 +92,8 @@ class Outline:
             "keys": self.keys,
             "captions": self.captions,
             "original_size": torch.from_numpy(self.original_size),
-            "target_size": torch.from_numpy(self.cuts.target),
-            "crop_top_left": torch.from_numpy(self.cuts.crop),
+            "target_size": torch.from_numpy(self.crops.target),
+            "crop_top_left": torch.from_numpy(self.crops.offset),
         }
 
     def split(self, counts: Sequence[int]) -> "Iterator[Outline]":
@@ -105,13 +105,13 @@ class Outline:
         )
         for count, latents, text in zip(counts, *parts, strict=False):
             some = slice(end, end := end + count)
-            cuts = self.cuts
+            crops = self.crops
             yield Outline(
                 self.rows[some],
                 self.keys[some],
                 self.captions[some],
                 self.original_size[some],
-                CutArrays(cuts.intermediary[some], cuts.crop[some], cuts.target[some]),
+                CropArrays(crops.intermediary[some], crops.offset[some], crops.target[some]),
                 latents,
                 text,
             )

@@ -39,7 +39,7 @@ class Giver:
             return []
         if not self._shapes_differ:
             return self.reading.stored(present)
-        sizes = self.source.catalog.cuts(present).target
+        sizes = self.source.catalog.crops(present).target
         found: dict[int, torch.Tensor] = {}
         for size in np.unique(sizes, axis=0):
             alike = np.flatnonzero((sizes == size).all(axis=1))

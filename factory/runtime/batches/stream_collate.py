@@ -69,7 +69,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
     keys = [sample.picture.key for sample in samples]
     tally = EncodeCounts()
     encoded = _encode(source, pixels, samples, tally)
-    cuts = [sample.picture.cut for sample in samples]
+    crops = [sample.picture.crop for sample in samples]
     return Batch(
         backend=step.backend,
         bucket=made.bucket,
@@ -80,8 +80,8 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         keys=keys,
         captions=captions,
         original_size=torch.tensor([sample.size for sample in samples], dtype=torch.int32),
-        target_size=torch.tensor([cut.target for cut in cuts], dtype=torch.int32),
-        crop_top_left=torch.tensor([cut.crop for cut in cuts], dtype=torch.int32),
+        target_size=torch.tensor([crop.target for crop in crops], dtype=torch.int32),
+        crop_top_left=torch.tensor([crop.offset for crop in crops], dtype=torch.int32),
         valid=torch.ones(len(samples), dtype=torch.bool),
         latents=encoded,
         pixels=pixels if encoded is None else None,

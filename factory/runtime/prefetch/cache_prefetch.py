@@ -48,8 +48,10 @@ class Needs:
         rows = part.rows
         yield from _pictures(source, rows)
         if source.text is not None:
-            spoken = source.catalog.spoken(rows, seed=self.seed, epoch=part.step.epoch)
-            text = source.locate_text(spoken)
+            sample_captions = source.catalog.sample_captions(
+                rows, seed=self.seed, epoch=part.step.epoch
+            )
+            text = source.locate_text(sample_captions)
             if text is not None:
                 yield text
         for partner, partners in source.conditioning.values():

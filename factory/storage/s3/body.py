@@ -1,13 +1,14 @@
-"""How is an S3 object's body received, and is it the one that was stored?"""
+"""Bodies of S3 objects: received in one try and checked, or sent in parts."""
 
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.errors import ContentMismatchError
-from factory.storage.event_loop import Progress, putting
+from factory.storage.event_loop import TransferProgress, putting
 from factory.storage.keys import cut
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 async def get(
     client: "AioBaseClient",
     request: dict[str, str],
-    progress: Progress,
+    progress: TransferProgress,
     *,
     start: int = 0,
     length: int | None = None,
@@ -64,7 +65,7 @@ async def get(
 async def pour(
     client: "AioBaseClient",
     request: dict[str, str],
-    progress: Progress,
+    progress: TransferProgress,
     put: Callable[[int, Sequence[bytes]], None],
     *,
     start: int = 0,
@@ -111,7 +112,7 @@ async def pour(
 
 
 async def _handed(
-    answer: dict[str, Any], progress: Progress, hand: Callable[[int, list[bytes]], None]
+    answer: dict[str, Any], progress: TransferProgress, hand: Callable[[int, list[bytes]], None]
 ) -> int:
     """Receive a body, hand it on in threads, and return its size."""
     size, left = 0, int(answer["ContentLength"])
@@ -137,7 +138,7 @@ async def _answer(client: "AioBaseClient", request: dict[str, str]) -> dict[str,
     return answer
 
 
-async def _pieces(body: Any, least: int, progress: Progress) -> list[bytes]:
+async def _pieces(body: Any, least: int, progress: TransferProgress) -> list[bytes]:
     """Receive at least so many bytes, fewer at the end."""
     pieces: list[bytes] = []
     # Most bodies come in one part, and the end of those need not be asked for.
@@ -149,7 +150,7 @@ async def _pieces(body: Any, least: int, progress: Progress) -> list[bytes]:
 
 
 async def _received(
-    answer: dict[str, Any], request: dict[str, str], progress: Progress, wanted: str | None
+    answer: dict[str, Any], request: dict[str, str], progress: TransferProgress, wanted: str | None
 ) -> bytes:
     """Receive a whole body, and compare it with the MD5 wanted."""
     async with answer["Body"] as body:
@@ -205,3 +206,62 @@ def _compare(found: str, wanted: str, size: int, request: dict[str, str]) -> Non
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+# Parts under way at once: each is held in memory a second time while it is sent.
+_AT_ONCE = 4
+
+
+class Ask(Protocol):
+    """Sends one request of a client's method, as often as it takes."""
+
+    def __call__(self, method: str, size: int = 0, /, **request: object) -> Awaitable[Any]:
+        """Return the answer; `size` are the bytes that go with it."""
+
+
+async def put_in_parts(
+    ask: Ask, target: dict[str, str], data: bytes | memoryview, part_bytes: int
+) -> None:
+    """Store an object in parts, several under way at once, each repeated by itself.
+
+    Args:
+        ask: Sends a request.
+        target: Bucket and key.
+        data: The object.
+        part_bytes: Size of a part; the last one is smaller.
+    """
+    begun = await ask("create_multipart_upload", **target)
+    upload = {**target, "UploadId": begun["UploadId"]}
+    try:
+        parts = await _all_parts(ask, upload, memoryview(data), part_bytes)
+        await ask("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+    except BaseException:
+        # What cannot be taken back is left to the bucket's own rules.
+        with suppress(Exception):
+            await ask("abort_multipart_upload", **upload)
+        raise
+
+
+async def _all_parts(
+    ask: Ask, upload: dict[str, str], view: memoryview, part_bytes: int
+) -> list[dict[str, object]]:
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def send(number: int, start: int) -> dict[str, object]:
+        async with gate:
+            body = bytes(view[start : start + part_bytes])
+            answer = await ask("upload_part", len(body), **upload, PartNumber=number, Body=body)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    starts = range(0, len(view), part_bytes)
+    return await _gathered([send(number, start) for number, start in enumerate(starts, 1)])
+
+
+async def _gathered(jobs: "list[Any]") -> list[Any]:
+    """Run jobs side by side; the first failure ends the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

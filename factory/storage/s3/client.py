@@ -1,4 +1,4 @@
-"""How does a process connect to an S3 server?"""
+"""Clients of S3 servers: connections of one process to one endpoint."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""How are bytes kept in a bucket of an S3-compatible object store?"""
+"""Buckets of S3-compatible object stores as a storage."""
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
@@ -10,7 +10,7 @@ from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Put, Span, Storage, safe_key
 from factory.storage.endpoint_limits import Endpoint, endpoint
-from factory.storage.event_loop import Flights, Progress, persist, run
+from factory.storage.event_loop import OrderedRequests, TransferProgress, persist, run
 from factory.storage.keys import (
     check_span,
     is_listed,
@@ -21,7 +21,7 @@ from factory.storage.keys import (
 )
 from factory.storage.per_process import PerProcess
 from factory.storage.retry import Patience
-from factory.storage.s3.body import get, pour
+from factory.storage.s3.body import get, pour, put_in_parts
 from factory.storage.s3.client import (
     check_endpoint,
     close_files,
@@ -29,9 +29,7 @@ from factory.storage.s3.client import (
     open_files,
     run_within,
 )
-from factory.storage.s3.faults import fault_of
-from factory.storage.s3.multipart import put_in_parts
-from factory.storage.s3.s3_errors import Attempt, not_s3, storage_error
+from factory.storage.s3.s3_errors import Attempt, fault_of, not_s3, storage_error
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -207,7 +205,7 @@ class S3Storage(Storage):
         request = self._request(full, start, length)
         verify = self.verify_checksum
 
-        async def send(client: "AioBaseClient", progress: Progress) -> bytes:
+        async def send(client: "AioBaseClient", progress: TransferProgress) -> bytes:
             return await get(client, request, progress, start=start, length=length, verify=verify)
 
         return send
@@ -222,7 +220,9 @@ class S3Storage(Storage):
         """Yield several spans in their order, asked for side by side; see `Storage`."""
         server = self._filesystem(), self._endpoint
         ahead = _AHEAD * self.max_connections
-        return Flights(lambda span: self._one(span, self._reader, b"", server), spans, ahead)
+        return OrderedRequests(
+            lambda span: self._one(span, self._reader, b"", server), spans, ahead
+        )
 
     def read_to(self, spans: Sequence[Span], put: Put) -> Generator[int | StorageError, None, None]:
         """Hand several spans on as they come, asked for side by side; see `Storage`."""
@@ -234,7 +234,7 @@ class S3Storage(Storage):
             number, span = job
             return self._one(span, partial(self._pourer, partial(put, number)), 0, server)
 
-        return Flights(begin, enumerate(spans), ahead)
+        return OrderedRequests(begin, enumerate(spans), ahead)
 
     def _pourer(
         self, put: Callable[[int, Sequence[bytes]], None], full: str, start: int, length: int | None
@@ -243,7 +243,7 @@ class S3Storage(Storage):
         request = self._request(full, start, length)
         verify = self.verify_checksum
 
-        async def send(client: "AioBaseClient", progress: Progress) -> int:
+        async def send(client: "AioBaseClient", progress: TransferProgress) -> int:
             return await pour(
                 client, request, progress, put, start=start, length=length, verify=verify
             )
@@ -373,7 +373,7 @@ class S3Storage(Storage):
         """Send a request as often as it takes; `size` are the bytes that go with it."""
         files, budget = server or (self._filesystem(), self._endpoint)
 
-        async def once(progress: Progress) -> T:
+        async def once(progress: TransferProgress) -> T:
             progress.sent(size)
             # Made inside, so that the deadline covers the search for credentials.
             return await send(await files.set_session(), progress)
@@ -393,13 +393,13 @@ class S3Storage(Storage):
         return endpoint(url, self.max_connections)
 
 
-_Send = Callable[["AioBaseClient", Progress], Awaitable[T]]
+_Send = Callable[["AioBaseClient", TransferProgress], Awaitable[T]]
 
 
 def _call(method: str, **request: object) -> "_Send[dict[str, Any]]":
     """Return what sends one request of a client's method."""
 
-    async def send(client: "AioBaseClient", progress: Progress) -> dict[str, Any]:
+    async def send(client: "AioBaseClient", progress: TransferProgress) -> dict[str, Any]:
         del progress
         answer: dict[str, Any] = await getattr(client, method)(**request)
         return answer

@@ -1,4 +1,4 @@
-"""How are a shard's members found by name, and how is that kept for the next time?"""
+"""Index of a tar shard: members by name, kept for the next process."""
 
 import json
 from collections.abc import Iterator, Mapping

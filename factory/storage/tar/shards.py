@@ -1,4 +1,4 @@
-"""Which shards has this process opened, and how are bytes read from them?"""
+"""Tar shards that this process has opened, and reads from them."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ _Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Shard:
+class TarShard:
     """One state of a shard.
 
     Attributes:
@@ -90,13 +90,13 @@ class Shards:
         self._index = index
         self._index_prefix = index_prefix
         self._connections = connections
-        self._shards: dict[str, Shard] = {}
+        self._shards: dict[str, TarShard] = {}
         self._files: OrderedDict[Path, _File] = OrderedDict()
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
         self._index_is_writable = True
 
-    def open_all(self, infos: Sequence[ObjectInfo]) -> list[Shard]:
+    def open_all(self, infos: Sequence[ObjectInfo]) -> list[TarShard]:
         """Return each shard in the state that is listed now, in their order; many open at once."""
         found = []
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="tar-index")
@@ -109,7 +109,7 @@ class Shards:
             pool.shutdown(cancel_futures=True)
         return found
 
-    def current(self, key: str) -> Shard:
+    def current(self, key: str) -> TarShard:
         """Return a shard as known, after a look whether a local one changed.
 
         Raises:
@@ -120,14 +120,14 @@ class Shards:
             return known
         return self.opened(self._storage.head(key))
 
-    def current_or_none(self, key: str) -> Shard | None:
+    def current_or_none(self, key: str) -> TarShard | None:
         """Return a shard as `current` does; None where it cannot be opened."""
         try:
             return self.current(key)
         except StorageError:
             return None
 
-    def opened(self, info: ObjectInfo) -> Shard:
+    def opened(self, info: ObjectInfo) -> TarShard:
         """Return a shard in the state that was listed, its index read or built."""
         with self._lock:
             opening = self._opening.setdefault(info.key, threading.Lock())
@@ -137,7 +137,7 @@ class Shards:
                 self._shards[info.key] = known = self._open(info)
             return known
 
-    def _open(self, info: ObjectInfo) -> Shard:
+    def _open(self, info: ObjectInfo) -> TarShard:
         """Read or build a shard's index, and make sure that it is of what lies there now."""
         for _ in range(_TRIES):
             path = self._storage.local_path(info.key)
@@ -151,7 +151,7 @@ class Shards:
             if now.etag == info.etag:
                 if stored is None:
                     self._keep(identity, index)
-                return Shard(info.key, info.etag, index, path, signature)
+                return TarShard(info.key, info.etag, index, path, signature)
             info = now
         raise self._restless(info.key)
 
@@ -221,7 +221,7 @@ class Shards:
             self._shards.pop(key, None)
         raise self._restless(key)
 
-    def _bytes(self, shard: Shard, start: int, length: int) -> bytes | None:
+    def _bytes(self, shard: TarShard, start: int, length: int) -> bytes | None:
         """Return a span of a shard; None if another file has taken its place."""
         if not length:
             return b""

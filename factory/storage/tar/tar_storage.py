@@ -1,4 +1,4 @@
-"""How do tar shards, as WebDataset writes them, become a storage?"""
+"""Tar shards, as WebDataset writes them, as a storage."""
 
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -11,8 +11,8 @@ from factory.records import ObjectInfo
 from factory.storage.base import Span, Storage, safe_key
 from factory.storage.keys import below, check_span, safe_prefix, strip_prefix
 from factory.storage.per_process import PerProcess
-from factory.storage.tar.member_names import ShardNames, is_packed
-from factory.storage.tar.shards import Shard, Shards
+from factory.storage.tar.shard_names import ShardNames, is_packed
+from factory.storage.tar.shards import Shards, TarShard
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ class TarStorage(Storage):
             self.index.close()
 
 
-class _Opened:
+class _OpenStorage:
     """What one process knows of one storage of shards."""
 
     def __init__(self, storage: TarStorage) -> None:
@@ -289,7 +289,7 @@ class _Opened:
         return [found[key] for key in sorted(found.keys() - set(hidden))]
 
 
-_OPENED: PerProcess[TarStorage, _Opened] = PerProcess(_Opened)
+_OPENED: PerProcess[TarStorage, _OpenStorage] = PerProcess(_OpenStorage)
 
 
 class _LeftOut:
@@ -298,7 +298,7 @@ class _LeftOut:
     def __init__(self) -> None:
         self.reasons: dict[str, tuple[int, str]] = {}
 
-    def add(self, shard: Shard) -> None:
+    def add(self, shard: TarShard) -> None:
         for reason, (count, example) in shard.index.problems.items():
             known, first = self.reasons.get(reason, (0, f"{shard.key}/{example}".rstrip("/")))
             self.reasons[reason] = (known + count, first)
@@ -320,18 +320,18 @@ def _sentences(reasons: dict[str, tuple[int, str]]) -> list[str]:
     ]
 
 
-def _members(shard: Shard, folder: str) -> Iterator[ObjectInfo]:
+def _members(shard: TarShard, folder: str) -> Iterator[ObjectInfo]:
     start = f"{folder}/" if folder else ""
     for name, at, size in shard.index.items():
         if name.startswith(start):
             yield _info(shard, name, at, size)
 
 
-def _info(shard: Shard, name: str, start: int, size: int) -> ObjectInfo:
+def _info(shard: TarShard, name: str, start: int, size: int) -> ObjectInfo:
     return ObjectInfo(f"{shard.key}/{name}", size, f"{shard.etag}-{start:x}-{size:x}")
 
 
-def _place(shard: Shard | None, name: str, start: int, length: int | None) -> Span | None:
+def _place(shard: TarShard | None, name: str, start: int, length: int | None) -> Span | None:
     """Return where a span of a member lies; None if it is empty, or there is no such member."""
     place = None if shard is None else shard.index.find(name)
     if shard is None or place is None or start < 0:

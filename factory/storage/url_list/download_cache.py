@@ -1,4 +1,4 @@
-"""How are files fetched from web servers once, within limits, and kept on disk?"""
+"""Download cache: files fetched from web servers once, within limits, and kept on disk."""
 
 import asyncio
 import logging
@@ -14,12 +14,11 @@ from urllib.parse import urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from factory.storage.endpoint_limits import endpoint
-from factory.storage.event_loop import Progress, persist, run, sent_once
+from factory.storage.event_loop import TransferProgress, persist, run, sent_once
 from factory.storage.keys import cut
 from factory.storage.local import LocalStorage
 from factory.storage.retry import ExhaustedError, Fault, Patience, retry_after
-from factory.storage.url_list.addresses import admits_name, guarded_socket, visiting
-from factory.storage.url_list.hosts import PrivateHost
+from factory.storage.url_list.hosts import PrivateHost, admits_name, guarded_socket, visiting
 from factory.untrusted_text import config_value
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _THROTTLING = (429, 503)
 
 
 @dataclass(frozen=True)
-class Limits:
+class DownloadLimits:
     """What a download may cost.
 
     Attributes:
@@ -87,7 +86,7 @@ class _Flight:
 class Downloads:
     """The files of one cache folder, fetched when first read; all methods are thread-safe."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: DownloadLimits) -> None:
         """Keep the limits; sockets open on use."""
         self._limits = limits
         self._cache = LocalStorage(limits.cache_dir)
@@ -179,7 +178,7 @@ class Downloads:
         limits = self._limits
         session, gate = self._opened()
 
-        async def send(progress: Progress) -> bytes:
+        async def send(progress: TransferProgress) -> bytes:
             async with gate, asyncio.timeout(limits.timeout_s):
                 return await _follow(session, url, where, limits, progress)
 
@@ -275,7 +274,11 @@ def _by_age(folder: Path) -> list[tuple[int, int, str]]:
 
 
 async def _follow(
-    session: "aiohttp.ClientSession", url: str, where: str, limits: Limits, progress: Progress
+    session: "aiohttp.ClientSession",
+    url: str,
+    where: str,
+    limits: DownloadLimits,
+    progress: TransferProgress,
 ) -> bytes:
     """Return the body behind a URL, following redirects to http(s) only."""
     for _ in range(limits.redirects + 1):
@@ -295,7 +298,7 @@ async def _follow(
 
 @asynccontextmanager
 async def _answer(
-    session: "aiohttp.ClientSession", url: str, where: str, limits: Limits
+    session: "aiohttp.ClientSession", url: str, where: str, limits: DownloadLimits
 ) -> "AsyncIterator[aiohttp.ClientResponse]":
     """Send one request, to a public address or one that is allowed.
 
@@ -348,7 +351,7 @@ def _judge(response: "aiohttp.ClientResponse", where: str) -> None:
 
 
 async def _body(
-    response: "aiohttp.ClientResponse", where: str, limit: int, progress: Progress
+    response: "aiohttp.ClientResponse", where: str, limit: int, progress: TransferProgress
 ) -> bytes:
     """Read a body, stopping as soon as it is known to be too large."""
     too_large = StorageError(

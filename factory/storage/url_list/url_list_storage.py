@@ -1,4 +1,4 @@
-"""How does a CSV list of URLs become a storage?"""
+"""CSV lists of URLs as a storage."""
 
 import hashlib
 import io
@@ -14,11 +14,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 from factory.errors import ObjectNotFoundError, StorageError, TableError
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Span, Storage, TabularStorage, safe_key
-from factory.storage.event_loop import Flights
+from factory.storage.event_loop import OrderedRequests
 from factory.storage.keys import below, check_span, missing_column, safe_prefix
 from factory.storage.local import LocalStorage
 from factory.storage.per_process import PerProcess
-from factory.storage.url_list.download_cache import Downloads, Limits
+from factory.storage.url_list.download_cache import DownloadLimits, Downloads
 from factory.storage.url_list.hosts import PrivateHost, named_in
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class UrlListStorage(TabularStorage):
 
     def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order, downloaded side by side; see `Storage`."""
-        return Flights(self._begin, spans, _AHEAD * self.connections)
+        return OrderedRequests(self._begin, spans, _AHEAD * self.connections)
 
     def _begin(
         self, span: Span
@@ -236,9 +236,9 @@ class UrlListStorage(TabularStorage):
         return fetch()
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> DownloadLimits:
         """The limits of one download and of the cache, in bytes and seconds."""
-        return Limits(
+        return DownloadLimits(
             cache_dir=self.cache_dir,
             file_bytes=int(self.max_file_mb * 2**20),
             cache_bytes=int(self.max_cache_gb * 2**30),

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from factory.catalog.captions.sources import ColumnCaptions, FilenameCaptions, TextFileCaptions
-from factory.catalog.crops import OwnCuts
+from factory.catalog.crops import OwnCrops
 from factory.catalog.facts import Fact, Facts
-from factory.catalog.facts_store import Shelf
+from factory.catalog.facts_store import FactsStore
 from factory.catalog.row_filters import RowFilter
 from factory.catalog.scan.discovery import Discovery
 from factory.catalog.scan.media_type import Pictures
@@ -40,7 +40,7 @@ def storage(tmp_path: Path) -> Watched:
 
 def saved(facts: Facts, storage: Watched) -> Facts:
     """Return facts as the next run finds them."""
-    shelf = Shelf(storage, "catalog.parquet", Path(storage.root) / "catalog.arrow")
+    shelf = FactsStore(storage, "catalog.parquet", Path(storage.root) / "catalog.arrow")
     shelf.save(facts)
     loaded = shelf.load()
     assert loaded is not None
@@ -329,7 +329,7 @@ def test_faces_are_looked_for_once_where_cuts_are_placed_by_them(
     wide = Facts.of([Fact("a.png", 1, "e", 1024, 256)], {},
                     extra={"focus_x": pa.array([0.9], pa.float32()),
                            "focus_y": pa.array([0.5], pa.float32())})  # fmt: skip
-    assert OwnCuts(wide, square).of(np.array([0])).crop.tolist() == [[0, 768]]
+    assert OwnCrops(wide, square).of(np.array([0])).crop.tolist() == [[0, 768]]
 
 
 def test_a_file_that_vanished_and_is_no_longer_listed_leaves_no_error(tmp_path: Path) -> None:

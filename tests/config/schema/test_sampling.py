@@ -5,8 +5,8 @@ import pytest
 from factory.config.build import build, verify
 from factory.config.compose import compose
 from factory.errors import ConfigError
-from factory.sampling.epoch_end import Ending
-from factory.sampling.schedule import Window
+from factory.sampling.active_window import ActiveWindow
+from factory.sampling.epoch_end import EpochEnd
 from tests.sampling.cases import backend, walk
 from tests.sampling.test_plan import Constant, LastFirst
 
@@ -24,9 +24,9 @@ def problems(*overrides: str) -> str:
 def test_every_option_reaches_the_mixture() -> None:
     mixture = built("sampling.epoch=cycle", "sampling.epoch_steps=50").sampling
     plan = mixture.plan([backend("a"), backend("b")], batch_size=2, seed=1)
-    assert plan.ending == Ending("cycle", 50)
+    assert plan.ending == EpochEnd("cycle", 50)
     assert plan.steps(3) == 50
-    assert built().sampling.plan([backend("a")], batch_size=2, seed=1).ending == Ending()
+    assert built().sampling.plan([backend("a")], batch_size=2, seed=1).ending == EpochEnd()
 
 
 def test_every_option_reaches_the_backend() -> None:
@@ -38,7 +38,7 @@ def test_every_option_reaches_the_backend() -> None:
         f"{where}.window.fade_to_step=20",
     ).registry.data["photos"]
     assert (photos.batch_size, photos.slider_strength) == (8, -1.5)
-    assert photos.window == Window(fade_from_step=10, fade_to_step=20)
+    assert photos.window == ActiveWindow(fade_from_step=10, fade_to_step=20)
 
 
 def test_strategies_of_another_package_are_named_by_their_targets() -> None:

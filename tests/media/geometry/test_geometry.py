@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.media.geometry.aspect_ratio import aspect_label, round_decimals, round_to_multiple
-from factory.media.geometry.cover import SQUASH
 from factory.media.geometry.geometry import REASONS, Geometry
+from factory.media.geometry.target_size import SQUASH
 from tests.media import reference
 from tests.media.geometries import RATIOS, edges, geometries, numbers, sizes
 

@@ -77,9 +77,9 @@ def test_a_step_with_everything_that_is_known(root: Path) -> None:
     for sample in step.samples:
         assert sample.key == source.catalog.facts.key(sample.row)
         assert sample.caption == source.catalog.caption(sample.row, seed=7, epoch=1)
-        cut = source.catalog.cut(sample.row)
+        cut = source.catalog.crop(sample.row)
         assert (sample.target, sample.crop, sample.resized) == (
-            cut.target, cut.crop, cut.intermediary,
+            cut.target, cut.offset, cut.intermediary,
         )  # fmt: skip
         assert sample.bytes == (root / sample.key).stat().st_size
         assert (sample.width, sample.height) in {(96, 64), (64, 96), (80, 80)}

@@ -9,9 +9,9 @@ from factory.reports.preview.backend_counts import bucket_of
 from factory.reports.preview.epochs import lay_out
 from factory.reports.preview.mixture_problems import mixture_problems
 from factory.reports.preview.summary import RunLimits
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 
 
 def backend(name: str, *sizes: int, **settings: object) -> PlanBackend:
@@ -50,7 +50,7 @@ def test_an_epoch_agrees_with_the_plan_it_shows(
 
 
 def test_parts_of_an_epoch_tell_shares_batches_and_samples() -> None:
-    sources = [backend("a", 8), backend("b", 16, window=Window(fade_to_step=9), batch_size=4)]
+    sources = [backend("a", 8), backend("b", 16, window=ActiveWindow(fade_to_step=9), batch_size=4)]
     plan = Plan(sources, batch_size=2, seed=1, epoch_steps=12)
     laid_out = lay_out(plan, RunLimits())
     epoch = laid_out.epochs[0]
@@ -83,8 +83,8 @@ def test_what_a_dropped_batch_leaves_out() -> None:
 
 
 def test_epochs_in_which_a_window_opens_or_closes_are_shown() -> None:
-    late = backend("late", 8, window=Window(start_epoch=3))
-    brief = backend("brief", 8, window=Window(end_step=14))
+    late = backend("late", 8, window=ActiveWindow(start_epoch=3))
+    brief = backend("brief", 8, window=ActiveWindow(end_step=14))
     plan = Plan([backend("base", 16), late, brief], batch_size=2, seed=0)
     laid_out = lay_out(plan, RunLimits(max_epochs=5))
     assert [epoch.number for epoch in laid_out.epochs] == [1, 2, 3]
@@ -99,7 +99,7 @@ def test_epochs_in_which_a_window_opens_or_closes_are_shown() -> None:
 
 def test_epochs_after_the_end_of_the_run_are_not_shown() -> None:
     plan = Plan(
-        [backend("base", 16), backend("late", 8, window=Window(start_epoch=3))],
+        [backend("base", 16), backend("late", 8, window=ActiveWindow(start_epoch=3))],
         batch_size=2, seed=0,
     )  # fmt: skip
     laid_out = lay_out(plan, RunLimits(max_steps=12))

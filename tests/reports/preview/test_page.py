@@ -18,7 +18,7 @@ from factory.errors import MediaError
 from factory.reports.preview import contact_sheet
 from factory.reports.preview.page import page
 from factory.reports.preview.thumbnails import EDGE, looks, window
-from factory.sampling.schedule import Window
+from factory.sampling.active_window import ActiveWindow
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Scattered
 from tests.reports.preview.building import CHROMIUM, browse, dry_run, one_backend, write
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def document(folder: Path) -> str:
     closest = one_backend(
         folder, caption=TextFileCaptions(), crop=Crop("closest", aspect_buckets=(1.0, 1.5)),
-        window=Window(end_step=20),
+        window=ActiveWindow(end_step=20),
     )  # fmt: skip
     held = EvalBackend(name="held", prefix="held", storage=LocalStorage(str(folder)), resolution=64)
     other = one_backend(folder, folder="held", name="b")

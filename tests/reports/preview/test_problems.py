@@ -16,10 +16,10 @@ from factory.reports.preview.epochs import lay_out
 from factory.reports.preview.mixture_problems import mixture_problems
 from factory.reports.preview.sample_problems import better_batch
 from factory.reports.preview.summary import RunLimits
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.sampling.weights import AutoWeighting
 from factory.storage.local import LocalStorage
 from tests.reports.preview.building import dry_run, one_backend, problems, write
@@ -142,7 +142,7 @@ def test_short_batches_that_ranks_cannot_share(tmp_path: Path) -> None:
 
 def test_a_window_that_never_opens(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8, "b": 8})
-    late = one_backend(tmp_path, folder="b", name="b", window=Window(start_step=90))
+    late = one_backend(tmp_path, folder="b", name="b", window=ActiveWindow(start_step=90))
     summary = dry_run(tmp_path, one_backend(tmp_path), late, run=RunLimits(max_steps=50)).summary
     [problem] = problems(summary, "never takes part")
     assert (problem.backend, problem.level) == ("b", "warn")
@@ -152,7 +152,7 @@ def test_a_window_that_never_opens(tmp_path: Path) -> None:
 
 def test_a_run_longer_than_every_window_is_stopped(tmp_path: Path) -> None:
     write(tmp_path, {"a": 8})
-    brief = one_backend(tmp_path, window=Window(end_epoch=2))
+    brief = one_backend(tmp_path, window=ActiveWindow(end_epoch=2))
     assert dry_run(tmp_path, brief, run=RunLimits(max_steps=4)).summary.trainable
     for run in (RunLimits(max_steps=5), RunLimits(max_epochs=3)):
         summary = dry_run(tmp_path, brief, run=run).summary
@@ -190,7 +190,10 @@ def warnings(*sources: PlanBackend, **rule: Any) -> list[tuple[str | None, str]]
 
 
 def test_only_a_backend_that_has_run_out_is_said_to_have() -> None:
-    assert warnings(backend("a", (1000,)), backend("b", (900,), window=Window(end_step=100))) == []
+    assert (
+        warnings(backend("a", (1000,)), backend("b", (900,), window=ActiveWindow(end_step=100)))
+        == []
+    )
     pair = backend("a", (400,), probability=0.65), backend("b", (900,), probability=0.35)
     assert warnings(*pair, epoch_steps=4) == []
     assert warnings(*pair, epoch="cycle") == []

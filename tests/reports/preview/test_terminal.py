@@ -8,7 +8,7 @@ from rich.console import Console
 from factory.reports.preview.summary import RunLimits, Summary
 from factory.reports.preview.terminal import WIDTH, bar, show
 from factory.reports.wording import reads
-from factory.sampling.schedule import Window
+from factory.sampling.active_window import ActiveWindow
 from tests.reports.preview.building import dry_run, one_backend, write
 
 
@@ -27,7 +27,7 @@ def line(text: str, *starts: str) -> str:
 def test_the_whole_story_fits_in_a_hundred_columns(tmp_path: Path) -> None:
     write(tmp_path, {"a": 9, "b": 80})
     (tmp_path / "a/[bold]:smile:.png").write_text("no picture")
-    brief = one_backend(tmp_path, folder="b", name="b", window=Window(end_step=9))
+    brief = one_backend(tmp_path, folder="b", name="b", window=ActiveWindow(end_step=9))
     summary = dry_run(tmp_path, one_backend(tmp_path), brief, run=RunLimits(max_steps=6)).summary
     text = shown(summary)
     assert max(len(each) for each in text.splitlines()) <= WIDTH

@@ -20,7 +20,7 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.prepared import PreparedBackend
 from factory.cache.row_locations import LocationFiles
 from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFileCaptions
-from factory.catalog.catalog import Spoken
+from factory.catalog.catalog import SampleCaptions
 from factory.encoder.hashed_text import HashedText
 from factory.registry.precompute import fill_captions
 from factory.runtime.batches.metadata import AT_FIRST, TOGETHER, Neighbours, Outline
@@ -69,10 +69,10 @@ def spoken_source(root: Path, caption: Captions, word: str = "picture") -> Prepa
 
 def told(outline: Outline) -> list[Any]:
     """Return what an outline says, in values that can be compared."""
-    cuts, text = outline.cuts, outline.text
+    crops, text = outline.crops, outline.text
     assert text is not None
     arrays = [
-        outline.rows, outline.original_size, cuts.intermediary, cuts.crop, cuts.target,
+        outline.rows, outline.original_size, crops.intermediary, crops.offset, crops.target,
         text.found.shard, text.found.row, text.found.checksum,
     ]  # fmt: skip
     return [outline.keys, outline.captions, *(array.tolist() for array in arrays)]
@@ -268,7 +268,7 @@ def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Pat
     source = PreparedBackend(backend, None, text=text)  # type: ignore[arg-type]
     wanted = source.read_text(captions)["embeds"]
     none = np.zeros(len(captions), np.bool_)
-    located = source.locate_text(Spoken(np.arange(len(captions)), captions, none))
+    located = source.locate_text(SampleCaptions(np.arange(len(captions)), captions, none))
     assert located is not None
     before = {record.name for record in text.store.snapshot().index.shards}
     text.store.close()

@@ -18,10 +18,10 @@ from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.batches.request import Part
 from factory.runtime.prefetch.batch_fetcher import Prefetch
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 
@@ -42,12 +42,16 @@ def backend(name: str, sizes: list[int], chance: random.Random, **settings: Any)
 
 def mixture(chance: random.Random) -> Plan:
     """Return three weighted backends of several buckets, one perhaps in a window."""
-    windows = [Window(), Window(start_step=chance.randint(2, 9)), Window(end_step=9)]
+    windows = [
+        ActiveWindow(),
+        ActiveWindow(start_step=chance.randint(2, 9)),
+        ActiveWindow(end_step=9),
+    ]
     backends = [
         backend(
             name, [chance.randint(5, 90) for _ in range(buckets)], chance,
             probability=chance.choice([0.5, 1.0, 2.5]), repeats=chance.randint(0, 2),
-            window=Window() if name == "a" else chance.choice(windows),
+            window=ActiveWindow() if name == "a" else chance.choice(windows),
         )
         for name, buckets in (("a", 3), ("b", 2), ("c", 4))
     ]  # fmt: skip

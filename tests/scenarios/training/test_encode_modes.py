@@ -248,10 +248,10 @@ def test_cuts_are_drawn_anew_in_each_epoch_and_told(ramps: Path, tmp_path: Path)
         data.end_epoch(epoch, data.plan.steps(epoch))
     assert len(epochs[0]) == 6
     for key in epochs[0]:
-        assert len({cuts[key] for cuts in epochs}) > 1
-    for epoch, cuts in enumerate(epochs):  # and whoever asks later is told the same
+        assert len({crops[key] for crops in epochs}) > 1
+    for epoch, crops in enumerate(epochs):  # and whoever asks later is told the same
         told = samples_of(np.arange(6), data.sources["src"], seed=7, epoch=epoch)
-        assert {sample.key: sample.crop for sample in told} == cuts
+        assert {sample.key: sample.crop for sample in told} == crops
     assert [batch.crop_top_left.tolist() for batch in data.val_dataloader()] == [
         batch.crop_top_left.tolist() for batch in data.val_dataloader()
     ]
@@ -366,7 +366,7 @@ def test_a_random_aspect_keeps_its_bucket(ramps: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     data = ready(FactoryDataModule([backend], cache=place(tmp_path), batch_size=1, seed=7))
     catalog, rows = data.sources["src"].catalog, np.arange(6)
-    first, later = catalog.cuts(rows), catalog.cuts(rows, 5)
+    first, later = catalog.crops(rows), catalog.crops(rows, 5)
     assert np.array_equal(first.target, later.target)
     assert len(np.unique(first.target[:, 0])) > 1
     assert not np.array_equal(first.crop, later.crop)

@@ -10,8 +10,8 @@ from factory.backends.image import Crop
 from factory.errors import PlanError
 from factory.lightning.loaders import Layout, TrainLoader
 from factory.lightning.position import Position
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Random
 from factory.storage.local import LocalStorage
 from tests.scenarios.training.building import write_folders
@@ -69,7 +69,7 @@ def test_epochs_of_a_fixed_length_go_on_where_the_last_one_ended(tmp_path: Path)
 
 
 def test_only_plans_of_equal_epochs_say_so(tmp_path: Path) -> None:
-    window = Window(fade_to_step=5)
+    window = ActiveWindow(fade_to_step=5)
     cases = {
         "plain": ({}, Mixture(), True),
         "fixed": ({}, Mixture(epoch_steps=2, selection=Random()), True),

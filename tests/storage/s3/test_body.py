@@ -9,7 +9,7 @@ import pytest
 
 from factory.errors import ContentMismatchError
 from factory.storage.s3.body import get, pour, stored_md5
-from factory.storage.s3.faults import fault_of
+from factory.storage.s3.s3_errors import fault_of
 
 DATA = bytes(range(256)) * 1200  # more than is hashed in the loop
 MD5 = hashlib.md5(DATA).hexdigest()

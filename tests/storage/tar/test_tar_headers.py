@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.storage.tar.block import BLOCK, parse_header
-from factory.storage.tar.tar_headers import Members, read_members
+from factory.storage.tar.tar_headers import BLOCK, Members, parse_header, read_members
 from tests.storage.tar.tars import archive, as_tarfile_reads, mended
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

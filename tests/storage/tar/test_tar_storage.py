@@ -20,7 +20,7 @@ from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage import LocalStorage, MemoryStorage, Storage, TarStorage
 from factory.storage.tar.index import DamagedIndexError, MemberIndex, ShardId
-from factory.storage.tar.member_names import ShardNames
+from factory.storage.tar.shard_names import ShardNames
 from factory.storage.tar.tar_headers import Members
 from factory.testing.storage import keys
 from tests.storage.tar.tars import archive

@@ -13,7 +13,7 @@ from factory.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from factory.storage.url_list.download_cache import Downloads, Limits
+from factory.storage.url_list.download_cache import DownloadLimits, Downloads
 from factory.testing.storage import keys
 from tests.storage.web import PICTURE, Lists, Web, files_in, lists, only_key, quick_retries, web
 
@@ -170,7 +170,7 @@ async def ten_kilobytes(store: Downloads, url: str, where: str) -> bytes:
 
 
 def downloads(folder: Path, limit: int) -> Downloads:
-    return Downloads(Limits(str(folder), 2**20, limit, 10.0, 0, 4))
+    return Downloads(DownloadLimits(str(folder), 2**20, limit, 10.0, 0, 4))
 
 
 def names_in(folder: Path) -> set[str]:

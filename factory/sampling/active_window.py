@@ -1,4 +1,4 @@
-"""When does a backend take part?"""
+"""Active windows: the epochs and optimizer steps in which a backend takes part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,7 +7,7 @@ from factory.errors import PlanError
 
 
 @dataclass(frozen=True)
-class Window:
+class ActiveWindow:
     """The epochs and optimizer steps in which a backend takes part.
 
     Epochs and steps count from 1 as a person counts them, over the whole run, and both ends
@@ -123,7 +123,7 @@ class Window:
 
 
 def check_windows(
-    windows: Mapping[str, Window], *, epochs: int | None = None, steps: int | None = None
+    windows: Mapping[str, ActiveWindow], *, epochs: int | None = None, steps: int | None = None
 ) -> None:
     """Refuse windows that leave the run's start empty or that the run can never reach.
 

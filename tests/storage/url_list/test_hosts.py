@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 
 from factory.config.schema.storage import CsvConfig
 from factory.errors import StorageError
-from factory.storage.url_list.addresses import guarded_socket, visiting
-from factory.storage.url_list.hosts import PrivateHost, is_public, named_in
+from factory.storage.url_list.hosts import (
+    PrivateHost,
+    guarded_socket,
+    is_public,
+    named_in,
+    visiting,
+)
 from tests.storage.web import PICTURE, Lists, Web, lists, only_key, quick_retries, web
 
 __all__ = ["lists", "quick_retries", "web"]  # fixtures, used by their names

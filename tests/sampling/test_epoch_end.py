@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from factory.errors import PlanError
 from factory.sampling import epoch_schedule as course_module
+from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Balanced, Random
 from tests.sampling.cases import backend, backends, facts, walk
 from tests.sampling.test_plan_properties import epochs_of
@@ -41,8 +41,8 @@ def test_the_rules_by_example() -> None:
 def test_first_exhausted_waits_for_no_window_and_counts_no_closed_one() -> None:
     sources = [
         backend("a", (12,)),
-        backend("b", (4,), window=Window(end_step=2)),
-        backend("c", (4,), window=Window(start_step=5)),
+        backend("b", (4,), window=ActiveWindow(end_step=2)),
+        backend("c", (4,), window=ActiveWindow(start_step=5)),
     ]
     plan = Plan(sources, batch_size=2, seed=1, epoch="first_exhausted")
     # b closes after 1 of its 2 batches; c opens at the fifth step and is exhausted first.
@@ -55,8 +55,8 @@ def test_first_exhausted_waits_for_no_window_and_counts_no_closed_one() -> None:
 def test_cycle_waits_for_open_windows_only() -> None:
     sources = [
         backend("a", (4,)),
-        backend("b", (40,), window=Window(end_step=6)),
-        backend("c", (4,), window=Window(start_step=100)),
+        backend("b", (40,), window=ActiveWindow(end_step=6)),
+        backend("c", (4,), window=ActiveWindow(start_step=100)),
     ]
     plan = Plan(sources, batch_size=2, seed=1, epoch="cycle")
     assert names(plan) == "ababab"
@@ -64,7 +64,9 @@ def test_cycle_waits_for_open_windows_only() -> None:
 
 
 def test_a_fixed_epoch_ends_early_where_nobody_is_left() -> None:
-    plan = Plan([backend("a", window=Window(end_step=7))], batch_size=2, seed=1, epoch_steps=5)
+    plan = Plan(
+        [backend("a", window=ActiveWindow(end_step=7))], batch_size=2, seed=1, epoch_steps=5
+    )
     assert [plan.steps(0), plan.steps(1)] == [5, 2]
     with pytest.raises(PlanError, match="no backend is active in epoch 3"):
         plan.steps(2)
@@ -72,7 +74,7 @@ def test_a_fixed_epoch_ends_early_where_nobody_is_left() -> None:
 
 @pytest.mark.parametrize("selection", [Balanced(), Random()])
 def test_passes_go_on_over_the_ends_of_fixed_epochs(selection) -> None:
-    fade = Window(fade_from_step=20, fade_to_step=125)
+    fade = ActiveWindow(fade_from_step=20, fade_to_step=125)
     sources = [
         backend("a", (30,)), backend("b", (14,), first=100, probability=0.5),
         backend("c", (22,), first=200, window=fade),

@@ -1,4 +1,4 @@
-"""Which objects of a storage are tar shards?"""
+"""Shard names: which objects of a storage are tar shards."""
 
 import itertools
 import re

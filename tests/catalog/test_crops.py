@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from factory.catalog.size_memo import SizeMemo
+from factory.catalog.crops import SizeMemo
 
 
 def decide(width: NDArray[np.int32], height: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -34,7 +34,7 @@ def test_a_size_is_decided_once() -> None:
 
 
 def test_more_sizes_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.catalog.size_memo._MOST", 64)
+    monkeypatch.setattr("factory.catalog.crops._MOST", 64)
     memo = SizeMemo(2)
     for seed in range(50):
         width, height = sizes(seed)
@@ -42,7 +42,7 @@ def test_more_sizes_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_threads_see_decisions_of_their_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.catalog.size_memo._MOST", 64)
+    monkeypatch.setattr("factory.catalog.crops._MOST", 64)
     memo, wrong = SizeMemo(2), []
 
     def ask(first: int) -> None:

@@ -13,8 +13,7 @@ import pytest
 from factory.errors import MediaError
 from factory.media import video
 from factory.media.video import decode_clip, measure_video
-from factory.media.video_container import breaks_off
-from factory.media.video_frames import FrameTable
+from factory.media.video_container import FrameTable, breaks_off
 from tests.support.clips import picture, read_numbers, write_clip
 
 VIDEOS = Path(__file__).parent / "videos"

@@ -3,17 +3,17 @@
 import pytest
 
 from factory.errors import PlanError
-from factory.sampling.schedule import Window, check_windows
+from factory.sampling.active_window import ActiveWindow, check_windows
 
 
 def test_a_window_left_alone_is_always_open() -> None:
-    assert Window().active(1, 0)
-    assert Window().active(10**6, 10**9)
-    assert str(Window()) == "always"
+    assert ActiveWindow().active(1, 0)
+    assert ActiveWindow().active(10**6, 10**9)
+    assert str(ActiveWindow()) == "always"
 
 
 def test_both_ends_are_inside() -> None:
-    window = Window(start_epoch=2, start_step=10, end_epoch=3, end_step=20)
+    window = ActiveWindow(start_epoch=2, start_step=10, end_epoch=3, end_step=20)
     # The 10th step is the one that follows 9 completed ones.
     assert [window.active(2, step) for step in (8, 9, 19, 20)] == [False, True, True, False]
     assert [window.active(epoch, 12) for epoch in (1, 2, 3, 4)] == [False, True, True, False]
@@ -21,9 +21,9 @@ def test_both_ends_are_inside() -> None:
 
 
 def test_start_step_0_and_1_both_mean_the_first_step() -> None:
-    assert Window(start_step=0).active(1, 0)
-    assert Window(start_step=1).active(1, 0)
-    assert not Window(start_step=2).active(1, 0)
+    assert ActiveWindow(start_step=0).active(1, 0)
+    assert ActiveWindow(start_step=1).active(1, 0)
+    assert not ActiveWindow(start_step=2).active(1, 0)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_start_step_0_and_1_both_mean_the_first_step() -> None:
 )  # fmt: skip
 def test_a_wrong_bound_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"window\.{key} must be .*got {value!r}"):
-        Window(**{key: value})
+        ActiveWindow(**{key: value})
 
 
 @pytest.mark.parametrize(
@@ -50,19 +50,23 @@ def test_a_wrong_bound_is_refused_by_name(key: str, value: object) -> None:
 )
 def test_an_end_before_its_start_is_refused(bounds: dict[str, int], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        Window(**bounds)
+        ActiveWindow(**bounds)
 
 
 def test_nobody_at_the_start_is_refused_with_all_windows() -> None:
     with pytest.raises(PlanError, match="active at the start") as caught:
-        check_windows({"a": Window(start_epoch=2), "b": Window(start_step=10)})
+        check_windows({"a": ActiveWindow(start_epoch=2), "b": ActiveWindow(start_step=10)})
     assert "a: start_epoch=2" in str(caught.value)
     assert "b: start_step=10" in str(caught.value)
-    check_windows({"a": Window(start_epoch=2), "b": Window(end_step=1)})
+    check_windows({"a": ActiveWindow(start_epoch=2), "b": ActiveWindow(end_step=1)})
 
 
 def test_a_window_past_the_end_of_the_run_is_refused() -> None:
-    windows = {"a": Window(), "late": Window(start_step=101), "later": Window(start_epoch=4)}
+    windows = {
+        "a": ActiveWindow(),
+        "late": ActiveWindow(start_step=101),
+        "later": ActiveWindow(start_epoch=4),
+    }
     check_windows(windows)
     check_windows(windows, epochs=4, steps=101)
     with pytest.raises(PlanError, match=r"'late' never takes part: window\.start_step=101.* 100"):

@@ -1,4 +1,4 @@
-"""At which global step does each epoch begin, and how long is it?"""
+"""Timeline of epochs: the global step at which each begins, and its length."""
 
 import math
 import threading
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
-from factory.sampling.epoch_end import Ending
-from factory.sampling.epoch_schedule import Balance, Course, Span
+from factory.sampling.active_window import ActiveWindow
+from factory.sampling.epoch_end import EpochEnd
+from factory.sampling.epoch_schedule import Balance, EpochSchedule, Span
 from factory.sampling.permutation import derive_key
-from factory.sampling.schedule import Window
 from factory.sampling.selection import Selection
 from factory.sampling.slider_groups import Turns
 
@@ -53,7 +53,7 @@ class _Run:
         return self.start + self.count * self.length
 
 
-class Epochs:
+class EpochTimeline:
     """Lays epochs end to end on the axis of global steps.
 
     Windows are set in global steps, so where an epoch begins can change what is in it. Epochs
@@ -68,12 +68,12 @@ class Epochs:
     def __init__(
         self,
         names: Sequence[str],
-        windows: Sequence[Window],
+        windows: Sequence[ActiveWindow],
         quotas: NDArray[np.int64],
         weights: NDArray[np.float64],
         selection: Selection,
         seed: int,
-        ending: Ending,
+        ending: EpochEnd,
         groups: NDArray[np.int64] | None = None,
     ) -> None:
         """Describe the backends, k of each.
@@ -100,7 +100,7 @@ class Epochs:
         self._runs: list[_Run] = []
         self._given: dict[int, NDArray[np.int64]] = {}
         self._kept = threading.Lock()
-        self._courses: dict[tuple[tuple[Span | None, ...], int, int], Course] = {}
+        self._courses: dict[tuple[tuple[Span | None, ...], int, int], EpochSchedule] = {}
 
     def start(self, epoch: int) -> int:
         """Return the global step, from 0, at which an epoch begins.
@@ -133,7 +133,7 @@ class Epochs:
         epochs, step = divmod(global_step - run.start, run.length)
         return run.epoch + epochs, step
 
-    def course(self, epoch: int) -> Course:
+    def course(self, epoch: int) -> EpochSchedule:
         """Return the order of backends in an epoch.
 
         Raises:
@@ -156,8 +156,8 @@ class Epochs:
     @property
     def alike(self) -> bool:
         """Whether all epochs are equally long."""
-        opened = all(window == Window() for window in self._windows)
-        if self._ending == Ending() or not self._selection.seeded:
+        opened = all(window == ActiveWindow() for window in self._windows)
+        if self._ending == EpochEnd() or not self._selection.seeded:
             return opened
         return opened and self._ending.steps is not None
 
@@ -226,7 +226,7 @@ class Epochs:
 
     def _alike(self, epoch: int, start: int, length: int) -> float:
         """Count the epochs from this one that end before anything opens or closes."""
-        if self._selection.seeded and self._ending != Ending():
+        if self._selection.seeded and self._ending != EpochEnd():
             return 1  # epochs of one length by chance, if at all
         counts = []
         for window in self._windows:
@@ -240,7 +240,7 @@ class Epochs:
             counts += [max((edge - 1 - start) // length, 1) for edge in steps if edge > start]
         return min(counts, default=math.inf)
 
-    def _course(self, epoch: int, start: int, run: _Run) -> Course:
+    def _course(self, epoch: int, start: int, run: _Run) -> EpochSchedule:
         """Return the course of an epoch of a run that begins at a global step."""
         turns, spans = self._turns(epoch), self._spans(epoch, start)
         begins = start if self._ending.carries else 0
@@ -249,7 +249,9 @@ class Epochs:
         if course is not None:
             return course
         balance = self._balance(run, epoch)
-        course = Course(self._quotas, spans, self._weights, turns, self._ending, begins, balance)
+        course = EpochSchedule(
+            self._quotas, spans, self._weights, turns, self._ending, begins, balance
+        )
         with self._kept:
             if len(self._courses) >= KEPT_COURSES:
                 self._courses.pop(next(iter(self._courses)))
@@ -263,7 +265,7 @@ class Epochs:
     def _spans(self, epoch: int, start: int) -> tuple[Span | None, ...]:
         return tuple(self._span(window, epoch, start) for window in self._windows)
 
-    def _span(self, window: Window, epoch: int, start: int) -> Span | None:
+    def _span(self, window: ActiveWindow, epoch: int, start: int) -> Span | None:
         """Return the steps of an epoch inside a window; None if there are none.
 
         Cut to the longest an epoch can be, so that epochs which differ only in how far away

@@ -1,4 +1,4 @@
-"""The bytes that readers of headers look at, and what they find there."""
+"""First bytes of a file for the header readers, and the header they return."""
 
 import struct
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class Header(NamedTuple):
         return (self.height, self.width) if self.transposed else (self.width, self.height)
 
 
-class Window:
+class HeaderBytes:
     """The first bytes of a file, and others, which know how to ask for more.
 
     Attributes:
