@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.catalog.crops import Crop, CropArrays
+from factory.catalog.crops import CropArrays, SampleCrop
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.engine.engine import Engine
 from factory.errors import MediaError, StorageError
@@ -41,7 +41,7 @@ class Picture:
     row: int
     key: str
     etag: str
-    crop: Crop
+    crop: SampleCrop
     width: int = 0
     height: int = 0
     size: int = UNKNOWN_SIZE

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factory.catalog.arrow_columns import add_to_hash
 from factory.catalog.captions.draws import choose, dropped
 from factory.catalog.captions.sources import Captions
-from factory.catalog.crops import Crop, CropArrays, Crops
+from factory.catalog.crops import CropArrays, Crops, SampleCrop
 from factory.catalog.decisions import Decisions
 from factory.catalog.facts import Facts
 
@@ -77,7 +77,7 @@ class Catalog:
         """Return the number of kept samples."""
         return self.decisions.kept
 
-    def crop(self, row: int, epoch: int = 0) -> Crop:
+    def crop(self, row: int, epoch: int = 0) -> SampleCrop:
         """Return how a row is resized and cut in an epoch."""
         return self.crops(np.array([row]), epoch).each()[0]
 

@@ -73,7 +73,7 @@ _FEW = 1024
 
 
 @dataclass(frozen=True)
-class Crop:
+class SampleCrop:
     """How one sample is resized and cut.
 
     Attributes:
@@ -101,11 +101,11 @@ class CropArrays:
     offset: NDArray[np.int32]
     target: NDArray[np.int32]
 
-    def each(self) -> list[Crop]:
-        """Return one `Crop` a row."""
+    def each(self) -> list[SampleCrop]:
+        """Return one `SampleCrop` a row."""
         columns = (self.intermediary, self.offset, self.target)
         pairs = (map(tuple, column.tolist()) for column in columns)
-        return list(map(Crop, *pairs))
+        return list(map(SampleCrop, *pairs))
 
 
 class Crops(Protocol):

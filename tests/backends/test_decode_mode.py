@@ -9,14 +9,14 @@ from PIL import Image
 import factory
 from factory import ImageBackend, VideoBackend
 from factory.backends.pixels import Picture, ReadPicture
-from factory.catalog.catalog import Crop
+from factory.catalog.catalog import SampleCrop
 from factory.config.compose import compose
 from factory.storage.memory import MemoryStorage
 from tests.config.test_compose import problems
 from tests.media.pictures import encode
 
 SIZE = (128, 96)
-CUT = Crop((SIZE[0], SIZE[1]), (0, 0), SIZE)
+CUT = SampleCrop((SIZE[0], SIZE[1]), (0, 0), SIZE)
 
 
 def photograph() -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from factory.backends.image import ImageBackend
 from factory.backends.pixels import Picture, ReadPicture
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.catalog.catalog import Crop
+from factory.catalog.catalog import SampleCrop
 from factory.engine.local_engine import LocalEngine
 from factory.media.composite import Composite
 from factory.storage.memory import MemoryStorage
@@ -68,7 +68,7 @@ def test_a_backend_trains_on_one_strip(kind: str) -> None:
         assert read[index].shape[:2] == cut.target[::-1]
         # JPEG blocks of the 4:2:0 kind are as wide as a strip, so no colour crosses over.
         assert np.abs(read[index].astype(int) - 50 * index).max() <= 2
-    assert isinstance(cut, Crop)
+    assert isinstance(cut, SampleCrop)
 
 
 def test_one_column_of_pixels_cannot_be_divided() -> None:

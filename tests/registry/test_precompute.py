@@ -29,7 +29,7 @@ from factory.cache.maintenance.verify import drop
 from factory.cache.row_locations import LocationFiles, _path, _write
 from factory.cache.writer import ShardWriter
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.catalog.crops import Crop
+from factory.catalog.crops import SampleCrop
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.engine.engine import Engine
@@ -406,7 +406,7 @@ class Short(BlockDCT):
 
 def test_keys_made_by_columns_are_those_of_single_rows(tmp_path: Path) -> None:
     """Caches that were filled before stay valid: the text that is hashed has not changed."""
-    cut = Crop((100, 60), (3, 0), (96, 64))
+    cut = SampleCrop((100, 60), (3, 0), (96, 64))
     pictures = [Picture(7, 'a "b" ü%s.png', "1-2", cut, frames=90), Picture(8, "c", "", cut)]
     place = Workspace(LocalStorage(str(tmp_path)))
     store = ImageEmbedBackend(name="latents", cache=place, encoder=BlockDCT())

@@ -11,7 +11,7 @@ from PIL import Image
 from factory.backends.conditioning import is_generated
 from factory.backends.pixels import Picture
 from factory.backends.prepared import PreparedBackend
-from factory.catalog.crops import Crop
+from factory.catalog.crops import SampleCrop
 from factory.engine.engine import Engine
 from factory.errors import FactoryError
 from factory.media.composite import Composite
@@ -25,7 +25,7 @@ QUALITY = 72
 # Larger objects are not fetched only to be looked at.
 MOST_BYTES = 64 * 2**20
 # Thumbnails show the whole picture: none is resized by its cut.
-_WHOLE = Crop((1, 1), (0, 0), (1, 1))
+_WHOLE = SampleCrop((1, 1), (0, 0), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Thumbnail:
     why: str
     width: int
     height: int
-    crop: Crop | None = None
+    crop: SampleCrop | None = None
     bucket: str = ""
     captions: tuple[str, ...] = ()
 
@@ -149,7 +149,7 @@ def _buckets(source: PreparedBackend, chosen: catalog_rows.Rows) -> dict[int, st
     }
 
 
-def window(crop: Crop) -> Sequence[float]:
+def window(crop: SampleCrop) -> Sequence[float]:
     """Return the cut as (left, top, width, height) in parts of the whole picture, 0 to 1."""
     (width, height), (top, left), (cut_width, cut_height) = (
         crop.intermediary,

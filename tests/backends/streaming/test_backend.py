@@ -18,7 +18,7 @@ from factory.backends.streaming.batcher import StreamBatch, StreamBatcher, Strea
 from factory.backends.streaming.blocks import ShardBlocks
 from factory.backends.streaming.bucket_buffer import BucketBuffer, StreamSample
 from factory.catalog.captions.sources import ColumnCaptions, InstanceCaptions, TextFileCaptions
-from factory.catalog.catalog import Crop
+from factory.catalog.catalog import SampleCrop
 from factory.catalog.row_filters import RowFilter
 from factory.errors import EmptyBackendError, PlanError, TableError
 from factory.storage.huggingface import HuggingFaceStorage
@@ -126,7 +126,7 @@ def test_passes_and_seeds_differ_and_runs_do_not(folder: str) -> None:
 
 
 def sample(position: int, bucket: str, nbytes: int = 10) -> StreamSample:
-    cut = Crop((8, 8), (0, 0), (8, 8))
+    cut = SampleCrop((8, 8), (0, 0), (8, 8))
     return StreamSample(
         position, bucket, Picture(position, str(position), "", cut), (8, 8), bytes(nbytes), ("a",)
     )

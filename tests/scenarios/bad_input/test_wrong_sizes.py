@@ -12,7 +12,7 @@ from PIL import Image
 from factory.backends.image import SampleBackend
 from factory.backends.pixels import Picture
 from factory.catalog.captions.sources import FilenameCaptions
-from factory.catalog.crops import Crop
+from factory.catalog.crops import SampleCrop
 from factory.catalog.scan.table import ParquetTable
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError, MediaError
@@ -126,11 +126,11 @@ def test_the_dry_run_draws_no_cut_of_another_size(tmp_path: Path) -> None:
 
 
 def test_what_is_of_unknown_size_is_not_compared() -> None:
-    picture = Picture(0, "a.png", "", Crop((8, 8), (0, 0), (8, 8)), 8, 8)
+    picture = Picture(0, "a.png", "", SampleCrop((8, 8), (0, 0), (8, 8)), 8, 8)
     picture.check(8, 8)
     with pytest.raises(MediaError, match="8 x 8 px by its facts, 8 x 9 px in the file"):
         picture.check(8, 9)
-    Picture(0, "a.png", "", Crop((8, 8), (0, 0), (8, 8))).check(3, 5)
+    Picture(0, "a.png", "", SampleCrop((8, 8), (0, 0), (8, 8))).check(3, 5)
 
 
 @pytest.mark.parametrize("limit", [2, 1])
