@@ -136,6 +136,13 @@ def test_every_folder_of_the_map_is_there_and_the_reverse() -> None:
     assert not [name for name in rooms if not (ROOT / "factory" / name).is_dir()]
 
 
+def test_modules_that_the_six_ways_pass_are_there() -> None:
+    ways = (DOCS / "architecture.md").read_text().partition("## Six ways")[2]
+    passed = re.findall(r"`((?:\w+/)+|(?:\w+/)*\w+\.py)`", ways)
+    assert len(passed) > 50
+    assert not [path for path in passed if not (ROOT / "factory" / path).exists()]
+
+
 OVERRIDE = re.compile(r"[+~]?[\w./@]+=|~")
 
 
