@@ -22,8 +22,7 @@ from factory.config.secrets import Secret, masked, secrets_in, without
 from factory.config.unused import unused
 from factory.errors import ConfigError, PlanError
 from factory.registry.dependencies import build_order
-from factory.runtime.batches.rank_layout import Layout
-from factory.sampling.rank_shares import check_division
+from factory.sampling.rank_shares import RankLayout, check_division
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
 INHERIT = {
@@ -337,7 +336,9 @@ def _divisions(cfg: DictConfig) -> Iterator[str]:
     told = " ".join(f"trainer.{name}={value}" for name, value in given.items() if _count(value) > 1)
     sizes = {"data": cfg.data, **{f"data.backends.{n}": b for n, b in cfg.data.backends.items()}}
     try:
-        layout = Layout(ranks=ranks, context_parallel=cfg.data.context_parallel if ranks > 1 else 1)
+        layout = RankLayout(
+            ranks=ranks, context_parallel=cfg.data.context_parallel if ranks > 1 else 1
+        )
     except PlanError as error:
         yield f"{told}: {error}"
         return

@@ -34,24 +34,24 @@ from factory.registry.prepare import end_epoch, load, preload, prepare
 from factory.registry.registry import Backend, Registry
 from factory.registry.reopen import check_reopenable, check_shared, reopen
 from factory.registry.streams import Streams
+from factory.runtime.batches.batch import EncodedCounts
 from factory.runtime.batches.collate import Collate
-from factory.runtime.batches.encode_stats import EncodedCounts
 from factory.runtime.batches.quarantine import Quarantine, QuarantineLimit
-from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.distributed.consistency import check_same_plan
 from factory.runtime.distributed.current_rank import check_ranks
 from factory.runtime.distributed.rank_monitor import PEER_TIMEOUT_S, monitor_ranks
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.runtime.prefetch.cache_prefetch import fetch_ahead
+from factory.runtime.prefetch.cache_prefetch import cache_prefetcher
 from factory.runtime.prefetch.expected_memory import check_memory
-from factory.runtime.prefetch.loader_context import Supply
+from factory.runtime.prefetch.loader_context import LoaderContext
 from factory.runtime.prefetch.report import FetchReport
-from factory.runtime.prefetch.worker.process import MakerProcess
+from factory.runtime.prefetch.worker.process import BatchWorker
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Exclude, Excluded
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
+from factory.sampling.rank_shares import RankLayout
 from factory.storage.local import LocalStorage
 from factory.workspace import Workspace
 
@@ -139,7 +139,7 @@ class FactoryDataModule(PlainLoop):
         # Weak: trainers may ask for new ones every epoch, and drop the old ones.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._unchecked: dict[str, Any] | None = None
-        self._supply: Supply | None = None
+        self._context: LoaderContext | None = None
 
     @property
     def plan(self) -> Plan:
@@ -200,7 +200,7 @@ class FactoryDataModule(PlainLoop):
             self._unchecked = None  # only now: what was refused is refused again
         self._check_trainer()
         if self.trainer is not None:
-            self._layout = Layout(
+            self._layout = RankLayout(
                 self.trainer.global_rank,
                 self.trainer.world_size,
                 self.trainer.accumulate_grad_batches,
@@ -221,7 +221,7 @@ class FactoryDataModule(PlainLoop):
         records = [] if fixed or self.ledger.folder is None else [self.ledger]
         if records:
             self.ledger.begin(self._about())
-        ahead = fetch_ahead(self.sources, self.plan, self.registry.cache.ahead_mb)
+        ahead = cache_prefetcher(self.sources, self.plan, self.registry.cache.ahead_mb)
         parts = self.plan, self._collate(), self.prefetch, self._layout, self._position, ahead
         aside = {"fixed": fixed, **self._aside(*records)}
         loader = (
@@ -265,8 +265,8 @@ class FactoryDataModule(PlainLoop):
         epoch, step = self.committed
         self.ledger.flush()
         self.registry.publish()
-        if self._supply is not None:
-            self._supply.publish()
+        if self._context is not None:
+            self._context.flush()
         return sealed(
             {
                 "format": STATE_FORMAT,
@@ -334,8 +334,8 @@ class FactoryDataModule(PlainLoop):
         """
         with ExitStack() as stack:  # the last one first
             stack.callback(self.streams.pause)
-            if self._supply is not None:
-                stack.callback(self._supply.close)
+            if self._context is not None:
+                stack.callback(self._context.close)
             stack.callback(self.ledger.close)
             stack.callback(self.registry.publish)
             for loader in self._loaders:
@@ -369,7 +369,7 @@ class FactoryDataModule(PlainLoop):
         self.registry.write_metrics(folder)
 
     def _collate(self) -> Collate:
-        here, memory = self.registry.engine.here, self._supplied().memory
+        here, memory = self.registry.engine.here, self._shared_context().memory
         parts = self.sources, here, self.seed, self.streams, self.quarantine_limit
         return Collate(*parts, memory=memory)
 
@@ -377,30 +377,30 @@ class FactoryDataModule(PlainLoop):
         """Return what every loader is given beside the batches it makes."""
         return {
             "records": (self.quarantine, self.encoded, *records),
-            "supply": self._supplied(),
-            "progress": self._progress,
+            "context": self._shared_context(),
+            "activity": self._activity,
         }
 
     @property
     def fetch_report(self) -> FetchReport:
         """Who waited for whom in training so far: the trainer, or its batches."""
-        return FetchReport() if self._supply is None else self._supply.total.report
+        return FetchReport() if self._context is None else self._context.total.report
 
-    def _supplied(self) -> Supply:
+    def _shared_context(self) -> LoaderContext:
         """Return what the loaders share, made with the first of them."""
         prefetch = self.prefetch
-        if self._supply is None:
-            self._supply = Supply(here=lambda part: part.step.backend in self.streams)
+        if self._context is None:
+            self._context = LoaderContext(here=lambda request: request.step.backend in self.streams)
             if prefetch.mode == "process":
                 opener = reopen(
                     self.registry, self.sources, seed=self.seed, limit=self.quarantine_limit
                 )
-                self._supply.maker = MakerProcess(
+                self._context.worker = BatchWorker(
                     opener, workers=prefetch.workers, timeout_s=prefetch.timeout_s
                 )
         device = None if self.trainer is None else self.trainer.strategy.root_device
-        self._supply.stage_for(device, prefetch)
-        return self._supply
+        self._context.set_device(device, prefetch)
+        return self._context
 
     def _about(self) -> LedgerHeader:
         """Return what the ledger says its steps are steps of."""
@@ -465,7 +465,7 @@ class FactoryDataModule(PlainLoop):
             exchange = self.trainer.strategy.broadcast
             several = self.trainer.num_nodes > 1
             self._monitor = monitor_ranks(
-                exchange, self.peer_timeout_s, self._progress, several_nodes=several
+                exchange, self.peer_timeout_s, self._activity, several_nodes=several
             )
 
 

@@ -11,16 +11,15 @@ from factory.errors import FetchError, PlanError
 from factory.lightning.position import Position
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import Collate
-from factory.runtime.batches.rank_layout import Layout
-from factory.runtime.batches.request import Part, together
-from factory.runtime.prefetch.activity import Progress
+from factory.runtime.batches.request import BatchRequest, group_requests
+from factory.runtime.prefetch.activity import ActivityTracker
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.cache_prefetch import FetchAhead
-from factory.runtime.prefetch.loader_context import Supply
+from factory.runtime.prefetch.cache_prefetch import CachePrefetcher
+from factory.runtime.prefetch.loader_context import LoaderContext
 from factory.runtime.prefetch.report import FetchReport
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.plan import Plan, PlanStep
-from factory.sampling.rank_shares import check_division, pad, share
+from factory.sampling.rank_shares import RankLayout, check_division, pad, share
 
 # Were both counted, commits of the one would be taken for those of the other.
 _OVERTAKEN = (
@@ -47,11 +46,11 @@ class Loader:
         self,
         collate: Collate,
         prefetch: Prefetch,
-        layout: Layout,
+        layout: RankLayout,
         *,
         records: Sequence[StepRecorder] = (),
-        supply: Supply | None = None,
-        progress: Progress | None = None,
+        context: LoaderContext | None = None,
+        activity: ActivityTracker | None = None,
         begin: Callable[[], None] | None = None,
     ) -> None:
         """Store the parts.
@@ -62,31 +61,31 @@ class Loader:
             layout: How a global batch is divided.
             begin: Called before the first batch of an iteration is made.
             records: Are told of every batch that is handed out.
-            supply: What the fetchers of a run share; nothing if None.
-            progress: Is told what this process waits for and works on.
+            context: What the fetchers of a run share; nothing if None.
+            activity: Is told what this process waits for and works on.
         """
         self._collate, self._prefetch, self._layout = collate, prefetch, layout
         self._records = tuple(records)
-        self._supply = supply or Supply()
-        self._progress = progress or Progress()
+        self._context = context or LoaderContext()
+        self._activity = activity or ActivityTracker()
         self._begin = begin or (lambda: None)
-        self.fetcher: BatchFetcher[Part, Batch] | None = None
+        self.fetcher: BatchFetcher[BatchRequest, Batch] | None = None
 
     def _fetched(
         self,
-        parts: Iterable[Part],
+        requests: Iterable[BatchRequest],
         stage: str,
         name: Callable[[int], str],
         numbered: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> Iterator[Batch]:
-        """Yield the batches of some parts, `numbered`, telling everybody who is to know."""
+        """Yield the batches of some requests, `numbered`, telling everybody who is to know."""
         self._stop()
         for record in self._records:
             record.restart()
-        fetcher = self.fetcher = self._supply.fetcher(self._collate, parts, self._prefetch)
+        fetcher = self.fetcher = self._context.fetcher(self._collate, requests, self._prefetch)
         if stage == "training":
-            self._supply.total.follow(lambda: fetcher.report)
-        for made in self._progress.told(fetcher, stage, name):
+            self._context.total.follow(lambda: fetcher.report)
+        for made in self._activity.track(fetcher, stage, name):
             batch = numbered(made)
             del made
             for record in self._records:
@@ -116,9 +115,9 @@ class TrainLoader(Loader):
         plan: Plan,
         collate: Collate,
         prefetch: Prefetch,
-        layout: Layout,
+        layout: RankLayout,
         position: Position,
-        ahead: FetchAhead | None = None,
+        ahead: CachePrefetcher | None = None,
         *,
         fixed: bool = False,
         ended: Callable[[int, int], None] | None = None,
@@ -174,10 +173,10 @@ class TrainLoader(Loader):
 
         # Captions and cuts are drawn by epoch, too: what repeats is made as that of the first.
         of = 0 if self._fixed else epoch
-        parts: Iterable[Part] = self._parts(of, step)
+        requests: Iterable[BatchRequest] = self._requests(of, step)
         if self._ahead is not None:
-            parts = self._ahead.along(partial(self._parts, of, step))
-        for batch in self._fetched(parts, "training", name, partial(self._numbered, epoch)):
+            requests = self._ahead.along(partial(self._requests, of, step))
+        for batch in self._fetched(requests, "training", name, partial(self._numbered, epoch)):
             left -= 1  # counted here: `enumerate` holds a batch until it has the next one
             if not left:
                 # Said before it is given out: nobody asks for a batch after the last one.
@@ -203,19 +202,19 @@ class TrainLoader(Loader):
     @property
     def report(self) -> FetchReport:
         """Who waited for whom, over all epochs so far."""
-        return self._supply.total.report
+        return self._context.total.report
 
-    def _parts(self, epoch: int, first: int) -> Iterator[Part]:
-        return together(self._each(epoch, first))
+    def _requests(self, epoch: int, first: int) -> Iterator[BatchRequest]:
+        return group_requests(self._each(epoch, first))
 
-    def _each(self, epoch: int, first: int) -> Iterator[Part]:
+    def _each(self, epoch: int, first: int) -> Iterator[BatchRequest]:
         layout = self._layout
         for number in range(first, self._plan.steps(epoch)):
             step = self._plan.at(epoch, number)
             places = np.arange(len(step.rows))
             for micro in range(layout.micros):
                 mine = share(places, layout.replica, layout.replicas, micro, layout.micros)
-                yield Part(step, mine)
+                yield BatchRequest(step, mine)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where the run stands is the data module's state.
@@ -235,7 +234,7 @@ class TrainLoader(Loader):
             self._ahead.close()
 
 
-def _check_layout(plan: Plan, layout: Layout) -> None:
+def _check_layout(plan: Plan, layout: RankLayout) -> None:
     """Refuse a layout that cannot share every batch of a plan equally, the short ones too."""
     for backend in plan.backends:
         size = backend.batch_size or plan.batch_size
@@ -263,7 +262,7 @@ class EvalLoader(Loader):
         plans: Sequence[EvalPlan],
         collate: Collate,
         prefetch: Prefetch,
-        layout: Layout,
+        layout: RankLayout,
         **aside: Any,
     ) -> None:
         """Store the parts: the plans of the backends, and the arguments of `Loader`."""
@@ -278,12 +277,12 @@ class EvalLoader(Loader):
         """Yield this rank's share of every batch."""
         self._begin()
         steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
-        parts = together(map(self._part, steps))
-        return self._fetched(parts, "validating", "validation batch {}".format)
+        requests = group_requests(map(self._request, steps))
+        return self._fetched(requests, "validating", "validation batch {}".format)
 
-    def _part(self, step: PlanStep) -> Part:
+    def _request(self, step: PlanStep) -> BatchRequest:
         replica, replicas = self._layout.replica, self._layout.replicas
         places, valid = pad(np.arange(len(step.rows)), replicas)
         width = len(places) // replicas
         mine = slice(replica * width, (replica + 1) * width)
-        return Part(step, places[mine], valid[mine])
+        return BatchRequest(step, places[mine], valid[mine])

@@ -14,7 +14,6 @@ from factory.ledger.ledger import Ledger
 from factory.lightning.loaders import TrainLoader
 from factory.lightning.position import Position
 from factory.runtime.batches.batch import Batch
-from factory.runtime.batches.rank_layout import Layout
 from factory.runtime.distributed.consistency import (
     broadcast_text,
     check_equal,
@@ -24,9 +23,10 @@ from factory.runtime.distributed.consistency import (
 )
 from factory.runtime.distributed.current_rank import Ranks, check_given, check_ranks, find_ranks
 from factory.runtime.distributed.rank_monitor import RankMonitor, monitor_ranks
-from factory.runtime.prefetch.activity import Progress
+from factory.runtime.prefetch.activity import ActivityTracker
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
+from factory.sampling.rank_shares import RankLayout
 
 logger = logging.getLogger("factory")
 
@@ -65,8 +65,8 @@ class PlainLoop(LightningDataModule):
         super().__init__()
         self._say_ranks(rank, world_size, accumulate_grad_batches)
         self._plan: Plan | None = None
-        self._ranks, self._layout = Ranks(), Layout()
-        self._position, self._progress = Position(), Progress()
+        self._ranks, self._layout = Ranks(), RankLayout()
+        self._position, self._activity = Position(), ActivityTracker()
         self._monitor: RankMonitor | None = None
         self._entered = self._agreed = self._warned = False
 
@@ -197,7 +197,7 @@ class PlainLoop(LightningDataModule):
             return  # done in `setup`, which the trainer calls
         rank, world_size, micros = self._said
         self._ranks = find_ranks(rank, world_size)
-        self._layout = Layout(*self._ranks[:2], micros or 1, self.context_parallel)
+        self._layout = RankLayout(*self._ranks[:2], micros or 1, self.context_parallel)
         self._position.divide(self._layout.micros)
 
     def _make_ready(self) -> None:
@@ -237,7 +237,7 @@ class PlainLoop(LightningDataModule):
                 # Of the launcher's: those of one machine reach each other without a network.
                 nodes = os.environ.get("LOCAL_WORLD_SIZE") != str(self._ranks.world_size)
                 self._monitor = monitor_ranks(
-                    broadcast_text, self.peer_timeout_s, self._progress, several_nodes=nodes
+                    broadcast_text, self.peer_timeout_s, self._activity, several_nodes=nodes
                 )
         self._agreed = True
 

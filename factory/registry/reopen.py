@@ -1,4 +1,4 @@
-"""Reopening of a run's backends inside a worker process.
+"""Opens a run's backends once more, inside the worker process.
 
 Catalogs are memory maps of any size and stores hold maps, too: neither is sent. What is sent is
 where they are; they are opened again from what was published, which lists and scans nothing.
@@ -15,10 +15,10 @@ from factory.errors import CacheError, ConfigError, FactoryError
 from factory.registry.prepare import end_epoch, load
 from factory.registry.registry import Backend, Registry
 from factory.runtime.batches.batch import Batch
-from factory.runtime.batches.buffer_pool import BatchMemory
+from factory.runtime.batches.buffer_pool import BufferPool
 from factory.runtime.batches.collate import Collate
 from factory.runtime.batches.quarantine import QuarantineLimit
-from factory.runtime.batches.request import Part, Publish
+from factory.runtime.batches.request import BatchRequest, FlushRequest
 from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
 from factory.workspace import Workspace
@@ -80,19 +80,19 @@ class ReopenedBackends:
         self._epoch = 0
         self._beginning = Lock()
 
-    def __call__(self, part: Part | Publish) -> Batch | None:
-        """Return the batch of a part of a planned step; None if there is only to publish."""
-        if isinstance(part, Publish):
+    def __call__(self, request: BatchRequest | FlushRequest) -> Batch | None:
+        """Return the requested batch; None if there is only to publish."""
+        if isinstance(request, FlushRequest):
             self._registry.publish()
             return None
         with self._beginning:
-            if part.step.epoch > self._epoch:  # nobody else says here that the last one is over
+            if request.step.epoch > self._epoch:  # nobody else says here that the last one is over
                 sources = self._collate.sources
-                end_epoch(self._registry, sources, part.step.epoch - 1, first=False)
-                self._epoch = part.step.epoch
-        return self._collate(part)
+                end_epoch(self._registry, sources, request.step.epoch - 1, first=False)
+                self._epoch = request.step.epoch
+        return self._collate(request)
 
-    def gather_in(self, memory: BatchMemory) -> None:
+    def gather_in(self, memory: BufferPool) -> None:
         """Have batches gathered in such memory from now on."""
         self._collate = replace(self._collate, memory=memory)
 

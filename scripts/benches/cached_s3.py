@@ -165,7 +165,7 @@ def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
     """Gather all rows in random order, with those to come fetched ahead."""
     from factory.cache.gather.row_refs import GatherPlan
-    from factory.runtime.prefetch.cache_prefetch import FetchAhead
+    from factory.runtime.prefetch.cache_prefetch import CachePrefetcher
 
     order = np.random.default_rng(seed).permutation(len(keys))
     steps = [order[n : n + options.batch_size] for n in range(0, len(order), options.batch_size)]
@@ -181,7 +181,7 @@ def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> N
 
     out: dict[str, Any] = {}
     copied = store.shard_files.copied
-    ahead = FetchAhead(needs, [store], options.ahead_mb, plan=7)
+    ahead = CachePrefetcher(needs, [store], options.ahead_mb, plan=7)
     for part in ahead.along(parts) if copied else parts():
         store.gather(keys[steps[part.step.global_step]], out)
 

@@ -18,7 +18,7 @@ from benches import RUNS, Line
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import batch_bytes
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.worker.process import MakerProcess
+from factory.runtime.prefetch.worker.process import BatchWorker
 
 MODES = ("loop", "inline", "thread", "process")
 
@@ -57,17 +57,17 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         "runs": options.runs,
         "batch": f"{options.rows} samples, {batch_bytes(made) / 2**20:.2f} MiB",
     }
-    maker: MakerProcess[int, Batch] = MakerProcess(
+    worker: BatchWorker[int, Batch] = BatchWorker(
         Prepared(options.rows, options.edge), workers=2, timeout_s=60
     )
-    list(fetch("process", made, 1, maker))  # its start is not counted
+    list(fetch("process", made, 1, worker))  # its start is not counted
     costs: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
     copies = []
     for _ in range(options.runs):
         for mode in MODES:
             batches = iter([made] * options.batches)
             if mode != "loop":
-                batches = iter(fetch(mode, made, options.batches, maker))
+                batches = iter(fetch(mode, made, options.batches, worker))
             costs[mode].append(cost(batches, options.batches))
         copies.append(copy_cost(made, options.batches))
     for mode, found in costs.items():
@@ -77,18 +77,18 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         yield f"{mode}, processor time here, a batch", here, "us", conditions
     yield "one copy of a batch", 1e6 * statistics.median(copies), "us", conditions
     for mode in ("thread", "process"):
-        share = idle(fetch(mode, made, 100, maker), options.idle)
+        share = idle(fetch(mode, made, 100, worker), options.idle)
         full = {**conditions, "target": "< 2", "seconds": options.idle}
         yield f"{mode}, processor time while the queue is full", 100 * share, "%", full
-    maker.close()
+    worker.close()
 
 
 def fetch(
-    mode: str, made: Batch, count: int, maker: MakerProcess[int, Batch]
+    mode: str, made: Batch, count: int, worker: BatchWorker[int, Batch]
 ) -> BatchFetcher[int, Batch]:
     """Return a fetcher of batches that are made already."""
     return BatchFetcher(
-        lambda _: made, range(count), Prefetch(mode=mode), nbytes=batch_bytes, maker=maker
+        lambda _: made, range(count), Prefetch(mode=mode), nbytes=batch_bytes, worker=worker
     )
 
 

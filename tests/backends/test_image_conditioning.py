@@ -35,7 +35,7 @@ from factory.reports.preview.dry_run import preview_run
 from factory.reports.preview.page import page
 from factory.reports.preview.terminal import show
 from factory.runtime.batches.collate import batch_bytes
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.request import BatchRequest
 from factory.runtime.batches.stream_collate import stream_batch
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
@@ -248,7 +248,7 @@ def test_a_stream_encodes_its_pictures_as_they_come(tmp_path: Path) -> None:
         stream(folder, shuffle_buffer=0), batch_size=4, seed=1, vision=vision(tmp_path)
     )
     step = PlanStep(0, 0, 0, "big", "stream", np.arange(4), 0, 0, 0)
-    batch = stream_batch(source, Part(step, np.arange(4)), LocalEngine(1), 1)
+    batch = stream_batch(source, BatchRequest(step, np.arange(4)), LocalEngine(1), 1)
     source.close()
     assert close_to(batch.image_embeds["pooled"], [0, 1, 2, 3])
 

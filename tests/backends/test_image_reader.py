@@ -24,7 +24,7 @@ from factory.errors import AccessDeniedError, CacheError
 from factory.registry.precompute import fill_captions
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import Collate
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.request import BatchRequest
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -97,7 +97,7 @@ def batch(source: PreparedBackend, rows: list[int], epoch: int = 0) -> Batch:
     """Return the batch of some rows, as training makes it."""
     name = source.catalog.decisions.buckets[0].name
     step = PlanStep(epoch, 0, 0, source.name, name, np.array(rows), 0, 0, seed=3)
-    return Collate({source.name: source}, ENGINE, seed=3)(Part(step, np.arange(len(rows))))
+    return Collate({source.name: source}, ENGINE, seed=3)(BatchRequest(step, np.arange(len(rows))))
 
 
 def check_pairs(made: Batch) -> None:

@@ -91,7 +91,7 @@ def test_notes_stand_below_the_message() -> None:
 
 def test_a_stack_of_another_process_is_for_those_who_ask_for_one() -> None:
     error = MediaError("truncated", "a.jpg")
-    error.add_note("in the process that makes batches:\nTraceback (most recent call last):\n  ...")
+    error.add_note("in the worker process:\nTraceback (most recent call last):\n  ...")
     assert cli.describe(error) == "Media error: truncated: a.jpg"
 
 

@@ -19,7 +19,7 @@ from factory.encoder.dct import BlockDCT
 from factory.lightning.loaders import TrainLoader
 from factory.lightning.position import Position
 from factory.registry.reopen import reopen
-from factory.runtime.batches.rank_layout import Layout
+from factory.sampling.rank_shares import RankLayout
 from factory.storage.local import LocalStorage
 from tests.backends.test_prepared import Remote
 from tests.catalog.fakes import ENGINE
@@ -227,7 +227,7 @@ def test_another_process_makes_the_same(tmp_path: Path) -> None:
     data = ready(tmp_path, made(JpegArtifacts()), made(Canny(), name="edges"), encoded=True)
     again = reopen(data.registry, data.sources, seed=7, limit=data.quarantine_limit)()
     one, other = (
-        list(TrainLoader(data.plan, make, data.prefetch, Layout(), Position()))
+        list(TrainLoader(data.plan, make, data.prefetch, RankLayout(), Position()))
         for make in (data._collate(), again)
     )
     for mine, theirs in zip(one, other, strict=True):

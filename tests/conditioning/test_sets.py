@@ -15,7 +15,7 @@ from factory.catalog.captions.draws import conditioning_draw
 from factory.conditioning import Canny
 from factory.errors import EmptyBackendError
 from factory.reports.explain.samples import samples_of
-from factory.runtime.batches.metadata import Outline
+from factory.runtime.batches.request import BatchMetadata
 from tests.conditioning.building import beside, ready, write_sources
 from tests.support.pictures import colour, write_pictures
 
@@ -192,7 +192,7 @@ def test_rows_of_partners_are_asked_of_the_disk_with_those_of_their_samples(
     asked: list[RowRefs] = []
     monkeypatch.setattr(GatherPlan, "willneed", lambda self: asked.append(self.found))
     rows = source.catalog.decisions.order.astype(np.int64)
-    Outline.of(source, rows, seed=7, epoch=0)
+    BatchMetadata.of(source, rows, seed=7, epoch=0)
 
     assert source.places is not None
     wanted = [source.places.at(rows)]

@@ -12,8 +12,8 @@ from factory import Batch, ConfigError, FactoryDataModule, ImageBackend
 from factory.backends.conditioning import KINDS
 from factory.backends.image import Crop
 from factory.errors import EmptyBackendError, PairingError
+from factory.runtime.batches.batch import each_tensor
 from factory.runtime.batches.collate import batch_bytes
-from factory.runtime.batches.each_tensor import each_tensor
 from tests.conditioning.building import beside, ready, write_sources
 from tests.runtime.crossing import Crossing
 from tests.support.pictures import colour, write_pictures

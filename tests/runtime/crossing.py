@@ -3,9 +3,8 @@
 import os
 from typing import Any
 
-from factory.runtime.prefetch.worker.packed_batch import Packed, pack, unpack
-from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
-from factory.runtime.prefetch.worker.shared_files import Leases
+from factory.runtime.prefetch.worker.packed_batch import PackedBatch, pack, unpack
+from factory.runtime.prefetch.worker.shared_buffers import MappedBlocks, SharedBufferPool
 
 
 class Crossing:
@@ -13,20 +12,20 @@ class Crossing:
 
     def __init__(self) -> None:
         """Begin with no memory."""
-        self.memory, self.leases = SharedMemory(), Leases()
+        self.memory, self.leases = SharedBufferPool(), MappedBlocks()
 
-    def send(self, value: Any) -> Packed:
+    def send(self, value: Any) -> PackedBatch:
         """Take a value apart, and map what the reader has not seen."""
         packed = pack(value, lambda: self.memory)
-        files = self.memory.hand_over(packed.segments)
+        files = self.memory.hand_over(packed.blocks)
         for number in self.memory.retired():
             self.leases.forget(number)
         self.leases.add(list(files), list(files.values()))
         return packed
 
-    def receive(self, packed: Packed) -> Any:
+    def receive(self, packed: PackedBatch) -> Any:
         """Put a value together again."""
-        return unpack(packed, {number: self.leases.lend(number) for number in packed.segments})
+        return unpack(packed, {number: self.leases.lend(number) for number in packed.blocks})
 
     def through(self, value: Any) -> Any:
         """Return a value as it arrives."""

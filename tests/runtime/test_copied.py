@@ -20,8 +20,7 @@ from factory.encoder.hashed_text import HashedText
 from factory.registry.precompute import fill_captions, fill_pictures
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import Collate
-from factory.runtime.batches.metadata import Outline
-from factory.runtime.batches.request import Part, together
+from factory.runtime.batches.request import BatchMetadata, BatchRequest, group_requests
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import ENGINE
@@ -59,7 +58,7 @@ def warm(
     return source
 
 
-def parts(source: PreparedBackend, epoch: int = 1) -> list[Part]:
+def requests(source: PreparedBackend, epoch: int = 1) -> list[BatchRequest]:
     """Return a part of training and one of validation, which is padded."""
     name = source.catalog.decisions.buckets[0].name
     steps = [
@@ -67,10 +66,13 @@ def parts(source: PreparedBackend, epoch: int = 1) -> list[Part]:
         for n, rows in enumerate(([6, 1, 3, 1], [0, 7, 2, 5]))
     ]
     valid = np.array([True, True, False])
-    return [Part(steps[0], np.array([0, 2, 3])), Part(steps[1], np.array([1, 3, 3]), valid)]
+    return [
+        BatchRequest(steps[0], np.array([0, 2, 3])),
+        BatchRequest(steps[1], np.array([1, 3, 3]), valid),
+    ]
 
 
-def told(batch: Batch) -> list[Any]:
+def content(batch: Batch) -> list[Any]:
     """Return what a batch holds, in values that can be compared."""
 
     def plain(value: Any) -> Any:
@@ -90,21 +92,23 @@ def test_a_batch_is_the_same_whether_it_is_copied_or_made(
 ) -> None:
     source = warm(tmp_path, mode, spoken=spoken)
     collate = Collate({source.name: source}, ENGINE, seed=3)
-    made = [told(collate(part)) for part in parts(source)]  # each alone: nothing is ready
+    made = [
+        content(collate(request)) for request in requests(source)
+    ]  # each alone: nothing is ready
 
     def refuse(*_: object) -> None:
         raise AssertionError("a batch that could be copied was made")
 
     monkeypatch.setattr(Collate, "_made", refuse)
-    assert [told(collate(part)) for part in together(parts(source))] == made
+    assert [content(collate(request)) for request in group_requests(requests(source))] == made
 
 
 def test_batches_are_the_same_after_all_rows_were_moved_by_another_process(tmp_path: Path) -> None:
     source = warm(tmp_path)
     collate = Collate({source.name: source}, ENGINE, seed=3)
-    wanted = [told(collate(part)) for part in parts(source)]
-    described = list(together(parts(source)))
-    first = told(collate(described[0]))
+    wanted = [content(collate(request)) for request in requests(source)]
+    described = list(group_requests(requests(source)))
+    first = content(collate(described[0]))
     for embeds in (source.latents, source.text):
         assert embeds is not None
         other = embeds.cache.store(embeds.name)
@@ -113,12 +117,12 @@ def test_batches_are_the_same_after_all_rows_were_moved_by_another_process(tmp_p
         collect(other, min_age_s=0)
         assert not any(other.storage.exists(other.shard_files.key(name)) for name in before)
         embeds.store._open.keep_only(set())  # as if none had been opened before
-    assert [first, told(collate(described[1]))] == wanted
+    assert [first, content(collate(described[1]))] == wanted
     for epoch in range(1, 3):
-        again = [told(collate(part)) for part in together(parts(source, epoch))]
-        assert again == [told(collate(part)) for part in parts(source, epoch)]
-    for part in together(parts(source)):  # captions are found where they lie now
-        text = part.outline(lambda rows: Outline.of(source, rows, seed=3, epoch=1)).text
+        again = [content(collate(request)) for request in group_requests(requests(source, epoch))]
+        assert again == [content(collate(request)) for request in requests(source, epoch)]
+    for request in group_requests(requests(source)):  # captions are found where they lie now
+        text = request.metadata(lambda rows: BatchMetadata.of(source, rows, seed=3, epoch=1)).text
         assert text is not None
         assert text.ready is not None
 
@@ -139,9 +143,17 @@ def test_captions_that_are_damaged_where_they_lay_are_no_others(
     collate = Collate({source.name: source}, ENGINE, seed=3)
     if damaged == "stop":
         with pytest.raises(UnusableRowsError, match="does not match its checksum"):
-            [collate(part) for epoch in range(4) for part in together(parts(source, epoch))]
+            [
+                collate(request)
+                for epoch in range(4)
+                for request in group_requests(requests(source, epoch))
+            ]
         return
-    made = [collate(part) for epoch in range(4) for part in together(parts(source, epoch))]
+    made = [
+        collate(request)
+        for epoch in range(4)
+        for request in group_requests(requests(source, epoch))
+    ]
     assert sum(batch.rebuilt for batch in made)
     for batch in made:
         for row, caption, embeds in zip(

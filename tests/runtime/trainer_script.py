@@ -1,4 +1,4 @@
-"""A program that trains: prints the process that makes its batches, and ends in several ways."""
+"""A program that trains: prints its worker process, and ends in several ways."""
 
 import os
 import signal

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a process that makes no tensors starts within a tenth of a 
     import torch
 
     from factory.runtime.batches.batch import Batch
-    from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
+    from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
 
 Job = tuple[Any, ...]
 
@@ -61,9 +61,9 @@ class Working:
 class Gathering:
     """Makes batches in memory that it is given."""
 
-    memory: "SharedMemory"
+    memory: "SharedBufferPool"
 
-    def gather_in(self, memory: "SharedMemory") -> None:
+    def gather_in(self, memory: "SharedBufferPool") -> None:
         """Take the memory."""
         self.memory = memory
 

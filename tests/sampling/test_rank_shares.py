@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import PlanError
-from factory.sampling.rank_shares import check_division, pad, share
+from factory.sampling.rank_shares import RankLayout, check_division, pad, share
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
@@ -59,3 +59,15 @@ def test_padding_to_nothing_is_refused() -> None:
 def test_an_unequal_division_says_whose_batch_it_is_and_who_shares_it() -> None:
     with pytest.raises(PlanError, match=r"^backend 'a': .* by 4 groups of 2 ranks x 1 .* = 4; "):
         check_division(6, 4, owner="backend 'a': ", whom="groups of 2 ranks")
+
+
+def test_consecutive_ranks_form_a_block() -> None:
+    layouts = [RankLayout(rank, 6, 1, context_parallel=2) for rank in range(6)]
+    assert [layout.replica for layout in layouts] == [0, 0, 1, 1, 2, 2]
+    assert {layout.replicas for layout in layouts} == {3}
+
+
+@pytest.mark.parametrize("size", [0, 3, 8])
+def test_blocks_must_come_out_even(size: int) -> None:
+    with pytest.raises(PlanError, match=f"context_parallel={size} must divide .* 4: .* 1, 2, 4"):
+        RankLayout(0, 4, 1, context_parallel=size)

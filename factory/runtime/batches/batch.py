@@ -1,11 +1,12 @@
-"""What a training step receives: samples of one backend and one bucket."""
+"""The batch that a training step receives: samples of one backend and one bucket."""
 
-from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 
-from factory.runtime.batches.each_tensor import each_tensor
+from factory.backends.encode_missing import EncodeCounts
 
 # Fields of a batch that hold many values and no tensor.
 _TEXTS = ("keys", "captions", "conditioning_set", "replaced")
@@ -137,3 +138,51 @@ class Batch:
             if each.name not in _TEXTS
         }
         return replace(self, **tensors) if moved else self
+
+
+def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a dataclass, dict, list or tuple with every tensor in it changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+        return replace(value, **{name: each_tensor(one, change) for name, one in held.items()})
+    if isinstance(value, dict):
+        return {key: each_tensor(one, change) for key, one in value.items()}
+    if isinstance(value, list) or type(value) is tuple:
+        return type(value)(each_tensor(one, change) for one in value)
+    return value
+
+
+class EncodedCounts:
+    """What this process's batches needed encoded, counted in the trainer's thread.
+
+    Attributes:
+        found: The counts of each backend that had any, by name.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing counted."""
+        self.found: dict[str, EncodeCounts] = {}
+
+    def restart(self) -> None:
+        """Do nothing: what was encoded stays encoded."""
+
+    def note(self, batch: Batch) -> None:
+        """Count what was encoded for a batch."""
+        if batch.encoded:
+            tally = self.found.setdefault(batch.backend, EncodeCounts())
+            tally.encoded += batch.encoded
+            tally.rebuilt += batch.rebuilt
+
+    @property
+    def total(self) -> EncodeCounts:
+        """All backends together."""
+        each = self.found.values()
+        return EncodeCounts(sum(one.encoded for one in each), sum(one.rebuilt for one in each))
+
+    def lines(self) -> Iterator[str]:
+        """Yield "photos: 120 rows encoded while training" for each backend that had any."""
+        for name, tally in self.found.items():
+            lost = f", {tally.rebuilt} of them damaged or gone" if tally.rebuilt else ""
+            yield f"{name}: {tally.encoded} rows encoded while training{lost}"

@@ -1,4 +1,4 @@
-"""Where do batches get their memory, without asking the system for megabytes each time?
+"""A pool of buffers for the large tensors of batches.
 
 Fresh memory is given out page by page as it is touched, which takes as long again as copying a
 batch into it. What a batch no longer needs is therefore used by a later one.
@@ -33,7 +33,7 @@ _KEPT = 4096
 
 
 @dataclass(eq=False)
-class Block:
+class MemoryBlock:
     """A piece of memory.
 
     Attributes:
@@ -47,7 +47,7 @@ class Block:
     holders: int = 0
 
 
-class BatchMemory:
+class BufferPool:
     """Gives out tensors, and takes their memory back when the last view of them is gone.
 
     It keeps no more unused memory than was in use at once. Safe to ask from several threads.
@@ -61,10 +61,10 @@ class BatchMemory:
         """Begin with none."""
         self.pin = pin
         self._lock = threading.Lock()
-        self._free: OrderedDict[Kind, list[Block]] = OrderedDict()
+        self._free: OrderedDict[Kind, list[MemoryBlock]] = OrderedDict()
         self._unused, self._used, self._most = 0, 0, 0
-        self._leased: dict[int, tuple[weakref.ref[Bytes], Block]] = {}
-        self._returned: deque[Block] = deque()
+        self._leased: dict[int, tuple[weakref.ref[Bytes], MemoryBlock]] = {}
+        self._returned: deque[MemoryBlock] = deque()
 
     def tensor(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a contiguous tensor on the CPU, with anything in it."""
@@ -91,7 +91,7 @@ class BatchMemory:
             self._collect()
             return self._used + self._unused
 
-    def _take(self, kind: Kind) -> Block:
+    def _take(self, kind: Kind) -> MemoryBlock:
         with self._lock:
             self._collect()
             block = self._fitting(kind)
@@ -105,7 +105,7 @@ class BatchMemory:
                 self._trim()
         return block
 
-    def _fitting(self, kind: Kind) -> Block | None:
+    def _fitting(self, kind: Kind) -> MemoryBlock | None:
         """Take the smallest unused block that will do."""
         size, pin = kind
         blocks = self._free.get(kind)
@@ -117,19 +117,19 @@ class BatchMemory:
             blocks = self._free[min(wide)] if wide else None
         return blocks.pop() if blocks else None
 
-    def _begin_use(self, block: Block) -> None:
+    def _begin_use(self, block: MemoryBlock) -> None:
         block.holders = 1
         self._used += block.kind[0]
         self._most = max(self._most, self._used)
 
-    def _new(self, kind: Kind) -> Block:
+    def _new(self, kind: Kind) -> MemoryBlock:
         """Return a block that was not there before."""
         size, pin = kind
         if pin:
-            return Block(kind, torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
-        return Block(kind, np.empty(size, dtype=np.uint8))
+            return MemoryBlock(kind, torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
+        return MemoryBlock(kind, np.empty(size, dtype=np.uint8))
 
-    def _gone(self, block: Block) -> None:
+    def _gone(self, block: MemoryBlock) -> None:
         """Let a block go that nobody holds, and that is one too many."""
 
     def _collect(self) -> None:

@@ -1,4 +1,4 @@
-"""From planned rows to the batch a training step receives."""
+"""Collation: from a request to the batch a training step receives."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +17,13 @@ from factory.backends.streaming.source import StreamSource
 from factory.backends.vision_reader import VisionReader
 from factory.engine.engine import Engine
 from factory.runtime.batches.batch import Batch, Replacement
-from factory.runtime.batches.buffer_pool import BatchMemory
+from factory.runtime.batches.buffer_pool import BufferPool
 from factory.runtime.batches.conditioning import Partners
-from factory.runtime.batches.metadata import Describe, Outline
 from factory.runtime.batches.quarantine import QuarantineLimit, none_left, too_many
-from factory.runtime.batches.readers import Giver, givers
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.readers import SampleReader, sample_readers
+from factory.runtime.batches.request import BatchMetadata, BatchRequest, Describe
 from factory.runtime.batches.stream_collate import stream_batch
-from factory.runtime.batches.substitution import StandIn, TooManyUnusableError, fill
+from factory.runtime.batches.substitution import Substitute, TooManyUnusableError, fill
 from factory.sampling.substitutes import candidates
 
 
@@ -48,10 +47,10 @@ class Collate:
     streams: Mapping[str, StreamSource] = field(default_factory=dict)
     limit: QuarantineLimit = field(default_factory=QuarantineLimit)
     known: dict[str, dict[int, UnusableSample]] = field(default_factory=dict)
-    memory: BatchMemory = field(default_factory=BatchMemory)
+    memory: BufferPool = field(default_factory=BufferPool)
 
-    def __call__(self, part: Part) -> Batch:
-        """Return the batch of a part of a planned step, in the order of its places.
+    def __call__(self, request: BatchRequest) -> Batch:
+        """Return the requested batch, samples in the order of its places.
 
         What is not in the cache is encoded now. A picture that is damaged or gone is replaced
         by another one of its bucket, see `Batch.replaced`; where padding is marked (validation)
@@ -63,16 +62,16 @@ class Collate:
             QuarantineError: Too many samples cannot be used.
             StorageError: A storage, or a stream, cannot be read.
         """
-        step = part.step
+        step = request.step
         stream = self.streams.get(step.backend)
         if stream is not None:
-            return stream_batch(stream, part, self.engine, self.seed)
+            return stream_batch(stream, request, self.engine, self.seed)
         source = self.sources[step.backend]
-        describe: Describe = partial(Outline.of, source, seed=self.seed, epoch=step.epoch)
-        known = part.outline(describe)
-        content = self._copied(source, part, known)
+        describe: Describe = partial(BatchMetadata.of, source, seed=self.seed, epoch=step.epoch)
+        known = request.metadata(describe)
+        content = self._copied(source, request, known)
         if content is None:
-            known, content = self._made(source, part, known, describe)
+            known, content = self._made(source, request, known, describe)
         return Batch(
             backend=step.backend,
             bucket=step.bucket,
@@ -80,11 +79,13 @@ class Collate:
             step=step.step,
             global_step=step.global_step,
             slider_strength=step.slider_strength,
-            **known.told(),
+            **known.fields(),
             **content,
         )
 
-    def _copied(self, source: PreparedBackend, part: Part, known: Outline) -> dict[str, Any] | None:
+    def _copied(
+        self, source: PreparedBackend, request: BatchRequest, known: BatchMetadata
+    ) -> dict[str, Any] | None:
         """Return what else is in a batch where rows need only be copied, else None.
 
         That is so of every batch of a warm cache, and takes half as long as asking everyone.
@@ -97,23 +98,27 @@ class Collate:
         if text is not None and text.ready is None:
             return None
         return {
-            "valid": _valid(part, ()),
+            "valid": _valid(request, ()),
             "latents": latents.read(allocate=self.memory.tensor)["latents"],
             "text": {} if text is None else text.read(allocate=self.memory.tensor),
         }
 
     def _made(
-        self, source: PreparedBackend, part: Part, known: Outline, describe: Describe
-    ) -> tuple[Outline, dict[str, Any]]:
+        self,
+        source: PreparedBackend,
+        request: BatchRequest,
+        known: BatchMetadata,
+        describe: Describe,
+    ) -> tuple[BatchMetadata, dict[str, Any]]:
         """Return what is known of the samples used, and what else is in their batch."""
         tally, allocate = EncodeCounts(), self.memory.tensor
-        known, partners, values, stand_ins = self._read(source, part, known, describe, tally)
+        known, partners, values, substitutes = self._read(source, request, known, describe, tally)
         own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
         latents = None if source.latents is None else own
         vision = VisionReader(self.engine, tally, allocate)
         beside = partners.gather(values, latents, known.crops.target)
         return known, {
-            "valid": _valid(part, stand_ins),
+            "valid": _valid(request, substitutes),
             "latents": latents,
             "pixels": own if source.latents is None else None,
             "text": source.read_text(known.captions, tally, located=known.text, allocate=allocate),
@@ -121,7 +126,7 @@ class Collate:
             "conditioning": beside.tensors,
             "conditioning_valid": beside.valid,
             "conditioning_set": beside.drawn,
-            "replaced": tuple(_replacement(source, part, each) for each in stand_ins),
+            "replaced": tuple(_replacement(source, request, each) for each in substitutes),
             # Last: captions and image embeddings are counted, too.
             "encoded": tally.encoded,
             "rebuilt": tally.rebuilt,
@@ -130,43 +135,43 @@ class Collate:
     def _read(
         self,
         source: PreparedBackend,
-        part: Part,
-        known: Outline,
+        request: BatchRequest,
+        known: BatchMetadata,
         describe: Describe,
         tally: EncodeCounts,
-    ) -> tuple[Outline, Partners, dict[str, Tensors], list[StandIn]]:
+    ) -> tuple[BatchMetadata, Partners, dict[str, Tensors], list[Substitute]]:
         """Return what is known of the samples used, partners, values, and who stands in."""
-        epoch, rows = part.step.epoch, known.rows
+        epoch, rows = request.step.epoch, known.rows
 
         def begin(each: PreparedBackend) -> ImageReader:
             return reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor)
 
-        everyone = givers(source, begin)
+        everyone = sample_readers(source, begin)
         partners = self._partners(source, rows, epoch)
         stored = _stored(everyone, known, partners.rows)
         if stored is not None:
             return known, partners, stored, []
-        stand_ins = self._fill(source, part, everyone)
-        if stand_ins:
-            for each in stand_ins:
-                rows[each.index] = each.substitute
+        substitutes = self._fill(source, request, everyone)
+        if substitutes:
+            for each in substitutes:
+                rows[each.index] = each.used
             known, partners = describe(rows), self._partners(source, rows, epoch)
-        return known, partners, {one.name: one.finish() for one in everyone}, stand_ins
+        return known, partners, {one.name: one.finish() for one in everyone}, substitutes
 
     def _partners(self, source: PreparedBackend, rows: NDArray[np.int64], epoch: int) -> Partners:
         theirs = partner_rows(source, rows, seed=self.seed, epoch=epoch)
         return Partners(source, len(rows), theirs)
 
     def _fill(
-        self, source: PreparedBackend, part: Part, everyone: Sequence[Giver]
-    ) -> list[StandIn]:
+        self, source: PreparedBackend, request: BatchRequest, everyone: Sequence[SampleReader]
+    ) -> list[Substitute]:
         """Have a sample for every place read by everyone; return what stands in for what."""
 
         def read(
             some: NDArray[np.int64],
         ) -> Iterator[tuple[LoadedSample | None, ...] | UnusableSample]:
             """Read some rows, planned or standing in, each with the partners that it has."""
-            partners = self._partners(source, some, part.step.epoch)
+            partners = self._partners(source, some, request.step.epoch)
             return _read_together(everyone, some, partners.rows)
 
         def put(place: int, pieces: Sequence[LoadedSample | None]) -> None:
@@ -176,8 +181,8 @@ class Collate:
 
         try:
             return fill(
-                part.rows,
-                lambda index: _draw(source, part, index),
+                request.rows,
+                lambda index: _draw(source, request, index),
                 read,
                 put,
                 self.known.setdefault(source.name, {}),
@@ -191,12 +196,12 @@ class Collate:
             kept = len(source.catalog)
             if len(found) > self.limit.allowed(kept):
                 raise too_many(source.name, found, kept, self.limit) from None
-            raise none_left(source.name, found, part.step.bucket) from None
+            raise none_left(source.name, found, request.step.bucket) from None
 
 
 def _stored(
-    everyone: Sequence[Giver],
-    known: Outline,
+    everyone: Sequence[SampleReader],
+    known: BatchMetadata,
     partners: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Tensors] | None:
     """Return what all give, if none of them has to read a sample."""
@@ -214,7 +219,7 @@ def _stored(
 
 
 def _read_together(
-    everyone: Sequence[Giver],
+    everyone: Sequence[SampleReader],
     rows: NDArray[np.int64],
     partners: Mapping[str, NDArray[np.int64]],
 ) -> Iterator[tuple[LoadedSample | None, ...] | UnusableSample]:
@@ -229,39 +234,41 @@ def _read_together(
         yield unusable[0] if unusable else pieces
 
 
-def _draw(source: PreparedBackend, part: Part, index: int) -> Iterator[int]:
+def _draw(source: PreparedBackend, request: BatchRequest, index: int) -> Iterator[int]:
     """Return who may stand in at a place: others of the bucket, those of the batch last.
 
     Never one that is excluded at this step.
     """
-    step = part.step
+    step = request.step
     bucket = next(b for b in source.catalog.decisions.buckets if b.name == step.bucket)
-    key = part.substitute_key(index)
+    key = request.substitute_key(index)
     drawn = candidates(bucket.rows, key, frozenset(step.rows.tolist()))
     return (row for row in drawn if row not in step.barred)
 
 
-def _replacement(source: PreparedBackend, part: Part, stand_in: StandIn) -> Replacement:
-    why, facts = stand_in.why, source.catalog.facts
-    key = facts.key(stand_in.row)
+def _replacement(
+    source: PreparedBackend, request: BatchRequest, substitute: Substitute
+) -> Replacement:
+    why, facts = substitute.why, source.catalog.facts
+    key = facts.key(substitute.row)
     partner = "" if why.backend == source.name else f"its partner {why.key} in {why.backend}: "
     return Replacement(
-        place=int(part.places[stand_in.index]),
-        row=stand_in.row,
+        place=int(request.places[substitute.index]),
+        row=substitute.row,
         key=key,
         stage=why.stage,
         reason=partner + why.reason,
-        substitute=stand_in.substitute,
-        substitute_key=facts.key(stand_in.substitute),
+        substitute=substitute.used,
+        substitute_key=facts.key(substitute.used),
     )
 
 
-def _valid(part: Part, stand_ins: Sequence[StandIn]) -> torch.Tensor:
+def _valid(request: BatchRequest, substitutes: Sequence[Substitute]) -> torch.Tensor:
     """Return which samples count, bool [B]: in validation no substitute does."""
-    if part.valid is None:
-        return torch.ones(len(part.places), dtype=torch.bool, device="cpu")
-    valid = part.valid.copy()
-    valid[[each.index for each in stand_ins]] = False
+    if request.valid is None:
+        return torch.ones(len(request.places), dtype=torch.bool, device="cpu")
+    valid = request.valid.copy()
+    valid[[each.index for each in substitutes]] = False
     return torch.from_numpy(valid)
 
 

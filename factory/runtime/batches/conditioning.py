@@ -1,4 +1,4 @@
-"""What do the samples of a batch have beside them: their partners, each in its sample's place?"""
+"""Conditioning inputs of a batch: each sample's partners, in the sample's place."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _LATENT_DIMS = 3
 
 
 @dataclass(frozen=True)
-class Beside:
+class ConditioningFields:
     """What a batch has beside its samples; fields as in `Batch`.
 
     Attributes:
@@ -56,7 +56,7 @@ class Partners:
         given: Mapping[str, Tensors],
         latents: torch.Tensor | None,
         target: NDArray[np.int32],
-    ) -> Beside:
+    ) -> ConditioningFields:
         """Return what samples have beside them.
 
         Args:
@@ -66,11 +66,11 @@ class Partners:
             target: Sizes the samples are cut to (width, height), px, int32 [B, 2].
         """
         if not self.rows:
-            return Beside()
+            return ConditioningFields()
         found = {name: self._finished(self._partner(name), given[name]) for name in self.rows}
         if sampling_of(self.source.backend) == RANDOM:
             return _drawn(self.rows, found)
-        beside = Beside()
+        beside = ConditioningFields()
         for name, of in self.rows.items():
             whole = found[name]
             places = np.flatnonzero(of >= 0)
@@ -148,7 +148,7 @@ def _spread(values: Tensors, places: Rows, count: int, missing: torch.Tensor) ->
     return whole
 
 
-def _drawn(theirs: Mapping[str, Rows], found: Mapping[str, Tensors]) -> Beside:
+def _drawn(theirs: Mapping[str, Rows], found: Mapping[str, Tensors]) -> ConditioningFields:
     """Put what each sample drew into its place: one tensor if all are of one shape and type."""
     count = len(next(iter(theirs.values())))
     names, given = [""] * count, [torch.empty(0, device="cpu")] * count
@@ -156,4 +156,4 @@ def _drawn(theirs: Mapping[str, Rows], found: Mapping[str, Tensors]) -> Beside:
         for place, value in zip(np.flatnonzero(of >= 0).tolist(), found[name], strict=True):
             names[place], given[place] = name, value
     alike = len({(value.shape, value.dtype) for value in given}) == 1
-    return Beside({DRAWN: torch.stack(given) if alike else given}, drawn=names)
+    return ConditioningFields({DRAWN: torch.stack(given) if alike else given}, drawn=names)

@@ -1,4 +1,4 @@
-"""Which samples turned out to be unusable, and are they too many?"""
+"""Quarantine: samples that turned out to be unusable, and the limit on how many may."""
 
 import logging
 import math

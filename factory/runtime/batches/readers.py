@@ -1,4 +1,4 @@
-"""Who gives to a batch: the backend that is planned, and those it is conditioned on."""
+"""Readers of one batch: of the planned backend, and of those it is conditioned on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from factory.backends.prepared import PreparedBackend, UnusableSample
 
 
 @dataclass(frozen=True)
-class Giver:
+class SampleReader:
     """A backend that gives to a batch.
 
     Attributes:
@@ -70,7 +70,9 @@ class Giver:
         return isinstance(backend, ConditioningBackend) and not backend.strict
 
 
-def givers(source: PreparedBackend, begin: Callable[[PreparedBackend], ImageReader]) -> list[Giver]:
+def sample_readers(
+    source: PreparedBackend, begin: Callable[[PreparedBackend], ImageReader]
+) -> list[SampleReader]:
     """Return who gives to a batch of a source: itself, then those it is conditioned on."""
     everyone = [source, *(partner for partner, _ in source.conditioning.values())]
-    return [Giver(each, begin(each)) for each in everyone]
+    return [SampleReader(each, begin(each)) for each in everyone]

@@ -1,23 +1,167 @@
-"""Which samples of a planned step does one batch hold?"""
+"""Requests for batches, and what is known of a batch's samples before one of them is read.
 
-from collections.abc import Callable, Iterable, Iterator
+Names, captions, crops and where the rows of captions lie all follow from the catalog. Looking them
+up for a batch of sixteen takes as long as copying its rows; for several batches at once, hardly
+longer. Batches that follow each other are therefore described together, by whoever makes the first
+of them, and the disk is asked for what they need at once.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from factory.runtime.batches.metadata import AT_FIRST, TOGETHER, Describe, Neighbours, Outline
+from factory.backends.conditioning_sets import partner_rows
+from factory.backends.prepared import PreparedBackend
+from factory.cache.gather.row_refs import GatherPlan
+from factory.catalog.crops import CropArrays
+from factory.runtime.batches.sent_once import SentOnce
 from factory.sampling.plan import PlanStep
 from factory.sampling.substitutes import substitute_key
 
-Outlined: TypeAlias = Callable[[Describe], Outline]
+# Describes rows, int64 [n], of one backend in one epoch.
+Describe: TypeAlias = "Callable[[NDArray[np.int64]], BatchMetadata]"
+# Samples described together: what a call costs whatever it is asked is then little for each. More
+# than these gain nothing, and whoever needs the next batch waits until all are described.
+TOGETHER = 1024
+# The same at the beginning, and twice as many each time: the first batch comes soon.
+AT_FIRST = 64
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMetadata:
+    """What is known of B samples of one backend.
+
+    Attributes:
+        rows: Their rows in the catalog, int64 [B].
+        keys: Storage keys.
+        captions: The captions they have in the epoch.
+        original_size: Source sizes (width, height), px, int32 [B, 2].
+        cuts: How they are resized and cut.
+        latents: Where the rows of the latents lay when this was made; None where nobody has looked.
+        text: Where those of the captions lay.
+    """
+
+    rows: NDArray[np.int64]
+    keys: list[str]
+    captions: list[str]
+    original_size: NDArray[np.int32]
+    crops: CropArrays
+    latents: GatherPlan | None
+    text: GatherPlan | None
+
+    @classmethod
+    def of(
+        cls, source: PreparedBackend, rows: NDArray[np.int64], *, seed: int, epoch: int
+    ) -> "BatchMetadata":
+        """Describe some rows of a backend in an epoch; have a disk begin to read what is theirs.
+
+        Args:
+            source: The backend.
+            rows: Rows of its catalog, int64 [B].
+            seed: Seed of the choice among a sample's captions.
+            epoch: The epoch.
+        """
+        facts = source.catalog.facts
+        keys = facts.keys(rows)
+        sample_captions = source.catalog.sample_captions(rows, seed=seed, epoch=epoch, keys=keys)
+        text = source.locate_text(sample_captions)
+        latents, vision = (source.located(each, rows) for each in (source.latents, source.vision))
+        beside = _beside(source, rows, seed=seed, epoch=epoch)
+        for located in (latents, vision, text, *beside):
+            if located is not None:
+                located.willneed()
+        size = np.stack([facts.take("width", rows), facts.take("height", rows)], axis=1)
+        return cls(
+            rows,
+            keys,
+            sample_captions.captions,
+            size.astype(np.int32),
+            source.crops(rows, epoch),
+            latents,
+            text,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of `Batch` that say these things."""
+        return {
+            "rows": torch.from_numpy(self.rows),
+            "keys": self.keys,
+            "captions": self.captions,
+            "original_size": torch.from_numpy(self.original_size),
+            "target_size": torch.from_numpy(self.crops.target),
+            "crop_top_left": torch.from_numpy(self.crops.offset),
+        }
+
+    def split(self, counts: Sequence[int]) -> "Iterator[BatchMetadata]":
+        """Yield the first samples, those that follow, and so on: so many each."""
+        end = 0
+        parts = (
+            repeat(None) if each is None else each.split(counts)
+            for each in (self.latents, self.text)
+        )
+        for count, latents, text in zip(counts, *parts, strict=False):
+            some = slice(end, end := end + count)
+            crops = self.crops
+            yield BatchMetadata(
+                self.rows[some],
+                self.keys[some],
+                self.captions[some],
+                self.original_size[some],
+                CropArrays(crops.intermediary[some], crops.offset[some], crops.target[some]),
+                latents,
+                text,
+            )
+
+
+def _beside(
+    source: PreparedBackend, rows: NDArray[np.int64], *, seed: int, epoch: int
+) -> Iterator[GatherPlan | None]:
+    """Yield where the rows of the partners lie that some samples have in an epoch."""
+    for name, partners in partner_rows(source, rows, seed=seed, epoch=epoch).items():
+        partner, there = source.conditioning[name][0], partners[partners >= 0]
+        for embeds in (partner.latents, partner.vision):
+            yield partner.located(embeds, there)
+
+
+class Lookahead(SentOnce):
+    """Samples of several batches of one backend and epoch, described by the first who asks.
+
+    In each process anew: to another one only the rows are sent.
+    """
+
+    def __init__(self, rows: Sequence[NDArray[np.int64]]) -> None:
+        """Hold the rows of each batch; nothing is described."""
+        self._rows: list[NDArray[np.int64]] = list(rows)
+        self._found: dict[int, BatchMetadata] | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the rows alone."""
+        return Lookahead, (self._rows,)
+
+    def metadata(self, batch: int, describe: Describe) -> BatchMetadata:
+        """Return what is known of one batch; it is given once, and made anew if asked again."""
+        with self._lock:
+            if self._found is None:
+                whole = describe(np.concatenate(self._rows))
+                self._found = dict(enumerate(whole.split([len(rows) for rows in self._rows])))
+            known = self._found.pop(batch, None)
+        # A copy: whoever is given it may write to it.
+        return describe(self._rows[batch].copy()) if known is None else known
+
+
+Described: TypeAlias = Callable[[Describe], BatchMetadata]
 
 
 @dataclass(frozen=True)
-class Publish:
+class FlushRequest:
     """Asks whoever makes batches to publish what it has encoded meanwhile; gives no batch."""
 
     def __str__(self) -> str:
@@ -26,7 +170,7 @@ class Publish:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class BatchRequest:
     """This rank's part of a planned step, for one micro-batch; a small picklable value.
 
     Attributes:
@@ -39,14 +183,14 @@ class Part:
     step: PlanStep
     places: NDArray[np.int64]
     valid: NDArray[np.bool_] | None = None
-    near: Outlined | None = field(default=None, repr=False)
+    near: Described | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Row ids of its samples, int64 [B]."""
         return self.step.rows[self.places]
 
-    def outline(self, describe: Describe) -> Outline:
+    def metadata(self, describe: Describe) -> BatchMetadata:
         """Return what is known of its samples.
 
         Args:
@@ -67,36 +211,36 @@ class Part:
         )
 
 
-def together(parts: Iterable[Part]) -> Iterator[Part]:
+def group_requests(requests: Iterable[BatchRequest]) -> Iterator[BatchRequest]:
     """Yield parts in their order, those near each other to be described together.
 
     Of those that are taken at once, those of one backend and epoch belong together.
     """
-    for some in _some_at_a_time(parts):
+    for some in _some_at_a_time(requests):
         rows: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
-        for part in some:
-            rows.setdefault(_owner(part), []).append(part.rows)
-        near = {owner: enumerate(repeat(Neighbours(each))) for owner, each in rows.items()}
-        for part in some:
-            number, neighbours = next(near[_owner(part)])
-            near_it = partial(neighbours.outline, number)
-            yield Part(part.step, part.places, part.valid, near_it)
+        for request in some:
+            rows.setdefault(_owner(request), []).append(request.rows)
+        near = {owner: enumerate(repeat(Lookahead(each))) for owner, each in rows.items()}
+        for request in some:
+            number, lookahead = next(near[_owner(request)])
+            near_it = partial(lookahead.metadata, number)
+            yield BatchRequest(request.step, request.places, request.valid, near_it)
 
 
-def _some_at_a_time(parts: Iterable[Part]) -> Iterator[list[Part]]:
+def _some_at_a_time(requests: Iterable[BatchRequest]) -> Iterator[list[BatchRequest]]:
     """Yield parts in groups: no more than have so many samples, but one at least.
 
     Where no more can be planned, those before it still come first.
     """
-    some: list[Part] = []
+    some: list[BatchRequest] = []
     samples, most, failure = 0, AT_FIRST, None
     try:
-        for part in parts:
-            if some and samples + len(part.places) > most:
+        for request in requests:
+            if some and samples + len(request.places) > most:
                 yield some
                 some, samples, most = [], 0, min(2 * most, TOGETHER)
-            some.append(part)
-            samples += len(part.places)
+            some.append(request)
+            samples += len(request.places)
     except Exception as error:  # noqa: BLE001 - raised in its turn
         failure = error
     if some:
@@ -105,5 +249,5 @@ def _some_at_a_time(parts: Iterable[Part]) -> Iterator[list[Part]]:
         raise failure
 
 
-def _owner(part: Part) -> tuple[str, int]:
-    return part.step.backend, part.step.epoch
+def _owner(request: BatchRequest) -> tuple[str, int]:
+    return request.step.backend, request.step.epoch

@@ -95,8 +95,8 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._kept = kept
 
-    def persistent_load(self, told: Told) -> Any:
-        number, recipe = told
+    def persistent_load(self, fields: Told) -> Any:
+        number, recipe = fields
         if recipe is not None:
             make, arguments = recipe
             self._kept[number] = make(*arguments)

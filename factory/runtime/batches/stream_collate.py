@@ -1,4 +1,4 @@
-"""From a stream's samples to the batch a training step receives."""
+"""Collation of streams: from their samples to the batch a training step receives."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from factory.catalog.captions.draws import choose, dropped
 from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.runtime.batches.batch import Batch, Replacement
-from factory.runtime.batches.request import Part
-from factory.runtime.batches.substitution import StandIn, TooManyUnusableError, fill
+from factory.runtime.batches.request import BatchRequest
+from factory.runtime.batches.substitution import Substitute, TooManyUnusableError, fill
 from factory.sampling.substitutes import candidates
 
 
@@ -42,15 +42,15 @@ class ReadSample:
         return self.reader.shaped(sample.data, sample.picture)
 
 
-def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) -> Batch:
-    """Return the batch of a part of a stream's planned step, in the order of its places.
+def stream_batch(source: StreamSource, request: BatchRequest, engine: Engine, seed: int) -> Batch:
+    """Return the requested batch of a stream, samples in the order of its places.
 
     A picture that turns out damaged, since nobody has looked at it before, is replaced by
     another one of its global batch.
 
     Args:
         source: The stream.
-        part: This rank's part of the planned step.
+        request: Says which samples of a planned step.
         engine: Decodes the pictures.
         seed: Seed of the choice among a sample's captions.
 
@@ -58,12 +58,12 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         MediaError: All pictures of the global batch are damaged.
         StorageError: The stream cannot be read.
     """
-    step = part.step
+    step = request.step
     made = source.batch(step.epoch, step.number)
-    pixels, stand_ins = _read(source, made.samples, part, engine)
-    places = part.places.copy()
-    for each in stand_ins:
-        places[each.index] = each.substitute
+    pixels, substitutes = _read(source, made.samples, request, engine)
+    places = request.places.copy()
+    for each in substitutes:
+        places[each.index] = each.used
     samples = [made.samples[place] for place in places.tolist()]
     captions = [_caption(source, sample, seed, step.epoch) for sample in samples]
     keys = [sample.picture.key for sample in samples]
@@ -87,7 +87,7 @@ def stream_batch(source: StreamSource, part: Part, engine: Engine, seed: int) ->
         pixels=pixels if encoded is None else None,
         text=_encode_text(source, captions, tally),
         image_embeds=_encode_to_condition(source, pixels, keys),
-        replaced=tuple(_replacement(made.samples, step.rows, each) for each in stand_ins),
+        replaced=tuple(_replacement(made.samples, step.rows, each) for each in substitutes),
         slider_strength=step.slider_strength,
         encoded=tally.encoded,
     )
@@ -102,8 +102,8 @@ def _caption(source: StreamSource, sample: StreamSample, seed: int, epoch: int) 
 
 
 def _read(
-    source: StreamSource, samples: Sequence[StreamSample], part: Part, engine: Engine
-) -> tuple[torch.Tensor, list[StandIn]]:
+    source: StreamSource, samples: Sequence[StreamSample], request: BatchRequest, engine: Engine
+) -> tuple[torch.Tensor, list[Substitute]]:
     """Return pixels, uint8 [B, H, W, 3], and which samples of the batch stand in for others."""
     reader = ReadSample(source.backend.picture_reader)
     good: dict[int, NDArray[np.uint8]] = {}
@@ -123,30 +123,30 @@ def _read(
 
     def draw(index: int) -> Iterator[int]:
         """Return who may stand in: any other of the global batch, on whichever rank it is."""
-        return candidates(np.arange(len(samples)), part.substitute_key(index))
+        return candidates(np.arange(len(samples)), request.substitute_key(index))
 
     try:
-        stand_ins = fill(part.places, draw, read, good.__setitem__, {}, len(samples))
+        substitutes = fill(request.places, draw, read, good.__setitem__, {}, len(samples))
     except TooManyUnusableError as error:
         first = next(iter(error.met.values()))
         raise MediaError(
             first.reason, f"{first.key}, and so are all {len(samples)} samples of a batch of "
             f"stream {source.name!r}"
         ) from None  # fmt: skip
-    return torch.from_numpy(np.stack([good[index] for index in range(len(good))])), stand_ins
+    return torch.from_numpy(np.stack([good[index] for index in range(len(good))])), substitutes
 
 
 def _replacement(
-    samples: Sequence[StreamSample], rows: NDArray[np.int64], stand_in: StandIn
+    samples: Sequence[StreamSample], rows: NDArray[np.int64], substitute: Substitute
 ) -> Replacement:
     return Replacement(
-        place=stand_in.row,
-        row=int(rows[stand_in.row]),
-        key=samples[stand_in.row].picture.key,
-        stage=stand_in.why.stage,
-        reason=stand_in.why.reason,
-        substitute=int(rows[stand_in.substitute]),
-        substitute_key=samples[stand_in.substitute].picture.key,
+        place=substitute.row,
+        row=int(rows[substitute.row]),
+        key=samples[substitute.row].picture.key,
+        stage=substitute.why.stage,
+        reason=substitute.why.reason,
+        substitute=int(rows[substitute.used]),
+        substitute_key=samples[substitute.used].picture.key,
     )
 
 

@@ -1,4 +1,4 @@
-"""How does every place of a batch get a sample, when some cannot be used?"""
+"""Substitution: every place of a batch gets a sample, though some samples cannot be used."""
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
-class StandIn:
+class Substitute:
     """A planned sample that cannot be used, and the one in its place.
 
     Attributes:
         index: Its place among the rows asked for, from 0.
         row: Its row.
         why: What is wrong with it.
-        substitute: Row of the sample that stands in.
+        used: Row of the sample that stands in.
     """
 
     index: int
     row: int
     why: UnusableSample
-    substitute: int
+    used: int
 
 
 class TooManyUnusableError(Exception):
@@ -49,7 +49,7 @@ def fill(
     put: Callable[[int, Sample], None],
     known: MutableMapping[int, UnusableSample],
     allowed: int,
-) -> list[StandIn]:
+) -> list[Substitute]:
     """Read a sample for every row, or for a substitute where one cannot be used.
 
     Which rows are used depends on the arguments `rows` and `draw` and on which samples are
@@ -81,7 +81,7 @@ def fill(
                 put(index, outcome)
         waiting = failed
     moved = np.flatnonzero(used != rows).tolist()
-    return [StandIn(n, int(rows[n]), known[int(rows[n])], int(used[n])) for n in moved]
+    return [Substitute(n, int(rows[n]), known[int(rows[n])], int(used[n])) for n in moved]
 
 
 class _Moving:

@@ -18,8 +18,8 @@ from factory.runtime.distributed.abort import LOG_S, end, log_report
 from factory.runtime.distributed.consistency import is_distributed
 from factory.runtime.distributed.json_socket import JsonSocket
 from factory.runtime.distributed.status_board import SETTLE_S, RankFailure, StatusBoard
-from factory.runtime.prefetch.activity import Doing, Progress
-from factory.runtime.prefetch.stall import stacks
+from factory.runtime.prefetch.activity import Activity, ActivityTracker
+from factory.runtime.prefetch.report import stacks
 
 # So many beats may be late or lost before a process counts as hanging.
 BEATS = 8
@@ -56,13 +56,13 @@ class RankMonitor:
         rank: This process, from 0.
         ranks: Number of processes.
         timeout_s: Seconds without a sign of life after which a process counts as hanging.
-        progress: What this process does.
+        activity: What this process does.
     """
 
-    def __init__(self, rank: int, ranks: int, timeout_s: float, progress: Progress) -> None:
+    def __init__(self, rank: int, ranks: int, timeout_s: float, activity: ActivityTracker) -> None:
         """Store the parts; no thread, no socket."""
         self.rank, self.ranks, self.timeout_s = rank, ranks, timeout_s
-        self._progress = progress
+        self._activity = activity
         self._beat_s = min(timeout_s / BEATS, SLOWEST_BEAT_S)
         self._grace_s = min(timeout_s / 2, LONGEST_GRACE_S)
         self._board = StatusBoard(ranks, timeout_s)
@@ -73,7 +73,7 @@ class RankMonitor:
         self._trains = threading.get_ident()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
-        self._leaving: Doing | None = None
+        self._leaving: Activity | None = None
         self._closing = False
         self._told, self._told_of = 0.0, ("", "")
         self._acknowledged, self._judged = threading.Event(), threading.Event()
@@ -135,7 +135,7 @@ class RankMonitor:
         self._acknowledged.set()
         if self._thread is None or self._leaving is not None:
             return self.failure
-        self._leave(Doing("failed", f"{type(error).__name__}: {error}".rstrip(": ")))
+        self._leave(Activity("failed", f"{type(error).__name__}: {error}".rstrip(": ")))
         # Until the report is written, too: the process may end right after this.
         self._judged.wait(2 * SETTLE_S + LAST_S + LOG_S)
         failure = self.failure
@@ -146,7 +146,7 @@ class RankMonitor:
         self._acknowledged.set()
         if self._thread is not None:
             self._closing = True
-            self._leave(self._leaving or Doing("done"))
+            self._leave(self._leaving or Activity("done"))
             if self._thread is not threading.current_thread():
                 self._thread.join(self._grace_s + LAST_S)
             self._thread = None
@@ -157,7 +157,7 @@ class RankMonitor:
             if each is not None:
                 each.close()
 
-    def _leave(self, doing: Doing) -> None:
+    def _leave(self, doing: Activity) -> None:
         self._leaving = doing
         with suppress(OSError):  # the watch may have ended already
             self._wake.send(b".")
@@ -206,7 +206,7 @@ class RankMonitor:
                 self._accept(selector)
             else:
                 self._hear(key.data, selector)
-        doing = self._leaving or self._progress.now
+        doing = self._leaving or self._activity.now
         self._board.hear(self.rank, doing)
         if self.failure is None:
             turn_s = min(self._beat_s, TURN_S)
@@ -218,7 +218,7 @@ class RankMonitor:
         # Once rank 0 has left in good order there is nobody to hear of the others from.
         return self.rank == 0 or bool(self._wires)
 
-    def _is_due(self, doing: Doing) -> bool:
+    def _is_due(self, doing: Activity) -> bool:
         """Tell whether to beat: on time, and where something is new to rank 0."""
         new = (doing.stage, doing.what) != self._told_of
         late = time.monotonic() - self._told >= self._beat_s
@@ -264,14 +264,14 @@ class RankMonitor:
                 rank, why = failure
                 self.failure = RankFailure(int(rank), str(why))
         elif (rank := self._wires[wire]) is not None:
-            self._board.hear(rank, Doing.read(message))
+            self._board.hear(rank, Activity.read(message))
         else:
             token, new = message
             if not hmac.compare_digest(str(token), self._token) or not 0 < int(new) < self.ranks:
                 raise ValueError("a stranger")
             self._wires[wire] = int(new)
 
-    def _tell(self, doing: Doing, selector: selectors.BaseSelector) -> None:
+    def _tell(self, doing: Activity, selector: selectors.BaseSelector) -> None:
         for wire, rank in list(self._wires.items()):
             if rank is not None:
                 with suppress(ConnectionError):
@@ -279,7 +279,7 @@ class RankMonitor:
                     continue
                 self._hear(wire, selector)  # a last message may still be there
 
-    def _message(self, doing: Doing) -> Any:
+    def _message(self, doing: Activity) -> Any:
         if self.rank:
             return doing.sent()
         failure = self.failure
@@ -287,7 +287,7 @@ class RankMonitor:
 
     def _tell_last(self) -> None:
         """See to it that the last message gets out, whole."""
-        doing = self._leaving or self._progress.now
+        doing = self._leaving or self._activity.now
         for wire, rank in self._wires.items():
             if rank is not None:
                 with suppress(OSError):
@@ -295,7 +295,7 @@ class RankMonitor:
 
     def _report(self, failure: RankFailure) -> str:
         """Say what happened, for people; the first line says it all."""
-        lines = self._board.lines(self.rank, self._progress.now)
+        lines = self._board.lines(self.rank, self._activity.now)
         return "\n".join(
             [
                 f"rank {self.rank} ends because {failure}; resume from the last checkpoint",
@@ -308,14 +308,18 @@ class RankMonitor:
 
 
 def monitor_ranks(
-    exchange: Callable[[str], str], timeout_s: float, progress: Progress, *, several_nodes: bool
+    exchange: Callable[[str], str],
+    timeout_s: float,
+    activity: ActivityTracker,
+    *,
+    several_nodes: bool,
 ) -> RankMonitor | None:
     """Begin to watch the other processes of this group of torch.distributed; all must call it.
 
     Args:
         exchange: Returns on every rank what rank 0 gave.
         timeout_s: Seconds without a sign of life after which a process counts as hanging.
-        progress: What this process does.
+        activity: What this process does.
         several_nodes: Whether the processes run on more than one machine.
 
     Returns:
@@ -327,7 +331,7 @@ def monitor_ranks(
     if not is_distributed():
         return None
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    monitor = RankMonitor(rank, ranks, timeout_s, progress)
+    monitor = RankMonitor(rank, ranks, timeout_s, activity)
     # Rank 0 runs where the group's own store is, which all of them have reached already.
     host = os.environ.get("MASTER_ADDR", LOOPBACK) if several_nodes else LOOPBACK
     try:

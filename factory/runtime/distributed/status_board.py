@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from factory.runtime.prefetch.activity import Doing
+from factory.runtime.prefetch.activity import Activity
 
 # A process that fails because another died often tells of it before the dead one's connection
 # is seen to close. So long its failure is not yet taken for the cause, seconds: closing takes
@@ -32,7 +32,7 @@ class RankFailure:
 
 @dataclass
 class _Entry:
-    doing: Doing
+    doing: Activity
     heard: float
     lost: bool = False
     failed: float | None = None
@@ -53,10 +53,10 @@ class StatusBoard:
         """
         self._timeout_s, self._clock = timeout_s, clock
         now = clock()
-        self._entries = [_Entry(Doing(), now) for _ in range(ranks)]
+        self._entries = [_Entry(Activity(), now) for _ in range(ranks)]
         self._judged = now
 
-    def hear(self, rank: int, doing: Doing) -> None:
+    def hear(self, rank: int, doing: Activity) -> None:
         """Note what a process says it does."""
         entry, now = self._entries[rank], self._clock()
         entry.doing, entry.heard = doing, now
@@ -103,12 +103,12 @@ class StatusBoard:
         for entry, known in zip(self._entries, told, strict=True):
             match known:
                 case [doing, float(ago) | int(ago), bool(lost)]:
-                    entry.doing, entry.heard = Doing.read(doing), now - float(ago)
+                    entry.doing, entry.heard = Activity.read(doing), now - float(ago)
                     entry.lost = lost
                 case _:
                     raise ValueError(f"not what is known of a process: {known!r}")
 
-    def lines(self, me: int, own: Doing) -> list[str]:
+    def lines(self, me: int, own: Activity) -> list[str]:
         """Say of each process what it does.
 
         Args:

@@ -1,4 +1,4 @@
-"""What is this process doing right now?"""
+"""What this process does right now, for those who watch it."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Doing:
+class Activity:
     """What one process does.
 
     Attributes:
@@ -28,7 +28,7 @@ class Doing:
         return f"{self.stage} {lines[0]}".strip() + f" since {self.for_s:.1f} s"
 
     @classmethod
-    def read(cls, value: Any) -> "Doing":
+    def read(cls, value: Any) -> "Activity":
         """Take what another process sent.
 
         Raises:
@@ -44,7 +44,7 @@ class Doing:
         return [self.stage, self.what, round(self.for_s, 3)]
 
 
-class Progress:
+class ActivityTracker:
     """What a process does, told by the thread that does it and read by any other."""
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class Progress:
         self._told = (stage, what, time.monotonic())
 
     @property
-    def now(self) -> Doing:
+    def now(self) -> Activity:
         """What is done now, and for how long."""
         stage, what, since = self._told
-        return Doing(stage, what, time.monotonic() - since)
+        return Activity(stage, what, time.monotonic() - since)
 
-    def told(
+    def track(
         self, batches: Iterable[Item], stage: str, name: Callable[[int], str]
     ) -> Iterator[Item]:
         """Yield batches, telling when one is waited for and when it is worked on.

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Generic
 
 from factory.errors import FetchError
-from factory.runtime.prefetch.device import OneAhead, Stager
-from factory.runtime.prefetch.executors import Crew, ThreadCrew
-from factory.runtime.prefetch.future import Job, Made, Ticket
-from factory.runtime.prefetch.report import FetchReport
-from factory.runtime.prefetch.stall import stacks, stages
-from factory.runtime.prefetch.window import Window
-from factory.runtime.prefetch.worker.process import MakerProcess, ProcessCrew
+from factory.runtime.prefetch.device import DeviceCopier, DevicePrefetcher
+from factory.runtime.prefetch.executors import BatchFuture, Executor, Job, Made, ThreadExecutor
+from factory.runtime.prefetch.report import FetchReport, stacks, stages
+from factory.runtime.prefetch.window import BatchWindow
+from factory.runtime.prefetch.worker.process import BatchWorker, ProcessExecutor
 
 MODES = ("thread", "process", "inline")
 AUTO = "auto"
@@ -84,39 +82,39 @@ class BatchFetcher(Generic[Job, Made]):
         *,
         nbytes: Callable[[Made], int] | None = None,
         describe: Callable[[Job], str] = str,
-        maker: MakerProcess[Job, Made] | None = None,
+        worker: BatchWorker[Job, Made] | None = None,
         here: Callable[[Job], bool] | None = None,
-        stager: Stager | None = None,
+        copier: DeviceCopier | None = None,
     ) -> None:
         """Store the parts; no thread starts before the first batch is asked for.
 
         Args:
             make: Turns a job into a batch; called in worker threads. With mode "process" and
-                no `maker` it must be picklable.
+                no `worker` it must be picklable.
             jobs: The work, in the order of delivery; taken lazily.
             settings: Bounds and deadline.
             nbytes: Bytes a batch holds; None leaves `megabytes` without effect, but for
                 batches of another process, whose bytes are known.
             describe: Names a job in errors, such as "step 12 of photos".
-            maker: The process of mode "process", which may serve others, too, and is not
+            worker: The process of mode "process", which may serve others, too, and is not
                 closed; None starts one of this fetcher's own.
             here: Which jobs are done by threads of this process in mode "process", too.
-            stager: How batches get onto a device; None leaves them where they are. Inline
+            copier: How batches get onto a device; None leaves them where they are. Inline
                 mode has none.
         """
         self._make = make
         self._settings, self._nbytes, self._describe = settings, nbytes, describe
-        self._stager = None if settings.mode == "inline" else stager
-        self._window: Window[Job, Made] = Window(
+        self._copier = None if settings.mode == "inline" else copier
+        self._window: BatchWindow[Job, Made] = BatchWindow(
             jobs,
             batches=settings.batches,
             max_bytes=settings.megabytes * 2**20,
             measured=nbytes is not None or settings.mode == "process",
         )
-        crew = _crew(make, settings, nbytes, maker, here)
-        self._state = _State(self._window, crew, begins_ahead=settings.mode != "inline")
+        executor = _executor(make, settings, nbytes, worker, here)
+        self._state = _State(self._window, executor, begins_ahead=settings.mode != "inline")
         self._shut: Callable[[], object] = self._state.close
-        self._ahead: OneAhead[Made] | None = None
+        self._ahead: DevicePrefetcher[Made] | None = None
         self._started: float | None = None
         self._making_s, self._first_s, self._elapsed_s = 0.0, 0.0, 0.0
         self._nbytes_given, self._at_once = 0, 0
@@ -150,8 +148,8 @@ class BatchFetcher(Generic[Job, Made]):
     @property
     def report(self) -> FetchReport:
         """What was done so far, and what is ready now."""
-        tickets = self._window.tickets()
-        ready = [ticket for ticket in tickets if ticket.done]
+        futures = self._window.futures()
+        ready = [future for future in futures if future.done]
         return FetchReport(
             delivered=self.delivered,
             at_once=self._at_once,
@@ -162,8 +160,8 @@ class BatchFetcher(Generic[Job, Made]):
             nbytes=self._nbytes_given,
             workers=0 if self._settings.mode == "inline" else self._settings.workers,
             ready=len(ready),
-            making=len(tickets) - len(ready),
-            held=sum(ticket.nbytes for ticket in ready),
+            making=len(futures) - len(ready),
+            held=sum(future.nbytes for future in ready),
         )
 
     def _next(self) -> Made | None:
@@ -187,8 +185,8 @@ class BatchFetcher(Generic[Job, Made]):
     def _now(self) -> Made | None:
         if self._settings.mode == "inline":
             return self._make_now()
-        if self._stager is not None:
-            return self._staged(self._stager)
+        if self._copier is not None:
+            return self._copied(self._copier)
         return self._take(self._settings.timeout_s)
 
     def _account(self, waited: float, elapsed: float) -> None:
@@ -201,63 +199,63 @@ class BatchFetcher(Generic[Job, Made]):
     def _take(self, timeout: float | None, *, counted: bool = True) -> Made | None:
         """Return the batch whose turn it is; None after the last one, or without a fetcher."""
         window = self._window
-        ticket = self._head()
-        while ticket is None:
+        future = self._head()
+        while future is None:
             if window.exhausted:
                 self._refuse_closed()
                 return None
             self._wait_for_resume(timeout)
-            ticket = self._head()
-        self._at_once += counted and ticket.done
-        if not ticket.wait(timeout):
-            raise self._stalled(ticket)
+            future = self._head()
+        self._at_once += counted and future.done
+        if not future.wait(timeout):
+            raise self._stalled(future)
         self._refuse_closed()
-        made = self._made(ticket)
+        made = self._made(future)
         window.pop()
-        window.fill(self._state.crew.submit)
+        window.fill(self._state.executor.submit)
         return made
 
-    def _head(self) -> Ticket[Job, Made] | None:
-        """Begin what there is room for, and return the ticket whose turn it is."""
-        self._window.fill(self._state.crew.submit)
+    def _head(self) -> BatchFuture[Job, Made] | None:
+        """Begin what there is room for, and return the future whose turn it is."""
+        self._window.fill(self._state.executor.submit)
         # What was taken from the plan while this was closed is nobody's, and would never come.
         self._refuse_closed()
         return self._window.head()
 
     def _make_now(self) -> Made | None:
         self._wait_for_resume(self._settings.timeout_s)
-        ticket = self._window.take()
-        if ticket is None:
+        future = self._window.take()
+        if future is None:
             return None
-        if not ticket.done:
+        if not future.done:
             begin = time.monotonic()
             try:
-                made = self._make(ticket.job)
+                made = self._make(future.job)
             except Exception as error:  # noqa: BLE001 - raised again below
-                ticket.fail(error)
+                future.fail(error)
             else:
                 nbytes = 0 if self._nbytes is None else self._nbytes(made)
-                ticket.complete(made, nbytes, time.monotonic() - begin)
-        return self._made(ticket)
+                future.complete(made, nbytes, time.monotonic() - begin)
+        return self._made(future)
 
-    def _made(self, ticket: Ticket[Job, Made]) -> Made:
-        """Take the batch out of its ticket, or raise what went wrong."""
-        if ticket.error is None:
-            made, ticket.made = ticket.made, None
-            self._making_s += ticket.seconds
-            self._nbytes_given += ticket.nbytes
+    def _made(self, future: BatchFuture[Job, Made]) -> Made:
+        """Take the batch out of its future, or raise what went wrong."""
+        if future.error is None:
+            made, future.made = future.made, None
+            self._making_s += future.seconds
+            self._nbytes_given += future.nbytes
             return made  # type: ignore[return-value]
-        error = ticket.error
-        if ticket.stage == "planning":
+        error = future.error
+        if future.stage == "planning":
             error.add_note("while planning the next batch")
         else:
-            error.add_note(f"while {ticket.stage} the batch of {self._describe(ticket.job)}")
+            error.add_note(f"while {future.stage} the batch of {self._describe(future.job)}")
         raise error
 
-    def _staged(self, stager: Stager) -> Made | None:
+    def _copied(self, copier: DeviceCopier) -> Made | None:
         """Return the next batch from the stage, which is one ahead."""
         if self._ahead is None:
-            self._ahead = OneAhead(lambda: self._take(None, counted=False), stager)
+            self._ahead = DevicePrefetcher(lambda: self._take(None, counted=False), copier)
             self._state.ahead = self._ahead
         self._at_once += self._ahead.ready
         try:
@@ -281,15 +279,15 @@ class BatchFetcher(Generic[Job, Made]):
         if self._state.closed:
             raise FetchError("this fetcher is closed; iterate over the loader again")
 
-    def _stalled(self, ticket: Ticket[Job, Made] | None) -> FetchError:
+    def _stalled(self, future: BatchFuture[Job, Made] | None) -> FetchError:
         """Return what everybody does; who hangs is not waited for."""
-        elsewhere = self._state.crew.look()
-        late = "the next batch" if ticket is None else self._describe(ticket.job)
+        elsewhere = self._state.executor.look()
+        late = "the next batch" if future is None else self._describe(future.job)
         error = FetchError(
             f"no batch within prefetch.timeout_s={self._settings.timeout_s:g} s: "
             f"{late} is still in the making. If the storage is merely slow, raise "
             "prefetch.timeout_s. Stages:\n"
-            + stages(self._window.tickets(), self._describe, self.delivered, self._window.paused)
+            + stages(self._window.futures(), self._describe, self.delivered, self._window.paused)
             + f"\nWhat each thread does:\n{stacks()}"
             + (f"\n{elsewhere}" if elsewhere else "")
         )
@@ -301,10 +299,10 @@ class _State(Generic[Job, Made]):
     """What outlives a fetcher by as long as it takes to close it."""
 
     def __init__(
-        self, window: Window[Job, Made], crew: Crew[Job, Made], *, begins_ahead: bool
+        self, window: BatchWindow[Job, Made], executor: Executor[Job, Made], *, begins_ahead: bool
     ) -> None:
-        self.window, self.crew, self.begins_ahead = window, crew, begins_ahead
-        self.ahead: OneAhead[Made] | None = None
+        self.window, self.executor, self.begins_ahead = window, executor, begins_ahead
+        self.ahead: DevicePrefetcher[Made] | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.closed = self.stuck = False
@@ -312,53 +310,55 @@ class _State(Generic[Job, Made]):
     def pause(self) -> None:
         self.window.paused = True
         self.gate.clear()
-        self.crew.pause()
+        self.executor.pause()
 
     def resume(self) -> None:
         if self.closed:
             return
         self.window.paused = False
-        self.crew.resume()
+        self.executor.resume()
         self.gate.set()
         if self.begins_ahead:
-            self.window.fill(self.crew.submit)
+            self.window.fill(self.executor.submit)
 
     def close(self, *, wait: bool = True) -> None:
         """Stop everything; a second time waits for what the first one did not wait for."""
         self.closed = True
         wait = wait and not self.stuck
-        for ticket in self.window.drop():
-            ticket.bell.put(None)  # whoever waits finds that it is closed
+        for future in self.window.drop():
+            future.bell.put(None)  # whoever waits finds that it is closed
         self.gate.set()
         if self.window.paused:
-            self.crew.resume()  # it may serve others, too
+            self.executor.resume()  # it may serve others, too
         if self.ahead is not None:
             self.ahead.wake()
         with contextlib.ExitStack() as stack:
             if self.ahead is not None:
                 stack.callback(self.ahead.close, wait=wait)
-            stack.callback(self.crew.close, wait=wait)
+            stack.callback(self.executor.close, wait=wait)
 
 
-def _crew(
+def _executor(
     make: Callable[[Job], Made],
     settings: Prefetch,
     nbytes: Callable[[Made], int] | None,
-    maker: MakerProcess[Job, Made] | None,
+    worker: BatchWorker[Job, Made] | None,
     here: Callable[[Job], bool] | None,
-) -> Crew[Job, Made]:
+) -> Executor[Job, Made]:
     """Return who makes the batches."""
-    threads: ThreadCrew[Job, Made] = ThreadCrew(make, settings.workers, nbytes)
+    threads: ThreadExecutor[Job, Made] = ThreadExecutor(make, settings.workers, nbytes)
     if settings.mode != "process":
         return threads
-    own = maker is None
-    if maker is None:
-        maker = MakerProcess(_Ready(make), workers=settings.workers, timeout_s=settings.timeout_s)
-    return MixedCrew(ProcessCrew(maker, own=own), threads, here)
+    own = worker is None
+    if worker is None:
+        worker = BatchWorker(
+            _ReadyMade(make), workers=settings.workers, timeout_s=settings.timeout_s
+        )
+    return MixedExecutor(ProcessExecutor(worker, own=own), threads, here)
 
 
 @dataclass(frozen=True)
-class _Ready(Generic[Job, Made]):
+class _ReadyMade(Generic[Job, Made]):
     """Opens what is open already; a picklable value where that is one."""
 
     make: Callable[[Job], Made]
@@ -367,22 +367,22 @@ class _Ready(Generic[Job, Made]):
         return self.make
 
 
-class MixedCrew(Generic[Job, Made]):
+class MixedExecutor(Generic[Job, Made]):
     """Another process for most jobs, threads of this one for those that must stay here."""
 
     def __init__(
         self,
-        away: Crew[Job, Made],
-        home: Crew[Job, Made],
+        away: Executor[Job, Made],
+        home: Executor[Job, Made],
         here: Callable[[Job], bool] | None,
     ) -> None:
         """Store both, and which jobs stay here; None means none."""
         self._away, self._home, self._here = away, home, here
 
-    def submit(self, ticket: Ticket[Job, Made]) -> None:
+    def submit(self, future: BatchFuture[Job, Made]) -> None:
         """Take on a job."""
-        stays = self._here is not None and self._here(ticket.job)
-        (self._home if stays else self._away).submit(ticket)
+        stays = self._here is not None and self._here(future.job)
+        (self._home if stays else self._away).submit(future)
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""

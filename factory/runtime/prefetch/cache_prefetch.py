@@ -1,4 +1,4 @@
-"""Which encoded rows will the coming steps need, and are they on their way to this machine?"""
+"""Fetches the encoded rows of coming steps to this machine, ahead of the batches made of them."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ from factory.cache.index.recipe_index import RowRefs
 from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.errors import FactoryError
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.request import BatchRequest
 from factory.sampling.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ _GROUPS = 2
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Says which encoded rows a part of a step is made of.
+class NeededRows:
+    """Says which encoded rows a request is for.
 
     Attributes:
         sources: The backends made ready, by name.
@@ -40,16 +40,16 @@ class Needs:
     sources: Mapping[str, PreparedBackend]
     seed: int
 
-    def __call__(self, part: Part) -> Iterator[GatherPlan]:
+    def __call__(self, request: BatchRequest) -> Iterator[GatherPlan]:
         """Yield the rows of latents, of captions and of what they are conditioned on."""
-        source = self.sources.get(part.step.backend)
+        source = self.sources.get(request.step.backend)
         if source is None:
             return  # a stream, which is read in its own order
-        rows = part.rows
+        rows = request.rows
         yield from _pictures(source, rows)
         if source.text is not None:
             sample_captions = source.catalog.sample_captions(
-                rows, seed=self.seed, epoch=part.step.epoch
+                rows, seed=self.seed, epoch=request.step.epoch
             )
             text = source.locate_text(sample_captions)
             if text is not None:
@@ -64,11 +64,11 @@ class Needs:
         everyone += [
             pair[0] for each in self.sources.values() for pair in each.conditioning.values()
         ]
-        embeds = [part for e in everyone for part in (e.latents, e.text, e.vision)]
+        embeds = [each for e in everyone for each in (e.latents, e.text, e.vision)]
         return list({id(each.store): each.store for each in embeds if each is not None}.values())
 
 
-class FetchAhead:
+class CachePrefetcher:
     """Fetches the rows of coming steps in a thread of its own, while batches are made.
 
     It stays ahead of the batches that are begun by a limit in bytes, ends once everything is on
@@ -80,13 +80,13 @@ class FetchAhead:
     """
 
     def __init__(
-        self, needs: Callable[[Part], Iterable[GatherPlan]], stores: Sequence[TensorStore],
+        self, needs: Callable[[BatchRequest], Iterable[GatherPlan]], stores: Sequence[TensorStore],
         megabytes: float, plan: int,
     ) -> None:  # fmt: skip
         """Store the parts; no thread starts.
 
         Args:
-            needs: Says which rows a part needs.
+            needs: Says which rows a request needs.
             stores: All stores that they may be of.
             megabytes: How far ahead, MiB of rows.
             plan: Number of the plan, the same in every process that follows it; not 0.
@@ -100,24 +100,24 @@ class FetchAhead:
         self._ahead: deque[tuple[int, int]] = deque()  # steps, and the bytes of their rows
         self.problems: deque[str] = deque(maxlen=16)
 
-    def along(self, parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
-        """Yield the parts of an epoch, and meanwhile fetch the rows of those that follow.
+    def along(self, requests: Callable[[], Iterable[BatchRequest]]) -> Iterator[BatchRequest]:
+        """Yield the requests of an epoch, and meanwhile fetch the rows of those that follow.
 
         Args:
-            parts: Yields them, as often as it is called.
+            requests: Yields them, as often as it is called.
         """
         self.close()
         self._closing, self._reached = False, -1
         self._ahead.clear()
         self._tell(0)
         self._thread = threading.Thread(
-            target=self._run, args=(parts(),), name="fetch-ahead", daemon=True
+            target=self._run, args=(requests(),), name="fetch-ahead", daemon=True
         )
         self._thread.start()
         try:
-            for part in parts():
-                self._reach(part.step.global_step)
-                yield part
+            for request in requests():
+                self._reach(request.step.global_step)
+                yield request
         finally:
             self.close()
 
@@ -146,19 +146,19 @@ class FetchAhead:
         for store in self._stores:
             store.shard_files.expect(self._plan, step)
 
-    def _run(self, parts: Iterable[Part]) -> None:
+    def _run(self, requests: Iterable[BatchRequest]) -> None:
         try:
-            self._fetch_all(parts)
+            self._fetch_all(requests)
         except RuntimeError as error:
             # The interpreter ends, and begins no thread any more.
             if "shutdown" not in str(error):
                 raise
 
-    def _fetch_all(self, parts: Iterable[Part]) -> None:
+    def _fetch_all(self, requests: Iterable[BatchRequest]) -> None:
         """Fetch group after group, until everything is here or nobody waits for it."""
         under_way: deque[Future[bool]] = deque()
         with ThreadPoolExecutor(_GROUPS, thread_name_prefix="fetch-ahead-group") as pool:
-            for group, steps in self._groups(parts):
+            for group, steps in self._groups(requests):
                 there = True
                 if len(under_way) == _GROUPS:
                     there = under_way.popleft().result()
@@ -171,19 +171,19 @@ class FetchAhead:
             last.result()  # a fault in it is not lost
 
     def _groups(
-        self, parts: Iterable[Part]
+        self, requests: Iterable[BatchRequest]
     ) -> Iterator[tuple[list[tuple[int, GatherPlan]], list[tuple[int, int]]]]:
         """Yield rows that are fetched together, each with its step, and the bytes of the steps."""
         group: list[tuple[int, GatherPlan]] = []
         steps: list[tuple[int, int]] = []
-        for part in parts:
-            step = part.step.global_step
+        for request in requests:
+            step = request.step.global_step
             if self._closing:
                 return
             if step <= self._reached and not group:
                 continue  # whoever makes its batch fetches its rows
             try:
-                rows = list(self._needs(part))
+                rows = list(self._needs(request))
             except FactoryError as error:
                 self._note(error)
                 continue
@@ -237,9 +237,9 @@ class FetchAhead:
         self.problems.append(f"{type(error).__name__}: {error}")
 
 
-def fetch_ahead(
+def cache_prefetcher(
     sources: Mapping[str, PreparedBackend], plan: Plan, megabytes: float
-) -> FetchAhead | None:
+) -> CachePrefetcher | None:
     """Return what fetches the rows of a plan's steps; None where all lie on this machine.
 
     Args:
@@ -247,12 +247,12 @@ def fetch_ahead(
         plan: The plan.
         megabytes: How far it may be ahead; see `cache.ahead_mb`.
     """
-    needs = Needs(sources, plan.seed)
+    needs = NeededRows(sources, plan.seed)
     stores = [store for store in needs.stores if store.shard_files.copied]
     if not stores or not megabytes:
         return None
     # As many of its digits as the field that copies have for it holds.
-    return FetchAhead(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
+    return CachePrefetcher(needs, stores, megabytes, int(plan.fingerprint[:15], 16))
 
 
 def _pictures(source: PreparedBackend, rows: np.ndarray) -> Iterator[GatherPlan]:

@@ -1,4 +1,4 @@
-"""Is the next batch on the device before the trainer asks for it?"""
+"""Copies the next batch to the trainer's device while it works on this one."""
 
 import threading
 from collections import deque
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from factory.runtime.batches.each_tensor import each_tensor
 from factory.runtime.prefetch.executors import CLOSE_S, join
 
 if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
@@ -15,7 +14,7 @@ if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
 Made = TypeVar("Made")
 
 
-class Stager(Protocol):
+class DeviceCopier(Protocol):
     """How batches get onto a device."""
 
     def begin(self, batch: Any) -> Any:
@@ -25,7 +24,7 @@ class Stager(Protocol):
         """Return the batch as the consumer may use it, in the consumer's thread."""
 
 
-class CudaStager:
+class CudaCopier:
     """Copies through pinned memory on a stream of its own, beside what the trainer computes.
 
     Attributes:
@@ -48,6 +47,8 @@ class CudaStager:
         """Begin to copy a batch."""
         import torch
 
+        from factory.runtime.batches.batch import each_tensor
+
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         source = each_tensor(batch, torch.Tensor.pin_memory) if self.pin else batch
@@ -64,6 +65,8 @@ class CudaStager:
         """Let the consumer's stream wait for the copy, and return the batch on the device."""
         import torch
 
+        from factory.runtime.batches.batch import each_tensor
+
         moved, copied = staged
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
@@ -75,12 +78,14 @@ class CudaStager:
         return each_tensor(moved, used)
 
 
-class PinStager:
+class PinnedCopier:
     """Copies to pinned memory, from which a trainer's own copy to the device need not wait."""
 
     def begin(self, batch: Any) -> Any:
         """Return the batch in pinned memory."""
         import torch
+
+        from factory.runtime.batches.batch import each_tensor
 
         return each_tensor(batch, torch.Tensor.pin_memory)
 
@@ -89,9 +94,9 @@ class PinStager:
         return staged
 
 
-def stager(
+def copier_for(
     device: "torch.device | None", *, pin_memory: bool | None, device_ahead: bool
-) -> Stager | None:
+) -> DeviceCopier | None:
     """Return how batches get onto a device; None where there is nothing to do.
 
     Args:
@@ -105,17 +110,17 @@ def stager(
         return None
     pin = pin_memory is not False
     if device_ahead and device is not None and device.type == "cuda":
-        return CudaStager(device, pin=pin)
-    return PinStager() if pin else None
+        return CudaCopier(device, pin=pin)
+    return PinnedCopier() if pin else None
 
 
-class OneAhead(Generic[Made]):
+class DevicePrefetcher(Generic[Made]):
     """A thread that stages the next batch while the consumer works on this one.
 
     One batch is staged beside the one that was given out: a device has no room for more.
     """
 
-    def __init__(self, take: Callable[[], Made | None], stage: Stager) -> None:
+    def __init__(self, take: Callable[[], Made | None], stage: DeviceCopier) -> None:
         """Start the thread.
 
         Args:

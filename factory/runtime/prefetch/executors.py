@@ -1,13 +1,74 @@
-"""Who makes the batches: threads of this process."""
+"""Executors of batch requests, and the futures they complete."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Any, Generic, Protocol
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
 
-from factory.runtime.prefetch.future import Job, Made, Ticket
+Job = TypeVar("Job")
+Made = TypeVar("Made")
+
+
+class BatchFuture(Generic[Job, Made]):
+    """One job on its way to the consumer; completed once, by whoever works on it.
+
+    Attributes:
+        job: The work.
+        stage: What is done with it, for messages.
+        made: The batch, once it is done.
+        error: Why there is none.
+        done: Whether it is made or failed.
+        nbytes: Bytes the batch holds.
+        begun: When work on it began, by the monotonic clock; None before.
+        seconds: How long the work took.
+        cancelled: Whether nobody wants it any more.
+    """
+
+    __slots__ = (
+        "begun", "bell", "cancelled", "done", "error", "job", "made", "nbytes", "seconds", "stage",
+    )  # fmt: skip
+
+    def __init__(self, job: Job) -> None:
+        """Begin with nothing done."""
+        self.job = job
+        self.stage = "making"
+        self.made: Made | None = None
+        self.error: BaseException | None = None
+        self.nbytes = 0
+        self.seconds = 0.0
+        self.begun: float | None = None
+        self.done = self.cancelled = False
+        # Waited at without polling, quicker than a condition, and safe to ring from anywhere.
+        self.bell: SimpleQueue[None] = SimpleQueue()
+
+    def complete(self, made: Made, nbytes: int, seconds: float) -> None:
+        """Note the batch, and wake whoever waits for it."""
+        self.made, self.nbytes, self.seconds = made, nbytes, seconds
+        self.done = True
+        self.bell.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Note why there is no batch, and wake whoever waits for it."""
+        self.error = error
+        self.done = True
+        self.bell.put(None)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until it is done, or somebody rings for another reason; False if neither was."""
+        if self.done:
+            return True
+        try:
+            self.bell.get(timeout=timeout)
+        except Empty:
+            return self.done
+        return True
+
+    def age(self) -> float | None:
+        """Return for how long it is in the making, s; None where work has not begun."""
+        return None if self.begun is None else time.monotonic() - self.begun
+
 
 logger = logging.getLogger("factory")
 
@@ -16,11 +77,11 @@ logger = logging.getLogger("factory")
 CLOSE_S = 2.0
 
 
-class Crew(Protocol[Job, Made]):
+class Executor(Protocol[Job, Made]):
     """Who makes batches of jobs, in no particular order."""
 
-    def submit(self, ticket: Ticket[Job, Made]) -> None:
-        """Take on a job; its ticket is completed later, in another thread."""
+    def submit(self, future: BatchFuture[Job, Made]) -> None:
+        """Take on a job; its future is completed later, in another thread."""
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""
@@ -35,7 +96,7 @@ class Crew(Protocol[Job, Made]):
         """Give up what has not begun; wait for what has, but not long."""
 
 
-class ThreadCrew(Generic[Job, Made]):
+class ThreadExecutor(Generic[Job, Made]):
     """Threads of this process; each is started when there is work for it."""
 
     def __init__(
@@ -55,7 +116,7 @@ class ThreadCrew(Generic[Job, Made]):
         """
         self._make, self._nbytes = make, nbytes
         self._workers, self._name = workers, name
-        self._waiting: SimpleQueue[Ticket[Job, Made] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[BatchFuture[Job, Made] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._changing = threading.Lock()
         self._gate = threading.Event()
@@ -81,7 +142,7 @@ class ThreadCrew(Generic[Job, Made]):
         if self._closed or not value:  # looked at last: whoever closes wakes all after it says so
             self._helped.set()
 
-    def submit(self, ticket: Ticket[Job, Made]) -> None:
+    def submit(self, future: BatchFuture[Job, Made]) -> None:
         """Take on a job; dropped where this is closed."""
         with self._changing:
             if self._closed:
@@ -93,7 +154,7 @@ class ThreadCrew(Generic[Job, Made]):
                 thread = threading.Thread(target=self._work, args=[first], name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
-            self._waiting.put(ticket)
+            self._waiting.put(future)
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""
@@ -119,21 +180,21 @@ class ThreadCrew(Generic[Job, Made]):
         join(self._threads, CLOSE_S if wait else 0.0)
 
     def _work(self, first: bool) -> None:
-        while (first or self._helped.wait()) and (ticket := self._waiting.get()) is not None:
+        while (first or self._helped.wait()) and (future := self._waiting.get()) is not None:
             self._gate.wait()
-            if not (self._closed or ticket.cancelled):
-                self._do(ticket)
-            del ticket  # else the batch is held while this thread waits for the next job
+            if not (self._closed or future.cancelled):
+                self._do(future)
+            del future  # else the batch is held while this thread waits for the next job
 
-    def _do(self, ticket: Ticket[Job, Made]) -> None:
-        ticket.begun = begun = time.monotonic()
+    def _do(self, future: BatchFuture[Job, Made]) -> None:
+        future.begun = begun = time.monotonic()
         try:
-            made = self._make(ticket.job)
+            made = self._make(future.job)
             nbytes = 0 if self._nbytes is None else self._nbytes(made)
         except BaseException as error:  # noqa: BLE001 - the consumer's, whatever it is
-            ticket.fail(error)
+            future.fail(error)
         else:
-            ticket.complete(made, nbytes, time.monotonic() - begun)
+            future.complete(made, nbytes, time.monotonic() - begun)
 
 
 def join(threads: list[threading.Thread], seconds: float) -> None:

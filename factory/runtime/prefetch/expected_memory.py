@@ -28,7 +28,7 @@ _LIMITS = (
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedMemory:
     """What one part of a run holds at once.
 
     Attributes:
@@ -58,7 +58,7 @@ def machine_memory() -> tuple[int, int]:
 
 def expected(
     sources: Iterable[PreparedBackend], batch_size: int, prefetch: Prefetch, shares: int = 1
-) -> list[Expected]:
+) -> list[ExpectedMemory]:
     """Return what batches and the encoding of samples take, each at its worst bucket.
 
     Args:
@@ -84,26 +84,26 @@ def expected(
                 fix = f"lower prefetch.batches={prefetch.batches} or prefetch.megabytes, or {fix}"
             what = f"batches of {source.name}, {batch / _GIB:.1f} GiB each"
             # The trainer holds one while the next ones are made.
-            found.append(Expected(what, ready + batch, 2 * batch, fix))
+            found.append(ExpectedMemory(what, ready + batch, 2 * batch, fix))
         else:
             size = source.latents.batch_size
             held = size * pixels * _ENCODED
             fix = f"lower data.backends.{source.latents.name}.batch_size={size}"
-            found.append(Expected(f"encoding {source.name}, {size} at once", held, held, fix))
+            found.append(ExpectedMemory(f"encoding {source.name}, {size} at once", held, held, fix))
     return found
 
 
-def refusal(parts: Iterable[Expected], total: int) -> Expected | None:
+def refusal(parts: Iterable[ExpectedMemory], total: int) -> ExpectedMemory | None:
     """Return the first part that cannot fit into a machine, however little is prepared ahead."""
     return next((part for part in parts if part.least > total), None)
 
 
-def warnings(parts: Iterable[Expected], free: int, held: int = 0) -> list[Expected]:
+def warnings(parts: Iterable[ExpectedMemory], free: int, held: int = 0) -> list[ExpectedMemory]:
     """Return the parts that leave little of the free bytes, `held` of which a cache may take."""
     return [part for part in parts if part.nbytes + held > _SHARE * free]
 
 
-class Run(Protocol):
+class PlannedRun(Protocol):
     """What is known of a run before it begins: a data module."""
 
     batch_size: int
@@ -112,7 +112,7 @@ class Run(Protocol):
     trainer: Any
 
 
-def check_memory(run: Run, sources: Mapping[str, PreparedBackend]) -> None:
+def check_memory(run: PlannedRun, sources: Mapping[str, PreparedBackend]) -> None:
     """Warn of batches that leave little memory, and refuse those that cannot fit.
 
     Raises:
@@ -133,7 +133,7 @@ def check_memory(run: Run, sources: Mapping[str, PreparedBackend]) -> None:
         logger.warning(sentence(part, free, ram_gb))
 
 
-def sentence(part: Expected, free: int, ram_gb: float) -> str:
+def sentence(part: ExpectedMemory, free: int, ram_gb: float) -> str:
     """Return what is said of a part that leaves little memory, and what mends it."""
     beside = f", beside cache.ram_gb={ram_gb:g}," if ram_gb else ""
     return (

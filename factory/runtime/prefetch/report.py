@@ -1,7 +1,13 @@
-"""Who waits for whom: the trainer for batches, or batches for the trainer?"""
+"""Reports about prefetching: what held up whom, and what every thread does during a stall."""
 
-from collections.abc import Callable
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from factory.runtime.prefetch.executors import BatchFuture
 
 # Below this share of the time nobody would notice the waiting.
 SMALL_SHARE = 0.05
@@ -108,3 +114,53 @@ class FetchTotal:
     def report(self) -> FetchReport:
         """What all of them have done so far."""
         return self._before + self._now()
+
+
+# Named one by one; a long queue would bury the rest of the report.
+SHOWN = 8
+
+
+def stages(
+    futures: Sequence[BatchFuture[Any, Any]],
+    describe: Callable[[Any], str],
+    delivered: int,
+    paused: bool,
+) -> str:
+    """Return what is waiting, in the making, ready and delivered, a line each."""
+    waiting = [t for t in futures if not t.done and t.begun is None]
+    making = [t for t in futures if not t.done and t.begun is not None]
+    ready = [t for t in futures if t.done]
+    held = sum(future.nbytes for future in ready)
+    lines = [
+        f"wait for a worker: {_listed(waiting, describe)}",
+        f"in the making: {_listed(making, describe)}",
+        f"ready: {_listed(ready, describe)}" + (f" ({held / 2**20:.1f} MiB)" if ready else ""),
+        f"delivered: {delivered}",
+    ]
+    if paused:
+        lines.append("paused: no further batch is begun until resume()")
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _listed(futures: Sequence[BatchFuture[Any, Any]], describe: Callable[[Any], str]) -> str:
+    if not futures:
+        return "none"
+    names = []
+    for future in futures[:SHOWN]:
+        age = None if future.done else future.age()
+        name = "an error of the plan" if future.stage == "planning" else describe(future.job)
+        names.append(name + ("" if age is None else f" (for {age:.1f} s)"))
+    more = f"; {len(futures) - SHOWN} more" if len(futures) > SHOWN else ""
+    return f"{len(futures)}: " + "; ".join(names) + more
+
+
+def stacks() -> str:
+    """Return what each thread of this process does, but for the one that asks."""
+    frames = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for ident, frame in frames.items():
+        if ident != threading.get_ident():
+            stack = "".join(traceback.format_stack(frame))
+            parts.append(f"--- {names.get(ident, f'thread {ident}')}\n{stack}")
+    return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Which jobs are begun ahead of the consumer, and how many may be?"""
+"""The window of batches that are prepared ahead of the consumer, bounded by number and bytes."""
 
 import threading
 from collections import deque
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Generic
 
-from factory.runtime.prefetch.future import Job, Made, Ticket
+from factory.runtime.prefetch.executors import BatchFuture, Job, Made
 
 
-class Window(Generic[Job, Made]):
+class BatchWindow(Generic[Job, Made]):
     """The jobs between the plan and the consumer, in plan order.
 
     Ready batches count by their size, those in the making by the largest one seen. Until a
@@ -31,47 +31,47 @@ class Window(Generic[Job, Made]):
             jobs: The work; taken lazily, by one thread at a time.
             batches: Most batches ready or in the making.
             max_bytes: Most bytes they hold, but for one batch.
-            measured: Whether tickets will know their bytes; else only `batches` counts.
+            measured: Whether futures will know their bytes; else only `batches` counts.
         """
         self._jobs = iter(jobs)
         self._batches, self._max_bytes, self._measured = batches, max_bytes, measured
-        self._ahead: deque[Ticket[Job, Made]] = deque()
+        self._ahead: deque[BatchFuture[Job, Made]] = deque()
         self._taking = threading.Lock()
         self.exhausted = False
         self.paused = False
         self.largest = 0
         self._known = False  # whether a batch was ever measured
 
-    def fill(self, begin: Callable[[Ticket[Job, Made]], None]) -> None:
+    def fill(self, begin: Callable[[BatchFuture[Job, Made]], None]) -> None:
         """Take jobs while there is room, and begin each."""
         with self._taking:
             while not self.exhausted and self._room():
-                ticket = self.take()
-                if ticket is None:
+                future = self.take()
+                if future is None:
                     return
-                self._ahead.append(ticket)
-                if not ticket.done:
-                    begin(ticket)
+                self._ahead.append(future)
+                if not future.done:
+                    begin(future)
 
-    def take(self) -> Ticket[Job, Made] | None:
-        """Return the next job's ticket; None after the last one.
+    def take(self) -> BatchFuture[Job, Made] | None:
+        """Return the next job's future; None after the last one.
 
-        Where jobs cannot be told, the ticket has failed: the error comes in its turn.
+        Where jobs cannot be told, the future has failed: the error comes in its turn.
         """
         try:
-            return Ticket(next(self._jobs))
+            return BatchFuture(next(self._jobs))
         except StopIteration:
             self.exhausted = True
             return None
         except Exception as error:  # noqa: BLE001 - raised at the consumer
             self.exhausted = True
-            ticket: Ticket[Job, Made] = Ticket(None)  # type: ignore[arg-type]
-            ticket.stage = "planning"
-            ticket.fail(error)
-            return ticket
+            future: BatchFuture[Job, Made] = BatchFuture(None)  # type: ignore[arg-type]
+            future.stage = "planning"
+            future.fail(error)
+            return future
 
-    def head(self) -> Ticket[Job, Made] | None:
-        """Return the ticket whose turn it is."""
+    def head(self) -> BatchFuture[Job, Made] | None:
+        """Return the future whose turn it is."""
         return self._ahead[0] if self._ahead else None
 
     def pop(self) -> None:
@@ -80,17 +80,17 @@ class Window(Generic[Job, Made]):
             self.largest = max(self.largest, self._ahead.popleft().nbytes)
             self._known = True
 
-    def tickets(self) -> list[Ticket[Job, Made]]:
+    def futures(self) -> list[BatchFuture[Job, Made]]:
         """Return all that are ready or in the making, in plan order."""
         return list(self._ahead)
 
-    def drop(self) -> list[Ticket[Job, Made]]:
+    def drop(self) -> list[BatchFuture[Job, Made]]:
         """Give up everything; return what that was."""
         self.exhausted = True
         dropped = list(self._ahead)
         self._ahead.clear()
-        for ticket in dropped:
-            ticket.cancelled = True
+        for future in dropped:
+            future.cancelled = True
         return dropped
 
     def _room(self) -> bool:
@@ -99,8 +99,8 @@ class Window(Generic[Job, Made]):
             return False
         if not ahead or not self._measured:
             return True
-        if not self._known and not any(ticket.done for ticket in ahead):
+        if not self._known and not any(future.done for future in ahead):
             return False
-        self.largest = max(self.largest, *(ticket.nbytes for ticket in ahead))
-        held = sum(ticket.nbytes if ticket.done else self.largest for ticket in ahead)
+        self.largest = max(self.largest, *(future.nbytes for future in ahead))
+        held = sum(future.nbytes if future.done else self.largest for future in ahead)
         return held + self.largest <= self._max_bytes

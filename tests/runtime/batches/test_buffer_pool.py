@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.runtime.batches.buffer_pool import SMALL, BatchMemory, Block, Kind
+from factory.runtime.batches.buffer_pool import SMALL, BufferPool, Kind, MemoryBlock
 
 LARGE = (16, 4, 64, 64)  # half a MiB of fp16
 
@@ -19,7 +19,7 @@ def where(tensor: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.float32])
 def test_a_tensor_is_as_asked_for(dtype: torch.dtype) -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     for shape in [(2, 3), LARGE, (0, 5), ()]:
         made = memory.tensor(shape, dtype=dtype)
         assert tuple(made.shape) == shape
@@ -28,7 +28,7 @@ def test_a_tensor_is_as_asked_for(dtype: torch.dtype) -> None:
 
 
 def test_what_is_let_go_is_used_again() -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     first = memory.tensor(LARGE, dtype=torch.float16)
     place = where(first)
     del first
@@ -36,7 +36,7 @@ def test_what_is_let_go_is_used_again() -> None:
 
 
 def test_the_last_view_of_a_tensor_keeps_its_memory() -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     kept = memory.tensor(LARGE, dtype=torch.float16).fill_(1)[3, 2].view(-1)[5:9]
     for _ in range(3):
         memory.tensor(LARGE, dtype=torch.float16).fill_(2)
@@ -47,7 +47,7 @@ def test_the_last_view_of_a_tensor_keeps_its_memory() -> None:
 
 
 def test_memory_that_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
 
     def refuse(*_: object) -> None:
         raise MemoryError
@@ -59,7 +59,7 @@ def test_memory_that_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_more_is_kept_than_was_in_use_at_once() -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     size = 1
     for edge in range(100, 400, 7):
         tensors = [memory.tensor((edge, edge, 4), dtype=torch.uint8) for _ in range(3)]
@@ -71,10 +71,10 @@ def test_no_more_is_kept_than_was_in_use_at_once() -> None:
 
 def test_what_is_a_little_larger_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that batches of two sizes do not drive out each other's memory."""
-    memory, made = BatchMemory(), []
+    memory, made = BufferPool(), []
     new = memory._new
 
-    def note(kind: Kind) -> Block:
+    def note(kind: Kind) -> MemoryBlock:
         made.append(kind[0])
         return new(kind)
 
@@ -90,7 +90,7 @@ def test_what_is_a_little_larger_will_do(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(20_000, 400_000)), max_size=40))
 def test_tensors_that_live_at_once_share_nothing(actions: list[tuple[int, int]]) -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     alive: dict[int, torch.Tensor] = {}
     for number, (slot, size) in enumerate(actions):
         alive.pop(slot, None)
@@ -101,7 +101,7 @@ def test_tensors_that_live_at_once_share_nothing(actions: list[tuple[int, int]])
 
 
 def test_several_threads_may_ask() -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     wrong = []
 
     def work(number: int) -> None:
@@ -123,7 +123,7 @@ def test_several_threads_may_ask() -> None:
 def test_tensors_are_what_was_asked_for_however_large(
     shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    memory = BatchMemory()
+    memory = BufferPool()
     made = memory.tensor(list(shape), dtype=dtype)
     assert (tuple(made.shape), made.dtype, made.device.type) == (shape, dtype, "cpu")
     assert made.is_contiguous()

@@ -12,7 +12,7 @@ from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
 from factory.media.composite import Composite
 from factory.runtime.batches.batch import Batch
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.request import BatchRequest
 from factory.runtime.batches.stream_collate import stream_batch
 from factory.sampling.plan import PlanStep
 from tests.support.pictures import colour
@@ -25,7 +25,7 @@ def batch(folder: str, rows: list[int] | None = None, number: int = 0, **setting
     planned = np.arange(number * 4, number * 4 + 4)
     step = PlanStep(0, 0, 0, "big", "stream", planned, 0, 0, number)
     places = np.arange(4) if rows is None else np.array(rows)
-    made = stream_batch(source, Part(step, places), LocalEngine(1), 1)
+    made = stream_batch(source, BatchRequest(step, places), LocalEngine(1), 1)
     source.close()
     return made
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from factory.backends.prepared import UnusableSample
-from factory.runtime.batches.substitution import StandIn, TooManyUnusableError, fill
+from factory.runtime.batches.substitution import Substitute, TooManyUnusableError, fill
 
 BUCKET = 40
 
@@ -43,15 +43,15 @@ def filled(
     bad: set[int],
     known: dict[int, UnusableSample] | None = None,
     allowed: int = BUCKET,
-) -> tuple[dict[int, int], list[StandIn], Reading]:
+) -> tuple[dict[int, int], list[Substitute], Reading]:
     """Fill places; return what came to each, what stands in, and what was read."""
     put: dict[int, int] = {}
     reading = Reading(bad)
-    stand_ins = fill(
+    substitutes = fill(
         np.array(rows), lambda index: iter(order_of(index)), reading, put.__setitem__,
         {} if known is None else known, allowed,
     )  # fmt: skip
-    return put, stand_ins, reading
+    return put, substitutes, reading
 
 
 def wanted(index: int, row: int, bad: set[int]) -> int:
@@ -66,12 +66,12 @@ bad_rows = st.sets(st.integers(0, BUCKET - 1), max_size=BUCKET - 1)
 def test_each_place_gets_its_row_or_the_first_candidate_that_will_do(
     rows: list[int], bad: set[int]
 ) -> None:
-    put, stand_ins, _ = filled(rows, bad)
+    put, substitutes, _ = filled(rows, bad)
     assert put == {index: wanted(index, row, bad) for index, row in enumerate(rows)}
-    assert [(each.index, each.row, each.substitute) for each in stand_ins] == [
+    assert [(each.index, each.row, each.used) for each in substitutes] == [
         (index, row, put[index]) for index, row in enumerate(rows) if row in bad
     ]
-    assert all(each.why == unusable(each.row) for each in stand_ins)
+    assert all(each.why == unusable(each.row) for each in substitutes)
 
 
 @given(rows_of_a_batch, bad_rows, st.data())
@@ -79,9 +79,9 @@ def test_what_was_known_before_changes_what_is_read_and_not_what_is_used(
     rows: list[int], bad: set[int], data: st.DataObject
 ) -> None:
     before = data.draw(st.sets(st.sampled_from(sorted(bad)))) if bad else set()
-    put, stand_ins, reading = filled(rows, bad, {row: unusable(row) for row in before})
-    fresh, fresh_stand_ins, _ = filled(rows, bad)
-    assert (put, stand_ins) == (fresh, fresh_stand_ins)
+    put, substitutes, reading = filled(rows, bad, {row: unusable(row) for row in before})
+    fresh, fresh_substitutes, _ = filled(rows, bad)
+    assert (put, substitutes) == (fresh, fresh_substitutes)
     assert not before & set(reading.asked)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from factory.runtime.distributed.status_board import SETTLE_S, StatusBoard
-from factory.runtime.prefetch.activity import Doing, Progress
+from factory.runtime.prefetch.activity import Activity, ActivityTracker
 
 TURN_S = 0.1
 
@@ -35,7 +35,7 @@ def live(board: StatusBoard, clock: Clock, seconds: float, *ranks: int) -> Any:
     for _ in range(round(seconds / TURN_S)):
         clock.now += TURN_S
         for rank in ranks:
-            board.hear(rank, Doing("training", "step 1"))
+            board.hear(rank, Activity("training", "step 1"))
         failure = failure or board.failure(TURN_S)
     return failure
 
@@ -56,7 +56,7 @@ def test_one_that_stood_still_itself_blames_nobody(board: StatusBoard, clock: Cl
 def test_a_dead_one_is_blamed_before_one_that_failed_by_it(
     board: StatusBoard, clock: Clock
 ) -> None:
-    board.hear(2, Doing("failed", "RuntimeError: connection closed"))
+    board.hear(2, Activity("failed", "RuntimeError: connection closed"))
     clock.now += SETTLE_S / 2
     assert board.failure(TURN_S) is None
     board.lose(1)
@@ -64,26 +64,26 @@ def test_a_dead_one_is_blamed_before_one_that_failed_by_it(
 
 
 def test_of_those_that_failed_the_first_is_blamed(board: StatusBoard, clock: Clock) -> None:
-    board.hear(2, Doing("failed", "ValueError: first"))
+    board.hear(2, Activity("failed", "ValueError: first"))
     clock.now += 0.1
-    board.hear(0, Doing("failed", "ValueError: second"))
+    board.hear(0, Activity("failed", "ValueError: second"))
     clock.now += SETTLE_S
     assert str(board.failure(SETTLE_S)) == "rank 2 failed: ValueError: first"
 
 
 def test_one_that_said_goodbye_may_end_and_be_silent(board: StatusBoard, clock: Clock) -> None:
-    board.hear(1, Doing("done"))
+    board.hear(1, Activity("done"))
     board.lose(1)
     assert live(board, clock, 50, 0, 2) is None
 
 
 def test_what_one_knows_another_takes_over(board: StatusBoard, clock: Clock) -> None:
-    board.hear(1, Doing("waiting", "for the batch of epoch 0, step 3", 4.0))
+    board.hear(1, Activity("waiting", "for the batch of epoch 0, step 3", 4.0))
     board.lose(2)
     clock.now += 2
     other = StatusBoard(3, 10.0, clock)
     other.adopt(board.sent())
-    lines = other.lines(0, Doing("training", "epoch 0, step 3", 1.0))
+    lines = other.lines(0, Activity("training", "epoch 0, step 3", 1.0))
     assert lines == [
         "rank 0 (this one): training epoch 0, step 3 since 1.0 s",
         "rank 1: waiting for the batch of epoch 0, step 3 since 4.0 s (heard of 2.0 s ago)",
@@ -100,14 +100,14 @@ def test_what_is_no_knowledge_is_refused(board: StatusBoard, told: Any) -> None:
 
 
 def test_progress_tells_what_is_waited_for_and_worked_on() -> None:
-    progress, seen = Progress(), []
+    progress, seen = ActivityTracker(), []
 
     def batches() -> Any:
         for number in range(2):
             seen.append(str(progress.now).rpartition(" since")[0])
             yield number
 
-    told = progress.told(batches(), "training", lambda number: f"step {number}")
+    told = progress.track(batches(), "training", lambda number: f"step {number}")
     seen.extend(str(progress.now).rpartition(" since")[0] for _ in told)
     assert seen == [
         "waiting for the batch of step 0", "training step 0",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from factory.errors import FetchError
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.future import Ticket
+from factory.runtime.prefetch.executors import BatchFuture
 
 
 def threads() -> list[str]:
@@ -201,13 +201,13 @@ def test_what_is_ready_is_in_the_report_of_a_stall() -> None:
 def test_the_deadline_is_of_each_wait_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer that takes its time between two batches uses up none of it."""
     given: list[float | None] = []
-    wait = Ticket.wait
+    wait = BatchFuture.wait
 
-    def watched(ticket: Ticket[int, int], timeout: float | None) -> bool:
+    def watched(future: BatchFuture[int, int], timeout: float | None) -> bool:
         given.append(timeout)
-        return wait(ticket, timeout)
+        return wait(future, timeout)
 
-    monkeypatch.setattr(Ticket, "wait", watched)
+    monkeypatch.setattr(BatchFuture, "wait", watched)
     assert list(BatchFetcher(lambda n: n, range(5), Prefetch(timeout_s=7))) == [0, 1, 2, 3, 4]
     assert given == [7] * 5
 

@@ -17,7 +17,7 @@ from factory.cache.format.recipe import recipe_keys
 from factory.cache.gather.row_refs import GatherPlan
 from factory.cache.store import TensorStore
 from factory.errors import StorageUnavailableError
-from factory.runtime.prefetch.cache_prefetch import FetchAhead
+from factory.runtime.prefetch.cache_prefetch import CachePrefetcher
 from factory.storage import MemoryStorage
 
 ROWS, BATCH = 256, 8
@@ -57,15 +57,15 @@ def fill() -> str:
     return name
 
 
-def ahead_of(store: TensorStore, megabytes: float) -> FetchAhead:
+def ahead_of(store: TensorStore, megabytes: float) -> CachePrefetcher:
     """Return what fetches the rows of steps of 8 rows, in order."""
 
-    def needs(part: SimpleNamespace) -> Iterator[GatherPlan]:
-        first = part.step.global_step * BATCH
+    def needs(request: SimpleNamespace) -> Iterator[GatherPlan]:
+        first = request.step.global_step * BATCH
         snapshot = store.snapshot()
         yield GatherPlan(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
-    return FetchAhead(needs, [store], megabytes, plan=5)  # type: ignore[arg-type]
+    return CachePrefetcher(needs, [store], megabytes, plan=5)  # type: ignore[arg-type]
 
 
 def steps() -> Iterator[SimpleNamespace]:
@@ -73,14 +73,14 @@ def steps() -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(step=SimpleNamespace(global_step=step))
 
 
-def fetch_all(ahead: FetchAhead) -> Iterator[SimpleNamespace]:
+def fetch_all(ahead: CachePrefetcher) -> Iterator[SimpleNamespace]:
     """Take the first part, and wait for the thread, which ends by itself once all is there."""
-    parts = ahead.along(steps)  # type: ignore[arg-type]
-    next(parts)
+    requests = ahead.along(steps)  # type: ignore[arg-type]
+    next(requests)
     thread = ahead._thread
     assert thread is not None
     thread.join()
-    return parts  # type: ignore[return-value]
+    return requests  # type: ignore[return-value]
 
 
 def taken(store: TensorStore, step: int) -> list[int]:
@@ -91,11 +91,13 @@ def taken(store: TensorStore, step: int) -> list[int]:
 def test_all_rows_are_fetched_before_they_are_asked_for(name: str, tmp_path: Path) -> None:
     server = Server(name=name)
     store = TensorStore(server, "cache", local_dir=str(tmp_path))
-    parts = fetch_all(ahead_of(store, megabytes=100))
+    requests = fetch_all(ahead_of(store, megabytes=100))
     count = len(server.reads)
     assert count == len(set(server.reads))
     assert taken(store, 0) == list(range(BATCH))
-    assert [taken(store, part.step.global_step)[0] for part in parts] == list(range(8, ROWS, BATCH))
+    assert [taken(store, request.step.global_step)[0] for request in requests] == list(
+        range(8, ROWS, BATCH)
+    )
     assert len(server.reads) == count
 
 
@@ -108,14 +110,14 @@ def test_rows_that_were_located_at_different_times_are_all_fetched(
     store.refresh()
     snapshots.append(store.snapshot())
 
-    def needs(part: SimpleNamespace) -> Iterator[GatherPlan]:
-        first = part.step.global_step * BATCH
+    def needs(request: SimpleNamespace) -> Iterator[GatherPlan]:
+        first = request.step.global_step * BATCH
         snapshot = snapshots[first // 16 % 2]  # every other shard
         yield GatherPlan(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
 
-    parts = fetch_all(FetchAhead(needs, [store], 100, plan=5))  # type: ignore[arg-type]
+    requests = fetch_all(CachePrefetcher(needs, [store], 100, plan=5))  # type: ignore[arg-type]
     assert store.at_hand
-    parts.close()  # type: ignore[attr-defined]
+    requests.close()  # type: ignore[attr-defined]
 
 
 def test_no_more_is_fetched_than_the_limit(name: str, tmp_path: Path) -> None:
@@ -123,9 +125,9 @@ def test_no_more_is_fetched_than_the_limit(name: str, tmp_path: Path) -> None:
     # No room for whole shards, so that rows are fetched alone.
     store = TensorStore(server, "cache", local_dir=str(tmp_path), disk_gb=8 / 1024)
     ahead = ahead_of(store, megabytes=2)
-    parts = ahead.along(steps)  # type: ignore[arg-type]
-    for part in parts:
-        step = part.step.global_step
+    requests = ahead.along(steps)  # type: ignore[arg-type]
+    for request in requests:
+        step = request.step.global_step
         assert taken(store, step) == list(range(step * BATCH, (step + 1) * BATCH))
         with ahead._moved:
             # A group is fetched whole: what is left may go beyond the limit by one group.
@@ -153,9 +155,9 @@ def test_the_next_rows_are_asked_for_while_the_last_are_on_their_way(
         "factory.runtime.prefetch.cache_prefetch._GROUP_BYTES", 16 * ROW_BYTES
     )  # those of a shard
     store = TensorStore(Paired(name=name), "cache", local_dir=str(tmp_path))
-    parts = fetch_all(ahead_of(store, megabytes=100))
+    requests = fetch_all(ahead_of(store, megabytes=100))
     assert store.at_hand
-    parts.close()  # type: ignore[attr-defined]
+    requests.close()  # type: ignore[attr-defined]
 
 
 def test_what_fails_ahead_is_noted_and_met_by_who_needs_it(name: str, tmp_path: Path) -> None:
@@ -164,8 +166,8 @@ def test_what_fails_ahead_is_noted_and_met_by_who_needs_it(name: str, tmp_path: 
     store.open()
     server.down.set()
     ahead = ahead_of(store, megabytes=1)
-    parts = ahead.along(steps)  # type: ignore[arg-type]
-    next(parts)
+    requests = ahead.along(steps)  # type: ignore[arg-type]
+    next(requests)
     with pytest.raises(StorageUnavailableError):
         taken(store, 0)
     thread = ahead._thread
@@ -175,7 +177,7 @@ def test_what_fails_ahead_is_noted_and_met_by_who_needs_it(name: str, tmp_path: 
     assert "the server is down" in ahead.problems[0]
     server.down.clear()
     assert taken(store, 1) == list(range(8, 16))
-    parts.close()  # type: ignore[attr-defined]
+    requests.close()  # type: ignore[attr-defined]
 
 
 def test_closing_leaves_no_thread(name: str, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from factory.errors import FetchError
-from factory.runtime.batches.buffer_pool import BatchMemory
-from factory.runtime.batches.each_tensor import each_tensor
+from factory.runtime.batches.batch import each_tensor
+from factory.runtime.batches.buffer_pool import BufferPool
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.device import CudaStager, stager
+from factory.runtime.prefetch.device import CudaCopier, copier_for
 from tests.runtime.traces import left, traces
 from tests.runtime.work import batch
 
@@ -41,7 +41,7 @@ class FakeDevice:
 
 
 def fetch(device: FakeDevice, make: Any = lambda n: n, jobs: int = 20, **settings: Any) -> Any:
-    return BatchFetcher(make, range(jobs), Prefetch(**settings), stager=device)
+    return BatchFetcher(make, range(jobs), Prefetch(**settings), copier=device)
 
 
 @pytest.fixture(autouse=True)
@@ -138,16 +138,16 @@ def test_closed_while_the_consumer_waits() -> None:
 def test_without_cuda_batches_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for pin in (None, True, False):
-        assert stager(torch.device("cpu"), pin_memory=pin, device_ahead=True) is None
+        assert copier_for(torch.device("cpu"), pin_memory=pin, device_ahead=True) is None
 
 
 @pytest.mark.parametrize(
     ("device", "pin", "ahead", "kind"),
     [
-        ("cuda", None, True, "CudaStager"),
-        ("cuda", False, True, "CudaStager"),
-        ("cuda", None, False, "PinStager"),
-        ("cpu", True, True, "PinStager"),
+        ("cuda", None, True, "CudaCopier"),
+        ("cuda", False, True, "CudaCopier"),
+        ("cuda", None, False, "PinnedCopier"),
+        ("cpu", True, True, "PinnedCopier"),
         ("cuda", False, False, "NoneType"),
     ],
 )
@@ -155,7 +155,7 @@ def test_with_cuda_what_is_set_decides(
     monkeypatch: pytest.MonkeyPatch, device: str, pin: bool | None, ahead: bool, kind: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    chosen = stager(torch.device(device), pin_memory=pin, device_ahead=ahead)
+    chosen = copier_for(torch.device(device), pin_memory=pin, device_ahead=ahead)
     assert type(chosen).__name__ == kind
 
 
@@ -198,12 +198,12 @@ class FakeCopies:
 def test_memory_is_not_used_again_while_the_device_copies_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copies, memory = FakeCopies(), BatchMemory()
+    copies, memory = FakeCopies(), BufferPool()
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", copies.event)
     # Not copied at once, as by a device: the staged tensor is another one.
-    device = CudaStager(torch.device("cpu"), pin=False)
+    device = CudaCopier(torch.device("cpu"), pin=False)
 
     def made(number: int) -> torch.Tensor:
         return memory.tensor((1 << 17,), dtype=torch.uint8).fill_(number)

@@ -4,20 +4,19 @@ import threading
 
 import pytest
 
-from factory.runtime.prefetch.executors import ThreadCrew
-from factory.runtime.prefetch.future import Ticket
+from factory.runtime.prefetch.executors import BatchFuture, ThreadExecutor
 
 
-def done(crew: ThreadCrew[int, str], number: int) -> str | None:
+def done(executor: ThreadExecutor[int, str], number: int) -> str | None:
     """Have one job done; return the name of the thread that did it."""
-    ticket: Ticket[int, str] = Ticket(number)
-    crew.submit(ticket)
-    assert ticket.wait(60)
-    return ticket.made
+    future: BatchFuture[int, str] = BatchFuture(number)
+    executor.submit(future)
+    assert future.wait(60)
+    return future.made
 
 
 @pytest.fixture
-def crew() -> ThreadCrew[int, str]:
+def executor() -> ThreadExecutor[int, str]:
     """Return three threads, all of which were at work."""
     together = threading.Barrier(3)
 
@@ -26,37 +25,37 @@ def crew() -> ThreadCrew[int, str]:
             together.wait(60)
         return threading.current_thread().name
 
-    crew = ThreadCrew(make, 3, None)
-    tickets: list[Ticket[int, str]] = [Ticket(number) for number in range(3)]
-    for ticket in tickets:
-        crew.submit(ticket)
-    for ticket in tickets:
-        assert ticket.wait(60)
-    return crew
+    executor = ThreadExecutor(make, 3, None)
+    futures: list[BatchFuture[int, str]] = [BatchFuture(number) for number in range(3)]
+    for future in futures:
+        executor.submit(future)
+    for future in futures:
+        assert future.wait(60)
+    return executor
 
 
-def test_alone_the_first_does_all_and_then_all_do_again(crew: ThreadCrew[int, str]) -> None:
-    crew.alone = True
-    names = [done(crew, number) for number in range(10, 30)]
+def test_alone_the_first_does_all_and_then_all_do_again(executor: ThreadExecutor[int, str]) -> None:
+    executor.alone = True
+    names = [done(executor, number) for number in range(10, 30)]
     # Those that waited for a job already are given one more each.
     others = [name for name in names if name != "factory-fetch_0"]
     assert len(others) == len(set(others)) <= 2
-    crew.alone = False
-    for ticket in (tickets := [Ticket[int, str](number) for number in range(3)]):
-        crew.submit(ticket)  # which wait for each other
-    assert all(ticket.wait(60) for ticket in tickets)
-    crew.close()
+    executor.alone = False
+    for future in (futures := [BatchFuture[int, str](number) for number in range(3)]):
+        executor.submit(future)  # which wait for each other
+    assert all(future.wait(60) for future in futures)
+    executor.close()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_closed_none_is_left_waiting(crew: ThreadCrew[int, str], when: str) -> None:
+def test_closed_none_is_left_waiting(executor: ThreadExecutor[int, str], when: str) -> None:
     if when == "before":
-        crew.alone = True
+        executor.alone = True
         for number in range(10, 15):
-            done(crew, number)
-    crew.close()
-    crew.alone = True  # by a thread that has just done its job
-    assert not crew.alone
-    for thread in crew._threads:
+            done(executor, number)
+    executor.close()
+    executor.alone = True  # by a thread that has just done its job
+    assert not executor.alone
+    for thread in executor._threads:
         thread.join(60)
         assert not thread.is_alive()

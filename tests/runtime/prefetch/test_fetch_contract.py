@@ -11,7 +11,7 @@ import torch
 
 from factory.errors import FetchError, MediaError, PlanError
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.worker.process import MakerProcess
+from factory.runtime.prefetch.worker.process import BatchWorker
 from tests.runtime.traces import left, traces
 from tests.runtime.work import Opened, batch, name, open_gate, perform
 
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.parametrize("mode", ["thread", "process", "inline"], sc
 
 
 @pytest.fixture(scope="module")
-def maker(mode: str) -> Iterator[MakerProcess[Any, Any] | None]:
+def worker(mode: str) -> Iterator[BatchWorker[Any, Any] | None]:
     """Start one process for all tests of its mode, as a run does for all its loaders."""
     before = traces()
-    made = None if mode != "process" else MakerProcess(Opened(), workers=2, timeout_s=60)
+    made = None if mode != "process" else BatchWorker(Opened(), workers=2, timeout_s=60)
     if made is not None:
         assert list(fetcher(mode, made, [("give", 0)])) == [0]
     yield made
@@ -33,18 +33,18 @@ def maker(mode: str) -> Iterator[MakerProcess[Any, Any] | None]:
 
 
 def fetcher(
-    mode: str, maker: MakerProcess[Any, Any] | None, jobs: Any, **settings: Any
+    mode: str, worker: BatchWorker[Any, Any] | None, jobs: Any, **settings: Any
 ) -> BatchFetcher[Any, Any]:
     prefetch = Prefetch(mode=mode, timeout_s=settings.pop("timeout_s", 60), **settings)
-    return BatchFetcher(perform, jobs, prefetch, describe=name, maker=maker)
+    return BatchFetcher(perform, jobs, prefetch, describe=name, worker=worker)
 
 
 @pytest.fixture
-def fetch(mode: str, maker: MakerProcess[Any, Any] | None) -> Iterator[Fetch]:
+def fetch(mode: str, worker: BatchWorker[Any, Any] | None) -> Iterator[Fetch]:
     # The process stays, and keeps the memory it shares for the batches that come next.
     kept = {"files", "mapped"} if mode == "process" else set()
     before = traces()
-    yield lambda jobs, **settings: fetcher(mode, maker, jobs, **settings)
+    yield lambda jobs, **settings: fetcher(mode, worker, jobs, **settings)
     assert not left(before).keys() - kept
 
 
@@ -161,8 +161,8 @@ def test_paused_it_begins_nothing_and_resumed_it_goes_on(fetch: Fetch) -> None:
     fetching = fetch(jobs(), batches=2)
     batches = iter(fetching)
     first = [next(batches)]
-    for ticket in fetching._window.tickets():
-        assert ticket.wait(60)
+    for future in fetching._window.futures():
+        assert future.wait(60)
     fetching.pause()
     begun = len(taken)
     first += [next(batches) for _ in range(begun - 1)]  # what is ready is delivered

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.runtime.prefetch.future import Ticket
-from factory.runtime.prefetch.window import Window
+from factory.runtime.prefetch.executors import BatchFuture
+from factory.runtime.prefetch.window import BatchWindow
 
 OPERATIONS = st.lists(
     st.one_of(
@@ -27,16 +27,16 @@ OPERATIONS = st.lists(
 def test_nothing_is_begun_beyond_the_bounds(
     sizes: list[int], batches: int, limit: int, operations: list[tuple[str, int]]
 ) -> None:
-    window: Window[int, int] = Window(
+    window: BatchWindow[int, int] = BatchWindow(
         range(len(sizes)), batches=batches, max_bytes=limit, measured=True
     )
-    making: list[Ticket[int, int]] = []
+    making: list[BatchFuture[int, int]] = []
     delivered: list[int] = []
 
-    def begin(ticket: Ticket[int, int]) -> None:
+    def begin(future: BatchFuture[int, int]) -> None:
         assert not window.paused
-        ahead = window.tickets()
-        assert ahead[-1] is ticket
+        ahead = window.futures()
+        assert ahead[-1] is future
         assert len(ahead) <= batches
         if len(ahead) > 1:  # one is always allowed
             known = [each.nbytes for each in ahead if each.done]
@@ -44,12 +44,12 @@ def test_nothing_is_begun_beyond_the_bounds(
             guessed = guess * sum(not each.done for each in ahead)
             assert sum(known) + guessed <= limit
             assert known or delivered  # else nothing was known of sizes
-        making.append(ticket)
+        making.append(future)
 
     for operation, number in operations:
         if operation == "finish" and making:
-            ticket = making.pop(number % len(making))
-            ticket.complete(ticket.job, sizes[ticket.job], 0.0)
+            future = making.pop(number % len(making))
+            future.complete(future.job, sizes[future.job], 0.0)
         elif operation in ("pause", "resume"):
             window.paused = operation == "pause"
         else:
@@ -64,13 +64,15 @@ def test_nothing_is_begun_beyond_the_bounds(
 
 @given(size=st.integers(1, 40), batches=st.integers(1, 6), limit=st.integers(1, 200))
 def test_of_equal_batches_memory_stays_below_the_bound(size: int, batches: int, limit: int) -> None:
-    window: Window[int, int] = Window(range(30), batches=batches, max_bytes=limit, measured=True)
+    window: BatchWindow[int, int] = BatchWindow(
+        range(30), batches=batches, max_bytes=limit, measured=True
+    )
     most = 0
 
-    def begin(ticket: Ticket[int, int]) -> None:
+    def begin(future: BatchFuture[int, int]) -> None:
         nonlocal most
-        ticket.complete(ticket.job, size, 0.0)
-        most = max(most, sum(each.nbytes for each in window.tickets()))
+        future.complete(future.job, size, 0.0)
+        most = max(most, sum(each.nbytes for each in window.futures()))
 
     window.fill(begin)
     while window.head() is not None:
@@ -88,15 +90,15 @@ def test_jobs_are_taken_lazily() -> None:
             taken.append(number)
             yield number
 
-    window: Window[int, int] = Window(jobs(), batches=3, max_bytes=1, measured=False)
+    window: BatchWindow[int, int] = BatchWindow(jobs(), batches=3, max_bytes=1, measured=False)
     assert taken == []
-    window.fill(lambda ticket: None)
+    window.fill(lambda future: None)
     assert taken == [0, 1, 2]
 
 
 def test_what_is_dropped_is_cancelled_and_nothing_follows() -> None:
-    window: Window[int, int] = Window(range(9), batches=3, max_bytes=1, measured=False)
-    window.fill(lambda ticket: None)
-    assert [ticket.cancelled for ticket in window.drop()] == [True] * 3
-    window.fill(lambda ticket: pytest.fail("begun after the end"))
+    window: BatchWindow[int, int] = BatchWindow(range(9), batches=3, max_bytes=1, measured=False)
+    window.fill(lambda future: None)
+    assert [future.cancelled for future in window.drop()] == [True] * 3
+    window.fill(lambda future: pytest.fail("begun after the end"))
     assert window.head() is None

@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 
 from factory.runtime.distributed.rank_monitor import monitor_ranks
-from factory.runtime.prefetch.activity import Progress
+from factory.runtime.prefetch.activity import ActivityTracker
 
 
 def main(timeout_s: float, trouble: dict[str, str]) -> None:
     """Train with collectives; at the fourth step do what `trouble` says of this rank."""
     dist.init_process_group("gloo")
-    rank, progress = dist.get_rank(), Progress()
+    rank, progress = dist.get_rank(), ActivityTracker()
 
     def exchange(given: str) -> str:
         told = [given]

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from factory import Batch
 from factory.runtime.batches.collate import Collate
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.request import BatchRequest
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from tests.scenarios.training.building import data_module, trainer
 
@@ -105,7 +105,7 @@ def stall(step: int) -> None:
     """Let reading hang in this process, for the batch of a step."""
     make = Collate.__call__
 
-    def hang(self: Collate, part: Part) -> Batch:
+    def hang(self: Collate, part: BatchRequest) -> Batch:
         if part.step.global_step == step:
             threading.Event().wait()
         return make(self, part)

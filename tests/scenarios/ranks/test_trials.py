@@ -15,13 +15,13 @@ from factory.lightning.loaders import EvalLoader, TrainLoader
 from factory.lightning.position import Position
 from factory.lightning.resume import check_plan
 from factory.runtime.batches.batch import Batch
-from factory.runtime.batches.rank_layout import Layout
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.request import BatchRequest
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.sampling.active_window import ActiveWindow
 from factory.sampling.evaluation import EvalPlan
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
+from factory.sampling.rank_shares import RankLayout
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 
@@ -62,7 +62,7 @@ def mixture(chance: random.Random) -> Plan:
     )  # fmt: skip
 
 
-def collate(part: Part) -> Batch:
+def collate(part: BatchRequest) -> Batch:
     """Return a batch that tells its samples and nothing else."""
     none = torch.zeros(len(part.rows), 2)
     valid = np.ones(len(part.rows), bool) if part.valid is None else part.valid
@@ -87,7 +87,7 @@ class Run:
         self.prefetch = Prefetch(
             mode=mode, batches=chance.randint(1, 6), workers=chance.randint(1, 3)
         )
-        self.layouts = [Layout(rank, self.ranks, self.micros) for rank in range(self.ranks)]
+        self.layouts = [RankLayout(rank, self.ranks, self.micros) for rank in range(self.ranks)]
         self.positions = [Position() for _ in self.layouts]
         for position in self.positions:
             position.divide(self.micros)
@@ -204,7 +204,7 @@ def test_a_mean_over_valid_samples_is_the_same_for_any_number_of_ranks(ranks: in
     total, count, seen = 0.0, 0, []
     lengths = set()
     for rank in range(ranks):
-        loader = EvalLoader([plan], collate, Prefetch(mode="inline"), Layout(rank, ranks))
+        loader = EvalLoader([plan], collate, Prefetch(mode="inline"), RankLayout(rank, ranks))
         batches = list(loader)
         lengths.add(tuple(len(batch) for batch in batches))
         assert len(batches) == len(loader)
@@ -221,7 +221,7 @@ def test_ranks_of_a_context_parallel_block_get_the_same_samples() -> None:
     plan = mixture(random.Random(5))
     shares = {}
     for rank in range(4):
-        layout = Layout(rank, 4, 2, context_parallel=2)
+        layout = RankLayout(rank, 4, 2, context_parallel=2)
         loader = TrainLoader(plan, collate, Prefetch(mode="inline"), layout, Position())
         shares[rank] = [batch.keys for batch in loader]
     assert shares[0] == shares[1]
@@ -233,7 +233,7 @@ def test_ranks_of_a_context_parallel_block_get_the_same_samples() -> None:
         [
             (batch.keys, batch.valid.tolist())
             for batch in EvalLoader(
-                [held], collate, Prefetch(mode="inline"), Layout(rank, 4, 1, context_parallel=2)
+                [held], collate, Prefetch(mode="inline"), RankLayout(rank, 4, 1, context_parallel=2)
             )
         ]
         for rank in range(4)

@@ -14,13 +14,13 @@ from factory.errors import PlanError, ResumeError, StorageError
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import read_ledger
 from factory.lightning.data_state import sealed
-from factory.lightning.loaders import Layout, TrainLoader
+from factory.lightning.loaders import RankLayout, TrainLoader
 from factory.lightning.position import Position
 from factory.registry.registry import Registry
-from factory.runtime.batches.each_tensor import each_tensor
-from factory.runtime.batches.request import Part
+from factory.runtime.batches.batch import each_tensor
+from factory.runtime.batches.request import BatchRequest
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.runtime.prefetch.loader_context import Supply
+from factory.runtime.prefetch.loader_context import LoaderContext
 from factory.sampling.exclusion import Exclude
 from tests.runtime.traces import left, traces
 from tests.scenarios.training.building import data_module
@@ -55,13 +55,13 @@ def ready(root: Path, **settings: Any) -> FactoryDataModule:
 def test_no_batch_is_held_while_the_next_one_is_made(data: FactoryDataModule) -> None:
     collate, made, held = data._collate(), [], []
 
-    def make(part: Part) -> Batch:
+    def make(part: BatchRequest) -> Batch:
         held.append(bool(made) and made[-1]() is not None)
         batch = collate(part)
         made.append(weakref.ref(batch))
         return batch
 
-    loader = TrainLoader(data.plan, make, INLINE, Layout(), Position())  # type: ignore[arg-type]
+    loader = TrainLoader(data.plan, make, INLINE, RankLayout(), Position())  # type: ignore[arg-type]
     for batch in loader:
         assert not held[-1]
         del batch
@@ -85,7 +85,7 @@ def test_the_ledger_asks_no_device_for_the_rows(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "factory.runtime.prefetch.loader_context.stager", lambda *_, **__: Elsewhere()
+        "factory.runtime.prefetch.loader_context.copier_for", lambda *_, **__: Elsewhere()
     )
     data = ready(root, ledger=tmp_path)
     for batch in data.train_dataloader():
@@ -133,7 +133,7 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_else_open(
         raise StorageError("no space left")
 
     closed: list[str] = []
-    monkeypatch.setattr(Supply, "close", lambda _: closed.append("supply"))
+    monkeypatch.setattr(LoaderContext, "close", lambda _: closed.append("context"))
     monkeypatch.setattr(Registry, "close", lambda _: closed.append("registry"))
     data = ready(root)
     peer: Any = Peer()
@@ -143,7 +143,7 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_else_open(
     monkeypatch.setattr(Ledger, "close", full)
     with pytest.raises(StorageError, match="no space left"):
         data.close()
-    assert closed == ["supply", "registry"]
+    assert closed == ["context", "registry"]
     assert peer.closed
     assert "threads" not in left(before)
 
@@ -206,7 +206,7 @@ class Refusing:
 def test_a_record_that_refuses_a_batch_closes_the_fetcher(data: FactoryDataModule) -> None:
     before = traces()
     loader = TrainLoader(
-        data.plan, data._collate(), Prefetch(), Layout(), Position(), records=[Refusing()]
+        data.plan, data._collate(), Prefetch(), RankLayout(), Position(), records=[Refusing()]
     )
     with pytest.raises(ValueError, match="no more of these") as caught:
         list(loader)
@@ -216,11 +216,11 @@ def test_a_record_that_refuses_a_batch_closes_the_fetcher(data: FactoryDataModul
 
 
 def test_rows_of_a_batch_staged_ahead_hold_no_memory_of_another_process() -> None:
-    from factory.runtime.prefetch.loader_context import RowsStay
+    from factory.runtime.prefetch.loader_context import RowsOnHost
     from tests.runtime.work import batch
 
     whole = batch(3)
-    staging = RowsStay(Elsewhere())
+    staging = RowsOnHost(Elsewhere())
     staged = staging.finish(staging.begin(whole))
     assert torch.equal(staged.rows, whole.rows)
     assert staged.rows.data_ptr() != whole.rows.data_ptr()

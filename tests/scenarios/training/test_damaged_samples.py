@@ -12,7 +12,7 @@ from factory.errors import QuarantineError, StorageUnavailableError
 from factory.lightning.loaders import TrainLoader
 from factory.lightning.position import Position
 from factory.runtime.batches.quarantine import QuarantineLimit
-from factory.runtime.batches.rank_layout import Layout
+from factory.sampling.rank_shares import RankLayout
 from factory.storage.local import LocalStorage
 from tests.scenarios.training.building import data_module, write_folders
 from tests.support.pictures import write_pictures
@@ -33,7 +33,7 @@ def batches(data: FactoryDataModule, ranks: int = 1, micros: int = 1) -> dict[An
     """Return the parts of each step of the first epoch, in the order of their places."""
     parts: dict[Any, list[Batch]] = {}
     for rank in range(ranks):
-        layout = Layout(rank, ranks, micros)
+        layout = RankLayout(rank, ranks, micros)
         loader = TrainLoader(
             data.plan, data._collate(), data.prefetch, layout, Position(), records=[data.quarantine]
         )

@@ -193,16 +193,16 @@ def test_another_process_that_makes_batches_encodes_and_publishes(
 
 
 def test_what_another_process_could_not_publish_is_said_at_the_next_checkpoint() -> None:
-    from factory.runtime.batches.request import Publish
-    from factory.runtime.prefetch.future import Ticket
-    from factory.runtime.prefetch.loader_context import Supply
+    from factory.runtime.batches.request import FlushRequest
+    from factory.runtime.prefetch.executors import BatchFuture
+    from factory.runtime.prefetch.loader_context import LoaderContext
 
-    supply = Supply()
-    supply._publishing = Ticket(Publish())
-    supply._publishing.fail(StorageError("the disk is full"))
+    context = LoaderContext()
+    context._flushing = BatchFuture(FlushRequest())
+    context._flushing.fail(StorageError("the disk is full"))
     with pytest.raises(StorageError, match="the disk is full"):
-        supply.publish()
-    supply.publish()
+        context.flush()
+    context.flush()
 
 
 def anew(ramps: Path, root: Path, *, validated: bool = True) -> FactoryDataModule:

@@ -31,7 +31,7 @@ from factory.registry.prepare import load
 from factory.registry.reopen import ReopenSpec, reopen
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
+from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
@@ -86,7 +86,7 @@ def test_a_fit_with_validation_is_the_same(root: Path) -> None:
 
 
 class Killing(Recorder):
-    """Ends the process that makes batches, once."""
+    """Ends the worker process, once."""
 
     def __init__(self, data: FactoryDataModule, at: int) -> None:
         """Store whose process it is, and the step."""
@@ -96,7 +96,7 @@ class Killing(Recorder):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Record the batch."""
         if len(self.seen) == self.at:
-            os.kill(self.data._supply.maker.pid, signal.SIGKILL)
+            os.kill(self.data._context.worker.pid, signal.SIGKILL)
         return super().training_step(batch, batch_idx)
 
 
@@ -211,7 +211,7 @@ def test_opening_once_more_lists_and_scans_nothing(
     for name in ("listing", "objects"):
         monkeypatch.setattr(LocalStorage, name, lambda *_: pytest.fail("listed"))
     monkeypatch.setattr(ImageBackend, "scan", lambda *_: pytest.fail("scanned"))
-    part = next(data.train_dataloader()._parts(0, 0))
+    part = next(data.train_dataloader()._requests(0, 0))
     again = pickle.loads(sent)()
     ours, theirs = data._collate()(part), again(pickle.loads(pickle.dumps(part)))
     assert ours.keys == theirs.keys
@@ -227,9 +227,9 @@ def test_rows_are_gathered_where_the_trainer_sees_them(
     data = data_module(root)
     data.prepare_data()
     data.setup()
-    memory, again = SharedMemory(), opener_of(data)()
+    memory, again = SharedBufferPool(), opener_of(data)()
     again.gather_in(memory)
-    batch = again(next(data.train_dataloader()._parts(0, 0)))
+    batch = again(next(data.train_dataloader()._requests(0, 0)))
     assert batch.latents is not None
     for tensor in (batch.latents, *batch.text.values()):
         assert memory.lend(tensor) is not None

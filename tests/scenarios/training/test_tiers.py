@@ -9,7 +9,7 @@ import torch
 
 from factory import FactoryDataModule, Workspace
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.runtime.prefetch.cache_prefetch import fetch_ahead
+from factory.runtime.prefetch.cache_prefetch import cache_prefetcher
 from tests.cache.fetching_process import FarStorage
 from tests.scenarios.training.building import data_module, write_folders
 
@@ -72,7 +72,7 @@ def test_nothing_is_fetched_ahead_where_all_is_local(root: Path) -> None:
     data = data_module(root)
     data.prepare_data()
     data.setup()
-    assert fetch_ahead(data.sources, data.plan, 1024) is None
+    assert cache_prefetcher(data.sources, data.plan, 1024) is None
     data.close()
 
 

@@ -23,7 +23,7 @@ _TIME = struct.Struct("@ll")
 class Kind(IntEnum):
     """What a frame says."""
 
-    # To the process that makes batches.
+    # To the worker process.
     SETUP = 1
     JOB = 2
     CANCEL = 3

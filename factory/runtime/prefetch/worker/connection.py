@@ -1,4 +1,4 @@
-"""One run of the process that makes batches: its start, its frames, and its end."""
+"""The trainer's connection to one worker process: its start, its messages, and its end."""
 
 import contextlib
 import itertools
@@ -19,13 +19,11 @@ from typing import Any
 
 from factory.errors import FetchError
 from factory.runtime.batches.sent_once import Sender
-from factory.runtime.prefetch.executors import CLOSE_S, join
-from factory.runtime.prefetch.future import Ticket
+from factory.runtime.prefetch.executors import CLOSE_S, BatchFuture, join
 from factory.runtime.prefetch.worker.channel import Channel, Kind, watch
-from factory.runtime.prefetch.worker.exceptions import received
+from factory.runtime.prefetch.worker.exceptions import deserialize
 from factory.runtime.prefetch.worker.main import DUMP, NOT_OURS
-from factory.runtime.prefetch.worker.packed_batch import Packed, unpack
-from factory.runtime.prefetch.worker.shared_files import Leases
+from factory.runtime.prefetch.worker.packed_batch import PackedBatch, unpack
 
 # It ends itself, hard, when its work is over: a thread that hangs would hold up a soft end.
 _LAUNCH = (
@@ -41,7 +39,7 @@ _DUMP_BYTES = 2**16  # what a pipe holds
 INSTEAD = "prefetch=thread does without that process"
 
 
-class Running:
+class WorkerConnection:
     """The process while it runs, from this side.
 
     Attributes:
@@ -57,15 +55,18 @@ class Running:
         Raises:
             FetchError: It cannot be started.
         """
+        # Only here: it brings torch, and the worker process reads this module, too.
+        from factory.runtime.prefetch.worker.shared_buffers import MappedBlocks
+
         self._pid = os.getpid()
         self._began = time.monotonic()
         self._lock = threading.Lock()
-        self._tickets: dict[int, Ticket[Any, Any]] = {}
+        self._futures: dict[int, BatchFuture[Any, Any]] = {}
         self._numbers = itertools.count()
         self._answers: SimpleQueue[bytes] = SimpleQueue()
         self._broken: bytes | None = None
         self._failure: Exception | None = None
-        self._leases, self._sender = Leases(), Sender()
+        self._blocks, self._sender = MappedBlocks(), Sender()
         self._submitting = threading.Lock()
         self.ended = self.up = self.ready = self._closing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -77,7 +78,7 @@ class Running:
             ours.close()
             os.close(self._dump)
             raise FetchError(
-                f"the process that makes batches cannot be started ({error}); {INSTEAD}"
+                f"the worker process cannot be started ({error}); {INSTEAD}"
             ) from error
         finally:
             theirs.close()
@@ -94,43 +95,41 @@ class Running:
         """Whether another process started it, of which this one is a fork."""
         return os.getpid() != self._pid
 
-    def submit(self, ticket: Ticket[Any, Any]) -> None:
+    def submit(self, future: BatchFuture[Any, Any]) -> None:
         """Send a job."""
         number = next(self._numbers)
         with self._submitting:  # what is sent once goes with the first that has it
-            released = self._leases.take_released()
+            released = self._blocks.take_released()
             try:
-                body = self._sender.dumps((number, ticket.job, released))
+                body = self._sender.dumps((number, future.job, released))
             except (pickle.PicklingError, TypeError, AttributeError) as error:
-                self._leases.released.extend(released)
-                ticket.fail(error)
+                self._blocks.released.extend(released)
+                future.fail(error)
                 return
             with self._lock:
                 if not self.ended:
-                    self._tickets[number] = ticket
-            if number in self._tickets:
-                self._send_job(ticket, body)
+                    self._futures[number] = future
+            if number in self._futures:
+                self._send_job(future, body)
             else:
-                ticket.fail(self._reason([ticket]))
+                future.fail(self._reason([future]))
 
-    def _send_job(self, ticket: Ticket[Any, Any], body: bytes) -> None:
+    def _send_job(self, future: BatchFuture[Any, Any], body: bytes) -> None:
         try:
             self._channel.send(Kind.JOB, body)
         except BlockingIOError:
             # Part of the job may be sent, so that nothing more can be said to it.
-            ticket.fail(
-                FetchError(f"the process that makes batches takes no job: it hangs; {INSTEAD}")
-            )
+            future.fail(FetchError(f"the worker process takes no job: it hangs; {INSTEAD}"))
             self.process.kill()
         except OSError:
-            pass  # it is gone: the receiver completes every ticket
+            pass  # it is gone: the receiver completes every future
 
-    def cancel(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
+    def cancel(self, futures: Sequence[BatchFuture[Any, Any]]) -> None:
         """Give up jobs, if they are here."""
-        gone = set(map(id, tickets))
-        numbers = [n for n, each in list(self._tickets.items()) if id(each) in gone]
+        gone = set(map(id, futures))
+        numbers = [n for n, each in list(self._futures.items()) if id(each) in gone]
         for number in numbers:
-            self._tickets.pop(number, None)
+            self._futures.pop(number, None)
         if numbers and not self.foreign:
             self._tell(Kind.CANCEL, json.dumps(numbers).encode())
 
@@ -139,8 +138,8 @@ class Running:
         self._tell(Kind.GATE, state)
 
     def look(self) -> str:
-        """Return what its threads do, and note in the tickets for how long they do it."""
-        title = f"In the process that makes batches (pid {self.process.pid}"
+        """Return what its threads do, and note in the futures for how long they do it."""
+        title = f"In the worker process (pid {self.process.pid}"
         title += ")" if self.ready else f", starting for {time.monotonic() - self._began:.1f} s)"
         self._tell(Kind.ASK)
         try:
@@ -149,9 +148,9 @@ class Running:
             return f"{title}, which did not answer:\n{self._dumped()}"
         now = time.monotonic()
         for number, age in answer["ages"].items():
-            ticket = self._tickets.get(int(number))
-            if ticket is not None and age is not None:
-                ticket.begun = now - age
+            future = self._futures.get(int(number))
+            if future is not None and age is not None:
+                future.begun = now - age
         return f"{title}:\n{answer['stacks']}"
 
     def close(self, *, wait: bool = True) -> None:
@@ -170,12 +169,12 @@ class Running:
             self.process.kill()
         self._reap()
         join([self._receiver], CLOSE_S)
-        self._fail_all(lambda _: FetchError("the process that makes batches is closed"))
+        self._fail_all(lambda _: FetchError("the worker process is closed"))
         self._channel.close()
         os.close(self._dump)
         if self._ending is not None:
             os.close(self._ending)
-        self._leases.close()
+        self._blocks.close()
 
     def _tell(self, kind: Kind, body: bytes = b"") -> None:
         with contextlib.suppress(OSError):
@@ -211,12 +210,12 @@ class Running:
         if kind is Kind.MADE:
             self._arrive(*pickle.loads(body))  # noqa: S301 - from our own process
         elif kind is Kind.MEMORY:
-            self._leases.add(json.loads(body), files)
+            self._blocks.add(json.loads(body), files)
         elif kind is Kind.FAILED:
             number, data = pickle.loads(body)  # noqa: S301 - as above
-            ticket = self._tickets.pop(number, None)
-            if ticket is not None:
-                ticket.fail(received(data))
+            future = self._futures.pop(number, None)
+            if future is not None:
+                future.fail(deserialize(data))
         elif kind is Kind.BROKEN:
             self._broken = body
             with self._lock:
@@ -234,18 +233,18 @@ class Running:
 
     def _arrive(self, number: int, seconds: float, retired: list[int], *parts: Any) -> None:
         for gone in retired:
-            self._leases.forget(gone)
-        packed = Packed(*parts)
-        leases = {segment: self._leases.lend(segment) for segment in packed.segments}
-        ticket = self._tickets.pop(number, None)
-        if ticket is None or ticket.cancelled:
+            self._blocks.forget(gone)
+        packed = PackedBatch(*parts)
+        blocks = {block: self._blocks.lend(block) for block in packed.blocks}
+        future = self._futures.pop(number, None)
+        if future is None or future.cancelled:
             return  # with the leases the segments are free again
         try:
-            made = unpack(packed, leases)
+            made = unpack(packed, blocks)
         except Exception as error:  # noqa: BLE001 - raised at the consumer
-            ticket.fail(error)
+            future.fail(error)
         else:
-            ticket.complete(made, packed.tensor_bytes, seconds)
+            future.complete(made, packed.tensor_bytes, seconds)
 
     def _lost(self) -> None:
         """Say what became of the process, to everybody who waits for a batch of it."""
@@ -254,20 +253,19 @@ class Running:
         self._reap()
         self._fail_all(self._reason)
 
-    def _fail_all(self, reason: Callable[[list[Ticket[Any, Any]]], BaseException]) -> None:
+    def _fail_all(self, reason: Callable[[list[BatchFuture[Any, Any]]], BaseException]) -> None:
         with self._lock:
-            tickets = [self._tickets.pop(number) for number in sorted(self._tickets)]
-        for ticket in tickets:
-            if not ticket.done:
-                ticket.fail(reason(tickets))
+            futures = [self._futures.pop(number) for number in sorted(self._futures)]
+        for future in futures:
+            if not future.done:
+                future.fail(reason(futures))
 
-    def _reason(self, tickets: list[Ticket[Any, Any]]) -> BaseException:
+    def _reason(self, futures: list[BatchFuture[Any, Any]]) -> BaseException:
         if self._broken is not None:
-            return received(self._broken)
+            return deserialize(self._broken)
         if self._failure is not None:
             error = FetchError(
-                "what the process that makes batches has sent cannot be taken "
-                f"({self._failure}); {INSTEAD}"
+                f"what the worker process has sent cannot be taken ({self._failure}); {INSTEAD}"
             )
             error.__cause__ = self._failure
             return error
@@ -278,9 +276,9 @@ class Running:
             code = self.process.wait(_ANSWER_S)
         how = "is gone" if code is None else cause(code)
         when = "while it made" if self.ready else "while it started, before it made"
-        jobs = "; ".join(str(ticket.job) for ticket in tickets[:2])
+        jobs = "; ".join(str(future.job) for future in futures[:2])
         return FetchError(
-            f"the process that makes batches (pid {self.process.pid}) {how} {when} {jobs}. If "
+            f"the worker process (pid {self.process.pid}) {how} {when} {jobs}. If "
             "memory ran out, lower prefetch.batches, prefetch.megabytes or prefetch.workers; "
             f"{INSTEAD}"
         )

@@ -1,14 +1,14 @@
-"""How does an error cross to another process and keep its type?"""
+"""Serialization of exceptions, so that they keep their type in another process."""
 
 import pickle
 import traceback
 
 from factory.errors import FetchError
 
-WHERE = "in the process that makes batches"
+WHERE = "in the worker process"
 
 
-def carry(error: BaseException) -> bytes:
+def serialize(error: BaseException) -> bytes:
     """Return an error as bytes: of its own type where that can be, else as text."""
     trace = f"{WHERE}:\n" + "".join(traceback.format_exception(error)).rstrip()
     try:
@@ -23,8 +23,8 @@ def carry(error: BaseException) -> bytes:
     return pickle.dumps((None, text, trace))
 
 
-def received(data: bytes) -> BaseException:
-    """Return the error that `carry` was given, with its notes and where it came from.
+def deserialize(data: bytes) -> BaseException:
+    """Return the error that `serialize` was given, with its notes and where it came from.
 
     It is a FetchError that names the type, where the error could not travel.
     """

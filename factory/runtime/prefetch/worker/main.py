@@ -1,4 +1,4 @@
-"""What does the process do that makes batches? It serves its trainer, and ends when that does."""
+"""Main loop of the worker process: it serves its trainer, and ends when the trainer does."""
 
 import faulthandler
 import json
@@ -16,14 +16,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from factory.runtime.batches.sent_once import Receiver
-from factory.runtime.prefetch.executors import CLOSE_S, ThreadCrew, join
-from factory.runtime.prefetch.future import Ticket
-from factory.runtime.prefetch.stall import stacks
+from factory.runtime.prefetch.executors import CLOSE_S, BatchFuture, ThreadExecutor, join
+from factory.runtime.prefetch.report import stacks
 from factory.runtime.prefetch.worker.channel import MOST_FILES, Channel, Kind, watch
-from factory.runtime.prefetch.worker.exceptions import carry
+from factory.runtime.prefetch.worker.exceptions import serialize
 
 if TYPE_CHECKING:  # loaded where there are tensors, for it takes a second
-    from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
+    from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
 
 # Meant for the trainer, though terminals and schedulers send them to the whole group: it
 # decides what comes of them, and its end is this process's end.
@@ -55,10 +54,10 @@ def serve(control: int, dump: int, trainer: int) -> int:
     frames = _Frames(channel, trainer)
     setup = frames.next()
     if setup is not None:
-        workshop = Workshop(channel, pickle.loads(setup[1]))  # noqa: S301 - from the trainer
-        while (frame := frames.next(workshop.hurry)) is not None:
-            workshop.take(*frame)
-        workshop.close()
+        loop = WorkerLoop(channel, pickle.loads(setup[1]))  # noqa: S301 - from the trainer
+        while (frame := frames.next(loop.hurry)) is not None:
+            loop.take(*frame)
+        loop.close()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -102,18 +101,18 @@ def _leave_alone(*signal_: object) -> None:
     del signal_
 
 
-class Workshop:
+class WorkerLoop:
     """Threads that make batches of the jobs that arrive, and send them off."""
 
     def __init__(self, channel: Channel, setup: dict[str, Any]) -> None:
         """Store the parts; what makes batches is opened by the first thread that needs it."""
         self._channel, self._setup = channel, setup
         self._opening, self._sharing = threading.Lock(), threading.Lock()
-        self._memory: SharedMemory | None = None
+        self._memory: SharedBufferPool | None = None
         self._make: Callable[[Any], Any] | None = None
         self._received = Receiver()
-        self._tickets: dict[int, Ticket[Any, None]] = {}
-        self._crew: ThreadCrew[Any, None] = ThreadCrew(
+        self._futures: dict[int, BatchFuture[Any, None]] = {}
+        self._executor: ThreadExecutor[Any, None] = ThreadExecutor(
             self._deliver, setup["workers"], None, name="factory-make"
         )
         logger = logging.getLogger("factory")
@@ -127,14 +126,14 @@ class Workshop:
             number, job, released = self._received.loads(body)
             for lent in released:
                 self._shared().give_back(lent)
-            ticket = self._tickets[number] = Ticket((number, job))
-            self._crew.submit(ticket)
+            future = self._futures[number] = BatchFuture((number, job))
+            self._executor.submit(future)
         elif kind is Kind.CANCEL:
             self._cancel(json.loads(body))
         elif kind is Kind.GATE:
-            (self._crew.resume if body == b"open" else self._crew.pause)()
+            (self._executor.resume if body == b"open" else self._executor.pause)()
         elif kind is Kind.ASK:
-            ages = {number: ticket.age() for number, ticket in list(self._tickets.items())}
+            ages = {number: future.age() for number, future in list(self._futures.items())}
             self._send(Kind.ANSWER, json.dumps({"ages": ages, "stacks": stacks()}).encode())
 
     def hurry(self) -> bool:
@@ -143,15 +142,15 @@ class Workshop:
         That is as long as there are jobs: threads leave work to one of them whenever it goes
         quickly, and do not see what the others are at.
         """
-        ages = [ticket.age() or 0.0 for ticket in list(self._tickets.values())]
+        ages = [future.age() or 0.0 for future in list(self._futures.values())]
         if max(ages, default=0.0) > _QUICK_S:
-            self._crew.alone = False
+            self._executor.alone = False
         return bool(ages) and self._setup["workers"] > 1
 
     def close(self) -> None:
         """Stop, and let what is open go; what hangs is left."""
         logging.getLogger("factory").setLevel(logging.CRITICAL)  # nobody listens any more
-        self._crew.close()
+        self._executor.close()
         ending = threading.Thread(target=self._let_go, name="factory-close", daemon=True)
         ending.start()
         join([ending], CLOSE_S)
@@ -163,29 +162,29 @@ class Workshop:
 
     def _cancel(self, numbers: list[int]) -> None:
         for number in numbers:
-            ticket = self._tickets.get(number)
-            if ticket is not None and ticket.begun is None:
-                ticket.cancelled = True
-                self._tickets.pop(number, None)
+            future = self._futures.get(number)
+            if future is not None and future.begun is None:
+                future.cancelled = True
+                self._futures.pop(number, None)
 
     def _deliver(self, numbered: tuple[int, Any]) -> None:
         number, job = numbered
-        ticket = self._tickets.get(number)
-        if ticket is None:
+        future = self._futures.get(number)
+        if future is None:
             return  # cancelled at this moment
         try:
             make = self._opened()
         except BaseException as error:  # noqa: BLE001 - the trainer's
-            self._send(Kind.BROKEN, carry(error))
+            self._send(Kind.BROKEN, serialize(error))
             return
         try:
             made = make(job)
-            self._ship(number, made, ticket.age() or 0.0)
+            self._ship(number, made, future.age() or 0.0)
         except BaseException as error:  # noqa: BLE001 - the trainer's
-            self._send(Kind.FAILED, pickle.dumps((number, carry(error))))
+            self._send(Kind.FAILED, pickle.dumps((number, serialize(error))))
         finally:
-            self._tickets.pop(number, None)
-            self._crew.alone = (ticket.age() or 0.0) < _QUICK_S
+            self._futures.pop(number, None)
+            self._executor.alone = (future.age() or 0.0) < _QUICK_S
 
     def _opened(self) -> Callable[[Any], Any]:
         """Return what makes batches, opened by the first thread that asks."""
@@ -209,13 +208,13 @@ class Workshop:
         self._send(Kind.READY, b"")
         return make
 
-    def _shared(self) -> "SharedMemory":
+    def _shared(self) -> "SharedBufferPool":
         """Return the memory that the trainer sees; made for the first tensor, as torch is slow."""
         with self._sharing:
             if self._memory is None:
-                from factory.runtime.prefetch.worker.shared_buffers import SharedMemory
+                from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
 
-                self._memory = SharedMemory()
+                self._memory = SharedBufferPool()
             return self._memory
 
     def _ship(self, number: int, made: Any, seconds: float) -> None:
@@ -225,12 +224,12 @@ class Workshop:
         packed = pack(made, self._shared)
         try:
             retired: list[int] = []
-            if packed.segments:
-                self._hand_over(packed.segments)
+            if packed.blocks:
+                self._hand_over(packed.blocks)
                 retired = self._shared().retired()
             self._send(Kind.MADE, pickle.dumps((number, seconds, retired, *packed)))
         except BaseException:
-            for lent in packed.segments:
+            for lent in packed.blocks:
                 self._shared().give_back(lent)
             raise
 

@@ -1,4 +1,4 @@
-"""How does a batch cross to another process? Large tensors lie in memory that both see.
+"""Packing of a batch for another process: large tensors stay in memory that both see.
 
 What was made there already is not copied. Small tensors and everything else are sent along.
 Whatever holds tensors may be packed (dataclasses, dicts, lists). The pickles stay between two
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # loaded where there are tensors, for it takes a second
     import torch
     from numpy.typing import NDArray
 
-    from factory.runtime.prefetch.worker.shared_buffers import Segment, SharedMemory
+    from factory.runtime.prefetch.worker.shared_buffers import SharedBlock, SharedBufferPool
 
 # Of every tensor's first byte: a cache line, and the most that vector instructions ask for.
 _ALIGNMENT = 64
@@ -26,23 +26,23 @@ _ALIGNMENT = 64
 _SMALL = 2**12
 # A tensor's type and shape, then its bytes; or the number of a segment, None for the one that is
 # made for tensors which lay in none, and the offset there.
-Place: TypeAlias = (
+TensorPlace: TypeAlias = (
     tuple[str, tuple[int, ...], bytearray] | tuple[str, tuple[int, ...], int | None, int]
 )
 
 
-class Packed(NamedTuple):
+class PackedBatch(NamedTuple):
     """A value taken apart; itself of a kind that can be sent.
 
     Attributes:
         rest: What is no large tensor, with the tensors' places.
-        segments: Numbers of the segments that tensors lie in.
+        blocks: Numbers of the segments that tensors lie in.
         made: Number of the one that was made for those that lay in none, if there are such.
         tensor_bytes: Bytes the tensors take, alignment included.
     """
 
     rest: bytes
-    segments: tuple[int, ...]
+    blocks: tuple[int, ...]
     made: int | None
     tensor_bytes: int
 
@@ -50,12 +50,12 @@ class Packed(NamedTuple):
 class _Pickler(pickle.Pickler):
     """Takes tensors out of a value; lends segments that some lie in."""
 
-    def __init__(self, file: io.BytesIO, memory: "Callable[[], SharedMemory]") -> None:
+    def __init__(self, file: io.BytesIO, memory: "Callable[[], SharedBufferPool]") -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._memory = memory
         # Where torch was never loaded, nothing is a tensor.
         self._tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-        self.lent: dict[int, Segment] = {}  # by the address of the storage
+        self.lent: dict[int, SharedBlock] = {}  # by the address of the storage
         self.loose: list[tuple[int, torch.Tensor]] = []  # each with its offset
         self.loose_bytes, self.nbytes = 0, 0
 
@@ -65,30 +65,30 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         return _place, self._set_aside(value)
 
-    def _set_aside(self, value: "torch.Tensor") -> Place:
+    def _set_aside(self, value: "torch.Tensor") -> TensorPlace:
         name, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
         nbytes = -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
         self.nbytes += nbytes
         if nbytes < _SMALL:
             return name, shape, _bytes(value)
-        segment = self._segment(value)
-        if segment is not None:
-            return name, shape, segment.number, value.data_ptr() - segment.address
+        block = self._segment(value)
+        if block is not None:
+            return name, shape, block.number, value.data_ptr() - block.address
         offset = self.loose_bytes
         self.loose.append((offset, value.detach()))
         self.loose_bytes += nbytes
         return name, shape, None, offset
 
-    def _segment(self, tensor: "torch.Tensor") -> "Segment | None":
+    def _segment(self, tensor: "torch.Tensor") -> "SharedBlock | None":
         """Return the segment a tensor lies in as a whole, lent with this value."""
         if not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
             return None  # the bytes there are not its own as they should arrive
         address = tensor.untyped_storage().data_ptr()
         if address not in self.lent:
-            segment = self._memory().lend(tensor)
-            if segment is None:
+            block = self._memory().lend(tensor)
+            if block is None:
                 return None
-            self.lent[address] = segment
+            self.lent[address] = block
         return self.lent[address]
 
 
@@ -108,10 +108,10 @@ def _place(name: str, shape: tuple[int, ...], *where: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, packed: Packed, leases: "Mapping[int, NDArray[np.uint8]]") -> None:
+    def __init__(self, packed: PackedBatch, blocks: "Mapping[int, NDArray[np.uint8]]") -> None:
         super().__init__(io.BytesIO(packed.rest))
         # Not a method: it is remembered in here, and would keep leases until cycles are collected.
-        self._put_back = partial(_put_back, leases, packed.made)
+        self._put_back = partial(_put_back, blocks, packed.made)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == (__name__, _place.__name__):
@@ -120,7 +120,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _put_back(
-    leases: "Mapping[int, NDArray[np.uint8]]",
+    blocks: "Mapping[int, NDArray[np.uint8]]",
     made: int | None,
     name: str,
     shape: tuple[int, ...],
@@ -136,11 +136,11 @@ def _put_back(
         return torch.empty(shape, dtype=dtype)
     if isinstance(where, bytearray):
         return torch.frombuffer(where, dtype=dtype).view(shape)
-    memory = leases[made if where is None else where]  # type: ignore[index]
+    memory = blocks[made if where is None else where]  # type: ignore[index]
     return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
 
 
-def pack(value: Any, memory: "Callable[[], SharedMemory]") -> Packed:
+def pack(value: Any, memory: "Callable[[], SharedBufferPool]") -> PackedBatch:
     """Take a value apart; what of it lies in shared memory is lent, the rest copied once.
 
     Args:
@@ -156,16 +156,16 @@ def pack(value: Any, memory: "Callable[[], SharedMemory]") -> Packed:
         pickler.dump(value)
         made = _set_down(pickler, memory()) if pickler.loose else None
     except BaseException:
-        for segment in pickler.lent.values():
-            memory().give_back(segment.number)
+        for block in pickler.lent.values():
+            memory().give_back(block.number)
         raise
-    segments = [segment.number for segment in pickler.lent.values()]
+    blocks = [block.number for block in pickler.lent.values()]
     if made is not None:
-        segments.append(made)
-    return Packed(file.getvalue(), tuple(segments), made, pickler.nbytes)
+        blocks.append(made)
+    return PackedBatch(file.getvalue(), tuple(blocks), made, pickler.nbytes)
 
 
-def _set_down(pickler: _Pickler, memory: "SharedMemory") -> int:
+def _set_down(pickler: _Pickler, memory: "SharedBufferPool") -> int:
     """Copy tensors that lie in no segment to one, the only copy there is; return its number."""
     import torch
 
@@ -174,16 +174,16 @@ def _set_down(pickler: _Pickler, memory: "SharedMemory") -> int:
         count = tensor.numel()
         place = torch.frombuffer(whole.numpy(), dtype=tensor.dtype, count=count, offset=offset)
         place.view(tensor.shape).copy_(tensor)
-    segment = memory.lend(whole)
-    assert segment is not None  # noqa: S101 - nobody else has it
-    return segment.number
+    block = memory.lend(whole)
+    assert block is not None  # noqa: S101 - nobody else has it
+    return block.number
 
 
-def unpack(packed: Packed, leases: "Mapping[int, NDArray[np.uint8]]") -> Any:
+def unpack(packed: PackedBatch, blocks: "Mapping[int, NDArray[np.uint8]]") -> Any:
     """Put a value together again; its tensors are views of memory, and keep it alive.
 
     Args:
         packed: The value taken apart.
-        leases: The bytes of its segments, by their numbers.
+        blocks: The bytes of its segments, by their numbers.
     """
-    return _Unpickler(packed, leases).load()
+    return _Unpickler(packed, blocks).load()

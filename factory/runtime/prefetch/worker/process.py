@@ -1,4 +1,4 @@
-"""Who makes the batches: another process, so that the trainer's interpreter is free.
+"""The worker process: makes batches, so that the trainer's interpreter is free.
 
 It is a fresh interpreter, never a fork, so connections that are open here do no harm there. It
 hears of its jobs over a socket, gathers batches in shared memory, and ends when the socket does,
@@ -15,14 +15,14 @@ from threading import Lock
 from typing import Any, Generic
 
 from factory.errors import FetchError
-from factory.runtime.prefetch.future import Job, Made, Ticket
-from factory.runtime.prefetch.worker.connection import INSTEAD, Running
+from factory.runtime.prefetch.executors import BatchFuture, Job, Made
+from factory.runtime.prefetch.worker.connection import INSTEAD, WorkerConnection
 
 # Of a class that a script or notebook defines in itself.
 _MAIN = b"__main__"
 
 
-class MakerProcess(Generic[Job, Made]):
+class BatchWorker(Generic[Job, Made]):
     """One process that makes batches for any number of fetchers, one after another or at once.
 
     It starts with the first job, and again with the first one after it died.
@@ -42,52 +42,54 @@ class MakerProcess(Generic[Job, Made]):
         """
         self._opener, self._workers, self._timeout_s = opener, workers, timeout_s
         self._starting = Lock()
-        self._running: list[Running] = []
-        self._end = weakref.finalize(self, _end, self._running)
+        self._connections: list[WorkerConnection] = []
+        self._end = weakref.finalize(self, _end, self._connections)
 
     @property
     def pid(self) -> int | None:
         """The process's id; None where none is running."""
-        return self._running[0].process.pid if self._running else None
+        return self._connections[0].process.pid if self._connections else None
 
-    def submit(self, ticket: Ticket[Job, Made], running: Running | None = None) -> Running | None:
-        """Send a job; its ticket is completed when the batch arrives, or when none will.
+    def submit(
+        self, future: BatchFuture[Job, Made], connection: WorkerConnection | None = None
+    ) -> WorkerConnection | None:
+        """Send a job; its future is completed when the batch arrives, or when none will.
 
         Args:
-            ticket: The job.
-            running: The run of the process that it belongs to; where that has ended, the job
+            future: The job.
+            connection: The run of the process that it belongs to; where that has ended, the job
                 fails with it. None takes the one there is, or starts one.
 
         Returns:
             The run that has the job; None where none could be started.
         """
         try:
-            running = running or self._started()
+            connection = connection or self._started()
         except Exception as error:  # noqa: BLE001 - raised at the consumer
-            ticket.stage = "starting the process that makes batches for"
-            ticket.fail(error)
+            future.stage = "starting the worker process for"
+            future.fail(error)
             return None
-        running.submit(ticket)
-        return running
+        connection.submit(future)
+        return connection
 
-    def cancel(self, tickets: Sequence[Ticket[Job, Made]]) -> None:
+    def cancel(self, futures: Sequence[BatchFuture[Job, Made]]) -> None:
         """Give up jobs; those that are in the making are made, and dropped."""
-        for running in self._running:
-            running.cancel(tickets)
+        for connection in self._connections:
+            connection.cancel(futures)
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""
-        for running in self._running:
-            running.gate(b"shut")
+        for connection in self._connections:
+            connection.gate(b"shut")
 
     def resume(self) -> None:
         """Go on."""
-        for running in self._running:
-            running.gate(b"open")
+        for connection in self._connections:
+            connection.gate(b"open")
 
     def look(self) -> str:
-        """Return what the process's threads do; notes in tickets for how long they do it."""
-        return "\n".join(running.look() for running in self._running)
+        """Return what the process's threads do; notes in futures for how long they do it."""
+        return "\n".join(connection.look() for connection in self._connections)
 
     def close(self, *, wait: bool = True) -> None:
         """End the process, and leave nothing of it behind; the next job starts another one.
@@ -95,15 +97,15 @@ class MakerProcess(Generic[Job, Made]):
         Args:
             wait: Let it close what it has open; else it is killed.
         """
-        _end(self._running, wait=wait)
+        _end(self._connections, wait=wait)
 
-    def _started(self) -> Running:
+    def _started(self) -> WorkerConnection:
         with self._starting:
-            if self._running and (self._running[0].ended or self._running[0].foreign):
-                self._running.pop().close()
-            if not self._running:
-                self._running.append(Running(self._setup(), timeout_s=self._timeout_s))
-            return self._running[0]
+            if self._connections and (self._connections[0].ended or self._connections[0].foreign):
+                self._connections.pop().close()
+            if not self._connections:
+                self._connections.append(WorkerConnection(self._setup(), timeout_s=self._timeout_s))
+            return self._connections[0]
 
     def _setup(self) -> bytes:
         """Return what the process is told first.
@@ -118,7 +120,7 @@ class MakerProcess(Generic[Job, Made]):
                 f"what makes batches cannot be sent to another process ({error}); define its "
                 f"classes and functions at the top of a module, or: {INSTEAD}"
             ) from error
-        main = spawn.get_preparation_data("factory-maker") if _MAIN in opener else {}
+        main = spawn.get_preparation_data("factory-worker") if _MAIN in opener else {}
         wanted = ("sys_argv", "init_main_from_name", "init_main_from_path")
         setup: dict[str, Any] = {
             "opener": opener,
@@ -129,48 +131,48 @@ class MakerProcess(Generic[Job, Made]):
         return pickle.dumps(setup)
 
 
-class ProcessCrew(Generic[Job, Made]):
+class ProcessExecutor(Generic[Job, Made]):
     """The jobs of one fetcher in a process that may serve others, too."""
 
-    def __init__(self, maker: MakerProcess[Job, Made], *, own: bool) -> None:
+    def __init__(self, worker: BatchWorker[Job, Made], *, own: bool) -> None:
         """Store the process, and whether it is this fetcher's own, to be closed with it."""
-        self._maker, self._own = maker, own
-        self._sent: list[Ticket[Job, Made]] = []
-        # One run of the process serves all jobs: what ends it ends this crew's work, in the order
-        # of the jobs, and another run would be started for jobs that nobody will ask for.
-        self._running: Running | None = None
+        self._worker, self._own = worker, own
+        self._sent: list[BatchFuture[Job, Made]] = []
+        # One run of the process serves all jobs: what ends it ends this executor's work, in
+        # the order of the jobs, and another would be started for jobs that nobody will ask for.
+        self._connection: WorkerConnection | None = None
         self._closed = False
 
-    def submit(self, ticket: Ticket[Job, Made]) -> None:
+    def submit(self, future: BatchFuture[Job, Made]) -> None:
         """Take on a job; dropped where this is closed, else it would start the process again."""
         if self._closed:
             return
-        self._sent = [*(each for each in self._sent if not each.done), ticket]
-        self._running = self._maker.submit(ticket, self._running)
+        self._sent = [*(each for each in self._sent if not each.done), future]
+        self._connection = self._worker.submit(future, self._connection)
 
     def pause(self) -> None:
         """Begin with no further job until `resume`."""
-        self._maker.pause()
+        self._worker.pause()
 
     def resume(self) -> None:
         """Go on."""
-        self._maker.resume()
+        self._worker.resume()
 
     def look(self) -> str:
         """Return what the process does."""
-        return self._maker.look()
+        return self._worker.look()
 
     def close(self, *, wait: bool = True) -> None:
         """Give up what has not begun; what has is dropped when it comes."""
         self._closed = True
         sent, self._sent = self._sent, []
         if self._own:
-            self._maker.close(wait=wait)
+            self._worker.close(wait=wait)
         else:
-            self._maker.cancel([ticket for ticket in sent if not ticket.done])
+            self._worker.cancel([future for future in sent if not future.done])
 
 
-def _end(running: list[Running], *, wait: bool = True) -> None:
+def _end(connection: list[WorkerConnection], *, wait: bool = True) -> None:
     with suppress(IndexError):  # another thread ends it, too
-        while running:
-            running.pop().close(wait=wait)
+        while connection:
+            connection.pop().close(wait=wait)

@@ -7,7 +7,7 @@ import pytest
 
 from factory import errors
 from factory.errors import ConfigError, FactoryError, FetchError, MediaError, MissingExtraError
-from factory.runtime.prefetch.worker.exceptions import carry, received
+from factory.runtime.prefetch.worker.exceptions import deserialize, serialize
 from tests.runtime.work import UnwillingError
 
 OWN = [
@@ -26,7 +26,7 @@ def there_and_back(error: BaseException) -> BaseException:
     try:
         raise error
     except BaseException as caught:  # noqa: BLE001 - with a traceback, as it comes
-        return received(carry(caught))
+        return deserialize(serialize(caught))
 
 
 @pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__)
@@ -38,7 +38,7 @@ def test_every_error_of_ours_stays_what_it_is(kind: type[FactoryError]) -> None:
     assert str(again) == str(error)
     assert {**vars(again), "__notes__": ["a note"]} == vars(error)
     assert again.__notes__[0] == "a note"
-    assert again.__notes__[1].startswith("in the process that makes batches:\nTraceback")
+    assert again.__notes__[1].startswith("in the worker process:\nTraceback")
     assert "in there_and_back" in again.__notes__[1]
 
 

@@ -10,18 +10,18 @@ import torch
 
 from factory.runtime.batches.sent_once import Sender
 from factory.runtime.prefetch.worker.channel import Channel, Kind
-from factory.runtime.prefetch.worker.main import Workshop
+from factory.runtime.prefetch.worker.main import WorkerLoop
 from tests.runtime.work import Opened
 
 
 @pytest.fixture
-def workshop() -> Iterator[tuple[Workshop, Channel]]:
+def loop() -> Iterator[tuple[WorkerLoop, Channel]]:
     """Return what works in the process, here, and the trainer's end of its socket."""
     logger, threads = logging.getLogger("factory"), torch.get_num_threads()
     before = [*logger.handlers], logger.level, logger.propagate
     ours, theirs = map(Channel, socket.socketpair())
     setup = {"opener": pickle.dumps(Opened()), "main": {}, "workers": 1, "level": logging.WARNING}
-    made = Workshop(theirs, setup)
+    made = WorkerLoop(theirs, setup)
     yield made, ours
     made.close()
     logger.handlers, logger.level, logger.propagate = before
@@ -32,9 +32,9 @@ def workshop() -> Iterator[tuple[Workshop, Channel]]:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_quick_jobs_are_left_to_one_thread(
-    workshop: tuple[Workshop, Channel], monkeypatch: pytest.MonkeyPatch, quick: bool
+    loop: tuple[WorkerLoop, Channel], monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    made, channel = workshop
+    made, channel = loop
     monkeypatch.setattr("factory.runtime.prefetch.worker.main._QUICK_S", 3600 if quick else 0)
     sender = Sender()
     for number in range(2):
@@ -44,4 +44,4 @@ def test_quick_jobs_are_left_to_one_thread(
         frame = channel.receive()
         assert frame is not None
         seen += frame[0] is Kind.MADE
-    assert made._crew.alone is quick
+    assert made._executor.alone is quick

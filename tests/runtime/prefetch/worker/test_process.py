@@ -1,4 +1,4 @@
-"""The process that makes batches: what it shares, what it says, and how its end is told."""
+"""The worker process: what it shares, what it says, and how its end is told."""
 
 import logging
 import os
@@ -16,12 +16,12 @@ import pytest
 
 from factory.errors import CacheError, FetchError
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
-from factory.runtime.prefetch.future import Ticket
-from factory.runtime.prefetch.worker.process import MakerProcess, ProcessCrew
+from factory.runtime.prefetch.executors import BatchFuture
+from factory.runtime.prefetch.worker.process import BatchWorker, ProcessExecutor
 from tests.runtime.traces import left, traces
 from tests.runtime.work import Gathering, Opened, name, open_gate, perform
 
-Make = Callable[..., MakerProcess[Any, Any]]
+Make = Callable[..., BatchWorker[Any, Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -36,50 +36,50 @@ def no_trace_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def maker() -> Iterator[MakerProcess[Any, Any]]:
+def worker() -> Iterator[BatchWorker[Any, Any]]:
     """Return a process of the test's own; it starts with the first job."""
-    made = MakerProcess(Opened(), workers=2, timeout_s=60)
+    made = BatchWorker(Opened(), workers=2, timeout_s=60)
     yield made
     made.close()
 
 
 @pytest.fixture
-def gathering() -> Iterator[MakerProcess[Any, Any]]:
+def gathering() -> Iterator[BatchWorker[Any, Any]]:
     """Return a process whose batches are gathered where this one sees them."""
-    made: MakerProcess[Any, Any] = MakerProcess(Gathering, workers=2, timeout_s=60)
+    made: BatchWorker[Any, Any] = BatchWorker(Gathering, workers=2, timeout_s=60)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[MakerProcess[Any, Any]]:
+def shared() -> Iterator[BatchWorker[Any, Any]]:
     """Return one process for the tests that leave it as it was."""
-    made: MakerProcess[Any, Any] = MakerProcess(Opened(), workers=2, timeout_s=60)
+    made: BatchWorker[Any, Any] = BatchWorker(Opened(), workers=2, timeout_s=60)
     list(fetch(made, [("give", 0)]))
     yield made
     made.close()
 
 
 def fetch(
-    maker: MakerProcess[Any, Any] | None, jobs: Any, **settings: Any
+    worker: BatchWorker[Any, Any] | None, jobs: Any, **settings: Any
 ) -> BatchFetcher[Any, Any]:
     make = settings.pop("make", perform)
     prefetch = Prefetch(mode="process", timeout_s=settings.pop("timeout_s", 60), **settings)
-    return BatchFetcher(make, jobs, prefetch, describe=name, maker=maker)
+    return BatchFetcher(make, jobs, prefetch, describe=name, worker=worker)
 
 
-def segments(maker: MakerProcess[Any, Any]) -> int:
+def segments(worker: BatchWorker[Any, Any]) -> int:
     """Return how many segments are mapped here."""
-    return len(maker._running[0]._leases._maps)
+    return len(worker._connections[0]._blocks._maps)
 
 
-def test_batches_are_made_in_another_process_that_stays(maker: MakerProcess[Any, Any]) -> None:
-    first = set(fetch(maker, [("pid", 0)] * 5))
-    second = set(fetch(maker, [("pid", 0)] * 5))
-    assert first == second == {maker.pid}
+def test_batches_are_made_in_another_process_that_stays(worker: BatchWorker[Any, Any]) -> None:
+    first = set(fetch(worker, [("pid", 0)] * 5))
+    second = set(fetch(worker, [("pid", 0)] * 5))
+    assert first == second == {worker.pid}
     assert os.getpid() not in first
-    child = psutil.Process(maker.pid)
-    maker.close()
+    child = psutil.Process(worker.pid)
+    worker.close()
     assert not child.is_running()
 
 
@@ -89,7 +89,7 @@ def test_a_fetcher_without_one_has_its_own_and_closes_it() -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_two_fetchers_share_one_process(shared: MakerProcess[Any, Any]) -> None:
+def test_two_fetchers_share_one_process(shared: BatchWorker[Any, Any]) -> None:
     """As a validation in the middle of an epoch does."""
     training = iter(fetch(shared, [("give", n) for n in range(20)]))
     assert [next(training) for _ in range(5)] == list(range(5))
@@ -97,7 +97,7 @@ def test_two_fetchers_share_one_process(shared: MakerProcess[Any, Any]) -> None:
     assert list(training) == list(range(5, 20))
 
 
-def test_tensors_are_views_of_shared_memory(shared: MakerProcess[Any, Any]) -> None:
+def test_tensors_are_views_of_shared_memory(shared: BatchWorker[Any, Any]) -> None:
     made = next(iter(fetch(shared, [("bytes", 7, 10**6)])))
     at = made.untyped_storage().data_ptr()
     spans = [
@@ -108,7 +108,7 @@ def test_tensors_are_views_of_shared_memory(shared: MakerProcess[Any, Any]) -> N
     assert any(first <= at < last for first, last in spans)
 
 
-def test_memory_is_used_again_when_a_batch_is_gone(shared: MakerProcess[Any, Any]) -> None:
+def test_memory_is_used_again_when_a_batch_is_gone(shared: BatchWorker[Any, Any]) -> None:
     jobs = [("bytes", n % 256, 50_000 + n) for n in range(60)]
     for number, made in enumerate(fetch(shared, jobs, batches=3)):
         assert made.numel() == 50_000 + number
@@ -118,7 +118,7 @@ def test_memory_is_used_again_when_a_batch_is_gone(shared: MakerProcess[Any, Any
     assert segments(shared) <= 4 + 2 + 1
 
 
-def test_a_segment_too_small_is_replaced(shared: MakerProcess[Any, Any]) -> None:
+def test_a_segment_too_small_is_replaced(shared: BatchWorker[Any, Any]) -> None:
     jobs = [("bytes", n, 2**10 * 4**n) for n in range(8)]
     for number, made in enumerate(fetch(shared, jobs, batches=1, workers=1)):
         assert made.numel() == 2**10 * 4**number
@@ -128,7 +128,7 @@ def test_a_segment_too_small_is_replaced(shared: MakerProcess[Any, Any]) -> None
 
 
 def test_what_is_gathered_in_shared_memory_arrives_without_a_copy(
-    gathering: MakerProcess[Any, Any],
+    gathering: BatchWorker[Any, Any],
 ) -> None:
     batches = iter(fetch(gathering, [("one", 1), ("over", 2)]))
     made = next(batches)
@@ -136,7 +136,7 @@ def test_what_is_gathered_in_shared_memory_arrives_without_a_copy(
     assert (made == 2).all()
 
 
-def test_memory_does_not_grow_over_an_epoch(gathering: MakerProcess[Any, Any]) -> None:
+def test_memory_does_not_grow_over_an_epoch(gathering: BatchWorker[Any, Any]) -> None:
     seen = []
     for made in fetch(gathering, [("one", n % 100) for n in range(300)]):
         assert (made == len(seen) % 100).all()
@@ -147,7 +147,7 @@ def test_memory_does_not_grow_over_an_epoch(gathering: MakerProcess[Any, Any]) -
 
 
 def test_a_gathered_batch_that_is_kept_is_never_written_over(
-    gathering: MakerProcess[Any, Any],
+    gathering: BatchWorker[Any, Any],
 ) -> None:
     kept = [made[5:7] for made in fetch(gathering, [("one", n) for n in range(40)])]
     gathering.close()  # nor taken away
@@ -156,7 +156,7 @@ def test_a_gathered_batch_that_is_kept_is_never_written_over(
 
 
 def test_a_gathered_batch_outlives_the_process_that_made_it(
-    gathering: MakerProcess[Any, Any],
+    gathering: BatchWorker[Any, Any],
 ) -> None:
     """And nothing of its memory is left once it is gone; see `no_trace_left`."""
     batches = iter(fetch(gathering, [("one", n) for n in range(100)]))
@@ -169,47 +169,47 @@ def test_a_gathered_batch_outlives_the_process_that_made_it(
 
 
 def test_a_batch_of_more_segments_than_files_in_a_frame(
-    gathering: MakerProcess[Any, Any],
+    gathering: BatchWorker[Any, Any],
 ) -> None:
     (made,) = fetch(gathering, [("many", 150)])
     assert [int(one[0]) for one in made] == list(range(150))
 
 
 def test_a_job_that_takes_long_is_not_waited_for_by_the_next(
-    maker: MakerProcess[Any, Any], tmp_path: Path
+    worker: BatchWorker[Any, Any], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    list(fetch(maker, [("give", n) for n in range(60)]))
-    crew: ProcessCrew[Any, Any] = ProcessCrew(maker, own=False)
-    slow: Ticket[Any, Any] = Ticket(("gate", 0, str(gate)))
-    quick: list[Ticket[Any, Any]] = [Ticket(("give", n)) for n in range(3)]
-    for ticket in (slow, *quick):
-        crew.submit(ticket)
-    for ticket in quick:
-        assert ticket.wait(60)
+    list(fetch(worker, [("give", n) for n in range(60)]))
+    executor: ProcessExecutor[Any, Any] = ProcessExecutor(worker, own=False)
+    slow: BatchFuture[Any, Any] = BatchFuture(("gate", 0, str(gate)))
+    quick: list[BatchFuture[Any, Any]] = [BatchFuture(("give", n)) for n in range(3)]
+    for future in (slow, *quick):
+        executor.submit(future)
+    for future in quick:
+        assert future.wait(60)
     assert not slow.done
     open_gate(gate)
     assert slow.wait(60)
-    crew.close()
+    executor.close()
 
 
-def test_a_batch_that_is_kept_is_never_written_over(maker: MakerProcess[Any, Any]) -> None:
+def test_a_batch_that_is_kept_is_never_written_over(worker: BatchWorker[Any, Any]) -> None:
     jobs = [("bytes", n, 1000) for n in range(40)]
     kept, parts = [], []
-    for number, made in enumerate(fetch(maker, jobs)):
+    for number, made in enumerate(fetch(worker, jobs)):
         if number % 4 == 0:
             kept.append(made)
         elif number % 4 == 1:
             parts.append(made[10:20])  # a part of it is enough
-    maker.close()  # nor taken away
+    worker.close()  # nor taken away
     for number, made in enumerate(kept):
         assert (made == 4 * number).all()
     for number, part in enumerate(parts):
         assert (part == 4 * number + 1).all()
 
 
-def test_bytes_are_bounded_by_what_is_in_the_making_too(shared: MakerProcess[Any, Any]) -> None:
+def test_bytes_are_bounded_by_what_is_in_the_making_too(shared: BatchWorker[Any, Any]) -> None:
     taken: list[int] = []
 
     def jobs() -> Iterator[tuple[str, int, int]]:
@@ -223,43 +223,43 @@ def test_bytes_are_bounded_by_what_is_in_the_making_too(shared: MakerProcess[Any
         assert len(taken) == min(10, number + 3)  # the one delivered, and two ahead
 
 
-def test_jobs_may_stay_here(shared: MakerProcess[Any, Any]) -> None:
+def test_jobs_may_stay_here(shared: BatchWorker[Any, Any]) -> None:
     """As those of streams do, whose position is part of a checkpoint."""
     jobs = [("pid", number) for number in range(12)]
     fetcher = BatchFetcher(
-        perform, jobs, Prefetch(mode="process"), maker=shared, here=lambda job: job[1] % 3 == 0
+        perform, jobs, Prefetch(mode="process"), worker=shared, here=lambda job: job[1] % 3 == 0
     )
     ours = [pid == os.getpid() for pid in fetcher]
     assert ours == [number % 3 == 0 for number in range(12)]
 
 
-def test_its_log_is_ours(shared: MakerProcess[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_its_log_is_ours(shared: BatchWorker[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "factory"):
         list(fetch(shared, [("say", 1, "%s of it is missing")]))
     assert "%s of it is missing" in caplog.messages
 
 
-def test_an_error_says_where_it_came_from(shared: MakerProcess[Any, Any]) -> None:
+def test_an_error_says_where_it_came_from(shared: BatchWorker[Any, Any]) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         list(fetch(shared, [("refuse", 3, "plainly")]))
     trace, job = caught.value.__notes__
-    assert trace.startswith("in the process that makes batches:\nTraceback")
+    assert trace.startswith("in the worker process:\nTraceback")
     assert "in refuse" in trace
     assert job == "while making the batch of job 3"
 
 
-def test_an_error_that_cannot_travel_goes_as_text(shared: MakerProcess[Any, Any]) -> None:
+def test_an_error_that_cannot_travel_goes_as_text(shared: BatchWorker[Any, Any]) -> None:
     with pytest.raises(FetchError, match=r"tests\.runtime\.work\.UnwillingError: this and that"):
         list(fetch(shared, [("refuse", 3, "unwilling")]))
 
 
-def test_a_batch_that_cannot_travel_is_an_error(shared: MakerProcess[Any, Any]) -> None:
+def test_a_batch_that_cannot_travel_is_an_error(shared: BatchWorker[Any, Any]) -> None:
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         list(fetch(shared, [("lambda", 3)]))
     assert list(fetch(shared, [("give", 1)])) == [1]
 
 
-def test_a_job_that_cannot_travel_is_an_error(shared: MakerProcess[Any, Any]) -> None:
+def test_a_job_that_cannot_travel_is_an_error(shared: BatchWorker[Any, Any]) -> None:
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         list(fetch(shared, [("give", lambda: 0)]))
 
@@ -272,55 +272,55 @@ def test_a_job_that_cannot_travel_is_an_error(shared: MakerProcess[Any, Any]) ->
     ],
 )
 def test_its_end_is_one_clear_error(how: str, said: str) -> None:
-    maker: MakerProcess[Any, Any] = MakerProcess(Opened(), workers=1, timeout_s=60)
+    worker: BatchWorker[Any, Any] = BatchWorker(Opened(), workers=1, timeout_s=60)
     seen: list[int] = []
     jobs = [("give", 1), ("give", 2), ("end", 3, how), *[("give", 4)] * 9]
     with pytest.raises(FetchError, match=said) as caught:
-        seen.extend(fetch(maker, jobs, batches=3))
+        seen.extend(fetch(worker, jobs, batches=3))
     assert seen == [1, 2]
     text = str(caught.value)
-    assert f"(pid {maker.pid})" in text
+    assert f"(pid {worker.pid})" in text
     assert f"while it made ('end', 3, '{how}')" in text
     assert "lower prefetch.batches" in text
     assert "prefetch=thread does without that process" in text
     assert caught.value.__notes__ == ["while making the batch of job 3"]
     # The next iteration starts another one.
-    assert list(fetch(maker, [("give", 5)])) == [5]
-    maker.close()
+    assert list(fetch(worker, [("give", 5)])) == [5]
+    worker.close()
 
 
-def test_a_crew_whose_process_ended_starts_no_other(maker: MakerProcess[Any, Any]) -> None:
+def test_an_executor_whose_process_ended_starts_no_other(worker: BatchWorker[Any, Any]) -> None:
     """Jobs that are begun while the news is on its way would run for nobody."""
-    crew: ProcessCrew[Any, Any] = ProcessCrew(maker, own=False)
-    deadly: Ticket[Any, Any] = Ticket(("end", 0, "SIGKILL"))
-    later: Ticket[Any, Any] = Ticket(("give", 1))
-    for ticket in (deadly, later):
-        crew.submit(ticket)
-        assert ticket.wait(60)
-        assert isinstance(ticket.error, FetchError)
-        assert "was killed by SIGKILL" in str(ticket.error)
-        pid = maker.pid
-    crew.close()
+    executor: ProcessExecutor[Any, Any] = ProcessExecutor(worker, own=False)
+    deadly: BatchFuture[Any, Any] = BatchFuture(("end", 0, "SIGKILL"))
+    later: BatchFuture[Any, Any] = BatchFuture(("give", 1))
+    for future in (deadly, later):
+        executor.submit(future)
+        assert future.wait(60)
+        assert isinstance(future.error, FetchError)
+        assert "was killed by SIGKILL" in str(future.error)
+        pid = worker.pid
+    executor.close()
     assert f"(pid {pid})" in str(deadly.error)
 
 
 def test_killed_from_outside_while_a_read_hangs(
-    maker: MakerProcess[Any, Any], tmp_path: Path
+    worker: BatchWorker[Any, Any], tmp_path: Path
 ) -> None:
     bell, gate = tmp_path / "bell", tmp_path / "gate"
     os.mkfifo(bell)
     os.mkfifo(gate)
-    batches = iter(fetch(maker, [("give", 0), ("announced", 1, str(bell), str(gate))]))
+    batches = iter(fetch(worker, [("give", 0), ("announced", 1, str(bell), str(gate))]))
     next(batches)
     bell.read_bytes()
-    psutil.Process(maker.pid).kill()
+    psutil.Process(worker.pid).kill()
     with pytest.raises(FetchError, match="was killed by SIGKILL"):
         next(batches)
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_signals_that_are_meant_for_the_trainer_are_left_to_it(
-    shared: MakerProcess[Any, Any], number: str
+    shared: BatchWorker[Any, Any], number: str
 ) -> None:
     pid = shared.pid
     assert list(fetch(shared, [("signal", 0, number), ("give", 1)])) == [0, 1]
@@ -328,30 +328,28 @@ def test_signals_that_are_meant_for_the_trainer_are_left_to_it(
 
 
 def test_a_process_that_cannot_be_started(
-    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+    worker: BatchWorker[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FetchError, match=r"cannot be started \(.*prefetch=thread") as caught:
-        list(fetch(maker, [("give", 0)]))
-    assert caught.value.__notes__ == [
-        "while starting the process that makes batches for the batch of job 0"
-    ]
+        list(fetch(worker, [("give", 0)]))
+    assert caught.value.__notes__ == ["while starting the worker process for the batch of job 0"]
 
 
 def test_a_process_that_ends_at_its_start(
-    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+    worker: BatchWorker[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(FetchError, match="ended by itself with exit code 1 while it started"):
-        list(fetch(maker, [("give", 0)]))
+        list(fetch(worker, [("give", 0)]))
 
 
 def test_what_cannot_be_opened_keeps_its_error(tmp_path: Path) -> None:
     error = CacheError("the catalog is another one")
-    maker: MakerProcess[Any, Any] = MakerProcess(Opened(error), workers=2, timeout_s=60)
+    worker: BatchWorker[Any, Any] = BatchWorker(Opened(error), workers=2, timeout_s=60)
     with pytest.raises(CacheError, match="the catalog is another one"):
-        list(fetch(maker, [("give", 0), ("give", 1)]))
-    maker.close()
+        list(fetch(worker, [("give", 0), ("give", 1)]))
+    worker.close()
 
 
 def test_what_cannot_be_sent_is_said_before_anything_starts() -> None:
@@ -361,16 +359,14 @@ def test_what_cannot_be_sent_is_said_before_anything_starts() -> None:
 
 def test_what_was_opened_is_closed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    maker: MakerProcess[Any, Any] = MakerProcess(Opened(mark=str(mark)), workers=1, timeout_s=60)
-    list(fetch(maker, [("give", 0)]))
+    worker: BatchWorker[Any, Any] = BatchWorker(Opened(mark=str(mark)), workers=1, timeout_s=60)
+    list(fetch(worker, [("give", 0)]))
     assert not mark.exists()
-    maker.close()
+    worker.close()
     assert mark.read_text() == "closed"
 
 
-def test_a_stall_shows_what_the_process_does(
-    shared: MakerProcess[Any, Any], tmp_path: Path
-) -> None:
+def test_a_stall_shows_what_the_process_does(shared: BatchWorker[Any, Any], tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     jobs = [("give", 0), *(("gate", n, str(gate)) for n in (1, 2, 3))]
@@ -382,40 +378,40 @@ def test_a_stall_shows_what_the_process_does(
     assert "no batch within prefetch.timeout_s=0.3 s: job 1 is still in the making" in text
     assert "wait for a worker: 1: job 3" in text
     assert "in the making: 2: job 1 (for 0." in text
-    assert f"In the process that makes batches (pid {shared.pid}):\n" in text
+    assert f"In the worker process (pid {shared.pid}):\n" in text
     assert text.count("in pass_gate") == 2
     assert "in test_a_stall_shows" not in text  # the consumer is who asks
     open_gate(gate)  # for both
     assert list(fetch(shared, [("give", 9)])) == [9]
 
 
-def test_a_stall_is_shown_where_the_interpreter_is_held(maker: MakerProcess[Any, Any]) -> None:
-    list(fetch(maker, [("give", 0)]))  # its start takes longer than that
+def test_a_stall_is_shown_where_the_interpreter_is_held(worker: BatchWorker[Any, Any]) -> None:
+    list(fetch(worker, [("give", 0)]))  # its start takes longer than that
     with pytest.raises(FetchError) as caught:
-        list(fetch(maker, [("hold", 1)], timeout_s=0.3))
+        list(fetch(worker, [("hold", 1)], timeout_s=0.3))
     text = str(caught.value)
     assert "which did not answer:" in text
     assert "in hold_interpreter" in text
-    maker.close(wait=False)
+    worker.close(wait=False)
 
 
-def test_a_stall_of_a_process_that_is_stopped(maker: MakerProcess[Any, Any]) -> None:
-    list(fetch(maker, [("give", 0)]))
+def test_a_stall_of_a_process_that_is_stopped(worker: BatchWorker[Any, Any]) -> None:
+    list(fetch(worker, [("give", 0)]))
     with pytest.raises(FetchError, match="it is stopped, or hangs in the system"):
-        list(fetch(maker, [("end", 1, "SIGSTOP")], timeout_s=0.3))
-    maker.close(wait=False)
+        list(fetch(worker, [("end", 1, "SIGSTOP")], timeout_s=0.3))
+    worker.close(wait=False)
 
 
 def test_closing_does_not_wait_for_one_that_the_system_holds(
-    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+    worker: BatchWorker[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("factory.runtime.prefetch.worker.connection.CLOSE_S", 0.05)
-    list(fetch(maker, [("give", 0)]))
-    process = maker._running[0].process
+    list(fetch(worker, [("give", 0)]))
+    process = worker._connections[0].process
     process.send_signal(signal.SIGSTOP)
     kill = process.kill
     monkeypatch.setattr(process, "kill", lambda: None)  # as in a read that cannot be interrupted
-    closing = threading.Thread(target=maker.close, kwargs={"wait": False})
+    closing = threading.Thread(target=worker.close, kwargs={"wait": False})
     closing.start()
     closing.join(10)
     ended = not closing.is_alive()
@@ -426,7 +422,7 @@ def test_closing_does_not_wait_for_one_that_the_system_holds(
 
 
 def test_batches_that_cannot_be_taken_here_are_an_error_at_once(
-    maker: MakerProcess[Any, Any], monkeypatch: pytest.MonkeyPatch
+    worker: BatchWorker[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = socket.recv_fds
 
@@ -440,27 +436,27 @@ def test_batches_that_cannot_be_taken_here_are_an_error_at_once(
     with pytest.raises(
         FetchError, match=r"cannot be taken \(.*Too many open files; raise"
     ) as caught:
-        list(fetch(maker, [("bytes", 0, 10**5)]))
+        list(fetch(worker, [("bytes", 0, 10**5)]))
     assert isinstance(caught.value.__cause__, OSError)
     monkeypatch.undo()
-    assert list(fetch(maker, [("give", 0)])) == [0]  # by another one
+    assert list(fetch(worker, [("give", 0)])) == [0]  # by another one
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_a_job_that_comes_after_the_end_starts_nothing(
-    maker: MakerProcess[Any, Any], own: bool
+    worker: BatchWorker[Any, Any], own: bool
 ) -> None:
-    crew: ProcessCrew[Any, Any] = ProcessCrew(maker, own=own)
-    crew.close()
-    crew.submit(Ticket(("give", 0)))
-    assert maker.pid is None
+    executor: ProcessExecutor[Any, Any] = ProcessExecutor(worker, own=own)
+    executor.close()
+    executor.submit(BatchFuture(("give", 0)))
+    assert worker.pid is None
 
 
 def test_closing_does_not_wait_for_a_start() -> None:
-    maker: MakerProcess[Any, Any] = MakerProcess(Opened(), workers=2, timeout_s=60)
-    fetcher = fetch(maker, [("give", 0)])
-    fetcher._window.fill(fetcher._state.crew.submit)
-    child = psutil.Process(maker.pid)
-    maker.close()
+    worker: BatchWorker[Any, Any] = BatchWorker(Opened(), workers=2, timeout_s=60)
+    fetcher = fetch(worker, [("give", 0)])
+    fetcher._window.fill(fetcher._state.executor.submit)
+    child = psutil.Process(worker.pid)
+    worker.close()
     assert not child.is_running()
     fetcher.close()

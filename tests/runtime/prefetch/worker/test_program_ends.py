@@ -1,4 +1,4 @@
-"""However a program ends, the process that makes its batches ends with it, and says nothing."""
+"""However a program ends, its worker process ends with it, and says nothing."""
 
 import os
 import select
@@ -20,7 +20,7 @@ Start = Callable[[str], "tuple[subprocess.Popen[str], int]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Start the program in a terminal's group of its own; return it and a pidfd of its maker."""
+    """Start the program in a process group of its own; return it and a pidfd of its worker."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
@@ -36,37 +36,37 @@ def start(tmp_path: Path) -> Start:
     return begin
 
 
-def gone(maker: int) -> bool:
+def gone(worker: int) -> bool:
     """Wait for a process to be gone."""
     poll = select.poll()
-    poll.register(maker, select.POLLIN)
+    poll.register(worker, select.POLLIN)
     found = bool(poll.poll(PATIENCE_S * 1000))
-    os.close(maker)
+    os.close(worker)
     return found
 
 
 def test_a_program_that_leaves_its_fetcher_open(start: Start) -> None:
-    program, maker = start("leave")
+    program, worker = start("leave")
     assert program.communicate(timeout=PATIENCE_S) == ("", "")
     assert program.returncode == 0
-    assert gone(maker)
+    assert gone(worker)
 
 
 def test_a_program_that_is_killed_while_a_fork_of_it_lives(start: Start) -> None:
     before = traces()["shared memory"]
-    program, maker = start("fork")
+    program, worker = start("fork")
     assert program.stdout is not None
     fork = int(program.stdout.readline())
     program.kill()
-    assert gone(maker)
+    assert gone(worker)
     os.kill(fork, signal.SIGKILL)
     assert program.communicate(timeout=PATIENCE_S) == ("", "")
     assert not traces()["shared memory"] - before
 
 
 def test_a_program_that_is_interrupted_with_all_of_its_group(start: Start) -> None:
-    program, maker = start("wait")
+    program, worker = start("wait")
     os.killpg(program.pid, signal.SIGINT)
     assert program.communicate(timeout=PATIENCE_S) == ("interrupted\n", "")
     assert program.returncode == 0
-    assert gone(maker)
+    assert gone(worker)

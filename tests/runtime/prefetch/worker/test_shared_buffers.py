@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from factory.runtime.prefetch.worker.packed_batch import pack, unpack
-from factory.runtime.prefetch.worker.shared_files import Leases
+from factory.runtime.prefetch.worker.shared_buffers import MappedBlocks
 from tests.runtime.crossing import Crossing
 
 DTYPES = [np.uint8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64, np.bool_]
@@ -98,7 +98,7 @@ def test_what_was_made_in_shared_memory_is_not_copied(crossing: Crossing) -> Non
     there = crossing.receive(packed)
     made.fill_(2)  # only to see that it is the same memory
     assert packed.made is None
-    assert len(packed.segments) == crossing.mapped == 1
+    assert len(packed.blocks) == crossing.mapped == 1
     assert (there["a"] == 2).all()
     assert there["a"].shape == LARGE
     assert torch.equal(there["part"], made[2])
@@ -107,7 +107,7 @@ def test_what_was_made_in_shared_memory_is_not_copied(crossing: Crossing) -> Non
 def test_what_was_made_elsewhere_is_copied_once_all_to_one_segment(crossing: Crossing) -> None:
     value = [torch.full((n, 1000), float(n)) for n in range(3, 9)]
     packed = crossing.send(value)
-    assert packed.segments == (packed.made,)
+    assert packed.blocks == (packed.made,)
     assert all(map(torch.equal, crossing.receive(packed), value))
 
 
@@ -116,7 +116,7 @@ def test_small_tensors_and_other_values_need_no_shared_memory() -> None:
         raise AssertionError("asked for")
 
     packed = pack({"rows": torch.arange(16), "keys": ["a"]}, none)
-    assert packed.segments == ()
+    assert packed.blocks == ()
     assert unpack(packed, {})["rows"].tolist() == list(range(16))
 
 
@@ -223,7 +223,7 @@ def test_without_room_nothing_is_counted_as_used(monkeypatch: pytest.MonkeyPatch
 def test_descriptors_are_closed_though_memory_cannot_be_mapped() -> None:
     files = [os.memfd_create("empty") for _ in range(2)]  # of no byte
     with pytest.raises(ValueError, match="empty file"):
-        Leases().add([1, 2], files)
+        MappedBlocks().add([1, 2], files)
     for file in files:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(file)

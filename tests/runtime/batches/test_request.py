@@ -23,8 +23,14 @@ from factory.catalog.captions.sources import Captions, FilenameCaptions, TextFil
 from factory.catalog.catalog import SampleCaptions
 from factory.encoder.hashed_text import HashedText
 from factory.registry.precompute import fill_captions
-from factory.runtime.batches.metadata import AT_FIRST, TOGETHER, Neighbours, Outline
-from factory.runtime.batches.request import Part, together
+from factory.runtime.batches.request import (
+    AT_FIRST,
+    TOGETHER,
+    BatchMetadata,
+    BatchRequest,
+    Lookahead,
+    group_requests,
+)
 from factory.runtime.batches.sent_once import Receiver, Sender
 from factory.sampling.plan import PlanStep
 from factory.storage.local import LocalStorage
@@ -41,7 +47,7 @@ def source(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> PreparedBackend:
     """Twelve pictures of two shapes with captions that were encoded."""
-    root = tmp_path_factory.mktemp("outlined")
+    root = tmp_path_factory.mktemp("metadata")
     if request.param == "by key":
         return spoken_source(root, FilenameCaptions(dropout=0.3))
     made = spoken_source(root, TextFileCaptions(dropout=0.3))
@@ -67,28 +73,28 @@ def spoken_source(root: Path, caption: Captions, word: str = "picture") -> Prepa
     return PreparedBackend(backend, catalog, text=text)
 
 
-def told(outline: Outline) -> list[Any]:
-    """Return what an outline says, in values that can be compared."""
-    crops, text = outline.crops, outline.text
+def fields(metadata: BatchMetadata) -> list[Any]:
+    """Return what the metadata says, in values that can be compared."""
+    crops, text = metadata.crops, metadata.text
     assert text is not None
     arrays = [
-        outline.rows, outline.original_size, crops.intermediary, crops.offset, crops.target,
+        metadata.rows, metadata.original_size, crops.intermediary, crops.offset, crops.target,
         text.found.shard, text.found.row, text.found.checksum,
     ]  # fmt: skip
-    return [outline.keys, outline.captions, *(array.tolist() for array in arrays)]
+    return [metadata.keys, metadata.captions, *(array.tolist() for array in arrays)]
 
 
 def describe(source: PreparedBackend, epoch: int = 0) -> Any:
-    return lambda rows: Outline.of(source, rows, seed=3, epoch=epoch)
+    return lambda rows: BatchMetadata.of(source, rows, seed=3, epoch=epoch)
 
 
-def parts(*batches: tuple[str, Sequence[int]]) -> list[Part]:
+def requests(*batches: tuple[str, Sequence[int]]) -> list[BatchRequest]:
     """Return a part for each batch, its backend and its rows: every second place of them."""
     steps = [
         PlanStep(0, number, number, name, "96x64", np.array(rows), 0, 0)
         for number, (name, rows) in enumerate(batches)
     ]
-    return [Part(step, np.arange(0, len(step.rows), 2)) for step in steps]
+    return [BatchRequest(step, np.arange(0, len(step.rows), 2)) for step in steps]
 
 
 @given(batches=st.lists(st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=5), min_size=1))
@@ -96,10 +102,10 @@ def test_a_batch_described_with_others_is_described_as_alone(
     source: PreparedBackend, batches: list[list[int]]
 ) -> None:
     rows = [np.array(each) for each in batches]
-    near = Neighbours(rows)
+    near = Lookahead(rows)
     for number in reversed(range(len(rows))):
-        found = near.outline(number, describe(source))
-        assert told(found) == told(describe(source)(rows[number]))
+        found = near.metadata(number, describe(source))
+        assert fields(found) == fields(describe(source)(rows[number]))
 
 
 def test_parts_keep_their_order_and_are_described_with_those_of_their_backend() -> None:
@@ -108,28 +114,28 @@ def test_parts_keep_their_order_and_are_described_with_those_of_their_backend() 
     class NotedError(Exception):
         """What is to be described was noted."""
 
-    def note(rows: Rows) -> Outline:
+    def note(rows: Rows) -> BatchMetadata:
         asked.append(rows.tolist())
         raise NotedError
 
-    given = parts(("a", [0, 1, 2]), ("b", [3]), ("a", [4, 5]), ("a", [6]))
-    found = list(together(given))
+    given = requests(("a", [0, 1, 2]), ("b", [3]), ("a", [4, 5]), ("a", [6]))
+    found = list(group_requests(given))
 
-    assert [part.step for part in found] == [part.step for part in given]
-    for part in found:
+    assert [request.step for request in found] == [request.step for request in given]
+    for request in found:
         with pytest.raises(NotedError):
-            part.outline(note)
+            request.metadata(note)
     assert asked == [[0, 2, 4, 6], [3], [0, 2, 4, 6], [0, 2, 4, 6]]
 
 
 def test_what_was_planned_comes_before_the_error_of_what_cannot_be() -> None:
-    def planned() -> Iterator[Part]:
-        yield from parts(*[("a", [0, 1])] * 100)
+    def planned() -> Iterator[BatchRequest]:
+        yield from requests(*[("a", [0, 1])] * 100)
         raise OSError("a plan that ends in mid-air")
 
     found: list[int] = []
     with pytest.raises(OSError, match="in mid-air"):
-        found.extend(part.step.step for part in together(planned()))
+        found.extend(request.step.step for request in group_requests(planned()))
     assert found == list(range(100))
 
 
@@ -137,15 +143,15 @@ def test_threads_that_ask_at_once_have_all_described_once(source: PreparedBacken
     asked = []
     ready = threading.Barrier(4)
 
-    def count(rows: Rows) -> Outline:
+    def count(rows: Rows) -> BatchMetadata:
         asked.append(rows)
         return describe(source)(rows)
 
-    near = Neighbours([np.array([n, n + 1]) for n in range(4)])
+    near = Lookahead([np.array([n, n + 1]) for n in range(4)])
 
     def ask(number: int) -> list[int]:
         ready.wait()
-        return near.outline(number, count).rows.tolist()
+        return near.metadata(number, count).rows.tolist()
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, range(4))) == [[n, n + 1] for n in range(4)]
@@ -153,39 +159,39 @@ def test_threads_that_ask_at_once_have_all_described_once(source: PreparedBacken
 
 
 def test_a_batch_that_is_asked_for_again_is_described_again(source: PreparedBackend) -> None:
-    near = Neighbours([np.array([1, 2]), np.array([3])])
-    first = told(near.outline(0, describe(source)))
-    # Its maker may have put substitutes into the rows that it was given.
+    near = Lookahead([np.array([1, 2]), np.array([3])])
+    first = fields(near.metadata(0, describe(source)))
+    # Whoever made it may have put substitutes into the rows that it was given.
     for _ in range(3):
-        near.outline(1, describe(source)).rows[:] = 7
-    assert told(near.outline(0, describe(source))) == first
-    assert near.outline(1, describe(source)).rows.tolist() == [3]
+        near.metadata(1, describe(source)).rows[:] = 7
+    assert fields(near.metadata(0, describe(source))) == first
+    assert near.metadata(1, describe(source)).rows.tolist() == [3]
 
 
 def test_a_failure_is_met_by_each_and_not_remembered(source: PreparedBackend) -> None:
-    near = Neighbours([np.array([1]), np.array([2])])
+    near = Lookahead([np.array([1]), np.array([2])])
 
-    def fail(rows: Rows) -> Outline:
+    def fail(rows: Rows) -> BatchMetadata:
         raise OSError(f"{len(rows)} rows")
 
     for number in (0, 1):
         with pytest.raises(OSError, match="2 rows"):
-            near.outline(number, fail)
-    assert near.outline(1, describe(source)).rows.tolist() == [2]
+            near.metadata(number, fail)
+    assert near.metadata(1, describe(source)).rows.tolist() == [2]
 
 
 def test_parts_in_another_process_are_described_together(source: PreparedBackend) -> None:
-    alone = parts(("a", [0, 1, 2]), ("a", [4, 5]))
+    alone = requests(("a", [0, 1, 2]), ("a", [4, 5]))
     sender, receiver = Sender(), Receiver()
-    there = [receiver.loads(sender.dumps(part)) for part in together(alone)]
+    there = [receiver.loads(sender.dumps(request)) for request in group_requests(alone)]
     asked: list[list[int]] = []
 
-    def note(rows: Rows) -> Outline:
+    def note(rows: Rows) -> BatchMetadata:
         asked.append(rows.tolist())
         return describe(source)(rows)
 
-    for part, lonely in zip(there, alone, strict=True):
-        assert told(part.outline(note)) == told(lonely.outline(describe(source)))
+    for request, lonely in zip(there, alone, strict=True):
+        assert fields(request.metadata(note)) == fields(lonely.metadata(describe(source)))
     assert asked == [[0, 2, 4]]
 
 
@@ -206,7 +212,7 @@ def test_captions_lie_where_their_keys_say_whoever_was_asked(
     for epoch, known in enumerate(by_key):
         asked.clear()
         found = describe(source, epoch)(rows)
-        assert told(found) == told(known)
+        assert fields(found) == fields(known)
         own = [f"picture {n:04d} 0" for n in range(COUNT) if n % 3]
         # No key is made of a caption that a sample has in every epoch.
         assert asked == [caption for caption in found.captions if caption not in own]
@@ -291,15 +297,15 @@ def test_so_many_samples_are_described_together_and_at_least_one_batch() -> None
     class NotedError(Exception):
         """What is to be described was noted."""
 
-    def note(rows: Rows) -> Outline:
+    def note(rows: Rows) -> BatchMetadata:
         asked.append(len(rows))
         raise NotedError
 
     alike = AT_FIRST // 2
     few, many = list(range(2 * alike)), list(range(3 * TOGETHER))
-    for part in together(parts(*[("a", few)] * 100, ("a", many), ("a", [1]))):
+    for request in group_requests(requests(*[("a", few)] * 100, ("a", many), ("a", [1]))):
         with pytest.raises(NotedError):
-            part.outline(note)
+            request.metadata(note)
     # Every second place counts; each batch is asked for alone, and nothing is kept of a failure.
     groups = [count for count, _ in itertools.groupby(asked)]  # two in a row of 1024
     assert groups == [64, 128, 256, 512, 1024, 6 * alike, 3 * TOGETHER // 2, 1]
