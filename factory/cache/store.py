@@ -196,7 +196,7 @@ class TensorStore:
             pad: Whether rows may differ in the length of their fields' first axis, such as
                 captions of more or fewer tokens; shorter ones are filled up with zeros.
             allocate: Makes the tensors that are not given, of a shape and dtype, with anything in
-                them; such as `BatchMemory.tensor`, which uses memory again.
+                them; such as `BufferPool.tensor`, which uses memory again.
 
         Raises:
             UnusableRowsError: Keys have no row, or rows are damaged or gone.

@@ -8,10 +8,10 @@ import pytest
 from factory import FactoryDataModule, ImageBackend
 from factory.backends.image import Crop
 from factory.errors import PlanError
-from factory.lightning.loaders import Layout, TrainLoader
 from factory.lightning.position import Position
 from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
+from factory.sampling.rank_shares import RankLayout, TrainLoader
 from factory.sampling.selection import Random
 from factory.storage.local import LocalStorage
 from tests.scenarios.training.building import write_folders
@@ -48,7 +48,7 @@ def test_a_layout_must_divide_each_backends_own_batch(tmp_path: Path) -> None:
     data = mixed(tmp_path, {"batch_size": 6})
 
     def loader(ranks: int) -> TrainLoader:
-        layout = Layout(0, ranks, 1)
+        layout = RankLayout(0, ranks, 1)
         return TrainLoader(data.plan, data._collate(), data.prefetch, layout, Position())
 
     with pytest.raises(PlanError, match=r"backend 'a': a global batch of 6 .* 1, 2, 3, 6\."):

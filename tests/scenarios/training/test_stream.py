@@ -20,9 +20,9 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ResumeError, TableError
-from factory.lightning.loaders import Layout, TrainLoader
 from factory.lightning.position import Position
 from factory.runtime.prefetch.batch_fetcher import Prefetch
+from factory.sampling.rank_shares import RankLayout, TrainLoader
 from factory.storage.local import LocalStorage
 from tests.scenarios.training.building import Watching, trainer
 from tests.support.pictures import colour, write_pictures
@@ -164,7 +164,7 @@ def test_ranks_take_their_shares_of_the_same_batches(mixed: Any, root: Path) -> 
         data = mixed()
         data.prepare_data()
         data.setup()
-        layout = Layout(rank, 2, 1)
+        layout = RankLayout(rank, 2, 1)
         loader = TrainLoader(data.plan, data._collate(), Prefetch(), layout, Position())
         batches = iter(loader)
         shares.append([next(batches) for _ in range(6)])

@@ -1,4 +1,4 @@
-"""What the process does that makes batches, looked at from within."""
+"""The main loop of the worker process, looked at from within."""
 
 import logging
 import pickle
