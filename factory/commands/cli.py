@@ -21,17 +21,18 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from factory.commands.startup import DEBUG, is_closed_output, say
-from factory.config.check import check, written_secrets
+from factory.config.check import check
 from factory.config.compose import compose, is_no_choice, refusals, tidy
-from factory.config.own_folder import claim, unwritable
 from factory.config.run_folder import (
     HYDRA,
+    claim,
     continued,
     former_config_dir,
     former_overrides,
     newest_checkpoint,
+    unwritable,
 )
-from factory.config.secrets import without_secrets
+from factory.config.secrets import without_secrets, written_secrets
 from factory.errors import ConfigError, FactoryError
 from factory.untrusted_text import printable
 

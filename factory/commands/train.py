@@ -16,8 +16,7 @@ from rich.markup import escape
 
 from factory.commands.interruption import Interruption
 from factory.config.build import build, make
-from factory.config.own_folder import is_unwritable, unwritable
-from factory.config.run_folder import HYDRA, newest_checkpoint
+from factory.config.run_folder import HYDRA, is_unwritable, newest_checkpoint, unwritable
 from factory.errors import ConfigError, FactoryError
 from factory.lightning.checkpoint_file import SUFFIX, check_trusted, check_whole, is_sharded
 from factory.lightning.datamodule import FactoryDataModule

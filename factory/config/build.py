@@ -1,4 +1,4 @@
-"""From a composed config to objects: the one place that calls `instantiate`."""
+"""Building objects from a composed config: the one place that calls `instantiate`."""
 
 import logging
 from collections.abc import Iterable

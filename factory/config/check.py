@@ -1,4 +1,4 @@
-"""Whether a composed config can be built: every problem found, before any I/O."""
+"""The check of a composed config: it is completed, and every problem found, before any I/O."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from omegaconf.errors import (
 from factory.config.compose import suggest, tidy
 from factory.config.moved_targets import follow
 from factory.config.schema.run import RunConfig
-from factory.config.secrets import Secret, masked, secrets_in, without
+from factory.config.secrets import masked, without, written_secrets
 from factory.config.unused import unused
 from factory.errors import ConfigError, PlanError
 from factory.registry.dependencies import build_order
@@ -77,27 +77,6 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     if problems:
         # What is wrong with a value is often said with it.
         raise ConfigError(list(dict.fromkeys(without(problem, secrets) for problem in problems)))
-
-
-def written_secrets(cfg: DictConfig, overrides: Iterable[str] = ()) -> list[Secret]:
-    """Return the secrets that stand in a config, Hydra's part included, or in overrides of a sweep.
-
-    A sweep's overrides may hold several values, and name options that it goes through.
-    """
-    values: Any = OmegaConf.to_container(cfg, resolve=False)
-    hydra = values.get("hydra", {})
-    hydra.pop("overrides", None)  # lines, each of them in the config or below
-    hydra.get("job", {}).pop("override_dirname", None)  # the same in one
-    found = list(secrets_in(values, ""))
-    for override in overrides:
-        key, _, value = override.partition("=")
-        option = key.lstrip("+~")
-        shown = list(secrets_in(value, option))
-        if not any(secret.key.startswith(option) for secret in [*found, *shown]):
-            # In a mapping, among other values that a sweep goes through.
-            shown += [Secret.of(option, value)] if masked(override) != override else []
-        found += shown
-    return found
 
 
 def _shared_edits(cfg: DictConfig, overrides: Iterable[str]) -> Iterator[str]:

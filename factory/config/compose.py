@@ -1,7 +1,8 @@
-"""From command-line overrides to a composed config, and from Hydra's refusals to advice."""
+"""Composing a config from overrides, and advice where Hydra refuses them."""
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import takewhile
@@ -10,6 +11,8 @@ from typing import get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -19,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from factory.config import override_quotes, plugins, schema
+from factory.config import plugins, schema
 from factory.config.secrets import masked
 from factory.config.signatures import arguments_of
 from factory.errors import ConfigError
@@ -29,6 +32,8 @@ HYDRA_VERSION = "1.3"
 _NO_CHOICE = "Config group override must be"
 # Options that other options extend or that fit only a slot; nobody chooses them for a run.
 NOT_CHOSEN = ("base", "inherit")
+# Brackets of lists and mappings in overrides.
+_CLOSING = {"[": "]", "{": "}"}
 
 
 def conf_dir() -> Path:
@@ -147,7 +152,7 @@ def _advice(
         return f"{override}: {key} is there already, so it is not added; write {plain}"
     override = masked(override)
     if not isinstance(error.__cause__, OmegaConfBaseException) or re.search("[@/]|^$", key):
-        return f"{override}: {tidy(error)}" if key else override_quotes.advice(override)
+        return f"{override}: {tidy(error)}" if key else quoting_advice(override)
     parent, _, name = key.rpartition(".")
     try:
         node = OmegaConf.select(_compose(accepted, config_name, config_dir), parent or "")
@@ -213,9 +218,9 @@ def tidy(error: Exception) -> str:
 def _grammar(error: Exception, message: str) -> str:
     """Return advice where Hydra cannot read an override, or what several say together; else ""."""
     if isinstance(error, OverrideParseException):
-        return override_quotes.advice(masked(error.override))
+        return quoting_advice(masked(error.override))
     if ambiguous := re.search(r"Ambiguous value for argument '(.*)'; 1\.", message):
-        return override_quotes.advice(masked(ambiguous[1]))
+        return quoting_advice(masked(ambiguous[1]))
     if kept := re.search(r"Could not delete from config. The value of '([^']+)' is", message):
         return f"its value is another; ~{kept[1]} takes it away whatever it is"
     return ""
@@ -261,3 +266,69 @@ def _schemas(name: str) -> Iterator[type]:
 
 def _options(cls: type) -> list[str]:
     return [option.name for option in fields(cls)] if is_dataclass(cls) else []
+
+
+def quoting_advice(override: str) -> str:
+    """Return what to write instead of an override that Hydra cannot read."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        return (
+            f"{override!r} is no KEY=VALUE (`--help` lists them); a value with spaces needs "
+            "quotes around it all, as in 'KEY=some words'"
+        )
+    found = [f"{key}={text}" for text in _candidates(value) if _reads(f"{key}={text}")]
+    if found and _is_sweep(override):
+        one, several = map(_for_shell, found)
+        return f"for one text write {one}, for a list {several}"
+    if found:
+        return f"Hydra takes this only with quotes inside: {_for_shell(found[0])}"
+    return f"Hydra cannot read the key {key!r}; keys are names with dots between, as in a.b=VALUE"
+
+
+def _candidates(value: str) -> Iterator[str]:
+    """Yield a value with quotes around texts of its list or mapping, then around all of it."""
+    closing = _CLOSING.get(value[:1])
+    if closing and value.endswith(closing) and (parts := _split(value[1:-1])):
+        if closing == "]":
+            yield f"[{','.join(map(_quoted_text, parts))}]"
+        elif all(":" in part for part in parts):
+            pairs = (part.partition(":") for part in parts)
+            yield f"{{{','.join(f'{name}:{_quoted_text(text)}' for name, _, text in pairs)}}}"
+    yield _quoted(value)
+    yield f"[{','.join(map(_quoted_text, _split(value)))}]"
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside of brackets; nothing if these do not match."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [] if depth else parts
+
+
+def _quoted_text(text: str) -> str:
+    return text if _reads(f"a={text}") else _quoted(text.strip())
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text=text, quote=Quote.double).with_quotes()
+
+
+def _reads(override: str) -> bool:
+    return _is_sweep(override) is False
+
+
+def _is_sweep(override: str) -> bool | None:
+    """Tell whether an override stands for several values; None where Hydra cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(override).is_sweep_override()
+    except HydraException:
+        return None
+
+
+def _for_shell(text: str) -> str:
+    return shlex.quote(text) if "'" in text else f"'{text}'"

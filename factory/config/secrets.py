@@ -1,8 +1,10 @@
-"""What a secret in a config looks like, and how it is kept out of what is written and shown."""
+"""Secrets in a config: how they are recognised, and kept out of what is written and shown."""
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
 
 # The last part of an option's name that holds a secret. Tokens of texts (pad_token, max_tokens) do
 # not: only those that open a door.
@@ -174,3 +176,24 @@ def secrets_in(value: Any, key: str) -> Iterator[Secret]:
     # A token may be a number of a vocabulary; a password of digits is read as a number.
     elif isinstance(value, int) and not isinstance(value, bool) and _names(key, _PASSWORD):
         yield Secret.of(key, str(value))
+
+
+def written_secrets(cfg: DictConfig, overrides: Iterable[str] = ()) -> list[Secret]:
+    """Return the secrets that stand in a config, Hydra's part included, or in overrides of a sweep.
+
+    A sweep's overrides may hold several values, and name options that it goes through.
+    """
+    values: Any = OmegaConf.to_container(cfg, resolve=False)
+    hydra = values.get("hydra", {})
+    hydra.pop("overrides", None)  # lines, each of them in the config or below
+    hydra.get("job", {}).pop("override_dirname", None)  # the same in one
+    found = list(secrets_in(values, ""))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        option = key.lstrip("+~")
+        shown = list(secrets_in(value, option))
+        if not any(secret.key.startswith(option) for secret in [*found, *shown]):
+            # In a mapping, among other values that a sweep goes through.
+            shown += [Secret.of(option, value)] if masked(override) != override else []
+        found += shown
+    return found

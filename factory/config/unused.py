@@ -1,4 +1,4 @@
-"""What a composed config says that nothing would read: unknown names, and parts without a class."""
+"""Parts of a composed config that nothing would read: unknown names, parts without a class."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

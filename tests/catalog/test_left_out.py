@@ -19,8 +19,7 @@ from factory.catalog.globs import matching
 from factory.catalog.left_out import IGNORED, LeftOut, ignored
 from factory.catalog.scan.discovery import Discovery
 from factory.catalog.scan.table import ParquetTable
-from factory.config.schema.metadata import ColumnsConfig
-from factory.config.schema.run import DiscoveryConfig
+from factory.config.schema.metadata import ColumnsConfig, DiscoveryConfig
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError
 from factory.reports.run import left_out_lines

@@ -125,7 +125,7 @@ def test_a_users_yaml_and_overrides_may_name_them(caplog: pytest.LogCaptureFixtu
     cfg = compose(overrides)
     built = build(cfg, overrides)
     mine = built.registry.data["mine"]
-    assert type(mine.captions).__name__ == "FilenameCaptions"
+    assert type(mine.caption).__name__ == "FilenameCaptions"
     assert f"_target_: {old} is now {MOVED[old]}; " in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Dataclass schemas for every config group; `register` files them for Hydra."""
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import Node, OmegaConf
 
 from factory.config.schema import (
     backends,
@@ -10,7 +11,6 @@ from factory.config.schema import (
     data,
     embeds,
     metadata,
-    resolvers,
     run,
     storage,
 )
@@ -25,7 +25,7 @@ SCHEMAS: dict[str, type] = {
     "storage/csv": storage.CsvConfig,
     "storage/huggingface": storage.HuggingFaceConfig,
     "storage/webdataset": storage.WebDatasetConfig,
-    "metadata/discovery": run.DiscoveryConfig,
+    "metadata/discovery": metadata.DiscoveryConfig,
     "metadata/parquet": metadata.ParquetConfig,
     "metadata/columns": metadata.ColumnsConfig,
     "caption/textfile": captions.TextFileCaptionConfig,
@@ -61,8 +61,21 @@ def store(path: str, node: type) -> None:
     ConfigStore.instance().store(group=group, name=name, node=node, provider="factory")
 
 
+def own_name(*, _parent_: Node) -> str:
+    """Return the key the enclosing config is filed under: a backend's name."""
+    return str(_parent_._key())  # noqa: SLF001 - how OmegaConf tells a resolver its place
+
+
+def options_guide() -> str:
+    """Return the options part of `--help`."""
+    from factory.config.schema.help_text import help_text  # reads every schema
+
+    return help_text()
+
+
 def register() -> None:
     """Register resolvers and schemas; safe to call twice."""
-    resolvers.register()
+    OmegaConf.register_new_resolver("options_guide", options_guide, replace=True)
+    OmegaConf.register_new_resolver("own_name", own_name, replace=True)
     for path, node in SCHEMAS.items():
         store(path, node)

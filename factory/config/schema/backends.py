@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
+from factory.backends.encode_mode import EncodeMode
+from factory.config.schema.backend_fit import face_problems, filter_problems
 from factory.config.schema.captions import CaptionConfig, TextFileCaptionConfig, misplaced
-from factory.config.schema.crop import CropConfig
-from factory.config.schema.looks import face_problems, filter_problems
+from factory.config.schema.crop import CompositeConfig, CropConfig
+from factory.config.schema.metadata import RowFilterConfig
 from factory.config.schema.options import above, at_least, opt
-from factory.config.schema.rows import CompositeConfig, RowFilterConfig
 from factory.config.schema.sizes import size_problems
 from factory.config.schema.storage import HuggingFaceConfig, StorageConfig
 
@@ -23,15 +24,6 @@ class ResolutionType(StrEnum):
     pixel = "pixel"
     area = "area"
     pixel_area = "pixel_area"
-
-
-class EncodeMode(StrEnum):
-    """When samples are encoded, and whether what comes of it is kept."""
-
-    precompute = "precompute"
-    on_demand = "on_demand"
-    transient = "transient"
-    each_epoch = "each_epoch"
 
 
 class DecodeMode(StrEnum):

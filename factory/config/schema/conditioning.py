@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from omegaconf import MISSING
 
+from factory.config.schema.backend_fit import filter_problems
 from factory.config.schema.backends import ResolutionType, SampleBackendConfig, aspect_problems
 from factory.config.schema.crop import CropConfig, CropStyle
-from factory.config.schema.looks import filter_problems
 from factory.config.schema.options import above, at_least, one_of, opt
 from factory.config.schema.sizes import SizeOptions, size_problems
 

@@ -1,4 +1,4 @@
-"""Schema of crops: which shape a sample is cut to, and where."""
+"""Schemas of crops: which part of a file is the sample, what shape it is cut to, and where."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -105,3 +105,21 @@ def _entry_problems(entry: object) -> Iterator[str]:
 def _is_number(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+@dataclass
+class CompositeConfig:
+    """Pictures that show several side by side, of which one is the sample."""
+
+    _target_: str = "factory.media.composite.Composite"
+    image_count: int = opt(1, "pictures of equal width side by side in one file; 1: a plain one")
+    select_index: int = opt(0, "which of them is used, from the left, from 0")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from at_least("image_count", self.image_count, 1)
+        if self.image_count >= 1 and not 0 <= self.select_index < self.image_count:
+            yield (
+                f"select_index must be 0 to {self.image_count - 1} with image_count="
+                f"{self.image_count}, got {self.select_index}"
+            )

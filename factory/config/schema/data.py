@@ -1,4 +1,4 @@
-"""What is read: named backends, and the settings they share."""
+"""Schema of `data`: named backends, and the settings they share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

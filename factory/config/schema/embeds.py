@@ -1,4 +1,4 @@
-"""Fields of the stores of embeddings."""
+"""Schemas of embeddings backends: text_embeds, image_embeds, conditioning_image_embeds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from factory.config.schema.backends import BackendConfig, EncodeMode, caption_mode_problems
+from factory.backends.encode_mode import EncodeMode
+from factory.config.schema.backends import BackendConfig, caption_mode_problems
 from factory.config.schema.options import at_least, opt
 
 

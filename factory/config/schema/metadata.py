@@ -1,4 +1,4 @@
-"""Schema of tables: where they lie, and which of their columns say what."""
+"""Schemas of metadata: how samples are found and measured, and which rows of a table count."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,62 @@ from typing import Any
 from omegaconf import MISSING
 
 from factory.config.schema.options import above, opt
-from factory.config.schema.run import IGNORED_MEANING, MetadataConfig, ignored
+
+
+@dataclass
+class MetadataConfig:
+    """Fields every metadata backend shares."""
+
+    _target_: str = MISSING
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from ()
+
+
+IGNORED_MEANING = "patterns of files that are no data: trash, thumbnails, hidden ones; []: none"
+
+
+def ignored() -> list[str]:
+    """Return the patterns of files that are no data, unless others are set."""
+    return [
+        ".*", ".*/", "__MACOSX/", "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/",
+        "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "#recycle/",
+        "#snapshot/", "@Recycle/", "@Recently-Snapshot/", "CVS/", "__pycache__/",
+    ]  # fmt: skip
+
+
+@dataclass
+class DiscoveryConfig(MetadataConfig):
+    """List the storage and measure the header of every picture."""
+
+    _target_: str = "factory.catalog.scan.discovery.Discovery"
+    suffixes: list[str] = opt(
+        factory=lambda: [".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".webp", ".gif",
+                         ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif", ".jxl"],
+        meaning="file suffixes that count as pictures",
+    )  # fmt: skip
+    include: list[str] = opt(
+        factory=list,
+        meaning="patterns of keys below the prefix that count, such as 'sets/*/*.jpg'; empty: all",
+    )
+    exclude: list[str] = opt(
+        factory=list, meaning="patterns of keys that do not count, such as 'raw/**' or '*_mask.png'"
+    )
+    ignore: list[str] = opt(factory=ignored, meaning=IGNORED_MEANING)
+    max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
+    verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from above("max_megapixels", self.max_megapixels, 0)
+        for suffix in self.suffixes:
+            if not suffix.startswith("."):
+                yield f"suffixes must start with a dot, got {suffix!r}"
+        for name in ("include", "exclude", "ignore"):
+            for pattern in getattr(self, name):
+                if not pattern.strip("/ "):
+                    yield f"{name} must hold patterns such as '*.jpg' or 'raw/**', got {pattern!r}"
 
 
 @dataclass
@@ -73,3 +128,36 @@ class ColumnsConfig(MetadataConfig):
     height_column: str = opt("height", "column with heights, px; a field as COLUMN.FIELD")
     frames_column: str | None = opt(None, "column with numbers of frames, for videos")
     ignore: list[str] = opt(factory=ignored, meaning=IGNORED_MEANING)
+
+
+@dataclass
+class RowFilterConfig:
+    """A condition on one column of a backend's table; rows without a value are dropped."""
+
+    _target_: str = "factory.catalog.row_filters.RowFilter"
+    column: str = opt(MISSING, "column of the table; a field of it as COLUMN.FIELD")
+    minimum: float | None = opt(None, "least value kept")
+    maximum: float | None = opt(None, "greatest value kept")
+    one_of: list[Any] = opt(factory=list, meaning="values kept, all of one kind; empty: any")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        if self.minimum is None and self.maximum is None and not self.one_of:
+            yield f"column {self.column} has no condition; set minimum, maximum or one_of"
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            yield f"minimum {self.minimum:g} is above maximum {self.maximum:g}"
+        kinds = {_kind(value) for value in self.one_of}
+        bounded = self.minimum is not None or self.maximum is not None
+        if len(kinds) > 1 or "other" in kinds or (bounded and kinds - {"number"}):
+            yield (
+                "one_of must hold values of one kind (texts, numbers or truth values), and "
+                f"numbers where minimum or maximum is set; got {self.one_of}"
+            )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "truth value"
+    if isinstance(value, int | float):
+        return "number"
+    return "text" if isinstance(value, str) else "other"

@@ -1,4 +1,4 @@
-"""How a config option is declared: a typed field with its meaning and unit beside it."""
+"""Declaration of a config option: a typed field with its meaning, unit and limits."""
 
 import difflib
 from collections.abc import Callable, Collection, Iterator

@@ -1,4 +1,4 @@
-"""The whole run: one field per config group."""
+"""Schema of the whole run: one field for each config group, and those groups that are small."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from factory.config.schema.data import DataConfig
+from factory.config.schema.metadata import MetadataConfig
 from factory.config.schema.options import above, at_least, opt
 from factory.config.schema.storage import StorageConfig
 from factory.config.secrets import holds_password
@@ -63,62 +64,6 @@ class PathsConfig:
     scratch_dir: str = opt(MISSING, "local folder for downloads and mirrors (SCRATCH_DIR)")
     output_dir: str = opt(MISSING, "folder that run folders are made in (OUTPUT_DIR)")
     run_dir: str = opt(".", "folder of this run's results; train.py sets it to its run folder")
-
-
-@dataclass
-class MetadataConfig:
-    """Fields every metadata backend shares."""
-
-    _target_: str = MISSING
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from ()
-
-
-IGNORED_MEANING = "patterns of files that are no data: trash, thumbnails, hidden ones; []: none"
-
-
-def ignored() -> list[str]:
-    """Return the patterns of files that are no data, unless others are set."""
-    return [
-        ".*", ".*/", "__MACOSX/", "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/",
-        "Thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found/", "@eaDir/", "#recycle/",
-        "#snapshot/", "@Recycle/", "@Recently-Snapshot/", "CVS/", "__pycache__/",
-    ]  # fmt: skip
-
-
-@dataclass
-class DiscoveryConfig(MetadataConfig):
-    """List the storage and measure the header of every picture."""
-
-    _target_: str = "factory.catalog.scan.discovery.Discovery"
-    suffixes: list[str] = opt(
-        factory=lambda: [".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".webp", ".gif",
-                         ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif", ".jxl"],
-        meaning="file suffixes that count as pictures",
-    )  # fmt: skip
-    include: list[str] = opt(
-        factory=list,
-        meaning="patterns of keys below the prefix that count, such as 'sets/*/*.jpg'; empty: all",
-    )
-    exclude: list[str] = opt(
-        factory=list, meaning="patterns of keys that do not count, such as 'raw/**' or '*_mask.png'"
-    )
-    ignore: list[str] = opt(factory=ignored, meaning=IGNORED_MEANING)
-    max_megapixels: float = opt(268.0, "larger pictures are dropped as decompression bombs, MP")
-    verify: bool = opt(False, "decode every picture once, to drop damaged ones at the scan")
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from above("max_megapixels", self.max_megapixels, 0)
-        for suffix in self.suffixes:
-            if not suffix.startswith("."):
-                yield f"suffixes must start with a dot, got {suffix!r}"
-        for name in ("include", "exclude", "ignore"):
-            for pattern in getattr(self, name):
-                if not pattern.strip("/ "):
-                    yield f"{name} must hold patterns such as '*.jpg' or 'raw/**', got {pattern!r}"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What is wrong with the sizes of a source of samples: units, limits and forced targets."""
+"""Checks of the sizes of a source of samples: units, limits and forced targets."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol

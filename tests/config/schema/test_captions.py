@@ -7,7 +7,7 @@ from factory.catalog.captions.shuffle import Shuffle
 from factory.catalog.captions.sources import Captions, InstanceCaptions
 from factory.config.build import build, verify
 from factory.config.compose import compose
-from factory.config.schema.guide import guide
+from factory.config.schema.help_text import help_text
 from factory.errors import ConfigError
 from tests.scenarios.training.test_captions import Shouted
 
@@ -143,6 +143,6 @@ def test_where_captions_lie_does_not_matter_to_partners() -> None:
 
 
 def test_the_guide_says_every_option_of_captions_once() -> None:
-    text = guide()
+    text = help_text()
     for name in ("prepend", "filters_file", "dropout", "split_on", "fallback_fields"):
         assert text.count(f"\n  {name} ") == 1, name

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factory import ConfigError, build, compose
-from factory.config.schema.guide import guide
+from factory.config.schema.help_text import help_text
 from factory.encoder import (
     DiffusersImageEncoder,
     DiffusersVideoEncoder,
@@ -166,7 +166,7 @@ def test_mistakes_about_image_embeddings_say_what_helps() -> None:
 
 
 def test_help_lists_the_kind_and_its_options() -> None:
-    text = guide()
+    text = help_text()
     assert "data/backend=conditioning_image_embeds (data.backends.NAME.*)" in text
     assert "null: as many as the" in text
     assert re.search(r"^  conditioning_image_embeds  null", text, re.MULTILINE)

@@ -5,7 +5,7 @@ import pytest
 from factory.config.build import build
 from factory.config.check import check
 from factory.config.compose import compose
-from factory.config.schema.guide import guide
+from factory.config.schema.help_text import help_text
 from factory.engine.local_engine import LocalEngine
 from factory.engine.ray.ray_engine import RayEngine
 from factory.errors import ConfigError
@@ -63,6 +63,6 @@ def test_notebooks_are_checked_too(settings: dict[str, float], said: str) -> Non
 
 
 def test_help_lists_the_options_of_both_engines() -> None:
-    text = guide()
+    text = help_text()
     assert "engine=local, threads of this machine (engine.*)\n  workers  " in text
     assert "engine=ray, processes of a cluster (engine.*)\n  address  " in text

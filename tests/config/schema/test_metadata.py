@@ -7,7 +7,7 @@ import pytest
 import factory
 from factory.catalog.scan.table import ParquetTable
 from factory.config.compose import compose
-from factory.config.schema.guide import guide
+from factory.config.schema.help_text import help_text
 from tests.config.test_compose import problems
 
 TABLE = ("metadata@data.backends.photos=parquet",)
@@ -60,6 +60,6 @@ def test_a_table_must_be_named() -> None:
 
 
 def test_help_tells_what_a_path_may_be() -> None:
-    text = " ".join(guide().split())
+    text = " ".join(help_text().split())
     assert "a folder, or a pattern such as tables/*.parquet" in text
     assert "names in the table have no suffix" in text

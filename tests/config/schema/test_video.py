@@ -8,7 +8,7 @@ import factory
 from factory.catalog.scan.media_type import VIDEOS
 from factory.config.compose import compose
 from factory.config.schema.backends import VideoBackendConfig
-from factory.config.schema.guide import guide
+from factory.config.schema.help_text import help_text
 from tests.config.test_compose import composed, problems
 
 CLIPS = "+data/backend@data.backends.clips=video"
@@ -48,5 +48,5 @@ def test_bad_values_are_named_all_at_once() -> None:
 
 
 def test_help_tells_of_clips() -> None:
-    assert "data/backend=video" in guide()
-    assert "frame_interval" in guide()
+    assert "data/backend=video" in help_text()
+    assert "frame_interval" in help_text()

@@ -1,4 +1,4 @@
-"""Which settings of a backend ask for what its storage, its metadata or its kind cannot give?"""
+"""Checks that a backend's storage, metadata and kind can give what its other settings ask for."""
 
 from collections.abc import Iterator
 from typing import Any

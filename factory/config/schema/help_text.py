@@ -15,7 +15,6 @@ from factory.config.schema import (
     data,
     embeds,
     metadata,
-    rows,
     run,
     storage,
 )
@@ -30,8 +29,8 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("data.exclude.0", "Samples not used from a step on", data.ExcludeConfig),
     ("data.backends.NAME", "A backend of pictures", backends.ImageBackendConfig),
     ("data.backends.NAME.window", "When it takes part", backends.WindowConfig),
-    ("data.backends.NAME.filters.0", "Conditions on a table's columns", rows.RowFilterConfig),
-    ("data.backends.NAME.composite", "Pictures side by side", rows.CompositeConfig),
+    ("data.backends.NAME.filters.0", "Conditions on a table's columns", metadata.RowFilterConfig),
+    ("data.backends.NAME.composite", "Pictures side by side", crop.CompositeConfig),
     ("data.backends.NAME", "data/backend=video, clips of videos", backends.VideoBackendConfig),
     ("data.backends.NAME", "data/backend=stream, read as it is", backends.StreamBackendConfig),
     (
@@ -79,7 +78,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("storage", "storage@data.backends.NAME=csv", storage.CsvConfig),
     ("storage", "storage@data.backends.NAME=huggingface", storage.HuggingFaceConfig),
     ("storage", "storage@data.backends.NAME=webdataset", storage.WebDatasetConfig),
-    ("metadata", "metadata=discovery", run.DiscoveryConfig),
+    ("metadata", "metadata=discovery", metadata.DiscoveryConfig),
     ("metadata", "metadata=parquet", metadata.ParquetConfig),
     ("metadata", "metadata=columns", metadata.ColumnsConfig),
     ("sampling", "sampling=uniform|auto", run.SamplingConfig),
@@ -93,7 +92,7 @@ NAME_WIDTH = 26
 VALUE_WIDTH = 22
 
 
-def guide() -> str:
+def help_text() -> str:
     """Return every section with its options."""
     return "\n".join(_lines())
 
