@@ -31,14 +31,14 @@ def main(cfg: DictConfig) -> float | None:
     run = HydraConfig.get()
     overrides = list(run.overrides.task)
     with cli.advice(), promised(cfg):
-        verify(cfg, overrides)  # before the demo's data is written
+        checked = verify(cfg, overrides)  # before the demo's data is written
     with cli.advice(), demo_session(cfg):
-        preflight(cfg, overrides)
+        preflight(checked, overrides)
         logging.getLogger("factory").info("config and storage are sound; loading torch")
         # Imported here: what is wrong with a config is said before torch has loaded.
         from factory.commands.train import train
 
-        return train(cfg, overrides, Path(run.runtime.output_dir))
+        return train(checked, overrides, Path(run.runtime.output_dir))
     return None
 
 

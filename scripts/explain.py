@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 from factory.commands import cli
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
             )
     with chdir(run.working_dir), cli.advice():
         with promised(run.config):
-            verify(run.config, run.overrides)
+            run = replace(run, config=verify(run.config, run.overrides))
         with demo_session(run.config):
             _answer(run, others, request, options)
 

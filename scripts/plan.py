@@ -68,10 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     def plan(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         with cli.advice(), promised(cfg):
-            verify(cfg, overrides)
+            checked = verify(cfg, overrides)
         with cli.advice(), demo_session(cfg):
-            preflight(cfg, overrides)
-            trainable = _dry_run(cfg, overrides, options)
+            preflight(checked, overrides)
+            trainable = _dry_run(checked, overrides, options)
         sys.exit(0 if trainable else 1)
 
     # Hydra reads its arguments from here, and wants all overrides in one row.

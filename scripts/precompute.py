@@ -42,11 +42,11 @@ def main(arguments: Sequence[str]) -> None:
     def precompute(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         with cli.advice(), promised(cfg):
-            verify(cfg, overrides)
+            checked = verify(cfg, overrides)
         try:
             with cli.advice(), demo_session(cfg):
-                preflight(cfg, overrides)
-                _encode(cfg, overrides)
+                preflight(checked, overrides)
+                _encode(checked, overrides)
         except KeyboardInterrupt:
             print(
                 "interrupted; shards that were published are kept, start again to go on",

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("factory")
 
+# Marks a config that was checked in this process.
+_CHECKED = "factory_checked"
+
 
 def build(
     cfg: DictConfig, overrides: Iterable[str] = (), *, telemetry: Telemetry | None = None
@@ -41,7 +44,7 @@ def build(
 
     telemetry = telemetry or Telemetry()
     with telemetry.stage("check config"):
-        cfg = _checked(cfg, overrides)
+        cfg = verify(cfg, overrides).copy()
     built = []
     for name in order(cfg):
         node = cfg.data.backends[name]
@@ -85,13 +88,23 @@ def _forget(cfg: DictConfig, kind: str, name: str) -> None:
             node[kind] = None
 
 
-def verify(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+def verify(cfg: DictConfig, overrides: Iterable[str] = ()) -> DictConfig:
     """Check a composed config without any I/O; it is left as it was.
+
+    Returns:
+        A completed copy, which `preflight` and `build` do not check again.
 
     Raises:
         ConfigError: The config cannot be built; all problems at once.
     """
-    _checked(cfg, overrides)
+    if cfg._get_flag(_CHECKED):  # noqa: SLF001 - OmegaConf has flags for such notes, by this name
+        return cfg
+    cfg = cfg.copy()
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    check(cfg, overrides)
+    cfg._set_flag(_CHECKED, True)  # noqa: SLF001 - as above
+    return cfg
 
 
 def preflight(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
@@ -102,20 +115,11 @@ def preflight(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         StorageError: A storage does not answer or refuses, within 10 seconds; names the
             setting at fault.
     """
-    cfg = _checked(cfg, overrides)
+    cfg = verify(cfg, overrides)
     with closing(make(cfg.cache.storage, "cache.storage")) as storage:
         storage.check(write=True)
     with closing(make(cfg.storage, "storage")) as storage:
         storage.check()
-
-
-def _checked(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
-    """Return a completed copy of a composed config."""
-    cfg = cfg.copy()
-    OmegaConf.set_readonly(cfg, False)
-    OmegaConf.set_struct(cfg, False)
-    check(cfg, overrides)
-    return cfg
 
 
 def make(node: DictConfig | ListConfig, key: str, **given: Any) -> Any:
