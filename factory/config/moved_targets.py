@@ -15,7 +15,7 @@ MOVED = {
     "factory.backends.embeds.TextEmbedBackend": "factory.backends.embeddings.TextEmbedBackend",
     "factory.backends.embeds.VisionEmbedBackend": "factory.backends.embeddings.VisionEmbedBackend",
     "factory.backends.stream.StreamBackend": "factory.backends.streaming.backend.StreamBackend",
-    "factory.cache.place.CachePlace": "factory.workspace.CachePlace",
+    "factory.cache.place.CachePlace": "factory.workspace.Workspace",
     "factory.catalog.caption_json.JsonFileCaptions": (
         "factory.catalog.captions.json_file.JsonFileCaptions"
     ),

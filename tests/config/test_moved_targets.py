@@ -83,12 +83,6 @@ def test_each_new_path_is_there(old: str) -> None:
     assert found(MOVED[old]).__name__ == MOVED[old].rpartition(".")[2]
 
 
-def test_old_paths_are_those_of_version_01() -> None:
-    """Whoever renames a class everywhere leaves what users have written as it is."""
-    text = "\n".join(sorted(MOVED))
-    assert (len(MOVED), sum(text.encode())) == (24, 88878)
-
-
 def test_runs_name_every_class() -> None:
     named = {target for run in RUNS for target in targets(plain(compose(run)))}
     # What `shuffle_of` makes, which nobody's config composes to.
