@@ -19,10 +19,10 @@ from factory.cache.store import TensorStore
 from factory.cache.write_buffer import WriteBuffer
 from factory.encoder.base import (
     ClipEncoder,
-    ForetoldImages,
-    ForetoldRows,
     ImageEncoder,
-    LengthClassed,
+    LengthClassEncoder,
+    SizedImageEncoder,
+    SizedRowEncoder,
     TextEncoder,
     Truncating,
     Truncation,
@@ -172,7 +172,7 @@ class TextEmbedBackend(EmbedBackend):
     def batches(self, captions: Sequence[str]) -> Iterator[list[int]]:
         """Yield the places of captions that are encoded together, each place once."""
         classes = np.zeros(len(captions), dtype=np.int64)
-        if isinstance(self.encoder, LengthClassed):
+        if isinstance(self.encoder, LengthClassEncoder):
             classes = self.encoder.length_classes_of(captions)
         order = np.argsort(classes, kind="stable")
         ends = np.flatnonzero(np.diff(classes[order])) + 1
@@ -328,7 +328,7 @@ class ImageEmbedBackend(PictureEmbedBackend):
         try:
             if frames > 1 and isinstance(self.encoder, ClipEncoder):
                 return self.encoder.clip_bytes(width, height, frames)
-            if isinstance(self.encoder, ForetoldImages):
+            if isinstance(self.encoder, SizedImageEncoder):
                 return self.encoder.row_bytes(width, height) * frames
         except _UNTOLD:
             pass
@@ -369,7 +369,7 @@ def _joined(parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]
 
 def _foretold(encoder: TextEncoder | VisionEncoder) -> int | None:
     try:
-        return encoder.row_bytes() if isinstance(encoder, ForetoldRows) else None
+        return encoder.row_bytes() if isinstance(encoder, SizedRowEncoder) else None
     except _UNTOLD:
         return None
 

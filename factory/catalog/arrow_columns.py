@@ -19,7 +19,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _WORD = 8
 
 
-def rank(keys: Column) -> pa.Array | None:
+def sort_order(keys: Column) -> pa.Array | None:
     """Return the order that sorts the keys by their bytes, stably; None if they are sorted."""
     rows = len(keys)
     if rows < 2 or pc.all(pc.less_equal(keys.slice(0, rows - 1), keys.slice(1))).as_py():  # noqa: PLR2004 - one row is sorted
@@ -39,25 +39,25 @@ def _chunked(column: Column) -> pa.ChunkedArray:
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
-def flags(mask: Column) -> NDArray[np.bool_]:
+def as_mask(mask: Column) -> NDArray[np.bool_]:
     """Return a column of truth values as an array; null counts as False."""
     filled = pc.fill_null(mask, False)
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def joined(*parts: str | Column) -> Column:
+def concat_texts(*parts: str | Column) -> Column:
     """Return texts put together, row by row, large_string [n]; null where a part is."""
     kind = pa.large_string()
     texts = [pa.scalar(part, kind) if isinstance(part, str) else part for part in parts]
     return pc.binary_join_element_wise(*texts, pa.scalar("", kind))
 
 
-def starting(column: Column, words: Sequence[str]) -> NDArray[np.bool_]:
+def starts_with_any(column: Column, words: Sequence[str]) -> NDArray[np.bool_]:
     """Tell which texts start with one of some words, bool [n]; null does not."""
     marked = np.zeros(len(column), dtype=bool)
     if column.null_count < len(column):
         for word in words:
-            marked |= flags(pc.starts_with(column, word))
+            marked |= as_mask(pc.starts_with(column, word))
     return marked
 
 
@@ -66,11 +66,11 @@ def text_lists(column: Column) -> Column:
     return column.cast(pa.large_list(pa.large_string()))
 
 
-def one_each(column: Column) -> pa.Array:
+def as_lists(column: Column) -> pa.Array:
     """Return a column of texts as lists of one text each; null stays null, as no list."""
     flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     flat = flat.cast(pa.large_string())
-    valid = flags(pc.is_valid(flat))
+    valid = as_mask(pc.is_valid(flat))
     offsets = np.concatenate([[0], np.cumsum(valid, dtype=np.int64)])
     made = pa.LargeListArray.from_arrays(pa.array(offsets), flat.drop_null())
     return pc.if_else(pa.array(valid), made, pa.scalar(None, made.type))
@@ -90,7 +90,7 @@ def find_name(keys: Column, among: Column) -> NDArray[np.int64]:
     places = find(keys, among)
     lost = np.flatnonzero(places < 0)
     if lost.size:
-        lost = lost[~flags(pc.string_is_ascii(keys.take(pa.array(lost))))]
+        lost = lost[~as_mask(pc.string_is_ascii(keys.take(pa.array(lost))))]
     if lost.size:
         places[lost] = find(composed(keys.take(pa.array(lost))), composed(among))
     return places
@@ -170,7 +170,7 @@ def _scramble(*numbers: int) -> np.uint64:
     return np.uint64(state[0])
 
 
-def uniform(
+def uniform_draws(
     hashes: NDArray[np.uint64], draws: int, *, seed: int, epoch: int = 0
 ) -> NDArray[np.float64]:
     """Return numbers in [0, 1) that follow from (seed, sample, epoch), float64 [n, draws].
@@ -195,7 +195,7 @@ def add_to_hash(state: Any, column: pa.Array) -> None:
     if not len(column):
         return
     if column.null_count:
-        state.update(np.packbits(flags(pc.is_valid(column))).tobytes())
+        state.update(np.packbits(as_mask(pc.is_valid(column))).tobytes())
     if pa.types.is_large_list(column.type):
         state.update(_lengths(pc.list_value_length(column)).tobytes())
         column = column.flatten()

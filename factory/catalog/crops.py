@@ -15,7 +15,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, add_to_hash, hash_texts, uniform
+from factory.catalog.arrow_columns import Column, add_to_hash, hash_texts, uniform_draws
 from factory.catalog.facts import FOCUS, Facts
 from factory.media.geometry.geometry import DRAWS, Geometry
 
@@ -216,7 +216,7 @@ def draws(
     if not geometry.uses_random:
         return None
     hashes = hash_texts(keys)
-    numbers = uniform(hashes, DRAWS, seed=seed)
+    numbers = uniform_draws(hashes, DRAWS, seed=seed)
     if epoch:
-        numbers[:, 1:] = uniform(hashes, DRAWS, seed=seed, epoch=epoch)[:, 1:]
+        numbers[:, 1:] = uniform_draws(hashes, DRAWS, seed=seed, epoch=epoch)[:, 1:]
     return numbers

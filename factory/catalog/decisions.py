@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, flags
+from factory.catalog.arrow_columns import Column, as_mask
 from factory.catalog.captions.sources import Captions
 from factory.catalog.crops import draws
 from factory.catalog.facts import Facts
@@ -144,7 +144,7 @@ class Reasons:
         """Drop rows that have an error, by the words before its colon."""
         if errors.null_count == len(errors):
             return
-        rows = np.flatnonzero(flags(pc.is_valid(errors)))
+        rows = np.flatnonzero(as_mask(pc.is_valid(errors)))
         texts = errors.take(pa.array(rows)).to_pylist()
         short = np.array([text.partition(":")[0] for text in texts], dtype=object)
         for name in sorted(set(short)):

@@ -17,9 +17,9 @@ from factory.catalog.arrow_columns import (
     TextColumn,
     TextListColumn,
     column_reader,
-    joined,
-    rank,
-    starting,
+    concat_texts,
+    sort_order,
+    starts_with_any,
     text_lists,
 )
 from factory.catalog.left_out import LeftOut
@@ -174,7 +174,7 @@ class Facts:
     @property
     def outdated(self) -> bool:
         """Whether it holds errors that the readers of today may not find."""
-        return self.readers < READERS and bool(starting(self.table["error"], REFUSED).any())
+        return self.readers < READERS and bool(starts_with_any(self.table["error"], REFUSED).any())
 
     def take(self, name: str, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[Any]:
         """Return a numeric column at some rows, in their order; touches only these rows."""
@@ -258,7 +258,7 @@ class Facts:
         return self._with(name, pa.array(values, self.table.schema.field(name).type))
 
     def _with(self, name: str, column: pa.Array) -> "Facts":
-        return replace(self, table=replaced(self.table, name, column))
+        return replace(self, table=replace_column(self.table, name, column))
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -295,7 +295,7 @@ class Facts:
         return {name: getattr(self, name) for name in names}
 
 
-def passing(known: Facts | None) -> tuple[str, ...]:
+def transient_errors(known: Facts | None) -> tuple[str, ...]:
     """Return the reasons of errors that may be gone: a scan looks at their files again.
 
     Args:
@@ -305,7 +305,7 @@ def passing(known: Facts | None) -> tuple[str, ...]:
     return (*TRANSIENT, *REFUSED) if old else TRANSIENT
 
 
-def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+def replace_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     """Return a table with one of its columns replaced, cut as the others are; copies none."""
     index = table.schema.get_field_index(name)
     field = table.schema.field(name)
@@ -365,10 +365,10 @@ def _without_nan(column: Column) -> Column:
 
 def _by_key(table: pa.Table) -> pa.Table:
     """Sort by key, and give repeated keys a place of their own."""
-    order = rank(table["key"])
+    order = sort_order(table["key"])
     if order is not None:
         table = table.take(order)
-    return even(_without_twins(table))
+    return evenly_chunked(_without_twins(table))
 
 
 def _without_twins(table: pa.Table) -> pa.Table:
@@ -388,14 +388,14 @@ def _without_twins(table: pa.Table) -> pa.Table:
     firsts = np.flatnonzero(~same)
     before = twins - firsts[np.searchsorted(firsts, twins) - 1]
     names = keys.take(pa.array(twins))
-    errors = joined("duplicate row: ", names, " stands there more than once")
-    names = joined(names, TWIN, pa.array(before).cast(_TEXT))
+    errors = concat_texts("duplicate row: ", names, " stands there more than once")
+    names = concat_texts(names, TWIN, pa.array(before).cast(_TEXT))
     marked = _put(_put(table, "error", twins, errors), "key", twins, names)
-    order = rank(marked["key"])
+    order = sort_order(marked["key"])
     return marked if order is None else marked.take(order)
 
 
-def even(table: pa.Table) -> pa.Table:
+def evenly_chunked(table: pa.Table) -> pa.Table:
     """Return the table in chunks of `CHUNK_ROWS`, all columns cut alike."""
     rows = table.num_rows
     if rows <= CHUNK_ROWS:

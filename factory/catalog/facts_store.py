@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from factory.catalog.arrow_columns import add_to_hash
-from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts, even
+from factory.catalog.facts import CHUNK_ROWS, SCHEMA, Facts, evenly_chunked
 from factory.catalog.left_out import LeftOut
 from factory.errors import CacheError, ContentMismatchError, ObjectNotFoundError
 from factory.storage.base import Storage
@@ -109,7 +109,7 @@ class FactsStore:
                 header = json.loads((file.schema_arrow.metadata or {})[_HEADER])
                 if header["format_version"] != FORMAT_VERSION:
                     return None
-                table = even(_typed(file.read()))
+                table = evenly_chunked(_typed(file.read()))
             _check(table, header)
         except ObjectNotFoundError:
             return None

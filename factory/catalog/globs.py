@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, flags
+from factory.catalog.arrow_columns import Column, as_mask
 
 
 def matching(
@@ -23,13 +23,13 @@ def matching(
         return np.zeros(len(keys), dtype=bool)
     joined = "|".join(f"(?:{expression(pattern)})" for pattern in patterns)
     pattern = f"^(?:{joined})$"
-    return flags(pc.match_substring_regex(keys, pattern=pattern, ignore_case=ignore_case))
+    return as_mask(pc.match_substring_regex(keys, pattern=pattern, ignore_case=ignore_case))
 
 
 def with_suffix(keys: Column, suffixes: Sequence[str]) -> NDArray[np.bool_]:
     """Tell which keys end with one of the suffixes, in any case, after at least a letter."""
     names = "|".join(re.escape(suffix.removeprefix(".")) for suffix in suffixes)
-    return flags(pc.match_substring_regex(keys, pattern=rf"(?i)[^/]\.(?:{names})$"))
+    return as_mask(pc.match_substring_regex(keys, pattern=rf"(?i)[^/]\.(?:{names})$"))
 
 
 def expression(pattern: str) -> str:

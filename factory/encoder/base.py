@@ -71,7 +71,7 @@ class TextEncoder(Protocol):
         """Encode captions to fields of rows, such as "embeds" [B, L, D] and "mask" [B, L].
 
         A caption's rows do not depend on those it is encoded with, but for their length in a
-        `LengthClassed` encoder.
+        `LengthClassEncoder` encoder.
         """
 
     def release(self) -> None:
@@ -79,7 +79,7 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
-class LengthClassed(Protocol):
+class LengthClassEncoder(Protocol):
     """A text encoder whose rows are longer for longer captions.
 
     Shorter rows are made equal to longer ones by what means "nothing": zeros and False at the
@@ -164,7 +164,7 @@ class Offloading(Protocol):
 
 
 @runtime_checkable
-class ForetoldImages(Protocol):
+class SizedImageEncoder(Protocol):
     """An image encoder that can tell the size of its rows before it makes any."""
 
     def row_bytes(self, width: int, height: int) -> int:
@@ -172,7 +172,7 @@ class ForetoldImages(Protocol):
 
 
 @runtime_checkable
-class ForetoldRows(Protocol):
+class SizedRowEncoder(Protocol):
     """An encoder of captions, or of pictures, that can tell the size of its rows beforehand."""
 
     def row_bytes(self) -> int:

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from factory.encoder.base import (
-    ForetoldRows,
-    LengthClassed,
+    LengthClassEncoder,
     Offloading,
+    SizedRowEncoder,
     TextEncoder,
     Truncating,
     Truncation,
@@ -70,7 +70,7 @@ class SeveralTexts:
         """
         total = 0
         for name, part in self.parts.items():
-            if not isinstance(part, ForetoldRows):
+            if not isinstance(part, SizedRowEncoder):
                 raise ConfigError(f"the text encoder {name!r} cannot tell the size of its rows")
             total += part.row_bytes()
         return total
@@ -80,7 +80,7 @@ class SeveralTexts:
         lengths = [
             part.length_classes_of(captions)
             for part in self.parts.values()
-            if isinstance(part, LengthClassed)
+            if isinstance(part, LengthClassEncoder)
         ]
         if not lengths:
             return np.zeros(len(captions), dtype=np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 from factory.backends.image import ImageBackend
 from factory.backends.prepared import PreparedBackend
 from factory.backends.streaming.source import StreamSource
-from factory.sampling.exclusion import Excluded, remaining
+from factory.sampling.exclusion import Excluded, without_excluded
 from factory.sampling.passes import PlanBackend
 
 
@@ -29,7 +29,7 @@ def plan_backend(source: PreparedBackend) -> PlanBackend:
 def eval_backend(source: PreparedBackend, excluded: Mapping[str, Excluded]) -> PlanBackend:
     """Return what validation must know of a backend: without what is excluded, at any step."""
     shape = plan_backend(source)
-    return remaining(shape, excluded[shape.name]) if shape.name in excluded else shape
+    return without_excluded(shape, excluded[shape.name]) if shape.name in excluded else shape
 
 
 def plan_stream(source: StreamSource, batch_size: int) -> PlanBackend:

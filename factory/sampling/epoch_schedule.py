@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from factory.errors import PlanError
 from factory.sampling.epoch_end import MOST_STEPS, EpochEnd
-from factory.sampling.selection import FADE_BLOCK, factors
+from factory.sampling.selection import FADE_BLOCK, fade_factors
 from factory.sampling.slider_groups import Turns
 
 # Totals are noted every so many steps; a look-up counts at most this many bytes past a note.
@@ -259,7 +259,7 @@ class EpochSchedule:
         last = self._stretches[-1] if self._stretches else None
         if last is None or fading or last.fading or not np.array_equal(active, last.active):
             weights = np.where(serving, self._weights, 0.0)
-            weights *= factors(self._fades, self._faded, step, 1)[0]
+            weights *= fade_factors(self._fades, self._faded, step, 1)[0]
             shares = self._turns.shares(weights[None])[0]
             counts, carried = self._counts.copy(), np.zeros_like(self._counts)
             before = self._balance
@@ -276,7 +276,7 @@ class EpochSchedule:
         if not stretch.fading:
             return np.broadcast_to(stretch.weights, (count, len(self._quotas)))
         serving = np.where(stretch.weights > 0, self._weights, 0.0)
-        left = factors(self._fades, self._faded, first, count)
+        left = fade_factors(self._fades, self._faded, first, count)
         left *= serving
         return left
 

@@ -45,7 +45,7 @@ class Exclude:
 
 
 @dataclass(frozen=True)
-class Swap:
+class Replacement:
     """A place of a batch whose sample is excluded.
 
     Attributes:
@@ -141,7 +141,7 @@ def _struck(backend: PlanBackend, excluded: Excluded) -> NDArray[np.bool_]:
     return np.isin(backend.order, rows, kind="table")
 
 
-def stand_ins(
+def replace_excluded(
     backend: PlanBackend,
     excluded: frozenset[int],
     rows: NDArray[np.int64],
@@ -150,7 +150,7 @@ def stand_ins(
     epoch: int,
     number: int,
     bucket: str,
-) -> tuple[NDArray[np.int64], tuple[Swap, ...]]:
+) -> tuple[NDArray[np.int64], tuple[Replacement, ...]]:
     """Replace the excluded rows of a batch by others of its bucket.
 
     Args:
@@ -178,13 +178,13 @@ def stand_ins(
         # There is one: a bucket is never excluded as a whole.
         row = next(row for row in candidates(order, key, used) if row not in excluded)
         used.add(row)
-        made.append(Swap(place, planned[place], row))
+        made.append(Replacement(place, planned[place], row))
     replaced = rows.copy()
     replaced[struck] = [swap.substitute for swap in made]
     return replaced, tuple(made)
 
 
-def remaining(backend: PlanBackend, excluded: Excluded) -> PlanBackend:
+def without_excluded(backend: PlanBackend, excluded: Excluded) -> PlanBackend:
     """Return a backend of validation without the rows left out, at whatever step.
 
     Raises:

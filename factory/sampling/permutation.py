@@ -59,7 +59,7 @@ def random_words(first: int, count: int, key: int) -> NDArray[np.uint64]:
 class Permutation:
     """A seeded bijection of [0, n) in constant memory.
 
-    Small n use a table of sorted random keys, large n a `Network`. Equal (n, key) give equal
+    Small n use a table of sorted random keys, large n a `FeistelNetwork`. Equal (n, key) give equal
     bijections on every machine and with every numpy.
     """
 
@@ -140,9 +140,9 @@ class Permutation:
         return np.argsort(words, kind="stable").astype(np.int64)
 
     @cached_property
-    def network(self) -> "Network":
+    def network(self) -> "FeistelNetwork":
         """The same bijection without a table, for a larger n."""
-        return Network(self.n, self.key)
+        return FeistelNetwork(self.n, self.key)
 
 
 def images_by_row(
@@ -169,7 +169,7 @@ def images_by_row(
 
 
 def _images_by_row(
-    networks: "Sequence[Network]", indices: NDArray[np.uint64]
+    networks: "Sequence[FeistelNetwork]", indices: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     """Return images uint64 [m, B] under one network a row; overwrites the indices."""
     shapes = np.array([(each.n, each.lows, each.highs) for each in networks], dtype=np.uint64)
@@ -200,7 +200,7 @@ def _forth_by_row(
     return high
 
 
-class Network:
+class FeistelNetwork:
     """A Feistel network on pairs (high, low) with high * low just above n.
 
     Every round adds a hash of one half to the other, which is undone by subtracting it, so

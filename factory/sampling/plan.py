@@ -13,7 +13,7 @@ from factory.sampling.active_window import ActiveWindow, check_windows
 from factory.sampling.epoch_end import EpochEnd, EpochRule
 from factory.sampling.epoch_schedule import EpochSchedule, ScheduleStretch
 from factory.sampling.epoch_timeline import EpochTimeline
-from factory.sampling.exclusion import Excluded, Swap, check_excluded, stand_ins
+from factory.sampling.exclusion import Excluded, Replacement, check_excluded, replace_excluded
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
 from factory.sampling.selection import Balanced, Selection
@@ -62,12 +62,12 @@ class PlanStep:
     number: int = 0
     slider_strength: float | None = None
     seed: int = 0
-    excluded: tuple[Swap, ...] = ()
+    excluded: tuple[Replacement, ...] = ()
     barred: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
-class Account:
+class BackendCounts:
     """What one backend gives in an epoch, or in some steps of it in a row.
 
     Attributes:
@@ -273,7 +273,7 @@ class Plan:
         """
         return self._epochs.course(epoch).stretches()
 
-    def shares(self, epoch: int) -> list[tuple[int, int, list[Account]]]:
+    def shares(self, epoch: int) -> list[tuple[int, int, list[BackendCounts]]]:
         """Count what each backend gives in every stretch of an epoch.
 
         Returns:
@@ -297,7 +297,9 @@ class Plan:
         """
         return self._epochs.course(epoch).digest(self.steps(epoch))
 
-    def accounting(self, epoch: int, first: int = 0, last: int | None = None) -> list[Account]:
+    def accounting(
+        self, epoch: int, first: int = 0, last: int | None = None
+    ) -> list[BackendCounts]:
         """Count what each backend gives in an epoch, in the order of the backends.
 
         Args:
@@ -315,7 +317,7 @@ class Plan:
         before, after = opened.course.counts(first), opened.course.counts(end)
         asked, steps = opened.course.asked(first, end), max(end - first, 1)
         return [
-            Account(
+            BackendCounts(
                 each.name,
                 int(after[index] - before[index]),
                 **self._tally(opened, index, int(before[index]), int(after[index])),
@@ -415,7 +417,7 @@ class Plan:
         barred = excluded.at(planned.global_step) if excluded else frozenset()
         if not barred:
             return planned
-        rows, swaps = stand_ins(
+        rows, swaps = replace_excluded(
             self.backends[index], barred, planned.rows,
             seed=self.seed, epoch=planned.epoch, number=planned.number, bucket=planned.bucket,
         )  # fmt: skip

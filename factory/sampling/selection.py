@@ -135,7 +135,7 @@ class Balanced:
         Counts stay within one batch of the sum of the shares since the stretch began.
         """
         del step, key
-        return on_time(weights)
+        return play_fading(weights)
 
 
 def _draws(step: int, length: int, key: int) -> NDArray[np.float64]:
@@ -263,7 +263,7 @@ FADE_BLOCK = 2**16
 FINENESS = 2**32
 
 
-def factors(
+def fade_factors(
     starts: NDArray[np.int64], ends: NDArray[np.int64], first: int, count: int
 ) -> NDArray[np.float64]:
     """Return what is left of each weight at some steps in a row, 0 to 1.
@@ -282,7 +282,7 @@ def factors(
     return left
 
 
-def on_time(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+def play_fading(weights: NDArray[np.float64]) -> NDArray[np.int64]:
     """Choose a backend for each step so that counts stay within one batch of summed shares.
 
     Tijdeman's rule for shares that change: the n-th batch of a backend is released by the

@@ -19,7 +19,7 @@ _OPEN_FILES = Path("/proc/self/fd")
 
 
 @contextmanager
-def draft(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Give a new file to write to, which is on the disk and takes a place in the end.
 
     Until then it has no name, where the system knows such files: a process that is killed while

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from factory.storage.endpoint_limits import Endpoint, Slot
 from factory.storage.per_process import PerProcess
-from factory.storage.retry import LEAST_RATE, ExhaustedError, Fault, Patience, Tries
+from factory.storage.retry import LEAST_RATE, Attempts, ExhaustedError, Fault, RetryLimits
 
 if TYPE_CHECKING:
     import aiohttp
@@ -48,7 +48,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def putting(work: Callable[..., None], *given: Any) -> None:
+async def run_in_disk_thread(work: Callable[..., None], *given: Any) -> None:
     """Run what may wait for a disk, in threads that nothing else waits for."""
     pool = _POOLS.get("putting")
     await asyncio.get_running_loop().run_in_executor(pool, partial(work, *given))
@@ -61,7 +61,7 @@ def _pool(name: str) -> ThreadPoolExecutor:
 _POOLS: PerProcess[str, ThreadPoolExecutor] = PerProcess(_pool)
 
 
-def sent_once(session: "aiohttp.ClientSession") -> "aiohttp.ClientSession":
+def without_own_retries(session: "aiohttp.ClientSession") -> "aiohttp.ClientSession":
     """Switch off that a session repeats requests by itself, past any limit on tries."""
     session._retry_connection = False  # noqa: SLF001 - there is no public way
     return session
@@ -70,7 +70,7 @@ def sent_once(session: "aiohttp.ClientSession") -> "aiohttp.ClientSession":
 class TransferProgress:
     """Told of each part of a body, it moves the deadline of its request on."""
 
-    def __init__(self, tries: Tries, limit: asyncio.Timeout, slot: Slot) -> None:
+    def __init__(self, tries: Attempts, limit: asyncio.Timeout, slot: Slot) -> None:
         """Keep what is to be told."""
         self._tries, self._limit, self._endpoint = tries, limit, slot.endpoint
         self._unsaid = 0
@@ -89,11 +89,11 @@ class TransferProgress:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._tries.left_s)
 
 
-async def persist(
+async def send_with_retries(
     send: Callable[[TransferProgress], Awaitable[T]],
     judge: Callable[[Exception], Fault | None],
     endpoint: Endpoint,
-    patience: Patience,
+    patience: RetryLimits,
 ) -> T:
     """Send a request until it succeeds, cannot succeed, or its tries or time are used up.
 
@@ -107,7 +107,7 @@ async def persist(
         ExhaustedError: It was given up; holds the last cause.
         Exception: What `send` raised, where that will not pass.
     """
-    tries = Tries(patience, endpoint.quota)
+    tries = Attempts(patience, endpoint.quota)
     while True:
         try:
             found = await _once(send, judge, endpoint, tries)
@@ -143,7 +143,7 @@ async def _once(
     send: Callable[[TransferProgress], Awaitable[T]],
     judge: Callable[[Exception], Fault | None],
     endpoint: Endpoint,
-    tries: Tries,
+    tries: Attempts,
 ) -> T:
     try:
         async with asyncio.timeout(tries.left_s) as limit, endpoint.slot() as slot:
@@ -165,7 +165,7 @@ async def _once(
         raise
 
 
-class Flight(Future[T]):
+class LoopFuture(Future[T]):
     """A coroutine that runs in the loop.
 
     Attributes:
@@ -187,10 +187,10 @@ class Flight(Future[T]):
             self.set_result(task.result())
 
 
-def launch(coroutines: "Sequence[Coroutine[Any, Any, T]]") -> list[Flight[T]]:
+def start_all(coroutines: "Sequence[Coroutine[Any, Any, T]]") -> list[LoopFuture[T]]:
     """Begin coroutines in that loop, all by one word to its thread."""
     loop = _loop()
-    flights: list[Flight[T]] = [Flight() for _ in coroutines]
+    flights: list[LoopFuture[T]] = [LoopFuture() for _ in coroutines]
 
     def begin() -> None:
         for coroutine, flight in zip(coroutines, flights, strict=True):
@@ -204,14 +204,14 @@ def launch(coroutines: "Sequence[Coroutine[Any, Any, T]]") -> list[Flight[T]]:
     return flights
 
 
-def abort(flights: "Sequence[Future[Any]]") -> None:
+def cancel_all(flights: "Sequence[Future[Any]]") -> None:
     """Cancel what runs or waits in the loop."""
     for flight in flights:
         flight.cancel()
 
     def stop() -> None:
         for flight in flights:
-            if isinstance(flight, Flight) and flight.task is not None:
+            if isinstance(flight, LoopFuture) and flight.task is not None:
                 flight.task.cancel()
 
     with suppress(RuntimeError):  # the interpreter ends, and its loop is closed
@@ -250,7 +250,7 @@ class OrderedRequests(Generator[T, None, None], Generic[S, T]):
         """Begin as many jobs as there is room for."""
         begun = [self._begin(job) for job in islice(self._jobs, self._ahead - len(self._flying))]
         coroutines = [each for each in begun if not isinstance(each, Future)]
-        flights = iter(launch(coroutines)) if coroutines else iter(())
+        flights = iter(start_all(coroutines)) if coroutines else iter(())
         self._flying.extend(e if isinstance(e, Future) else next(flights) for e in begun)
 
     def send(self, value: None) -> T:
@@ -287,7 +287,7 @@ class OrderedRequests(Generator[T, None, None], Generic[S, T]):
         self._landed = 0
         flying, self._flying = self._flying, deque()
         if flying and self._process == os.getpid():  # what a forked child inherits is not its own
-            abort(flying)
+            cancel_all(flying)
 
     def __del__(self) -> None:
         """Cancel what nobody will take."""

@@ -67,7 +67,7 @@ def check_span(start: int, length: int | None) -> None:
         raise ValueError(f"start={start} and length={length} must not be negative")
 
 
-def cut(data: bytes, start: int, length: int | None) -> bytes:
+def slice_bytes(data: bytes, start: int, length: int | None) -> bytes:
     """Return the span of bytes, shorter where the data ends first."""
     if start == 0 and (length is None or length >= len(data)):
         return data

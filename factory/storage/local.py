@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from factory.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
-from factory.storage.atomic_write import draft
+from factory.storage.atomic_write import atomic_file
 from factory.storage.base import Span, Storage, safe_key
 from factory.storage.keys import check_span, is_listed, safe_prefix, temporary_name
 
@@ -178,7 +178,7 @@ class LocalStorage(Storage):
         return self._read_or_error(span)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Write a file beside its place, flush it to disk, then move it in; see `draft`.
+        """Write a file beside its place, flush it to disk, then move it in; see `atomic_file`.
 
         Raises:
             StorageError: The disk is full; nothing is left behind.
@@ -187,7 +187,7 @@ class LocalStorage(Storage):
         path = self._own_path(key)
         with _translated(path, "write", len(data)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with draft(path) as file:
+            with atomic_file(path) as file:
                 file.write(data)
             _sync_folder(path.parent)
 

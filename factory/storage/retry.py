@@ -48,7 +48,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryLimits:
     """How much is done for one request.
 
     Attributes:
@@ -87,7 +87,7 @@ class RetryQuota:
             self._left = min(self._capacity, self._left + amount)
 
 
-class Tries:
+class Attempts:
     """The tries of one request: counts them and says how long to wait before the next.
 
     Attributes:
@@ -97,7 +97,7 @@ class Tries:
 
     def __init__(
         self,
-        patience: Patience,
+        patience: RetryLimits,
         quota: RetryQuota,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -191,7 +191,7 @@ class ExhaustedError(Exception):
         tries: What was done.
     """
 
-    def __init__(self, cause: Exception, tries: Tries) -> None:
+    def __init__(self, cause: Exception, tries: Attempts) -> None:
         """Keep the cause, and the tries."""
         super().__init__(tries.told)
         self.cause, self.tries = cause, tries

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from factory.encoder.base import (
-    ForetoldImages,
-    ForetoldRows,
     ImageEncoder,
-    LengthClassed,
+    LengthClassEncoder,
+    SizedImageEncoder,
+    SizedRowEncoder,
     TextEncoder,
     VisionEncoder,
 )
@@ -97,7 +97,7 @@ class ImageEncoderContract:
     def test_rows_are_of_the_bytes_foretold(
         self, encoder: ImageEncoder, pixels: torch.Tensor
     ) -> None:
-        if not isinstance(encoder, ForetoldImages):
+        if not isinstance(encoder, SizedImageEncoder):
             pytest.skip("tells no sizes beforehand")
         edge = pixels.shape[1]
         assert nbytes(encoder.encode(pixels[:1])) == encoder.row_bytes(edge, edge)
@@ -120,7 +120,7 @@ class TextEncoderContract:
             assert {len(field) for field in encoder.encode(captions).values()} == {1}
 
     def test_a_row_follows_from_its_caption_alone(self, encoder: TextEncoder) -> None:
-        if isinstance(encoder, LengthClassed):
+        if isinstance(encoder, LengthClassEncoder):
             pytest.skip("the length of its rows depends on those beside them")
         together = encoder.encode(CAPTIONS)
         for number in reversed(range(len(CAPTIONS))):
@@ -131,7 +131,7 @@ class TextEncoderContract:
     def test_captions_of_one_length_class_have_rows_of_one_shape(
         self, encoder: TextEncoder
     ) -> None:
-        if not isinstance(encoder, LengthClassed):
+        if not isinstance(encoder, LengthClassEncoder):
             pytest.skip("all its rows are of one length")
         classes = encoder.length_classes_of(CAPTIONS)
         assert len(classes) == len(CAPTIONS)
@@ -149,7 +149,7 @@ class TextEncoderContract:
                 assert torch.equal(rows, first[field]), field
 
     def test_rows_take_no_more_bytes_than_foretold(self, encoder: TextEncoder) -> None:
-        if not isinstance(encoder, ForetoldRows):
+        if not isinstance(encoder, SizedRowEncoder):
             pytest.skip("tells no sizes beforehand")
         for caption in CAPTIONS:
             assert nbytes(encoder.encode([caption])) <= encoder.row_bytes()

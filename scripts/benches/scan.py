@@ -177,13 +177,13 @@ class Desk:
         """Publish facts in which one file is of another version than the one that is there."""
         import pyarrow as pa
 
-        from factory.catalog.facts import Facts, replaced
+        from factory.catalog.facts import Facts, replace_column
 
         shelf = self.place.shelf("pictures")
         facts = shelf.load()
         etags = facts.table["etag"].to_pylist()
         etags[len(etags) // 2] = "another"
-        table = replaced(facts.table, "etag", pa.array(etags, pa.large_string()))
+        table = replace_column(facts.table, "etag", pa.array(etags, pa.large_string()))
         shelf.save(Facts(table, facts.origin))
 
 

@@ -14,14 +14,14 @@ from factory.catalog.arrow_columns import (
     TextColumn,
     TextListColumn,
     add_to_hash,
+    as_lists,
     column_reader,
     find,
     hash_texts,
-    one_each,
-    rank,
-    starting,
+    sort_order,
+    starts_with_any,
     stems,
-    uniform,
+    uniform_draws,
 )
 
 texts = st.lists(st.text(max_size=20), max_size=30)
@@ -50,10 +50,10 @@ def test_each_key_is_found_at_its_first_place(keys: list[str], among: list[str])
 @given(texts)
 def test_ranks_sort_and_sorted_columns_have_none(values: list[str]) -> None:
     ordered = sorted(values, key=str.encode)
-    order = rank(column(values))
+    order = sort_order(column(values))
     found = values if order is None else column(values).take(order).to_pylist()
     assert found == ordered
-    assert rank(column(ordered)) is None
+    assert sort_order(column(ordered)) is None
 
 
 @given(names)
@@ -100,18 +100,18 @@ def test_zeros_at_the_end_of_a_text_count() -> None:
 
 def test_uniform_numbers_are_spread_and_independent() -> None:
     hashes = hash_texts(column([f"picture {n}" for n in range(20_000)]))
-    found = uniform(hashes, 3, seed=1)
+    found = uniform_draws(hashes, 3, seed=1)
     assert found.shape == (20_000, 3)
     assert ((found >= 0) & (found < 1)).all()
     # Means of 20,000 uniform numbers lie within 0.01 of a half but for one in a million.
     assert (np.abs(found.mean(axis=0) - 0.5) < 0.01).all()
     counts = np.stack([np.histogram(found[:, n], 20, (0, 1))[0] for n in range(3)])
     assert (np.abs(counts - 1000) < 200).all()
-    others = [uniform(hashes, 3, seed=2), uniform(hashes, 3, seed=1, epoch=1)]
+    others = [uniform_draws(hashes, 3, seed=2), uniform_draws(hashes, 3, seed=1, epoch=1)]
     columns = np.concatenate([found, *others], axis=1)
     related = np.corrcoef(columns, rowvar=False) - np.eye(9)
     assert (np.abs(related) < 0.04).all()
-    assert uniform(hashes[5:6], 3, seed=1).tolist() == found[5:6].tolist()
+    assert uniform_draws(hashes[5:6], 3, seed=1).tolist() == found[5:6].tolist()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_running_hash_is_of_values_not_of_their_layout(
 
 
 def test_texts_become_lists_of_one() -> None:
-    found = one_each(pa.chunked_array([column(["a", None]), column([""])]))
+    found = as_lists(pa.chunked_array([column(["a", None]), column([""])]))
     assert found.to_pylist() == [["a"], None, [""]]
 
 
@@ -148,8 +148,8 @@ def test_texts_that_start_with_one_of_some_words() -> None:
     values = ["not readable: x", None, "needs extra", "damaged"]
     random.Random(1).shuffle(values)
     expected = [value is not None and value.startswith(("not", "needs")) for value in values]
-    assert starting(column(values), ("not", "needs")).tolist() == expected
-    assert starting(column([None]), ("not",)).tolist() == [False]
+    assert starts_with_any(column(values), ("not", "needs")).tolist() == expected
+    assert starts_with_any(column([None]), ("not",)).tolist() == [False]
 
 
 TEXTS = pa.large_string()

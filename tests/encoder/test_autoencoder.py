@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from factory.encoder import ClipEncoder, DiffusersImageEncoder, DiffusersVideoEncoder, ImageEncoder
-from factory.encoder.base import ForetoldImages
+from factory.encoder.base import SizedImageEncoder
 from factory.errors import ConfigError
 from tests.encoder.conftest import TINY_VAE, TINY_WAN
 
@@ -79,7 +79,7 @@ def test_any_autoencoder_of_the_library_encodes(
 ) -> None:
     encoder = DiffusersImageEncoder(kind=kind, config=config, dtype="float32")
     assert isinstance(encoder, ImageEncoder)
-    assert isinstance(encoder, ForetoldImages)
+    assert isinstance(encoder, SizedImageEncoder)
     assert not isinstance(encoder, ClipEncoder)
     assert encoder.downscale == downscale
     foretold = encoder.row_bytes(24, 16)

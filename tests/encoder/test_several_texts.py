@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from factory.encoder import HashedText, SeveralTexts, TextEncoder
-from factory.encoder.base import ForetoldRows, LengthClassed, Truncating
+from factory.encoder.base import LengthClassEncoder, SizedRowEncoder, Truncating
 from factory.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ def test_fields_are_joined_along_their_features_as_sdxl_does() -> None:
 
 def test_it_is_a_text_encoder_that_foretells_its_rows() -> None:
     several = SeveralTexts(parts=two())
-    for contract in (TextEncoder, LengthClassed, Truncating, ForetoldRows):
+    for contract in (TextEncoder, LengthClassEncoder, Truncating, SizedRowEncoder):
         assert isinstance(several, contract)
     rows = several.encode(["a"])
     assert several.row_bytes() == sum(tensor.nbytes for tensor in rows.values())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.encoder import TextEncoder, TransformersTextEncoder
-from factory.encoder.base import ForetoldRows, LengthClassed, Truncating
+from factory.encoder.base import LengthClassEncoder, SizedRowEncoder, Truncating
 from factory.errors import ConfigError
 from tests.encoder.conftest import WIDTH
 
@@ -39,7 +39,7 @@ def test_rows_of_every_family(kind: str, encoder_of: Encoders) -> None:
 
 def test_it_keeps_the_contracts(encoder_of: Encoders) -> None:
     encoder = encoder_of("bert")
-    for contract in (TextEncoder, LengthClassed, Truncating, ForetoldRows):
+    for contract in (TextEncoder, LengthClassEncoder, Truncating, SizedRowEncoder):
         assert isinstance(encoder, contract)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from factory.encoder import TransformersVisionEncoder, VisionEncoder
-from factory.encoder.base import ForetoldRows
+from factory.encoder.base import SizedRowEncoder
 from factory.errors import ConfigError
 
 EDGE, WIDTH = 16, 16
@@ -58,7 +58,7 @@ def test_rows_of_every_family(
 ) -> None:
     encoder = TransformersVisionEncoder(model=str(vision_folder(family)), dtype="float32")
     assert isinstance(encoder, VisionEncoder)
-    assert isinstance(encoder, ForetoldRows)
+    assert isinstance(encoder, SizedRowEncoder)
     foretold = encoder.row_bytes()
     assert encoder._module is None
     fields = encoder.encode(pixels)

@@ -14,7 +14,7 @@ from factory.cache.format.recipe import recipe_keys
 from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.facts_store import FactsStore
-from factory.catalog.tables.table_reader import Tables
+from factory.catalog.tables.table_reader import TableReader
 from factory.ledger.columns import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
@@ -190,7 +190,7 @@ def read_urls(folder: Path) -> Any:
 
 def _table(name: str) -> Any:
     def read(folder: Path) -> Any:
-        tables = Tables(LocalStorage(str(folder)), (name,), "data.backends.a")
+        tables = TableReader(LocalStorage(str(folder)), (name,), "data.backends.a")
         return tables.read(["url", "caption", "width"], ["url", "caption"]).table.to_pylist()
 
     return read

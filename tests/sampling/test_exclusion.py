@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from factory.errors import PlanError
 from factory.sampling.evaluation import EvalPlan
-from factory.sampling.exclusion import Exclude, Excluded, remaining
+from factory.sampling.exclusion import Exclude, Excluded, without_excluded
 from factory.sampling.plan import Plan
 from factory.sampling.rank_shares import share
 from tests.sampling.cases import backend, backends, facts, walk
@@ -133,11 +133,11 @@ def test_streams_are_refused() -> None:
 
 
 def test_validation_goes_without_them_whatever_the_step() -> None:
-    left = remaining(backend("v", (5, 2)), Excluded({1: 999, 5: 0, 6: 0}))
+    left = without_excluded(backend("v", (5, 2)), Excluded({1: 999, 5: 0, 6: 0}))
     plan = EvalPlan(left, batch_size=3)
     assert [row for n in range(plan.steps()) for row in plan.at(n).rows.tolist()] == [0, 2, 3, 4]
     with pytest.raises(PlanError, match="all 2 samples are excluded"):
-        remaining(backend("v", (2,)), Excluded({0: 0, 1: 0}))
+        without_excluded(backend("v", (2,)), Excluded({0: 0, 1: 0}))
 
 
 @pytest.mark.parametrize("given", [{"ids": []}, {"ids": "a"}, {"ids": ["a"], "from_step": 0}])

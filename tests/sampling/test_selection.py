@@ -17,8 +17,8 @@ from factory.sampling.selection import (
     FINEST_TOTAL,
     Balanced,
     Random,
-    factors,
-    on_time,
+    fade_factors,
+    play_fading,
     whole_shares,
 )
 from tests.sampling.cases import backend, facts, walk
@@ -278,7 +278,7 @@ def test_a_random_selection_follows_a_fade() -> None:
 def test_any_changing_shares_are_met_within_one_batch(backends, steps, seed) -> None:
     random = np.random.default_rng(seed)
     weights = random.random((steps, backends)) ** 4 + 1e-9
-    chosen = on_time(weights)
+    chosen = play_fading(weights)
     shares = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=0)
     for index in range(backends):
         apart = np.abs(np.cumsum(chosen == index) - shares[:, index]).max()
@@ -287,7 +287,7 @@ def test_any_changing_shares_are_met_within_one_batch(backends, steps, seed) -> 
 
 
 def test_factors_fall_on_a_line() -> None:
-    left = factors(np.array([2, -10]), np.array([6, 10]), 0, 8)
+    left = fade_factors(np.array([2, -10]), np.array([6, 10]), 0, 8)
     assert left[:, 0].tolist() == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
     assert left[0, 1] == 0.5
 

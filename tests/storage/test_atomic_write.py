@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from factory.storage import atomic_write
-from factory.storage.atomic_write import draft
+from factory.storage.atomic_write import atomic_file
 from factory.storage.keys import TEMPORARY, is_listed
 
 # Writes most of a file, says so, and waits to be killed.
 WRITER = """
 import sys
 from pathlib import Path
-from factory.storage.atomic_write import draft
-with draft(Path(sys.argv[1])) as file:
+from factory.storage.atomic_write import atomic_file
+with atomic_file(Path(sys.argv[1])) as file:
     file.write(b"x" * 2**20)
     file.flush()
     print("written", flush=True)
@@ -69,7 +69,7 @@ def test_it_takes_its_place_when_it_is_whole(folder: Path) -> None:
     place = folder / "a"
     for content in (b"first", b"second"):
         before = place.read_bytes() if place.exists() else None
-        with draft(place) as file:
+        with atomic_file(place) as file:
             file.write(content)
             assert (place.read_bytes() if place.exists() else None) == before
             assert list(filter(is_listed, names(folder))) == ["a"] * bool(before)
@@ -79,7 +79,7 @@ def test_it_takes_its_place_when_it_is_whole(folder: Path) -> None:
 
 def test_it_may_be_read_by_whoever_may_read_other_files(folder: Path) -> None:
     (folder / "other").write_bytes(b"")
-    with draft(folder / "a") as file:
+    with atomic_file(folder / "a") as file:
         file.write(b"x")
     assert (folder / "a").stat().st_mode == (folder / "other").stat().st_mode
 
@@ -88,7 +88,7 @@ def test_an_error_leaves_the_place_as_it_was(folder: Path) -> None:
     (folder / "a").write_bytes(b"old")
 
     def fail() -> None:
-        with draft(folder / "a") as file:
+        with atomic_file(folder / "a") as file:
             file.write(b"new")
             raise RuntimeError("no more")
 
@@ -99,7 +99,7 @@ def test_an_error_leaves_the_place_as_it_was(folder: Path) -> None:
 
 
 def test_no_folder_is_an_error(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError), draft(folder / "none/a"):
+    with pytest.raises(FileNotFoundError), atomic_file(folder / "none/a"):
         pass
 
 
@@ -132,7 +132,7 @@ def test_a_name_it_has_meanwhile_is_never_listed(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", look)
-    with draft(tmp_path / "a") as file:
+    with atomic_file(tmp_path / "a") as file:
         file.write(b"x")
     (name,) = seen
     assert name.startswith(TEMPORARY)

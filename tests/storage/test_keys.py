@@ -13,10 +13,10 @@ import factory.storage
 from factory.errors import UnsafeKeyError
 from factory.storage.base import safe_key
 from factory.storage.keys import (
-    cut,
     is_listed,
     missing_column,
     safe_prefix,
+    slice_bytes,
     strip_prefix,
     temporary_name,
 )
@@ -58,7 +58,7 @@ def test_root_prefixes() -> None:
 @given(st.binary(max_size=20), st.integers(0, 30), st.none() | st.integers(0, 30))
 def test_cut_is_a_slice(data: bytes, start: int, length: int | None) -> None:
     expected = data[start:] if length is None else data[start : start + length]
-    assert cut(data, start, length) == expected
+    assert slice_bytes(data, start, length) == expected
 
 
 def test_temporary_names_are_never_listed() -> None:

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from factory.storage import event_loop, retry
 from factory.storage.endpoint_limits import Endpoint
-from factory.storage.event_loop import persist
-from factory.storage.retry import ExhaustedError, Fault, Patience, RetryQuota, Tries, retry_after
+from factory.storage.event_loop import send_with_retries
+from factory.storage.retry import (
+    Attempts,
+    ExhaustedError,
+    Fault,
+    RetryLimits,
+    RetryQuota,
+    retry_after,
+)
 
 
 class Clock:
@@ -27,12 +34,12 @@ def tries(
     quota: RetryQuota | None = None,
     clock: Callable[[], float] | None = None,
     draw: float = 1.0,
-) -> Tries:
-    patience = Patience(attempts, deadline_s)
-    return Tries(patience, quota or RetryQuota(), clock=clock or Clock(), draw=lambda: draw)
+) -> Attempts:
+    patience = RetryLimits(attempts, deadline_s)
+    return Attempts(patience, quota or RetryQuota(), clock=clock or Clock(), draw=lambda: draw)
 
 
-def waits(made: Tries, fault: Fault) -> list[float]:
+def waits(made: Attempts, fault: Fault) -> list[float]:
     found = []
     while True:
         made.begin()
@@ -186,7 +193,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 def test_persist_returns_what_comes_in_the_end() -> None:
     endpoint = Endpoint("http://x", 2)
     send = sending(PassingError(), PassingError(), "found")
-    assert asyncio.run(persist(send, judge, endpoint, Patience(3, 10))) == "found"  # type: ignore[arg-type]
+    assert asyncio.run(send_with_retries(send, judge, endpoint, RetryLimits(3, 10))) == "found"  # type: ignore[arg-type]
     assert (endpoint.counts.requests, endpoint.counts.retries) == (3, 2)
 
 
@@ -194,7 +201,7 @@ def test_persist_gives_up_with_the_last_cause() -> None:
     endpoint = Endpoint("http://x", 2)
     causes = [PassingError(), PassingError()]
     with pytest.raises(ExhaustedError) as caught:
-        asyncio.run(persist(sending(*causes), judge, endpoint, Patience(2, 10)))  # type: ignore[arg-type]
+        asyncio.run(send_with_retries(sending(*causes), judge, endpoint, RetryLimits(2, 10)))  # type: ignore[arg-type]
     assert caught.value.cause is causes[1]
     assert endpoint.counts.failed == 1
 
@@ -202,7 +209,7 @@ def test_persist_gives_up_with_the_last_cause() -> None:
 def test_persist_lets_through_what_will_not_pass() -> None:
     endpoint = Endpoint("http://x", 2)
     with pytest.raises(KeyError):
-        asyncio.run(persist(sending(KeyError("k")), judge, endpoint, Patience(2, 10)))  # type: ignore[arg-type]
+        asyncio.run(send_with_retries(sending(KeyError("k")), judge, endpoint, RetryLimits(2, 10)))  # type: ignore[arg-type]
     assert endpoint.counts.requests == 1
 
 
@@ -216,9 +223,9 @@ def test_persist_ends_at_its_deadline_in_the_queue_too(taken: bool) -> None:
     async def scene() -> None:
         if taken:
             async with endpoint.slot():
-                await persist(hang, judge, endpoint, Patience(2, 0.05))
+                await send_with_retries(hang, judge, endpoint, RetryLimits(2, 0.05))
         else:
-            await persist(hang, judge, endpoint, Patience(2, 0.05))
+            await send_with_retries(hang, judge, endpoint, RetryLimits(2, 0.05))
 
     with pytest.raises(ExhaustedError, match=r"storage\.deadline_s=0\.05"):
         asyncio.run(scene())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, find, flags, folded, stems
+from factory.catalog.arrow_columns import Column, as_mask, find, folded, stems
 from factory.catalog.captions.sources import Captions
 from factory.catalog.facts import SCHEMA
 from factory.catalog.scan.facts_diff import same_etag
@@ -234,7 +234,7 @@ def _merged(found: _Texts, etags: Column, known: pa.Table | None, read: pa.Table
     # An empty etag never equals a listed one, so a file that vanished is looked for again.
     error = chosen["text_error"]
     if error.null_count < rows:
-        vanished = flags(pc.starts_with(error, VANISHED))
+        vanished = as_mask(pc.starts_with(error, VANISHED))
         etags = pc.if_else(pa.array(vanished), "", etags)
     return chosen["text"], etags, error
 

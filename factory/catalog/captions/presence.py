@@ -16,7 +16,7 @@ _BLOCK = 2**18
 _BEFORE_LAST = np.array([0xC2, 0x9A, 0x80, 0x81], dtype=np.uint8)
 
 
-def speaking(texts: pa.ChunkedArray, entries: int | None = None) -> Mask:
+def has_text(texts: pa.ChunkedArray, entries: int | None = None) -> Mask:
     """Mark rows with a text that is more than white space, bool [n].
 
     Args:
@@ -26,18 +26,18 @@ def speaking(texts: pa.ChunkedArray, entries: int | None = None) -> Mask:
     return _any(texts, _visible, entries)
 
 
-def holding(texts: pa.ChunkedArray, literal: str, entries: int | None = None) -> Mask:
-    """Mark rows with a text that holds a literal, bool [n]; arguments as in `speaking`."""
+def contains_literal(texts: pa.ChunkedArray, literal: str, entries: int | None = None) -> Mask:
+    """Mark rows with a text that holds a literal, bool [n]; arguments as in `has_text`."""
     return _any(texts, lambda values: _mask(pc.match_substring(values, literal)), entries)
 
 
-def names_holding(keys: pa.ChunkedArray, literal: str) -> Mask:
+def names_contain(keys: pa.ChunkedArray, literal: str) -> Mask:
     """Mark keys that hold a literal, underscores read as spaces, bool [n]."""
     spaced = pc.replace_substring(keys, "_", " ")
     return np.asarray(pc.match_substring(spaced, literal).to_numpy(), dtype=bool)
 
 
-def perhaps_nameless(keys: pa.ChunkedArray) -> NDArray[np.int64]:
+def perhaps_blank_names(keys: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return the rows whose file name may be all white space and underscores.
 
     None is missed; of names that end in neither before their suffix, hardly any is returned.

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import flags
+from factory.catalog.arrow_columns import as_mask
 from factory.catalog.captions.edits import (
     Edit,
     check_suffix,
@@ -24,7 +24,12 @@ from factory.catalog.captions.edits import (
     parse_edits,
     read_filters,
 )
-from factory.catalog.captions.presence import holding, names_holding, perhaps_nameless, speaking
+from factory.catalog.captions.presence import (
+    contains_literal,
+    has_text,
+    names_contain,
+    perhaps_blank_names,
+)
 from factory.catalog.captions.shuffle import Shuffle
 from factory.errors import ConfigError, MediaError
 
@@ -228,13 +233,13 @@ class RawTextCaptions(Captions):
 
     def _blank(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
         del keys
-        return ~speaking(texts, self._entries)
+        return ~has_text(texts, self._entries)
 
     def _holding(
         self, keys: pa.ChunkedArray, texts: pa.ChunkedArray, literal: str
     ) -> NDArray[np.bool_]:
         del keys
-        return holding(texts, literal, self._entries)
+        return contains_literal(texts, literal, self._entries)
 
 
 @dataclass(frozen=True)
@@ -289,9 +294,9 @@ class FilenameCaptions(Captions):
     def _blank(self, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> NDArray[np.bool_]:
         del texts
         blank = np.zeros(len(keys), dtype=bool)
-        rows = perhaps_nameless(keys)
+        rows = perhaps_blank_names(keys)
         # Of a name such as "a_.jpg" a quick look at the letters before its suffix is enough.
-        rows = rows[~flags(pc.match_substring_regex(keys.take(rows), _NAMED))]
+        rows = rows[~as_mask(pc.match_substring_regex(keys.take(rows), _NAMED))]
         names = keys.take(rows).to_pylist()
         blank[rows] = [not any(text.strip() for text in self._texts(name, ())) for name in names]
         return blank
@@ -300,7 +305,7 @@ class FilenameCaptions(Captions):
         self, keys: pa.ChunkedArray, texts: pa.ChunkedArray, literal: str
     ) -> NDArray[np.bool_]:
         del texts
-        return names_holding(keys, literal)
+        return names_contain(keys, literal)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from factory.catalog.arrow_columns import find, flags, starting
+from factory.catalog.arrow_columns import as_mask, find, starts_with_any
 from factory.catalog.captions.caption_reader import TEXT_COLUMNS, texts_of
-from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, Facts, passing
+from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, Facts, transient_errors
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored, without_ignored
 from factory.catalog.scan.facts_diff import same_etag
@@ -193,9 +193,11 @@ class Discovery:
         places = find(samples["key"], known["key"])
         same = same_etag(samples, known, places)
         # A file that differs from its facts was replaced under the same etag: a look mends it.
-        same &= ~starting(known["error"], (*passing(scan.known), SIZE_DIFFERS))[places]
+        same &= ~starts_with_any(known["error"], (*transient_errors(scan.known), SIZE_DIFFERS))[
+            places
+        ]
         if scan.medium.whole:
-            looked = flags(pc.is_valid(known[FOCUS[0]])) | flags(pc.is_valid(known["error"]))
+            looked = as_mask(pc.is_valid(known[FOCUS[0]])) | as_mask(pc.is_valid(known["error"]))
             same &= looked[places]
         if same.all():
             return known.take(pa.array(places)) if len(places) < len(known) else known

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import find, flags
+from factory.catalog.arrow_columns import as_mask, find
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ def same_etag(now: pa.Table, known: pa.Table, places: NDArray[np.int64]) -> NDAr
     equal = np.zeros(len(places), dtype=bool)
     shared = np.flatnonzero(places >= 0)
     before = known["etag"].take(pa.array(places[shared]))
-    equal[shared] = flags(pc.equal(now["etag"].take(pa.array(shared)), before))
+    equal[shared] = as_mask(pc.equal(now["etag"].take(pa.array(shared)), before))
     return equal

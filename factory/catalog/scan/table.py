@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, find, flags, joined, starting
+from factory.catalog.arrow_columns import Column, as_mask, concat_texts, find, starts_with_any
 from factory.catalog.captions.caption_reader import TEXT_COLUMNS, texts_of
-from factory.catalog.facts import FOCUS, SIZE_DIFFERS, Facts, passing
+from factory.catalog.facts import FOCUS, SIZE_DIFFERS, Facts, transient_errors
 from factory.catalog.globs import relative, with_suffix
 from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.scan.discovery import PICTURES, Discovery
 from factory.catalog.scan.facts_diff import same_etag
 from factory.catalog.scan.scan import Scan
 from factory.catalog.tables.casts import caption_lists, shown, texts, whole, wrong_type
-from factory.catalog.tables.key_matching import Named, look_up
-from factory.catalog.tables.table_reader import MAX_UNZIPPED_MB, TableRows, Tables
+from factory.catalog.tables.key_matching import MatchedNames, match_names
+from factory.catalog.tables.table_reader import MAX_UNZIPPED_MB, TableReader, TableRows
 from factory.engine.engine import Engine
 from factory.errors import TableError
 from factory.storage.keys import safe_prefix
@@ -108,7 +108,7 @@ class _Reading:
         self._settings, self._scan, self._engine = settings, scan, engine
         self._where = f"data.backends.{scan.name}"
         paths = (settings.path,) if isinstance(settings.path, str) else tuple(settings.path)
-        self._tables = Tables(scan.storage, paths, self._where, settings.max_unzipped_mb)
+        self._tables = TableReader(scan.storage, paths, self._where, settings.max_unzipped_mb)
         self._own = scan.columns
 
     def facts(self) -> Facts:
@@ -118,7 +118,7 @@ class _Reading:
         listing = scan.storage.listing(scan.prefix)
         names = self._texts(rows, self._settings.file_column, "metadata.file_column")
         samples = with_suffix(listing["key"], scan.medium.suffixes or PICTURES)
-        named = look_up(
+        named = match_names(
             names, safe_prefix(scan.prefix), listing["key"], samples,
             by_stem=self._settings.extensionless,
         )  # fmt: skip
@@ -146,7 +146,7 @@ class _Reading:
         samples = sound.take(pa.array(once)).sort_by("key")
         found = Discovery().measured(self._scan, self._engine, samples, origin)
         places = find(table["key"], found["key"])
-        places[~flags(pc.is_null(table["error"]))] = -1
+        places[~as_mask(pc.is_null(table["error"]))] = -1
         here = found.take(pa.array(places, mask=places < 0))
         for name in ("width", "height", "format", "error", *FOCUS):
             column = here[name]
@@ -168,14 +168,16 @@ class _Reading:
         as_texts = [table.file_column, *numbers, *captions]
         return self._tables.read([*as_texts, *self._own], as_texts)
 
-    def _columns(self, rows: TableRows, named: Named, listing: pa.Table) -> dict[str, Column]:
+    def _columns(
+        self, rows: TableRows, named: MatchedNames, listing: pa.Table
+    ) -> dict[str, Column]:
         width, height = self._edge(rows, "width"), self._edge(rows, "height")
         frames = self._frames(rows)
         errors = _Errors(len(named.places))
         self._mark_names(errors, rows, named)
         if self._settings.width_column is not None:
             errors.mark((width == 0) | (height == 0), lambda bad: self._no_size(rows, named, bad))
-        errors.mark(frames == 0, lambda bad: joined("no frames in table: ", _at(named, bad)))
+        errors.mark(frames == 0, lambda bad: concat_texts("no frames in table: ", _at(named, bad)))
         size = listing["size"].to_numpy()
         there = named.places >= 0
         places = pa.array(named.places, mask=~there)
@@ -230,18 +232,18 @@ class _Reading:
         kind = rows.table[name].type
         return wrong_type(name, kind, self._tables.described(), wanted, f"{self._where}.{option}")
 
-    def _mark_names(self, errors: "_Errors", rows: TableRows, named: Named) -> None:
-        errors.mark(named.blank, lambda bad: joined("no file name: ", rows.places(bad)))
+    def _mark_names(self, errors: "_Errors", rows: TableRows, named: MatchedNames) -> None:
+        errors.mark(named.blank, lambda bad: concat_texts("no file name: ", rows.places(bad)))
         errors.mark(
             named.unsafe,
-            lambda bad: joined(
+            lambda bad: concat_texts(
                 "unsafe name: key '", _at(named, bad),
                 "' leaves its root; keys are relative paths without '..' or NUL",
             ),
         )  # fmt: skip
         errors.mark(
             named.ambiguous,
-            lambda bad: joined(
+            lambda bad: concat_texts(
                 "ambiguous name: several files are ", _at(named, bad), " and a suffix"
             ),
         )
@@ -250,14 +252,14 @@ class _Reading:
             lambda bad: _missing(_at(named, bad)),
         )
 
-    def _no_size(self, rows: TableRows, named: Named, bad: NDArray[np.int64]) -> Column:
+    def _no_size(self, rows: TableRows, named: MatchedNames, bad: NDArray[np.int64]) -> Column:
         wide, tall = (
             shown(rows.table[name], bad)
             for name in (self._settings.width_column, self._settings.height_column)
         )
-        return joined("no size in table: ", _at(named, bad), " has ", wide, " x ", tall)
+        return concat_texts("no size in table: ", _at(named, bad), " has ", wide, " x ", tall)
 
-    def _unlisted(self, named: Named, listed: Column, samples: NDArray[np.bool_]) -> int:
+    def _unlisted(self, named: MatchedNames, listed: Column, samples: NDArray[np.bool_]) -> int:
         """Count the samples that have no row, and name one of them."""
         without = samples & ~ignored(relative(listed, self._scan.prefix), IGNORED)
         without[named.places[named.places >= 0]] = False
@@ -270,7 +272,7 @@ class _Reading:
             )  # fmt: skip
         return len(spare)
 
-    def _hint(self, named: Named) -> str:
+    def _hint(self, named: MatchedNames) -> str:
         """Say what may be wrong where not one row means a file."""
         if not len(named.places) or (named.places >= 0).any():
             return ""
@@ -317,14 +319,14 @@ class _Errors:
         return pa.concat_arrays(self._messages).take(pa.array(place, mask=place < 0))
 
 
-def _at(named: Named, rows: NDArray[np.int64]) -> Column:
+def _at(named: MatchedNames, rows: NDArray[np.int64]) -> Column:
     return named.keys.take(pa.array(rows))
 
 
 def _missing(keys: Column) -> Column:
     words = ("; folders are parted by '/', not by '\\'", "")
     hint = pc.if_else(pc.match_substring(keys, "\\"), *(pa.scalar(word, _TEXT) for word in words))
-    return joined("file missing: ", keys, " is in the table only", hint)
+    return concat_texts("file missing: ", keys, " is in the table only", hint)
 
 
 def _at_places(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -347,13 +349,13 @@ def still_unreadable(table: pa.Table, scan: Scan) -> pa.Table:
     if known is None or known.origin.get("storage") != scan.storage.identity:
         return table
     errors = known.table["error"]
-    lasting = flags(pc.is_valid(errors)) & ~starting(errors, passing(known))
-    proved = known.table.filter(pa.array(lasting & flags(pc.greater(known.table["width"], 0))))
+    lasting = as_mask(pc.is_valid(errors)) & ~starts_with_any(errors, transient_errors(known))
+    proved = known.table.filter(pa.array(lasting & as_mask(pc.greater(known.table["width"], 0))))
     if not proved.num_rows:
         return table
     places = find(table["key"], proved["key"])
-    still = same_etag(table, proved, places) & flags(pc.is_null(table["error"]))
-    differs = starting(proved["error"], (SIZE_DIFFERS,))[places]
+    still = same_etag(table, proved, places) & as_mask(pc.is_null(table["error"]))
+    differs = starts_with_any(proved["error"], (SIZE_DIFFERS,))[places]
     for name in ("width", "height", "frames"):
         still &= ~differs | (_cells(table, name) == _cells(proved, name)[places])
     errors = proved["error"].cast(_TEXT).take(pa.array(places, mask=~still))

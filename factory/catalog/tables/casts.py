@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, flags, one_each
+from factory.catalog.arrow_columns import Column, as_lists, as_mask
 from factory.catalog.captions.sources import LIST_SEPARATOR
 from factory.errors import TableError
 from factory.storage.nested_columns import column_paths, is_list
@@ -134,7 +134,7 @@ def _joined(column: Column, classes: Sequence[str] | None) -> Column:
     if isinstance(lists, pa.ChunkedArray):  # of no chunk at all
         return pa.array([], _TEXT)
     parts, owners = texts(lists.flatten(), classes), pc.list_parent_indices(lists).to_numpy()
-    counts = np.bincount(owners[flags(pc.is_valid(parts))], minlength=len(lists))
+    counts = np.bincount(owners[as_mask(pc.is_valid(parts))], minlength=len(lists))
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     full = pa.LargeListArray.from_arrays(pa.array(offsets), parts.drop_null())
     return pc.binary_join(full, pa.scalar(LIST_SEPARATOR, _TEXT))
@@ -151,7 +151,7 @@ def caption_lists(columns: Sequence[Column]) -> pa.Array:
     """
     flat = [pc.fill_null(_whole_array(column), "") for column in columns]
     if len(flat) == 1:
-        return one_each(flat[0])
+        return as_lists(flat[0])
     rows, width = len(flat[0]), len(flat)
     place = np.arange(rows * width).reshape(width, rows).T.ravel()
     offsets = pa.array(np.arange(rows + 1, dtype=np.int64) * width)

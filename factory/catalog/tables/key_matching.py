@@ -7,11 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, find_name, flags, joined, rank, stems
+from factory.catalog.arrow_columns import (
+    Column,
+    as_mask,
+    concat_texts,
+    find_name,
+    sort_order,
+    stems,
+)
 
 
 @dataclass(frozen=True)
-class Named:
+class MatchedNames:
     """The names of a table of n rows, looked up in a listing of m objects.
 
     Attributes:
@@ -32,9 +39,9 @@ class Named:
     order: pa.Array | None
 
 
-def look_up(
+def match_names(
     names: Column, prefix: str, listed: Column, samples: NDArray[np.bool_], *, by_stem: bool
-) -> Named:
+) -> MatchedNames:
     """Find the object that each name means.
 
     Args:
@@ -45,10 +52,10 @@ def look_up(
         by_stem: Names have no suffix, and mean the only sample that has one more; otherwise
             names are whole, and mean any object.
     """
-    blank = ~flags(pc.greater(pc.binary_length(names), 0))
-    clean, unsafe = normal(names)
-    keys = joined(f"{prefix}/", clean) if prefix else clean
-    order = rank(keys)
+    blank = ~as_mask(pc.greater(pc.binary_length(names), 0))
+    clean, unsafe = normal_names(names)
+    keys = concat_texts(f"{prefix}/", clean) if prefix else clean
+    order = sort_order(keys)
     rows = np.flatnonzero(samples)
     among = listed.filter(pa.array(samples))
     ambiguous = np.zeros(len(names), dtype=bool)
@@ -71,7 +78,7 @@ def look_up(
         keys = pc.if_else(pa.array(unsafe), pc.replace_substring(names, "\0", "\\0"), keys)
     if blank.any():
         keys = pc.if_else(pa.array(blank), _rows(blank), keys)
-    return Named(keys, places, blank, unsafe & ~blank, ambiguous & ~blank & ~unsafe, order)
+    return MatchedNames(keys, places, blank, unsafe & ~blank, ambiguous & ~blank & ~unsafe, order)
 
 
 def _matched(keys: Column, order: pa.Array | None, among: Column) -> NDArray[np.int64] | None:
@@ -82,7 +89,7 @@ def _matched(keys: Column, order: pa.Array | None, among: Column) -> NDArray[np.
     """
     if len(keys) != len(among):
         return None
-    right = rank(among)
+    right = sort_order(among)
     left_keys = keys if order is None else keys.take(order)
     right_keys = among if right is None else among.take(right)
     if not pc.all(pc.equal(left_keys, right_keys)).as_py():
@@ -95,17 +102,17 @@ def _matched(keys: Column, order: pa.Array | None, among: Column) -> NDArray[np.
     return places
 
 
-def normal(names: Column) -> tuple[Column, NDArray[np.bool_]]:
+def normal_names(names: Column) -> tuple[Column, NDArray[np.bool_]]:
     """Return names as `safe_key` normalises them, and which of them it refuses, bool [n]."""
     if _plain(names):
         return names, np.zeros(len(names), dtype=bool)
-    odd = flags(pc.match_substring_regex(names, pattern=r"(?:^|/)\.{0,2}(?:/|$)|\x00"))
+    odd = as_mask(pc.match_substring_regex(names, pattern=r"(?:^|/)\.{0,2}(?:/|$)|\x00"))
     if not odd.any():
         return names, odd
-    unsafe = odd & flags(pc.match_substring_regex(names, pattern=r"^/|(?:^|/)\.\.(?:/|$)|\x00"))
+    unsafe = odd & as_mask(pc.match_substring_regex(names, pattern=r"^/|(?:^|/)\.\.(?:/|$)|\x00"))
     for pattern, instead in ((r"/(?:\.?/)+", "/"), (r"^\./", ""), (r"/\.?$|^\.$", "")):
         names = pc.replace_substring_regex(names, pattern=pattern, replacement=instead)
-    return names, unsafe | (odd & flags(pc.equal(names, "")))
+    return names, unsafe | (odd & as_mask(pc.equal(names, "")))
 
 
 def _plain(names: Column) -> bool:
@@ -119,7 +126,7 @@ def _plain(names: Column) -> bool:
         if any(odd in raw for odd in (b"./", b"//", b"\0")):
             return False
     ends = [pc.starts_with(names, "/"), pc.ends_with(names, "/"), pc.ends_with(names, ".")]
-    return not any(flags(end).any() for end in (*ends, pc.equal(names, "")))
+    return not any(as_mask(end).any() for end in (*ends, pc.equal(names, "")))
 
 
 def _without_suffix(keys: Column) -> Column:
@@ -134,15 +141,15 @@ def _without_suffix(keys: Column) -> Column:
 
 def _several(keys: Column, among: Column) -> NDArray[np.bool_]:
     """Tell which keys stand among others more than once, bool [n]."""
-    order = rank(among)
+    order = sort_order(among)
     ordered = among if order is None else among.take(order)
     again = pc.equal(ordered.slice(1), ordered.slice(0, max(len(ordered) - 1, 0)))
     if not pc.any(again).as_py():
         return np.zeros(len(keys), dtype=bool)
-    return flags(pc.is_in(keys, value_set=ordered.slice(1).filter(again)))
+    return as_mask(pc.is_in(keys, value_set=ordered.slice(1).filter(again)))
 
 
 def _rows(mask: NDArray[np.bool_]) -> pa.Array:
     """Return "row 17" for marked rows, null for others."""
     number = pa.array(np.arange(len(mask)), mask=~mask).cast(pa.large_string())
-    return joined("row ", number)
+    return concat_texts("row ", number)

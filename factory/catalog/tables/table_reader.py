@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, flags, joined
+from factory.catalog.arrow_columns import Column, as_mask, concat_texts
 from factory.catalog.globs import expression, relative
 from factory.catalog.left_out import IGNORED, ignored
 from factory.catalog.tables.formats import (
@@ -59,11 +59,11 @@ class TableRows:
         file = np.searchsorted(self.starts, rows, side="right") - 1
         names = pa.array(self.files, _TEXT).take(pa.array(file))
         numbers = pa.array(rows - self.starts[file]).cast(_TEXT)
-        return joined("row ", numbers, " of ", names)
+        return concat_texts("row ", numbers, " of ", names)
 
 
 @dataclass(frozen=True)
-class Tables:
+class TableReader:
     """A table of one file or several in a storage.
 
     Attributes:
@@ -138,7 +138,7 @@ class Tables:
             keys = self._listed(folder)
         except ObjectNotFoundError as error:
             raise self._absent(pattern, "to files that are there") from error
-        found = keys.filter(pa.array(flags(pc.match_substring_regex(keys, _expression(pattern)))))
+        found = keys.filter(pa.array(as_mask(pc.match_substring_regex(keys, _expression(pattern)))))
         if not len(found):
             raise self._absent(pattern, "to files that are there")
         return [str(key) for key in found.to_pylist()]

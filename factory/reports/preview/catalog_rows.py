@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import flags
+from factory.catalog.arrow_columns import as_mask
 from factory.catalog.catalog import Catalog
 from factory.catalog.facts import Facts
 
@@ -94,7 +94,7 @@ def sizes(facts: Facts, rows: Rows) -> NDArray[np.int64]:
 
 def of_format(facts: Facts, name: str) -> NDArray[np.bool_]:
     """Tell which rows are of a format, by its upper-case name: bool [n]."""
-    return flags(pc.equal(facts.table["format"], name))
+    return as_mask(pc.equal(facts.table["format"], name))
 
 
 def total(facts: Facts, rows: Rows) -> int | None:

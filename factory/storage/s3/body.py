@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.errors import ContentMismatchError
-from factory.storage.event_loop import TransferProgress, putting
-from factory.storage.keys import cut
+from factory.storage.event_loop import TransferProgress, run_in_disk_thread
+from factory.storage.keys import slice_bytes
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -59,10 +59,10 @@ async def get(
     wanted = _wanted_md5(answer, request) if verify else None
     data = await _received(answer, request, progress, wanted)
     # A proxy that knows no ranges sends the whole object.
-    return cut(data, start, length) if _range(answer) is None else data
+    return slice_bytes(data, start, length) if _range(answer) is None else data
 
 
-async def pour(
+async def stream_to(
     client: "AioBaseClient",
     request: dict[str, str],
     progress: TransferProgress,
@@ -94,8 +94,8 @@ async def pour(
         return 0
     wanted = _wanted_md5(answer, request) if verify else None
     if _range(answer) is None and (start or length is not None):
-        data = cut(await _received(answer, request, progress, wanted), start, length)
-        await putting(put, 0, [data])
+        data = slice_bytes(await _received(answer, request, progress, wanted), start, length)
+        await run_in_disk_thread(put, 0, [data])
         return len(data)
     md5 = hashlib.md5(usedforsecurity=False)
 
@@ -118,7 +118,7 @@ async def _handed(
     size, left = 0, int(answer["ContentLength"])
     async with answer["Body"] as body:
         while left > 0 and (pieces := await _pieces(body, min(left, _HANDED), progress)):
-            await putting(hand, size, pieces)
+            await run_in_disk_thread(hand, size, pieces)
             some = sum(map(len, pieces))
             size, left = size + some, left - some
     _check_length(size, answer)
@@ -212,7 +212,7 @@ def _md5(data: bytes) -> str:
 _AT_ONCE = 4
 
 
-class Ask(Protocol):
+class SendRequest(Protocol):
     """Sends one request of a client's method, as often as it takes."""
 
     def __call__(self, method: str, size: int = 0, /, **request: object) -> Awaitable[Any]:
@@ -220,7 +220,7 @@ class Ask(Protocol):
 
 
 async def put_in_parts(
-    ask: Ask, target: dict[str, str], data: bytes | memoryview, part_bytes: int
+    ask: SendRequest, target: dict[str, str], data: bytes | memoryview, part_bytes: int
 ) -> None:
     """Store an object in parts, several under way at once, each repeated by itself.
 
@@ -243,7 +243,7 @@ async def put_in_parts(
 
 
 async def _all_parts(
-    ask: Ask, upload: dict[str, str], view: memoryview, part_bytes: int
+    ask: SendRequest, upload: dict[str, str], view: memoryview, part_bytes: int
 ) -> list[dict[str, object]]:
     gate = asyncio.Semaphore(_AT_ONCE)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from factory.storage.event_loop import run, sent_once
+from factory.storage.event_loop import run, without_own_retries
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -60,7 +60,7 @@ def _once() -> type:
         """Sends each request once."""
 
         async def _get_session(self, proxy_url: str | None) -> Any:
-            return sent_once(await super()._get_session(proxy_url))
+            return without_own_retries(await super()._get_session(proxy_url))
 
     return Once
 

@@ -10,7 +10,7 @@ from factory.errors import ObjectNotFoundError, StorageError
 from factory.records import ObjectInfo
 from factory.storage.base import Put, Span, Storage, safe_key
 from factory.storage.endpoint_limits import Endpoint, endpoint
-from factory.storage.event_loop import OrderedRequests, TransferProgress, persist, run
+from factory.storage.event_loop import OrderedRequests, TransferProgress, run, send_with_retries
 from factory.storage.keys import (
     check_span,
     is_listed,
@@ -20,8 +20,8 @@ from factory.storage.keys import (
     temporary_name,
 )
 from factory.storage.per_process import PerProcess
-from factory.storage.retry import Patience
-from factory.storage.s3.body import get, pour, put_in_parts
+from factory.storage.retry import RetryLimits
+from factory.storage.s3.body import get, put_in_parts, stream_to
 from factory.storage.s3.client import (
     check_endpoint,
     close_files,
@@ -244,7 +244,7 @@ class S3Storage(Storage):
         verify = self.verify_checksum
 
         async def send(client: "AioBaseClient", progress: TransferProgress) -> int:
-            return await pour(
+            return await stream_to(
                 client, request, progress, put, start=start, length=length, verify=verify
             )
 
@@ -378,8 +378,8 @@ class S3Storage(Storage):
             # Made inside, so that the deadline covers the search for credentials.
             return await send(await files.set_session(), progress)
 
-        patience = Patience(self.max_attempts, self.deadline_s)
-        return await persist(once, fault_of, budget, patience)
+        patience = RetryLimits(self.max_attempts, self.deadline_s)
+        return await send_with_retries(once, fault_of, budget, patience)
 
     async def _ask_method(self, method: str, size: int = 0, /, **request: object) -> Any:
         return await self._ask(_call(method, **request), size)

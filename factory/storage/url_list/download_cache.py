@@ -14,10 +14,10 @@ from urllib.parse import urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from factory.storage.endpoint_limits import endpoint
-from factory.storage.event_loop import TransferProgress, persist, run, sent_once
-from factory.storage.keys import cut
+from factory.storage.event_loop import TransferProgress, run, send_with_retries, without_own_retries
+from factory.storage.keys import slice_bytes
 from factory.storage.local import LocalStorage
-from factory.storage.retry import ExhaustedError, Fault, Patience, retry_after
+from factory.storage.retry import ExhaustedError, Fault, RetryLimits, retry_after
 from factory.storage.url_list.hosts import PrivateHost, admits_name, guarded_socket, visiting
 from factory.untrusted_text import config_value
 
@@ -150,7 +150,7 @@ class Downloads:
             self._flights[name] = flight
         flight.waiting += 1
         try:
-            return cut(await asyncio.shield(flight.task), start, length)
+            return slice_bytes(await asyncio.shield(flight.task), start, length)
         except StorageError as error:
             # Its own instance for each reader: notes and tracebacks must not pile up.
             raise type(error)(*error.args) from error
@@ -183,11 +183,11 @@ class Downloads:
                 return await _follow(session, url, where, limits, progress)
 
         try:
-            return await persist(
+            return await send_with_retries(
                 send,
                 self._fault,
                 endpoint(url, limits.connections),
-                Patience(limits.attempts, limits.deadline_s),
+                RetryLimits(limits.attempts, limits.deadline_s),
             )
         except ExhaustedError as error:
             raise StorageUnavailableError(f"{where}: {error}; check the server") from error
@@ -226,7 +226,7 @@ class Downloads:
                 # As stored: a size limit must not meet a small answer that swells.
                 headers={"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
             )
-            self._session = sent_once(session)
+            self._session = without_own_retries(session)
             self._gate = asyncio.Semaphore(self._limits.connections)
         return self._session, self._gate
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from factory.catalog.captions.json_file import JsonFileCaptions
-from factory.catalog.captions.presence import perhaps_nameless
+from factory.catalog.captions.presence import perhaps_blank_names
 from factory.catalog.captions.shuffle import Shuffle
 from factory.catalog.captions.sources import (
     LIST_SEPARATOR,
@@ -121,9 +121,9 @@ def test_no_rows_give_no_answers() -> None:
 def test_plain_names_are_never_looked_at_one_by_one() -> None:
     names = ["a/b_c.png", "文件/图片.jpg", "_x_y.png", "a.b/c", "süß.webp", ".hidden", "a_.b.png"]
     keys, _ = columns([(name, None) for name in names], cut=3)
-    assert perhaps_nameless(keys).tolist() == [6]
+    assert perhaps_blank_names(keys).tolist() == [6]
     blank, _ = columns([("___.png", None), ("a/ .png", None), ("b/\u3000.x", None)], cut=1)
-    assert perhaps_nameless(blank).tolist() == [0, 1, 2]
+    assert perhaps_blank_names(blank).tolist() == [0, 1, 2]
 
 
 def test_rows_that_no_filter_touches_are_not_looked_at_one_by_one(monkeypatch) -> None:

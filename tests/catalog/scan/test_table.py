@@ -21,7 +21,7 @@ from factory.catalog.row_filters import RowFilter
 from factory.catalog.scan.media_type import Pictures
 from factory.catalog.scan.scan import Scan
 from factory.catalog.scan.table import ParquetTable
-from factory.catalog.tables.key_matching import normal
+from factory.catalog.tables.key_matching import normal_names
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.base import safe_key
 from tests.catalog.fakes import ENGINE, Watched, by_key, replace_file, scanned
@@ -387,7 +387,7 @@ def test_settings_that_contradict_are_refused(settings: dict[str, Any]) -> None:
 
 @given(names=st.lists(st.text("ab./\0\n\\é", max_size=8), max_size=12))
 def test_names_are_normalised_as_the_storage_does(names: list[str]) -> None:
-    clean, unsafe = normal(pa.array(names, pa.large_string()))
+    clean, unsafe = normal_names(pa.array(names, pa.large_string()))
     for name, made, refused in zip(names, clean.to_pylist(), unsafe.tolist(), strict=True):
         try:
             wanted = safe_key(name)

@@ -20,7 +20,7 @@ from factory.catalog.captions.sources import LIST_SEPARATOR, ColumnCaptions
 from factory.catalog.facts import Facts
 from factory.catalog.scan.table import ParquetTable
 from factory.catalog.tables.casts import caption_lists, texts, whole
-from factory.catalog.tables.table_reader import Tables
+from factory.catalog.tables.table_reader import TableReader
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import Watched, scanned
@@ -266,7 +266,7 @@ def test_folders_of_numbers_are_columns_of_numbers(names: tuple[str, str], kind:
     made = MemoryStorage(f"folders-{kind}")
     for name in names:
         made.write(f"t/part={name}/x.parquet", as_parquet(rows_of(1)))
-    rows = Tables(made, ("t",), "data.backends.pics").read(["part"], [])
+    rows = TableReader(made, ("t",), "data.backends.pics").read(["part"], [])
     assert str(rows.table["part"].type) == kind
     assert {str(value) for value in rows.table["part"].to_pylist()} == set(names)
 
@@ -361,7 +361,7 @@ def test_a_table_is_read_from_storages_without_paths() -> None:
     made = MemoryStorage("formats")
     for key, write in FORMATS.items():
         made.write(f"t/{key}", write(ROWS))
-        rows = Tables(made, (f"t/{key}",), "data.backends.pics").read(["caption"], ["caption"])
+        rows = TableReader(made, (f"t/{key}",), "data.backends.pics").read(["caption"], ["caption"])
         wanted = [row["caption"] or "" for row in ROWS]
         assert [text or "" for text in rows.table["caption"].to_pylist()] == wanted
 

@@ -12,7 +12,7 @@ from factory import EvalBackend, ImageEmbedBackend, TextEmbedBackend, Workspace
 from factory.catalog import facts as facts_module
 from factory.catalog.captions.sources import InstanceCaptions, TextFileCaptions
 from factory.encoder.autoencoder import DiffusersImageEncoder
-from factory.encoder.base import ForetoldImages, ForetoldRows
+from factory.encoder.base import SizedImageEncoder, SizedRowEncoder
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.media.formats.png import TAIL_BYTES
@@ -142,11 +142,11 @@ def test_encoders_foretell_the_rows_they_make() -> None:
     pixels = torch.zeros(1, 32, 48, 3, dtype=torch.uint8)
     dtype = "float32"
     for encoder in (BlockDCT(dtype=dtype), DiffusersImageEncoder(config=config, dtype=dtype)):
-        assert isinstance(encoder, ForetoldImages)
+        assert isinstance(encoder, SizedImageEncoder)
         made = sum(field.nbytes for field in encoder.encode(pixels).values())
         assert encoder.row_bytes(48, 32) == made
     text = HashedText(dtype=dtype)
-    assert isinstance(text, ForetoldRows)
+    assert isinstance(text, SizedRowEncoder)
     assert text.row_bytes() == sum(field.nbytes for field in text.encode(["a b"]).values())
 
 

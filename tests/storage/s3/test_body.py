@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 from factory.errors import ContentMismatchError
-from factory.storage.s3.body import get, pour, stored_md5
+from factory.storage.s3.body import get, stored_md5, stream_to
 from factory.storage.s3.s3_errors import fault_of
 
 DATA = bytes(range(256)) * 1200  # more than is hashed in the loop
@@ -66,7 +66,7 @@ def poured(client: Client, bucket: str = "b", **options: Any) -> bytes:
         got.extend(b"".join(pieces))
 
     request = {"Bucket": bucket, "Key": "k"}
-    size = asyncio.run(pour(client, request, told, put, **options))  # type: ignore[arg-type]
+    size = asyncio.run(stream_to(client, request, told, put, **options))  # type: ignore[arg-type]
     assert told.size == client.said["ContentLength"]
     assert size == len(got)
     return bytes(got)
@@ -87,7 +87,7 @@ def test_large_bodies_are_handed_on_in_parts() -> None:
 
     client = Client(data, ETag="")
     request = {"Bucket": "b", "Key": "k"}
-    assert asyncio.run(pour(client, request, Told(), put)) == len(data)  # type: ignore[arg-type]
+    assert asyncio.run(stream_to(client, request, Told(), put)) == len(data)  # type: ignore[arg-type]
     assert pieces == [2**20] * 4
     assert poured(Client(data, ETag="")) == data
 
