@@ -8,12 +8,14 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, NoReturn
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +23,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from factory.commands.startup import DEBUG, is_closed_output, say
+from factory.config.build import preflight, verify
 from factory.config.check import check
-from factory.config.compose import compose, is_no_choice, refusals, tidy
+from factory.config.compose import (
+    HYDRA_VERSION,
+    compose,
+    conf_dir,
+    is_no_choice,
+    refusals,
+    register,
+    tidy,
+)
 from factory.config.run_folder import (
     HYDRA,
     claim,
@@ -33,10 +44,23 @@ from factory.config.run_folder import (
     unwritable,
 )
 from factory.config.secrets import without_secrets, written_secrets
+from factory.demo.session import demo_session, promised
 from factory.errors import ConfigError, FactoryError
-from factory.untrusted_text import printable
+from factory.untrusted_text import json_text, printable
 
 TRACEBACK = "Traceback (most recent call last)"
+# A command that leaves no run folder and no log behind.
+NO_FOLDER = (
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.job_logging.root.handlers=[console]",
+    "~hydra.job_logging.handlers.file",
+)
+
+register()
+hydra_main = hydra.main(
+    version_base=HYDRA_VERSION, config_path=str(conf_dir()), config_name="config"
+)
 
 
 @contextmanager
@@ -49,6 +73,23 @@ def advice() -> Iterator[None]:
         yield
     except FactoryError as error:
         _end(describe(error), error)
+
+
+@contextmanager
+def session(cfg: DictConfig) -> Iterator[tuple[DictConfig, list[str]]]:
+    """Verify a composed config, start what the demo needs, and check the storages.
+
+    What is wrong with them, or raised in the `with` block, ends the process with advice.
+
+    Yields:
+        The verified config, and the overrides that were given.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+    with advice(), promised(cfg):
+        checked = verify(cfg, overrides)  # before the demo's data is written
+    with advice(), demo_session(cfg):
+        preflight(checked, overrides)
+        yield checked, overrides
 
 
 class RunFolder(Callback):
@@ -115,6 +156,39 @@ def run(main: Callable[[], Any], arguments: Sequence[str] | None = None) -> None
         if not is_no_choice(error):
             raise
         _end(_composition_text(error, given), error)
+
+
+def run_task(task: Callable[[], Any], arguments: Sequence[str], *fixed: str) -> None:
+    """Call a Hydra main function on arguments and fixed overrides; see `run`."""
+    # Hydra reads its arguments from here, and wants all overrides in one row.
+    overrides = [a for a in arguments if a.startswith("~") or ("=" in a and a[:1] != "-")]
+    flags = [text for text in arguments if text not in overrides]
+    sys.argv = [sys.argv[0], *flags, *overrides, *fixed]
+    run(task, arguments)
+
+
+def add_outputs(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add options for the files that a command writes: a page, and `what` as JSON."""
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write the {what} as JSON")
+
+
+def check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a usage error if a file cannot be written for want of its folder."""
+    for file in (options.html, options.json):
+        if file is not None and not file.absolute().parent.is_dir():
+            parser.error(f"{file}: there is no folder {file.parent}; make it first")
+
+
+def write_outputs(
+    options: argparse.Namespace, values: Mapping[str, Any], page: Callable[[], str]
+) -> None:
+    """Write the files asked for: values as JSON, and a page."""
+    if options.json:
+        options.json.write_text(json_text(values, indent=1) + "\n", encoding="utf-8")
+    if options.html:
+        options.html.write_text(page(), encoding="utf-8")
+        print(f"wrote {options.html}")
 
 
 def continuing(arguments: Sequence[str]) -> list[str]:

@@ -4,11 +4,13 @@ Imported first, before what takes seconds to load; brings what Python has loaded
 """
 
 import codecs
+import importlib
 import logging
 import os
 import select
 import sys
 from types import TracebackType
+from typing import NoReturn
 
 # What a shell says of a command that was interrupted.
 INTERRUPTED = 130
@@ -19,6 +21,16 @@ DEBUG = "FACTORY_DEBUG"
 # What stands for signs that an output cannot show: bars, arrows, dots.
 _PLAIN = dict.fromkeys("█▉▊▋▌", "#") | dict.fromkeys("▍▎▏", " ") | {"…": "...", "→": "->"}
 _ERRORS = "legible"
+
+
+def run(command: str) -> NoReturn:
+    """Run a command of this package on the arguments of this process, and exit.
+
+    Args:
+        command: Its module's name.
+    """
+    speak()
+    sys.exit(importlib.import_module(f"factory.commands.{command}").main(sys.argv[1:]))
 
 
 def is_interrupt(error: BaseException | None) -> bool:
@@ -43,7 +55,7 @@ def is_closed_output(error: BaseException | None) -> bool:
 def say(text: str) -> None:
     """Print to stderr, if that can still be written: it may lie on the disk that is full."""
     try:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the last word of a command
+        print(text, file=sys.stderr, flush=True)
     except OSError:
         return
 

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,18 +10,13 @@ from factory import Workspace
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.maintenance.transfer import compare, copy
 from factory.cache.maintenance.verify import drop
+from factory.commands import cache as command
 from factory.demo.session import S3_SETTINGS
 from factory.reports.cache import show_usage
 from factory.reports.cache_usage import usage
 from factory.storage import LocalStorage
 from tests.scenarios.bad_input.making import forbidding
-from tests.support.filled_cache import fill, load_script
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The script, as a module."""
-    return load_script()
+from tests.support.filled_cache import fill
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +41,11 @@ def shard(root: Path, store: str) -> Path:
 
 
 def test_usage_names_stores_recipes_and_dead_rows(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Workspace(LocalStorage(str(root))).store("captions")
     drop(store, recipe_keys({}, [{"n": 1}]))
-    assert script.main(["du"]) == 0
+    assert command.main(["du"]) == 0
     shown = capsys.readouterr().out
     for text in ("latents BlockDCT/1", "text HashedText/1", "latents F16 [16,", "index", "all"):
         assert text in shown
@@ -72,25 +66,25 @@ def test_usage_says_which_store_lies_in_a_place_of_its_own(
 
 
 def test_verifying_tells_a_damaged_row_and_fails(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script.main(["verify"]) == 0
+    assert command.main(["verify"]) == 0
     assert "latents: every file and row is sound" in capsys.readouterr().out
     path = shard(root, "latents")
     path.write_bytes(path.read_bytes()[:-1] + b"\7")
-    assert script.main(["verify"]) == 1
+    assert command.main(["verify"]) == 1
     shown = capsys.readouterr().out
     assert "latents: 1 problem" in shown
     assert "captions: every file and row is sound" in shown
 
 
 def test_pushing_copies_what_is_missing_and_pulling_brings_it_back(
-    script: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    assert script.main(["push", "--to", str(other), "--dry-run"]) == 0
+    assert command.main(["push", "--to", str(other), "--dry-run"]) == 0
     assert not list(other.glob("**/*.safetensors"))
-    assert script.main(["push", "--to", str(other)]) == 0
+    assert command.main(["push", "--to", str(other)]) == 0
     ours, theirs = (
         {path.relative_to(each / "cache/tensors"): path.read_bytes() for path in shards}
         for each in (root, other)
@@ -101,30 +95,28 @@ def test_pushing_copies_what_is_missing_and_pulling_brings_it_back(
     lost = shard(root, "latents")
     lost.unlink()
     capsys.readouterr()
-    assert script.main(["pull", "--from", str(other), "--store", "latents"]) == 0
+    assert command.main(["pull", "--from", str(other), "--store", "latents"]) == 0
     assert lost.read_bytes() == theirs[lost.relative_to(root / "cache/tensors")]
     (line,) = (each for each in capsys.readouterr().out.splitlines() if "latents" in each)
     assert line.split()[1] == "1"
 
 
-def test_a_shard_that_was_cut_short_is_pushed_again(
-    script: ModuleType, root: Path, tmp_path: Path
-) -> None:
+def test_a_shard_that_was_cut_short_is_pushed_again(root: Path, tmp_path: Path) -> None:
     path = shard(root, "captions")
     data = path.read_bytes()
-    assert script.main(["push", "--to", str(tmp_path / "other")]) == 0
+    assert command.main(["push", "--to", str(tmp_path / "other")]) == 0
     (tmp_path / "other" / path.relative_to(root)).write_bytes(data[:-1])  # cut short
-    assert script.main(["push", "--to", str(tmp_path / "other")]) == 0
+    assert command.main(["push", "--to", str(tmp_path / "other")]) == 0
     assert (tmp_path / "other" / path.relative_to(root)).read_bytes() == data
 
 
 def test_damaged_facts_are_told_in_the_end_too(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = root / "cache/catalog/photos.parquet"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"no table")
-    assert script.main(["push", "--to", str(root / "other")]) == 1
+    assert command.main(["push", "--to", str(root / "other")]) == 1
     shown = capsys.readouterr().out
     assert "✗ facts of photos: not copied: damaged" in shown
     assert "✓" not in shown
@@ -132,12 +124,12 @@ def test_damaged_facts_are_told_in_the_end_too(
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_read(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = root / "locked"
     other.mkdir(mode=0o555)
     with forbidding():
-        assert script.main(["push", "--to", str(other)]) == 1
+        assert command.main(["push", "--to", str(other)]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("AccessDenied error: ")
     assert said[1:] == [f"  --to {other} leads there"]
@@ -145,33 +137,33 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_read(
 
 
 def test_merging_and_removing_what_was_merged(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = len(list((root / "cache/tensors/latents/shards").iterdir()))
-    assert script.main(["compact", "--store", "latents"]) == 0
-    assert script.main(["gc", "--dry-run"]) == 0
+    assert command.main(["compact", "--store", "latents"]) == 0
+    assert command.main(["gc", "--dry-run"]) == 0
     assert "would be freed" in capsys.readouterr().out
-    assert script.main(["gc", "--min-age", "0"]) == 0
+    assert command.main(["gc", "--min-age", "0"]) == 0
     assert "freed" in capsys.readouterr().out
     assert len(list((root / "cache/tensors/latents/shards").iterdir())) <= before
-    assert script.main(["verify"]) == 0
+    assert command.main(["verify"]) == 0
 
 
 def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
-    script: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Workspace(LocalStorage(str(root))).store("latents")
     for n in range(2):  # two thin shards of one layout, with stamps of their own
         with store.writer({"kind": "thin"}) as writer:
             writer.add(recipe_keys({}, [{"n": n}]), {"x": torch.zeros(1, 2)})
-    assert script.main(["compact", "--store", "latents"]) == 0
+    assert command.main(["compact", "--store", "latents"]) == 0
     assert "are removed by `cache.py gc`" in capsys.readouterr().out
-    assert script.main(["compact", "--store", "latents"]) == 0
+    assert command.main(["compact", "--store", "latents"]) == 0
     assert "gc" not in capsys.readouterr().out
-    assert script.main(["du", "--store", "latents"]) == 0
+    assert command.main(["du", "--store", "latents"]) == 0
     (line,) = (each for each in capsys.readouterr().out.splitlines() if "x F32 [2]" in each)
     assert line.split()[-5:-2] == ["3", "4", "2"]  # shards, rows, dead
-    assert script.main(["gc", "--dry-run"]) == 0
+    assert command.main(["gc", "--dry-run"]) == 0
     assert "0 B would be freed" in capsys.readouterr().out
     other = LocalStorage(str(tmp_path / "other"))
     target = Workspace(other).store("latents")
@@ -181,32 +173,30 @@ def test_what_merging_left_behind_is_shown_until_it_is_old_and_copied_once(
     assert transfer.nbytes == sum(each.size for each in transfer.missing)
 
 
-def test_why_finds_a_caption(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert script.main(["why", "a caption nobody wrote", "data.demo=false"]) in (0, 1)
+def test_why_finds_a_caption(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["why", "a caption nobody wrote", "data.demo=false"]) in (0, 1)
     shown = capsys.readouterr()
     assert "a caption nobody wrote" in shown.out + shown.err
 
 
 def test_a_folder_without_a_cache_is_told_and_left_as_it_is(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for command in ("du", "verify", "gc", "compact"):
-        assert script.main([command]) == 1
+    for name in ("du", "verify", "gc", "compact"):
+        assert command.main([name]) == 1
         said = capsys.readouterr()
         assert f"nothing of latents, captions is stored in file://{tmp_path}/cache" in said.err
         assert "scripts/precompute.py with the same options fills it" in said.err
         assert said.out == ""
-    assert script.main(["push", "--to", "elsewhere"]) == 1
+    assert command.main(["push", "--to", "elsewhere"]) == 1
     assert "nothing of latents, captions" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert script.main(["pull", "--from", "empty"]) == 1
+    assert command.main(["pull", "--from", "empty"]) == 1
     assert "correct --from, or cache.prefix" in capsys.readouterr().err
-    assert script.main(["pull", "--from", "none"]) == 1
+    assert command.main(["pull", "--from", "none"]) == 1
     assert "--from none leads there" in capsys.readouterr().err
     left = {path.name for path in tmp_path.iterdir()}
     assert left <= {"empty", "elsewhere", "cache", ".scratch"}  # no demo's pictures
@@ -214,7 +204,7 @@ def test_a_folder_without_a_cache_is_told_and_left_as_it_is(
 
 
 def test_a_bucket_that_is_not_set_says_what_is_to_be(
-    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch,
+    root: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     for name in S3_SETTINGS:
@@ -222,7 +212,7 @@ def test_a_bucket_that_is_not_set_says_what_is_to_be(
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(root / "none"))
     for arguments in (["du", "storage=s3"], ["push", "--to", "storage=s3"]):
-        assert script.main(arguments) == 2
+        assert command.main(arguments) == 2
         said = capsys.readouterr().err
         for text in (
             "storage=s3 names no bucket: set DATA_BUCKET (or storage.bucket=NAME)",
@@ -232,40 +222,38 @@ def test_a_bucket_that_is_not_set_says_what_is_to_be(
         ):
             assert text in said
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "half")
-    assert script.main(["push", "--to", "storage=s3"]) == 2
+    assert command.main(["push", "--to", "storage=s3"]) == 2
     assert "bucket is not set; set DATA_BUCKET" in capsys.readouterr().err
 
 
 def test_stores_of_other_configs_are_shown_and_can_be_named(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "cache/tensors/latents").rename(root / "cache/tensors/old")
-    assert script.main(["du"]) == 0
+    assert command.main(["du"]) == 0
     shown = capsys.readouterr().out
     assert "also there, of no backend of this config: old (" in shown
     assert [line.split()[:2] for line in shown.splitlines() if "latents" in line] == [
         ["latents", "empty"]
     ]
-    assert script.main(["verify", "--store", "old"]) == 0
+    assert command.main(["verify", "--store", "old"]) == 0
     assert "old: every file and row is sound" in capsys.readouterr().out
-    assert script.main(["push", "--store", "old", "--to", str(root / "other")]) == 0
+    assert command.main(["push", "--store", "old", "--to", str(root / "other")]) == 0
     assert list((root / "other/cache/tensors").iterdir()) == [root / "other/cache/tensors/old"]
-    assert script.main(["pull", "--store", "old", "--from", str(root / "other")]) == 0
+    assert command.main(["pull", "--store", "old", "--from", str(root / "other")]) == 0
 
 
-def test_an_option_of_ones_own_is_found(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_option_of_ones_own_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "conf/data").mkdir(parents=True)
     (root / "conf/data/mine.yaml").write_text("defaults:\n  - single\n  - _self_\nbatch_size: 2\n")
-    assert script.main(["du", "data=mine", "--config-dir", str(root / "conf")]) == 0
-    assert script.main(["du", "data=mine"]) == 2
-    assert script.main(["du", "--config-dir", str(root / "nowhere")]) == 2
+    assert command.main(["du", "data=mine", "--config-dir", str(root / "conf")]) == 0
+    assert command.main(["du", "data=mine"]) == 2
+    assert command.main(["du", "--config-dir", str(root / "nowhere")]) == 2
     assert "is no folder" in capsys.readouterr().err
 
 
 def test_damage_of_what_nothing_reads_is_told_apart(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Workspace(LocalStorage(str(root))).store("latents")
     keys = recipe_keys({}, [{"n": 0}])
@@ -278,21 +266,21 @@ def test_damage_of_what_nothing_reads_is_told_apart(
         ).pop()  # fmt: skip
         if len(before) == 9:
             path.write_bytes(path.read_bytes()[:-1] + b"\7")
-    assert script.main(["verify", "--store", "latents"]) == 0
+    assert command.main(["verify", "--store", "latents"]) == 0
     shown = capsys.readouterr().out
     assert "latents: every row that counts is sound" in shown
     assert "of no use, so no harm: 1" in shown
 
 
 def test_an_interrupt_leaves_no_traceback(
-    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch,
+    root: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(script.COMMANDS, "du", script.COMMANDS["du"]._replace(run=interrupted))
-    assert script.main(["du"]) == 130
+    monkeypatch.setitem(command.COMMANDS, "du", command.COMMANDS["du"]._replace(run=interrupted))
+    assert command.main(["du"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
 
@@ -311,10 +299,10 @@ def test_an_interrupt_leaves_no_traceback(
     ],
 )
 def test_what_cannot_be_done_ends_with_status_2(
-    script: ModuleType, root: Path, capsys: pytest.CaptureFixture[str],
+    root: Path, capsys: pytest.CaptureFixture[str],
     arguments: list[str], message: str,
 ) -> None:  # fmt: skip
-    assert script.main(arguments) == 2
+    assert command.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -332,20 +320,18 @@ def test_what_cannot_be_done_ends_with_status_2(
     ],
 )
 def test_an_unknown_command_or_argument_ends_with_status_2(
-    script: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        script.main(arguments)
+        command.main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["du", "verify", "gc", "compact", "why", "push", "pull"])
-def test_every_command_explains_itself(
-    script: ModuleType, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        script.main([command, "--help"])
+        command.main([command, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: cache.py {command} " in shown

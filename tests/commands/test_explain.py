@@ -1,6 +1,5 @@
 """`python scripts/explain.py` on a run that `python train.py` made, as a user runs both."""
 
-import importlib.util
 import json
 import shlex
 import shutil
@@ -9,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from factory import build, compose
+from factory.commands import explain as command
 from factory.ledger.reader import read_ledger
-from tests.commands.test_plan import ROOT, run
+from tests.commands.test_plan import run
 from tests.reports.preview.building import CHROMIUM, browse
 from tests.support.pictures import write_pictures
 
@@ -44,15 +44,10 @@ def explain(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     for name in ("DATA_DIR", "SCRATCH_DIR", "OUTPUT_DIR"):
         folder = name.partition("_")[0].lower()
         monkeypatch.setenv(name, str(place / {"output": "outputs"}.get(folder, folder)))
-    spec = importlib.util.spec_from_file_location("explain", ROOT / "scripts/explain.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         try:
-            module.main(arguments)
+            command.main(arguments)
             status = 0
         except SystemExit as caught:
             status = caught.code

@@ -1,17 +1,16 @@
 """A whole config: read, written, composed, verified, and its local part scanned."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 import factory
+from factory.commands import import_simpletuner as command
 from factory.config.build import make, verify
 from factory.config.schema import SCHEMAS
 from factory.importers.simpletuner.files import Import, write
@@ -21,18 +20,6 @@ from tests.importers.simpletuner.building import converted, entry
 from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def door() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "import_simpletuner", ROOT / "scripts" / "import_simpletuner.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def realistic(root: Path) -> list[dict[str, Any]]:
@@ -114,18 +101,17 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def run(door: ModuleType, *arguments: object) -> int:
-    return int(door.run(door.parse([str(argument) for argument in arguments])))
+def run(*arguments: object) -> int:
+    return int(command.run(command.parse([str(argument) for argument in arguments])))
 
 
 def test_a_realistic_config_is_composed_verified_and_scanned(
-    door: ModuleType,
     config: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = config.parent / "myconf"
-    assert run(door, config, "--out", out, "--name", "old", "--gpus", 2) == 0
+    assert run(config, "--out", out, "--name", "old", "--gpus", 2) == 0
     said = capsys.readouterr().out
     assert f"python train.py --config-dir {out} data=old" in said
     assert "export AWS_SECRET_ACCESS_KEY=..." in said
@@ -161,11 +147,11 @@ def test_a_realistic_config_is_composed_verified_and_scanned(
     assert [bucket.name for bucket in catalog.decisions.buckets] == ["64x64"]
 
 
-def test_the_same_config_gives_the_same_bytes(door: ModuleType, config: Path) -> None:
+def test_the_same_config_gives_the_same_bytes(config: Path) -> None:
     texts = []
     for name in ("one", "two"):
         out = config.parent / name / "conf"
-        assert run(door, config, "--out", out) == 0
+        assert run(config, "--out", out) == 0
         files = sorted(path for path in out.rglob("*") if path.is_file())
         texts.append([(p.name, p.read_text().replace(str(out), "OUT")) for p in files])
     assert texts[0] == texts[1]
@@ -188,15 +174,15 @@ def has_dropout() -> bool:
     return "dropout" in SCHEMAS["caption/filename"].__dataclass_fields__  # type: ignore[attr-defined]
 
 
-def test_nothing_is_replaced_unless_asked(door: ModuleType, config: Path) -> None:
+def test_nothing_is_replaced_unless_asked(config: Path) -> None:
     out = config.parent / "myconf"
     theirs = out / "data" / "dataset" / "web.yaml"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("mine")
     with pytest.raises(ImportRefusedError, match=r"web\.yaml: there already; --force"):
-        run(door, config, "--out", out)
+        run(config, "--out", out)
     assert [path for path in out.rglob("*") if path.is_file()] == [theirs]
-    assert run(door, config, "--out", out, "--force") == 0
+    assert run(config, "--out", out, "--force") == 0
     assert theirs.read_text() != "mine"
 
 
@@ -235,24 +221,22 @@ def test_datasets_named_like_the_projects_own_are_the_imported_ones(tmp_path: Pa
 
 
 def test_a_config_with_nothing_to_train_on_writes_nothing(
-    door: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "multi.json"
     path.write_text(json.dumps([entry(dataset_type="audio")]))
-    assert run(door, path, "--out", tmp_path / "conf", "--no-path-checks") == 1
+    assert run(path, "--out", tmp_path / "conf", "--no-path-checks") == 1
     told = capsys.readouterr()
     assert "Nothing written" in told.err
     assert "there is no audio here" in told.out
     assert not (tmp_path / "conf").exists()
 
 
-def test_arguments_reach_the_command(
-    door: ModuleType, config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arguments_reach_the_command(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = config.parent / "config.json"
     args.write_text(json.dumps({"--gradient_accumulation_steps": 4, "--seed": 9}))
     out = config.parent / "my conf"
-    assert run(door, config, "--out", out, "--args", args, "--all") == 0
+    assert run(config, "--out", out, "--args", args, "--all") == 0
     said = capsys.readouterr().out
     assert f"--config-dir '{out}' data=multidatabackend trainer.accumulate_grad_batches=4" in said
     assert "What came of every key" in said

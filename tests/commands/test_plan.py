@@ -1,16 +1,15 @@
 """`python scripts/plan.py` as a user runs it."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from omegaconf import OmegaConf
 
+from factory.commands import plan as command
 from factory.reports.preview.summary import RunLimits
 from tests.support.pictures import write_pictures
 
@@ -78,16 +77,6 @@ def test_config_errors_come_all_at_once(place: Path) -> None:
     assert done.stdout == ""
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plan", ROOT / "scripts/plan.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("trainer", "ranks", "expected"),
     [
@@ -99,28 +88,26 @@ def script() -> ModuleType:
     ],
 )  # fmt: skip
 def test_what_the_trainer_says_of_the_run(
-    script: ModuleType, trainer: dict[str, object], ranks: int | None, expected: RunLimits
+    trainer: dict[str, object], ranks: int | None, expected: RunLimits
 ) -> None:
     cfg = OmegaConf.create({"trainer": trainer, "data": {"context_parallel": 1}})
-    assert script.run_of(cfg, ranks) == expected
+    assert command.run_of(cfg, ranks) == expected
     cfg.data.context_parallel = 2
-    assert script.run_of(cfg, ranks).ranks == max(expected.ranks // 2, 1)
+    assert command.run_of(cfg, ranks).ranks == max(expected.ranks // 2, 1)
 
 
 @pytest.mark.parametrize("wrong", [["--ranks", "0"], ["--html", "/not/there/x.html"]])
 def test_wrong_options_are_refused_before_anything_is_done(
-    script: ModuleType, wrong: list[str], capsys: pytest.CaptureFixture[str]
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        script.parse(wrong)
+        command.parse(wrong)
     assert caught.value.code == 2
     assert wrong[1].strip("x.html") in capsys.readouterr().err
 
 
-def test_its_own_options_are_in_the_help(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, rest = script.parse(["data=multi", "--help"])
+def test_its_own_options_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    _, rest = command.parse(["data=multi", "--help"])
     assert rest == ["data=multi", "--help"]  # Hydra shows the rest
     shown = capsys.readouterr().out
     for option in ("--html FILE", "--json FILE", "--ranks N"):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.commands.train import find_checkpoint
+from factory.commands.training_run import find_checkpoint
 from factory.errors import ConfigError, ResumeError
 from factory.lightning.checkpoint_file import (
     TRUST,

@@ -1,22 +1,8 @@
-"""The script `cache.py` as a module, and a cache that it finds with the default config."""
+"""A cache that `scripts/cache.py` finds with the default config."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 from tests.scenarios.training.building import data_module, write_folders
-
-SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "cache.py"
-
-
-def load_script() -> ModuleType:
-    """Return the script, as a module."""
-    spec = importlib.util.spec_from_file_location("cache_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def fill(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from factory import compose
-from factory.commands.train import train
+from factory.commands.training_run import train
 from factory.config.build import build
 from factory.errors import ConfigError
 from factory.registry.reopen import check_shared

@@ -7,25 +7,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from factory.catalog.scan.facts_diff import Changes
+from factory.commands import cache as command
 from factory.storage.local import LocalStorage
 from factory.storage.s3.s3_storage import S3Storage
 from tests.storage.conftest import BUCKET, READER
 from tests.storage.proxy import Answer, Page, Proxy, honest, proxied
-from tests.support.filled_cache import SCRIPT, fill, load_script
+from tests.support.filled_cache import SCRIPT, fill
 
 # Shards of the cache, of both stores.
 SHARDS = 10
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The script, as a module."""
-    return load_script()
 
 
 @pytest.fixture(scope="module")
@@ -70,51 +64,51 @@ def here(root: Path) -> dict[str, bytes]:
 
 
 def test_to_a_bucket_and_back(
-    script: ModuleType, root: Path, weed_endpoint: str, tmp_path: Path,
+    root: Path, weed_endpoint: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     to = ["--to", "storage=s3", "--to", "storage.prefix=back"]
-    assert script.main(["push", *to, "--dry-run"]) == 0
+    assert command.main(["push", *to, "--dry-run"]) == 0
     assert "would be copied" in capsys.readouterr().out
-    assert script.main(["push", *to]) == 0
+    assert command.main(["push", *to]) == 0
     assert there(weed_endpoint, "back") == here(root)
-    assert script.main(["verify", "storage=s3", "storage.prefix=back"]) == 0
+    assert command.main(["verify", "storage=s3", "storage.prefix=back"]) == 0
     capsys.readouterr()
-    assert script.main(["push", "--to", f"s3://{BUCKET}/back"]) == 0
+    assert command.main(["push", "--to", f"s3://{BUCKET}/back"]) == 0
     assert f"nothing is missing there: {SHARDS} shards" in capsys.readouterr().out
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "new"))
-    assert script.main(["pull", "--from", f"s3://{BUCKET}/back"]) == 0
+    assert command.main(["pull", "--from", f"s3://{BUCKET}/back"]) == 0
     assert here(tmp_path / "new") == here(root)
 
 
 def test_a_damaged_shard_is_replaced_at_either_end(
-    script: ModuleType, root: Path, weed_endpoint: str, capsys: pytest.CaptureFixture[str]
+    root: Path, weed_endpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = f"s3://{BUCKET}/mended"
-    assert script.main(["push", "--to", other]) == 0
+    assert command.main(["push", "--to", other]) == 0
     sound = here(root)
     name = next(key for key in sound if "latents/shards" in key)
     damaged = sound[name][:-1] + bytes([sound[name][-1] ^ 4])
     (root / name).write_bytes(damaged)
-    assert script.main(["verify"]) == 1
+    assert command.main(["verify"]) == 1
     assert "pull --verify" in capsys.readouterr().out
-    assert script.main(["pull", "--from", other]) == 0  # of the right size, and not looked at
+    assert command.main(["pull", "--from", other]) == 0  # of the right size, and not looked at
     assert (root / name).read_bytes() == damaged
-    assert script.main(["pull", "--from", other, "--verify"]) == 0
+    assert command.main(["pull", "--from", other, "--verify"]) == 0
     assert here(root) == sound
     bucket = S3Storage(BUCKET, "mended", endpoint_url=weed_endpoint)
     bucket.write(name, damaged)
     capsys.readouterr()
-    assert script.main(["push", "--to", other, "--verify"]) == 0
+    assert command.main(["push", "--to", other, "--verify"]) == 0
     (line,) = (each for each in capsys.readouterr().out.splitlines() if "latents" in each)
     assert line.split()[1] == line.split()[-2] == "1"  # shards, replaced
     assert there(weed_endpoint, "mended") == sound
-    assert script.main(["push", "--to", other, "--verify"]) == 0
+    assert command.main(["push", "--to", other, "--verify"]) == 0
     assert f"{SHARDS} shards and their index, and all are sound" in capsys.readouterr().out
 
 
 def test_a_killed_push_goes_on_where_it_was(
-    root: Path, proxy: Proxy, weed_endpoint: str, script: ModuleType,
+    root: Path, proxy: Proxy, weed_endpoint: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     reached = threading.Event()
@@ -136,10 +130,10 @@ def test_a_killed_push_goes_on_where_it_was(
     shards = {key for key in left if "/shards/" in key}
     assert len(shards) == 4
     # Whoever reads it meanwhile finds every row that is listed.
-    assert script.main(["verify", "storage=s3", "storage.prefix=killed"]) == 0
+    assert command.main(["verify", "storage=s3", "storage.prefix=killed"]) == 0
     proxy.script.always = None
     proxy.requests.clear()
-    assert script.main(push) == 0
+    assert command.main(push) == 0
     sent = [path for path in proxy.requests if "/shards/" in path and "list-type" not in path]
     assert len(sent) == SHARDS - 4
     assert not any(key in path for path in sent for key in shards)
@@ -154,7 +148,7 @@ def refuse(page: Page) -> None:
 
 
 def test_a_bucket_that_turns_read_only_midway(
-    script: ModuleType, root: Path, proxy: Proxy, weed_endpoint: str,
+    root: Path, proxy: Proxy, weed_endpoint: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     allowed = [honest] * 6
@@ -180,9 +174,9 @@ def test_a_bucket_that_turns_read_only_midway(
     assert "check storage.bucket='photos'" in said
     assert "shards were copied before and stay; the same command goes on there" in said
     assert len(said.splitlines()) == 2
-    assert script.main(["verify", "storage=s3", "storage.prefix=midway"]) == 0
+    assert command.main(["verify", "storage=s3", "storage.prefix=midway"]) == 0
     monkeypatch.setenv("S3_ENDPOINT_URL", weed_endpoint)
-    assert script.main(push) == 0
+    assert command.main(push) == 0
     assert there(weed_endpoint, "midway") == here(root)
 
 
@@ -197,12 +191,12 @@ def test_a_bucket_that_turns_read_only_midway(
     ],
 )
 def test_a_bucket_that_cannot_be_written_to_is_told_at_once(
-    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch,
+    root: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], changed: dict[str, str], address: str, message: str,
 ) -> None:  # fmt: skip
     for name, value in changed.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
-    assert script.main(["push", "--to", address]) == 1
+    assert command.main(["push", "--to", address]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     said = shown.err.splitlines()
@@ -210,19 +204,17 @@ def test_a_bucket_that_cannot_be_written_to_is_told_at_once(
     assert said[1:] == [f"  --to {address} leads there"]
 
 
-def test_a_reader_may_pull(
-    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_reader_may_pull(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     address = f"s3://{BUCKET}/readable"
-    assert script.main(["push", "--to", address]) == 0
+    assert command.main(["push", "--to", address]) == 0
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "reader"))
-    assert script.main(["pull", "--from", address]) == 0
+    assert command.main(["pull", "--from", address]) == 0
     assert here(tmp_path / "reader") == here(root)
 
 
 def test_nothing_is_measured_again_on_another_machine(
-    script: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two machines with caches of their own read the same bucket; the second one only lists it."""
     from factory import FactoryDataModule, ImageBackend, Workspace
@@ -258,6 +250,6 @@ def test_nothing_is_measured_again_on_another_machine(
     )
     shutil.copytree(root / "cache/tensors", tmp_path / "first/cache/tensors")
     team = f"s3://{BUCKET}/team"
-    assert script.main(["push", *first, "--to", team]) == 0
-    assert script.main(["pull", *second, "--from", team]) == 0
+    assert command.main(["push", *first, "--to", team]) == 0
+    assert command.main(["pull", *second, "--from", team]) == 0
     assert str(changes("second")) == "5 unchanged"
