@@ -40,6 +40,18 @@ def _arguments(module: str, name: str, steps: int) -> frozenset[str] | None:
     return _arguments(*found, steps + 1) if found else None
 
 
+def source_of(module: str) -> str:
+    """Return the source of a module, without importing it.
+
+    Raises:
+        ImportError: There is no such module.
+    """
+    file = _file(module)
+    if file is None:
+        raise ImportError(f"there is no module {module}")
+    return file.read_text(encoding="utf-8")
+
+
 @lru_cache(maxsize=256)
 def _parsed(module: str) -> ast.Module | None:
     file = _file(module)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 from factory.errors import (
     AccessDeniedError,
@@ -15,6 +15,7 @@ from factory.errors import (
     TableError,
     UnsafeKeyError,
 )
+from factory.limits import AtLeast, check_limits
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import TabularStorage, safe_key
 from factory.storage.endpoint_limits import endpoint
@@ -56,16 +57,15 @@ class HuggingFaceStorage(TabularStorage):
     holds only the path is read if it lies inside the dataset's folder.
 
     Attributes:
-        dataset: Folder written by `save_to_disk`, or what `datasets.load_dataset` takes: a
-            folder of Parquet files or pictures, or a name on the Hub.
-        split: The split, or for `load_dataset` a slice such as "train[:10%]"; may be left
-            out where there is only one.
-        revision: Commit, tag or branch on the Hub.
-        image_column: The column of pictures, or of videos.
-        subset: Name of the dataset's configuration, where it has several.
-        cache_dir: Folder that downloads and prepared tables are kept in; None for the
-            library's own.
-        num_proc: Processes that download and prepare tables; None for this one alone.
+        dataset: Folder written by save_to_disk, or what load_dataset takes. That is a folder of
+            Parquet files or pictures, or a name on the Hub.
+        split: Split to read; needed where there is more than one. For `load_dataset` also a slice
+            such as "train[:10%]".
+        revision: Commit, tag or branch on the hub.
+        image_column: Column that holds the pictures, or the videos.
+        subset: Configuration of the dataset, where it has several.
+        cache_dir: Folder of downloads and prepared tables; None: HF_HOME's.
+        num_proc: Processes that download and prepare; None: this one alone.
     """
 
     dataset: str
@@ -74,7 +74,7 @@ class HuggingFaceStorage(TabularStorage):
     image_column: str = "image"
     subset: str | None = None
     cache_dir: str | None = None
-    num_proc: int | None = None
+    num_proc: Annotated[int | None, AtLeast(1)] = None
 
     # A row without a picture, or with a path that is refused, says nothing of the others.
     independent_objects: ClassVar[bool] = True
@@ -85,8 +85,7 @@ class HuggingFaceStorage(TabularStorage):
         """Refuse an empty name, and no process."""
         if not self.dataset:
             raise ValueError("storage.dataset is empty; set it to a folder or a name on the Hub")
-        if self.num_proc is not None and self.num_proc < 1:
-            raise ValueError(f"storage.num_proc must be at least 1, got {self.num_proc}")
+        check_limits(self, "storage")
 
     @property
     def identity(self) -> str:

@@ -39,8 +39,9 @@ class LocalStorage(Storage):
     the root; one that leaves it is neither listed nor read unless `follow_links` is set.
 
     Attributes:
-        root: The folder; relative ones count from the working directory, "~" is expanded.
-        follow_links: Also follow symbolic links that leave the root.
+        root: Folder that keys are relative to. Relative ones count from the working directory, "~"
+            is expanded.
+        follow_links: Read through links that leave the root.
     """
 
     # A read from the page cache takes 6 us: below some hundred, handing work over costs more.

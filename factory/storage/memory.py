@@ -25,7 +25,7 @@ class MemoryStorage(Storage):
     They live in one process: a worker process starts with none.
 
     Attributes:
-        name: The namespace; one path part.
+        name: Name of the memory area; equal names share their contents. One path part.
     """
 
     name: str = "memory"

@@ -6,6 +6,8 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import field, fields
 from typing import Any
 
+from factory.limits import Above, AtLeast
+
 
 def opt(
     default: Any = NO_DEFAULT, meaning: str = "", *, factory: Callable[[], Any] | None = None
@@ -34,14 +36,12 @@ def meanings(schema: type) -> Iterator[tuple[str, str, Any]]:
 
 def at_least(name: str, value: float | None, bound: float) -> Iterator[str]:
     """Yield a problem if a value is below its bound."""
-    if value is not None and value < bound:
-        yield f"{name} must be at least {bound:g}, got {value:g}; set {name}={bound:g} or more"
+    return AtLeast(bound).problems(name, value)
 
 
 def above(name: str, value: float | None, bound: float) -> Iterator[str]:
     """Yield a problem if a value is not above its bound."""
-    if value is not None and value <= bound:
-        yield f"{name} must be above {bound:g}, got {value:g}"
+    return Above(bound).problems(name, value)
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> Iterator[str]:

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from factory.errors import ObjectNotFoundError, StorageError
+from factory.limits import Above, AtLeast, check_limits
 from factory.records import ObjectInfo
 from factory.storage.base import Put, Span, Storage, safe_key
 from factory.storage.endpoint_limits import Endpoint, endpoint
@@ -66,16 +67,16 @@ class S3Storage(Storage):
 
     Attributes:
         bucket: Name of the bucket.
-        prefix: Folder-like start of every key; "" for the whole bucket.
-        endpoint_url: Address of a server other than AWS, such as "http://127.0.0.1:8333".
-        region: Region of the bucket; the SDK's own setting where None.
-        max_attempts: Tries of one request in all, with growing waits between them.
-        timeout_s: Seconds to wait for a connection, and for the next bytes of an answer.
-        max_connections: Requests under way at once to a server, for each process; the largest
-            of all storages on that server counts.
-        deadline_s: Seconds for all tries of one request and the waits between them, and one
-            more for each MiB that came.
-        verify_checksum: Hash objects that are read whole, where the server gives their MD5.
+        prefix: Folder in the bucket that keys are relative to. "" is the whole bucket.
+        endpoint_url: Server's URL (S3_ENDPOINT_URL); None for AWS itself.
+        region: Region; None follows AWS_DEFAULT_REGION.
+        max_attempts: Tries per request, the first included. Waits between them grow.
+        timeout_s: Seconds to connect, and to wait between bytes.
+        max_connections: Requests at once to this server, per process. The largest of all storages
+            on that server counts.
+        deadline_s: Seconds for all tries of a request; 1 more per MiB received. Waits between them
+            count, too.
+        verify_checksum: Compare whole objects with their ETag where it is an MD5.
     """
 
     # As many as go out at once by default, eight times over: the last ones of a call leave
@@ -87,12 +88,12 @@ class S3Storage(Storage):
     endpoint_url: str | None = None
     region: str | None = None
     # Where one request in five fails at random, one read in 3000 fails.
-    max_attempts: int = 5
-    timeout_s: float = 5.0
-    max_connections: int = 32
+    max_attempts: Annotated[int, AtLeast(1)] = 5
+    timeout_s: Annotated[float, Above(0)] = 5.0
+    max_connections: Annotated[int, AtLeast(1)] = 32
     # Five tries that each wait `timeout_s` and follow a Retry-After fit in; and five requests
     # one after another end before `prefetch.timeout_s`, so that the error is the storage's.
-    deadline_s: float = 60.0
+    deadline_s: Annotated[float, Above(0)] = 60.0
     verify_checksum: bool = True
 
     def __post_init__(self) -> None:
@@ -105,16 +106,7 @@ class S3Storage(Storage):
                 "put the rest into storage.prefix"
             )
         strip_prefix(self.prefix)
-        if self.max_attempts < 1 or self.max_connections < 1:
-            raise ValueError(
-                f"storage.max_attempts={self.max_attempts} and "
-                f"storage.max_connections={self.max_connections} must be at least 1"
-            )
-        if self.timeout_s <= 0 or self.deadline_s <= 0:
-            raise ValueError(
-                f"storage.timeout_s={self.timeout_s} and storage.deadline_s={self.deadline_s} "
-                "must be above 0"
-            )
+        check_limits(self, "storage")
 
     @property
     def identity(self) -> str:

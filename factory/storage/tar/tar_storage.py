@@ -4,9 +4,10 @@ import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
+from factory.limits import AtLeast, check_limits
 from factory.records import ObjectInfo
 from factory.storage.base import Span, Storage, safe_key
 from factory.storage.keys import below, check_span, safe_prefix, strip_prefix
@@ -34,12 +35,12 @@ class TarStorage(Storage):
     or described again.
 
     Attributes:
-        storage: Where the shards lie.
-        shards: Patterns of their keys: "*.tar" is any file so named, at any depth, and
-            "train/{000..099}.tar" the hundred below the root.
-        index: Where indexes of shards are kept for the next run; None builds them in memory,
-            in each process anew.
-        index_prefix: Folder of the indexes in `index`.
+        storage: Storage the shards lie in.
+        shards: Patterns of shards: names at any depth, or keys; {000..099} is a range. "*.tar" is
+            any file so named, and "train/{000..099}.tar" the hundred below the root.
+        index: Storage that keeps where members lie; None finds them at each start. Each process
+            then does.
+        index_prefix: Folder of `index`.
         connections: Shards whose headers are read at once.
     """
 
@@ -50,7 +51,7 @@ class TarStorage(Storage):
     shards: Sequence[str] = ("*.tar",)
     index: Storage | None = None
     index_prefix: str = "tar-index"
-    connections: int = 16
+    connections: Annotated[int, AtLeast(1)] = 16
 
     def __post_init__(self) -> None:
         """Refuse patterns that name no shard, and settings that let nothing through.
@@ -67,8 +68,7 @@ class TarStorage(Storage):
         ShardNames(self.shards)
         if not strip_prefix(self.index_prefix):
             raise ValueError("storage.index_prefix must not be empty; set it to a folder")
-        if self.connections < 1:
-            raise ValueError(f"storage.connections={self.connections} must be at least 1")
+        check_limits(self, "storage")
 
     @property
     def identity(self) -> str:

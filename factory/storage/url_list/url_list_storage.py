@@ -8,10 +8,11 @@ from collections.abc import Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
+from factory.limits import Above, AtLeast, check_limits
 from factory.records import UNKNOWN_SIZE, ObjectInfo
 from factory.storage.base import Span, Storage, TabularStorage, safe_key
 from factory.storage.event_loop import OrderedRequests
@@ -49,23 +50,23 @@ class UrlListStorage(TabularStorage):
     by the last of them. A row that is no URL is listed, and says so when it is read.
 
     Attributes:
-        table: Key of the CSV file (UTF-8, with a header) in `table_storage`.
-        table_storage: Where the CSV file lies.
-        url_column: Its column of URLs.
-        base_url: What relative URLs are relative to; None allows absolute ones only.
-        cache_dir: Folder for downloads; may be shared by storages and processes.
-        max_file_mb: Largest download, MiB.
-        max_cache_gb: Size of `cache_dir` beyond which the least recently used files go, GiB.
-        timeout_s: Seconds that one try of a download may take, redirects included.
-        max_redirects: Redirects followed for one download.
-        connections: Downloads under way at once, for each process; also those from one server,
-            where the largest of all lists that name it counts.
-        max_attempts: Tries of one download in all, with growing waits between them.
-        deadline_s: Seconds for all tries of one download and the waits between them, and one
-            more for each MiB that came.
-        private_hosts: Hosts, addresses and networks, each perhaps with ":PORT", that URLs may
-            lead to though they are not public, beside an address that `base_url` names.
-        proxy: URL of a proxy that downloads go through; the environment's is not used.
+        table: Key of the CSV file in table_storage. UTF-8, with a header.
+        table_storage: Storage the CSV file is read from.
+        url_column: Column that holds the URLs.
+        base_url: URL that relative ones are joined to. Without it there are absolute ones only.
+        cache_dir: Local folder for downloads. Storages and processes may share it.
+        max_file_mb: Largest download accepted, MiB.
+        max_cache_gb: Size the download folder is kept below, GiB. The least recently used files go.
+        timeout_s: Seconds one try of a download may take in all. Redirects are included.
+        max_redirects: Redirects followed per download.
+        connections: Downloads at once. Per process, and from one server the largest of all lists
+            that name it counts.
+        max_attempts: Tries per download, the first included. Waits between them grow.
+        deadline_s: Seconds for all tries of a download; 1 more per MiB received. Waits between them
+            count, too.
+        private_hosts: Hosts[:port] and networks that URLs may lead to though they are private. An
+            address that `base_url` names is one of them.
+        proxy: Proxy's URL; the environment's is not used.
     """
 
     independent_objects: ClassVar[bool] = True
@@ -77,14 +78,14 @@ class UrlListStorage(TabularStorage):
     url_column: str = "url"
     base_url: str | None = None
     cache_dir: str = "cache/downloads"
-    max_file_mb: float = 64
-    max_cache_gb: float = 10
-    timeout_s: float = 30
-    max_redirects: int = 5
-    connections: int = 16
-    max_attempts: int = 3
+    max_file_mb: Annotated[float, Above(0)] = 64
+    max_cache_gb: Annotated[float, Above(0)] = 10
+    timeout_s: Annotated[float, Above(0)] = 30
+    max_redirects: Annotated[int, AtLeast(0)] = 5
+    connections: Annotated[int, AtLeast(1)] = 16
+    max_attempts: Annotated[int, AtLeast(1)] = 3
     # Three whole tries, and the longest waits between them that are usual.
-    deadline_s: float = 100
+    deadline_s: Annotated[float, Above(0)] = 100
     private_hosts: Sequence[str] = ()
     proxy: str | None = None
 
@@ -95,19 +96,7 @@ class UrlListStorage(TabularStorage):
             PrivateHost.parse(host)
         if self.base_url is not None:
             _check_base_url(self.base_url)
-        numbers = {
-            "max_file_mb": self.max_file_mb,
-            "max_cache_gb": self.max_cache_gb,
-            "timeout_s": self.timeout_s,
-            "connections": self.connections,
-            "max_attempts": self.max_attempts,
-            "deadline_s": self.deadline_s,
-        }
-        for name, value in numbers.items():
-            if value <= 0:
-                raise ValueError(f"storage.{name}={value} must be above 0")
-        if self.max_redirects < 0:
-            raise ValueError(f"storage.max_redirects={self.max_redirects} must not be negative")
+        check_limits(self, "storage")
 
     @property
     def identity(self) -> str:
