@@ -23,7 +23,7 @@ _TYPES: dict[str, Any] = {
     "str | None": str | None, "int | None": int | None, "float | None": float | None,
     "Sequence[str]": list[str], "tuple[str, ...]": list[str], "dict[str, Any]": dict[str, Any],
 }  # fmt: skip
-_LIMITS = {"AtLeast": AtLeast, "Above": Above}
+_LIMITS: dict[str, type[AtLeast | Above]] = {"AtLeast": AtLeast, "Above": Above}
 
 
 class _Setting(NamedTuple):
