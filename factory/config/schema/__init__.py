@@ -77,5 +77,8 @@ def register() -> None:
     """Register resolvers and schemas; safe to call twice."""
     OmegaConf.register_new_resolver("options_guide", options_guide, replace=True)
     OmegaConf.register_new_resolver("own_name", own_name, replace=True)
+    filed = ConfigStore.instance().repo.get("schema", {})
+    if "run.yaml" in filed and "engine" in filed:  # the first and the last of them
+        return  # analysing every dataclass again takes longer than composing a small config
     for path, node in SCHEMAS.items():
         store(path, node)
