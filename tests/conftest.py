@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.examples import USUAL
+
 pytest.register_assert_rewrite("factory.testing")
 
 # No test is about time: a busy machine makes any example slow. Where a change is judged, the
 # examples are the same for everybody; new ones are found by those who work on it.
-settings.register_profile("factory", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile(
+    "factory", deadline=None, derandomize="CI" in os.environ, max_examples=USUAL
+)
+# All examples of every property, before a release: pytest --hypothesis-profile=thorough
+settings.register_profile("thorough", deadline=None)
 settings.load_profile("factory")
 
 # A shell has what it starts in the background ignore interrupts, and so would all programs that

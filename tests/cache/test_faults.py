@@ -22,6 +22,7 @@ from factory.cache.maintenance.verify import drop, drop_shard, inspect, verify
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from tests.cache.conftest import RECIPE
+from tests.support.examples import examples
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]
@@ -313,7 +314,7 @@ def test_the_sound_file_is_taken_apart() -> None:
     assert tensors["b"].data.size == 4
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.one_of(
         st.binary(max_size=200),

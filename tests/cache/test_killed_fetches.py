@@ -143,7 +143,7 @@ def kill_and_look(folder: Path, published: Published, start: Start, kills: int, 
 def test_what_a_killed_process_fetched_is_right_or_fetched_again(
     tmp_path: Path, published: Published, start: Start
 ) -> None:
-    kill_and_look(tmp_path, published, start, kills=25, seed=1)
+    kill_and_look(tmp_path, published, start, kills=8, seed=1)
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from factory.media.decode import decode
 from factory.media.geometry.geometry import Geometry
 from factory.media.resample import opencv
 from tests.media.pictures import encode, gradient
+from tests.support.examples import examples
 
 
 @pytest.mark.parametrize("scaled", [(96, 64), (48, 32), (30, 20), (200, 133), (7, 5)])
@@ -95,7 +96,7 @@ def test_every_scale_is_near_lanczos(shrink: float) -> None:
 edges = st.integers(1, 60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.tuples(edges, edges), st.tuples(edges, edges), st.data())
 def test_the_result_has_the_target_size(
     source: tuple[int, int], between: tuple[int, int], data: st.DataObject
@@ -154,7 +155,7 @@ def test_a_part_is_resized_as_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.abs(whole - part.astype(float)).max() <= 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), st.floats(0, 0.999))
 def test_every_cut_of_the_geometry_can_be_made_in_parts(
     size: tuple[int, int], place: float

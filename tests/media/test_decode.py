@@ -15,6 +15,7 @@ from factory.errors import MediaError
 from factory.media.decode import DECODE_VERSION, decode
 from factory.media.headers import NeedMoreBytes, measure
 from tests.media.pictures import HEIGHT, WIDTH, animated, encode, exif, gradient, plain, samples
+from tests.support.examples import examples
 
 SAMPLES = samples()
 
@@ -68,7 +69,7 @@ def test_reduced_jpegs_are_turned_as_well(orientation: int) -> None:
     assert close(small, np.asarray(resized))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.tuples(st.integers(1, 300), st.integers(1, 300)),
     st.tuples(st.integers(1, 400), st.integers(1, 400)),
@@ -229,7 +230,7 @@ def test_the_version_names_the_mode() -> None:
     assert DECODE_VERSION.startswith("rgb8-")
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", SAMPLES)

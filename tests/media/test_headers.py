@@ -22,6 +22,7 @@ from factory.media.headers import (
 )
 from factory.records import MediaFacts
 from tests.media.pictures import HEIGHT, WIDTH, animated, encode, exif, plain, samples
+from tests.support.examples import examples
 
 SAMPLES = samples()
 # Pillow reads no JPEG XL.
@@ -121,7 +122,7 @@ sizes = st.tuples(st.integers(1, 70), st.integers(1, 70))
 MODES = ["1", "L", "P", "RGB"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     sizes,
     st.sampled_from([*MODES, "I;16", "I;16B", "RGBA", "CMYK", "LAB"]),
@@ -144,7 +145,7 @@ def test_tiffs_measure_as_pillow_says(
     assert wanted.frames == pages
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(sizes, st.sampled_from([*MODES, "RGBA"]), st.booleans())
 def test_bmps_measure_as_pillow_says(size: tuple[int, int], mode: str, downwards: bool) -> None:
     data = bytearray(encode(Image.new(mode, size), "BMP"))
@@ -166,7 +167,7 @@ def test_bmps_that_no_decoder_takes_are_refused(bits: int, compression: int) -> 
         measure(bytes(data), len(data))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(sizes, st.integers(1, 6), st.booleans(), st.booleans(), st.randoms(use_true_random=False))
 def test_gifs_measure_as_pillow_says(
     size: tuple[int, int], frames: int, comment: bool, loop: bool, rng: random.Random

@@ -22,6 +22,7 @@ from factory.records import MediaFacts
 from factory.storage.memory import MemoryStorage
 from tests.media.mutations import damaged
 from tests.media.pictures import encode, exif, gradient, plain, samples
+from tests.support.examples import examples
 
 SAMPLES = samples()
 LIMIT = 10**6  # px; no sample has a tenth of it
@@ -64,7 +65,7 @@ CASES = (
 )
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=examples(300))
 @given(*CASES)
 def test_damaged_files_give_pixels_or_a_reason(
     name: str, rng: random.Random, least: tuple[int, int] | None
@@ -98,7 +99,7 @@ def test_pictures_cut_at_every_length_are_whole_or_refused(kind: str) -> None:
             assert np.array_equal(pixels, whole), length
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=examples(300))
 @given(st.randoms(use_true_random=False), st.sampled_from(["jpeg", "jpeg exif", "jpeg cmyk"]))
 def test_the_quick_way_for_jpegs_agrees_with_the_careful_one(rng: random.Random, name: str) -> None:
     data = damaged(SAMPLES[name], rng)

@@ -15,6 +15,7 @@ from factory.media.decode import decode
 from factory.media.headers import HEAD_BYTES, NeedMoreBytes, measure, read_header
 from factory.records import MediaFacts
 from tests.media.pictures import HEIGHT, WIDTH, gradient, jxl, plain, turned_jxl
+from tests.support.examples import examples
 
 SIGNATURE = b"\0\0\0\x0cJXL \r\n\x87\n"
 KIND = struct.pack(">I4s", 20, b"ftyp") + b"jxl \0\0\0\0jxl "
@@ -30,7 +31,7 @@ def bits(*numbers: tuple[int, int]) -> bytes:
     return b"\xff\x0a" + int(packed[::-1], 2).to_bytes(16, "little")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_sizes_are_those_the_encoder_was_given(width: int, height: int) -> None:
     data = jxl(np.zeros((height, width), np.uint8))

@@ -16,6 +16,7 @@ from factory.media.decode import decode
 from factory.media.headers import MAX_PIXELS, measure, read_header
 from factory.storage.memory import MemoryStorage
 from tests.media.pictures import encode, exif, gradient, plain
+from tests.support.examples import examples
 
 ATTRIBUTE = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'
 ELEMENT = "<x:xmpmeta><tiff:Orientation>{}</tiff:Orientation></x:xmpmeta>"
@@ -113,7 +114,7 @@ def test_header_and_pixels_are_turned_as_pillow_turns_them(way: str, orientation
     assert np.abs(pixels - expected.astype(float)).mean() < 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.sampled_from("<>"),
     st.lists(

@@ -18,6 +18,7 @@ from factory.records import MediaFacts
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.support.clips import read_numbers, shows, turn_clockwise, write_clip
+from tests.support.examples import examples
 
 
 def measured(file: Path, *, verify: bool = False) -> MediaFacts:
@@ -179,7 +180,7 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_clip(folder / f"a{request.param}", frames=8, size=(48, 32)).read_bytes()
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(draw=st.data())
 def test_any_damage_gives_frames_or_a_reason(sound: bytes, draw: st.DataObject) -> None:
     data = bytearray(sound[: draw.draw(st.integers(0, len(sound)))])

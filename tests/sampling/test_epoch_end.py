@@ -16,6 +16,7 @@ from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Random
 from tests.sampling.cases import backend, backends, facts, walk
 from tests.sampling.test_plan_properties import epochs_of
+from tests.support.examples import examples
 
 RULES = st.sampled_from(
     [{"epoch": "all_exhausted"}, {"epoch": "first_exhausted"}, {"epoch": "cycle"}]
@@ -93,7 +94,7 @@ def test_passes_go_on_over_the_ends_of_fixed_epochs(selection) -> None:
     assert facts(far.at(19, 6)) == facts(plan.at(19, 6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     backends(with_windows=True), RULES, st.integers(1, 6), st.integers(0, 99),
     st.sampled_from([Balanced(), Random()]), st.sampled_from(["fill", "short"]),
@@ -124,7 +125,7 @@ def test_every_row_comes_once_in_every_whole_pass(
                 assert rows.total() == len(source.order) + extra[key]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     backends(with_windows=True), RULES, st.integers(1, 6), st.sampled_from([Balanced(), Random()])
 )
@@ -156,7 +157,7 @@ def test_epochs_end_when_their_rule_says(sources, rule, batch_size, selection) -
             assert all(given_[name] <= quotas[name] for name in quotas)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     backends(with_windows=True), RULES, st.integers(1, 6), st.sampled_from([Balanced(), Random()]),
     st.randoms(use_true_random=False),
@@ -176,7 +177,7 @@ def test_any_order_of_asking_gives_the_same(sources, rule, batch_size, selection
         total += other.steps(epoch)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(backends(with_windows=True), RULES, st.integers(1, 4))
 def test_balanced_shares_hold_within_one_batch_under_every_rule(sources, rule, batch_size) -> None:
     plan = Plan(sources, batch_size=batch_size, seed=1, **rule)

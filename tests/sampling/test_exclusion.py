@@ -13,6 +13,7 @@ from factory.sampling.exclusion import Exclude, Excluded, without_excluded
 from factory.sampling.plan import Plan
 from factory.sampling.rank_shares import share
 from tests.sampling.cases import backend, backends, facts, walk
+from tests.support.examples import examples
 
 
 @st.composite
@@ -32,7 +33,7 @@ def cases(draw):
 
 
 @given(cases(), st.integers(1, 6), st.integers(0, 99), st.sampled_from(["fill", "short", "drop"]))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_only_excluded_places_change_and_never_to_what_is_excluded(case, size, seed, short) -> None:
     listed, excluded = case
     try:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from factory.errors import PlanError
 from factory.sampling.passes import PassBatch, Passes, PlanBackend
 from tests.sampling.cases import backend
+from tests.support.examples import examples
 
 sizes_lists = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(
     lambda sizes: sum(sizes) > 0
@@ -21,7 +22,7 @@ def all_batches(passes: Passes, epoch: int = 0) -> list[PassBatch]:
     return [passes.batch(epoch, number) for number in range(passes.per_epoch)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(sizes_lists, st.integers(1, 9), st.integers(0, 2))
 def test_fill_visits_every_row_once_a_pass_and_counts_the_rest(
     sizes: list[int], batch_size: int, repeats: int
@@ -46,7 +47,7 @@ def test_fill_visits_every_row_once_a_pass_and_counts_the_rest(
         assert len(set(each.rows.tolist())) == min(batch_size, len(inside))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(sizes_lists, st.integers(1, 9))
 def test_short_visits_every_row_exactly_once(sizes: list[int], batch_size: int) -> None:
     source = backend(sizes=tuple(sizes))
@@ -56,7 +57,7 @@ def test_short_visits_every_row_exactly_once(sizes: list[int], batch_size: int) 
     assert all(1 <= len(each.rows) <= batch_size and each.duplicates == 0 for each in batches)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(sizes_lists.filter(lambda sizes: max(sizes) >= 9), st.integers(1, 9))
 def test_drop_gives_full_batches_of_distinct_rows(sizes: list[int], batch_size: int) -> None:
     source = backend(sizes=tuple(sizes))
@@ -68,7 +69,7 @@ def test_drop_gives_full_batches_of_distinct_rows(sizes: list[int], batch_size: 
     assert passes.tally(0, passes.per_epoch).dropped == len(source.order) - len(rows)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     sizes_lists.filter(lambda sizes: max(sizes) >= 9), st.integers(1, 9), st.integers(0, 2),
     st.sampled_from(["fill", "short", "drop"]), st.data(),

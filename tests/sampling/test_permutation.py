@@ -17,6 +17,7 @@ from factory.sampling.permutation import (
     images_by_row,
     random_words,
 )
+from tests.support.examples import examples
 
 # Keys are fixed, so a test that passes always passes; one in a thousand fair shuffles of
 # another set of keys would fail.
@@ -46,7 +47,7 @@ def test_sizes_beyond_the_table_are_bijections(n: int, key: int) -> None:
     assert np.array_equal(np.sort(images), np.arange(n))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(1, 2**60), st.integers(0, 2**64 - 1), st.data())
 def test_scalar_vector_and_inverse_agree(n: int, key: int, data: st.DataObject) -> None:
     shuffle = Permutation(n, key)

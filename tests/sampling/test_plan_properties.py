@@ -13,6 +13,7 @@ from factory.sampling.rank_shares import share
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 from tests.sampling.cases import backend, backends, facts, walk
+from tests.support.examples import examples
 
 strategies = st.fixed_dictionaries(
     {
@@ -36,7 +37,7 @@ def epochs_of(plan: Plan, count: int) -> list[int]:
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(backends(), strategies)
 def test_every_row_comes_once_a_pass_up_to_counted_duplicates(
     sources: list[PlanBackend], settings_: dict
@@ -53,7 +54,7 @@ def test_every_row_comes_once_a_pass_up_to_counted_duplicates(
         assert [step.pass_index for step in mine] == sorted(step.pass_index for step in mine)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(backends(with_windows=True), strategies, st.randoms(use_true_random=False))
 def test_any_order_of_asking_gives_the_same(sources, settings_, shuffler) -> None:
     plan = Plan(sources, **settings_)
@@ -65,7 +66,7 @@ def test_any_order_of_asking_gives_the_same(sources, settings_, shuffler) -> Non
     assert all(facts(other.at(*place)) == forth[place] for place in asked)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(backends(with_windows=True), strategies)
 def test_epochs_lie_end_to_end(sources, settings_) -> None:
     plan = Plan(sources, **settings_)
@@ -77,7 +78,7 @@ def test_epochs_lie_end_to_end(sources, settings_) -> None:
         total += plan.steps(epoch)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(backends(with_windows=True), strategies)
 def test_windows_are_kept_and_nobody_leaves_early(sources, settings_) -> None:
     plan = Plan(sources, **settings_)
@@ -97,7 +98,7 @@ def test_windows_are_kept_and_nobody_leaves_early(sources, settings_) -> None:
                 assert given_batches[source.name] == quota
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     backends(with_windows=True),
     st.integers(1, 4),
@@ -118,7 +119,7 @@ def test_balanced_shares_hold_within_one_batch_in_every_stretch(
                 assert np.abs(mine - asked).max() < 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(backends(with_windows=True), strategies)
 def test_accounts_are_what_counting_gives(sources, settings_) -> None:
     plan = Plan(sources, **settings_)
@@ -134,7 +135,7 @@ def test_accounts_are_what_counting_gives(sources, settings_) -> None:
         assert abs(sum(account.requested for account in accounts) - 1) < 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(backends(), st.integers(0, 1000))
 def test_ranks_and_accumulation_share_one_order(sources, seed) -> None:
     sources = [source for source in sources if source.batch_size is None] or sources[:0]
@@ -151,7 +152,7 @@ def test_ranks_and_accumulation_share_one_order(sources, seed) -> None:
             assert np.concatenate(parts).tolist() == step.rows.tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(backends(), st.integers(0, 1000))
 def test_epochs_and_seeds_give_different_orders(sources, seed) -> None:
     if max(len(source.order) for source in sources) < 12:

@@ -20,6 +20,7 @@ from factory.sampling.selection import Balanced, Random, whole_shares
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 from tests.sampling.cases import backend, backends, facts, walk
 from tests.sampling.test_plan import LastFirst
+from tests.support.examples import examples
 
 EPOCHS = 4
 RULES = st.sampled_from(
@@ -173,7 +174,7 @@ class Referee:
         ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     mixtures(), RULES, st.integers(1, 6), st.integers(0, 2**66),
     st.sampled_from(["fill", "short", "drop"]), st.sampled_from([Balanced(), Random()]),
@@ -209,7 +210,7 @@ def test_every_step_is_as_the_rules_say(
         assert facts(other.at(step.epoch, step.step)) == facts(step)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     backends(), st.integers(1, 30), st.sampled_from([UniformWeighting(), AutoWeighting()]),
     st.integers(0, 3),

@@ -24,6 +24,7 @@ from factory.sampling.selection import (
 from tests.sampling.cases import backend, facts, walk
 from tests.sampling.test_plan import LastFirst
 from tests.sampling.test_plan_properties import epochs_of
+from tests.support.examples import examples
 
 awkward = st.one_of(
     st.sampled_from([1.0, 2.0, 0.1, 0.3, 1 / 3, 1e-3, 1e-6, 1e6, 0.7, 0.123456789]),
@@ -62,7 +63,7 @@ def by_definition(weights: list[float], length: int) -> list[int]:
     return chosen
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(weight_lists)
 @example([1.0] * 8)
 @example([1.0, 0.7, 1e-3, 1e-4, 1e-5])
@@ -87,7 +88,7 @@ def test_balanced_stays_within_one_batch_far_out(weights: list[float]) -> None:
     assert np.abs(deviations(chosen, weights)).max() < 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(weight_lists)
 def test_balanced_is_tijdemans_rule(weights: list[float]) -> None:
     assert choose(Balanced(), weights, 200).tolist() == by_definition(weights, 200)
@@ -109,7 +110,7 @@ def test_playing_side_by_side_equals_playing_step_by_step(
     assert np.array_equal(choose(Balanced(), weights, length), side_by_side)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     weight_lists,
     st.integers(1, 3000),

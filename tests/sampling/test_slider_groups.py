@@ -13,6 +13,7 @@ from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Random
 from factory.sampling.slider_groups import slider_groups
 from tests.sampling.cases import backend, facts, walk
+from tests.support.examples import examples
 
 
 def sliders(**more) -> list:
@@ -58,7 +59,7 @@ def test_all_neutral_means_no_turns() -> None:
     assert orders[0] == orders[1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([None, 0.0, 1.0, -0.5, 2.0]), st.integers(1, 30),

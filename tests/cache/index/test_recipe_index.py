@@ -24,6 +24,7 @@ from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 from tests.cache.conftest import RECIPE
+from tests.support.examples import examples
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]
@@ -253,7 +254,7 @@ def one_table(number: int, keys: Sequence[tuple[int, int]], state: str) -> Sorte
     return run_of(f"{number:016x}-{'0' * 32}.safetensors", segment)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(SEGMENTS, st.permutations(range(8)), st.integers(0, 8))
 def test_tables_say_what_a_dictionary_would(
     segments: list[tuple[list[tuple[int, int]], str]], order: list[int], cut: int

@@ -22,6 +22,7 @@ from factory.catalog.captions.sources import (
     TextFileCaptions,
 )
 from factory.catalog.facts import SCHEMA
+from tests.support.examples import examples
 
 SPACES = [chr(point) for point in range(sys.maxunicode + 1) if chr(point).isspace()]
 # Many of what makes a text blank, with a few of what does not; U+0080 and U+1840 end in the
@@ -83,7 +84,7 @@ def columns(
 
 @pytest.mark.parametrize("shared", SHARED, ids=lambda options: "-".join(options) or "plain")
 @pytest.mark.parametrize(("kind", "own"), KINDS, ids=lambda part: getattr(part, "__name__", ""))
-@settings(max_examples=60, deadline=None)  # the first one brings pyarrow.compute
+@settings(max_examples=examples(60), deadline=None)  # the first one brings pyarrow.compute
 @given(rows=ROWS, cut=st.integers(0, 12))
 @example(rows=[("\u3000.png", ["\u3000\x1e"]), ("_", []), ("", None), (".", [""])], cut=1)
 @example(rows=[("a/_/", ["", "dog"]), ("/_.", ["a", "", "b"]), ("a/._", [None, None, "a"])], cut=2)

@@ -24,6 +24,7 @@ from factory.catalog.tables.table_reader import TableReader
 from factory.errors import ObjectNotFoundError, TableError, UnsafeKeyError
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import Watched, scanned
+from tests.support.examples import examples
 from tests.support.pictures import write_pictures
 
 Row = dict[str, Any]
@@ -154,7 +155,9 @@ SIZE = st.one_of(
     )
 )
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_random_rows_are_read_whole_or_refused(storage: Watched, rows: list[Row]) -> None:
     key = put(storage, "random/t.jsonl", as_lines(rows))

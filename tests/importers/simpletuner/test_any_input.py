@@ -12,6 +12,7 @@ from factory.importers.simpletuner.files import Import
 from factory.importers.simpletuner.keys import ARGUMENTS, KEYS
 from factory.importers.simpletuner.problem import ImportRefusedError
 from tests.importers.simpletuner.building import entry
+from tests.support.examples import examples
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 2000), st.floats(allow_nan=False, width=16),
@@ -52,7 +53,7 @@ def imported(config: list[dict[str, Any]], args: dict[str, Any] | None = None) -
             assert yaml.safe_load(text)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ENTRIES, max_size=3), st.dictionaries(st.sampled_from([*ARGUMENTS]), JSON))
 @example([entry(parquet={"path": "../x"}, metadata_backend="parquet")], {})
 @example([entry(parquet={"path": "../x"}, metadata_backend="parquet", instance_data_dir="..")], {})
@@ -60,7 +61,7 @@ def test_any_config(config: list[dict[str, Any]], args: dict[str, Any]) -> None:
     imported(config, args)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLAIN), JSON, st.sampled_from(["local", "huggingface", "csv"]))
 def test_any_value_of_any_key(key: str, value: Any, place: str) -> None:
     keys = {"csv_file": "/l/u.csv", "csv_cache_dir": "/c", "csv_caption_column": "c"}

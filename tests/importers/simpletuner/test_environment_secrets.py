@@ -12,6 +12,7 @@ from factory.importers.simpletuner.files import Import
 from factory.importers.simpletuner.output import show
 from factory.importers.simpletuner.problem import ImportRefusedError
 from tests.importers.simpletuner.building import converted, entry
+from tests.support.examples import examples
 
 KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
@@ -38,7 +39,7 @@ SECRETS = st.text(alphabet="ABCDEFGHJKLMNPQRSTUVWXYZ%/:@'\"\n{}$", min_size=4).m
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(SECRETS, st.sampled_from([*KEYS, "aws_acces_key_id", "password", "hf_token"]), st.booleans())
 def test_a_secret_appears_nowhere(secret: str, key: str, sound: bool) -> None:
     said = everything_said(bucket(**{key: secret}, repeats=1 if sound else -1))

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from factory.importers.simpletuner.yaml_text import comment, dump
 from factory.untrusted_text import without_interpolation
+from tests.support.examples import examples
 
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=["Cs"])),
@@ -33,7 +34,7 @@ def escaped(value: Any) -> Any:
     return [escaped(part) for part in value] if isinstance(value, list) else value
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(VALUES.filter(lambda value: "???" not in repr(value)))
 def test_values_come_back(value: Any) -> None:
     read = OmegaConf.to_container(OmegaConf.create(dump({"x": escaped(value)})), resolve=True)

@@ -13,9 +13,10 @@ from factory.media.geometry.geometry import REASONS, Geometry
 from factory.media.geometry.target_size import SQUASH
 from tests.media import reference
 from tests.media.geometries import RATIOS, edges, geometries, numbers, sizes
+from tests.support.examples import examples
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(geometries(), sizes, st.integers(0, 99))
 def test_every_kept_picture_is_covered_aligned_and_in_proportion(
     geometry: Geometry, sizes: list[tuple[int, int]], seed: int
@@ -39,7 +40,7 @@ def test_every_kept_picture_is_covered_aligned_and_in_proportion(
         assert squashed or low <= high * (1 + 1e-12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(geometries(), sizes)
 def test_the_vectorised_geometry_equals_plain_python(
     geometry: Geometry, sizes: list[tuple[int, int]]
@@ -61,7 +62,7 @@ def test_the_vectorised_geometry_equals_plain_python(
         assert got == expected, size
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(edges, edges), min_size=1, max_size=200), st.integers(0, 6))
 def test_labels_round_as_python_does(sizes: list[tuple[int, int]], decimals: int) -> None:
     width, height = np.array(sizes).T

@@ -15,6 +15,7 @@ from factory.media.crop import fit
 from factory.media.geometry.aspect_ratio import AspectBuckets
 from factory.media.geometry.geometry import Geometry, Targets
 from tests.media.geometries import RATIOS, geometries, numbers, sizes
+from tests.support.examples import examples
 
 WEIGHTED = (
     {"aspect": 0.5, "weight": 0.1},
@@ -33,7 +34,7 @@ def assert_agree(geometry: Geometry, width: Any, height: Any, *chance: Any) -> N
         assert np.array_equal(one, other), field.name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(geometries(), sizes, st.integers(0, 99))
 def test_targets_alone_are_those_of_the_whole_decision(
     geometry: Geometry, sizes: list[tuple[int, int]], seed: int
@@ -94,7 +95,7 @@ def test_a_random_choice_follows_its_weights() -> None:
     assert chi2.sf(((counts - asked) ** 2 / asked).sum(), 1) > 1e-6
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any),
     st.data(),

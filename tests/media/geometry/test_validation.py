@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from factory.media.geometry.geometry import REASONS, Geometry, Shapes
 from tests.media.geometries import ALIGNMENTS, geometries, numbers, sizes
+from tests.support.examples import examples
 
 Sizes = list[tuple[int, int]]
 
@@ -23,7 +24,7 @@ def without(geometry: Geometry) -> Geometry:
     return dataclasses.replace(geometry, maximum_image_size=None, target_downsample_size=None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(geometries(), sizes, st.integers(0, 99))
 def test_downsampling_never_enlarges_and_changes_no_target(
     geometry: Geometry, sizes: Sizes, seed: int
@@ -75,7 +76,7 @@ def test_a_large_picture_keeps_more_around_its_cut() -> None:
     assert shapes.crop.tolist() == [[40, 224], [0, 139]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.sampled_from(ALIGNMENTS),
     st.sampled_from(["preserve", "square"]),
@@ -99,7 +100,7 @@ def test_pixel_area_means_the_area_of_its_square_in_every_setting(
         assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(geometries(aspect_sizes={}), sizes, st.integers(0, 99), st.sampled_from([0.005, 0.1, 0.5]))
 def test_no_target_is_above_the_canvas(
     geometry: Geometry, sizes: Sizes, seed: int, canvas: float
@@ -141,7 +142,7 @@ def test_limits_of_labels_hold_for_forced_sizes() -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(geometries(), sizes, st.integers(0, 99), st.floats(0.1, 4), st.floats(0.1, 4))
 def test_a_stricter_limit_never_keeps_more(
     geometry: Geometry, sizes: Sizes, seed: int, one: float, other: float

@@ -26,6 +26,7 @@ from factory.sampling.selection import Balanced, Random
 from factory.sampling.weights import AutoWeighting, UniformWeighting
 
 TRIALS = 100
+USUAL_TRIALS = 25  # each number of ranks and of micro-batches is among them
 # Divides by 1, 2, 3, 4 and 6 ranks, and by as many micro-batches as leave a whole number.
 BATCH = 24
 RANKS = (1, 2, 3, 4, 6)
@@ -178,7 +179,13 @@ def until_killed(run: Run, seen: dict[int, Any], goal: int, saved: Any) -> Any:
     raise AssertionError("a plan has no end")
 
 
-@pytest.mark.parametrize("trial", range(TRIALS))
+@pytest.mark.parametrize(
+    "trial",
+    [
+        *range(USUAL_TRIALS),
+        *(pytest.param(n, marks=pytest.mark.long) for n in range(USUAL_TRIALS, TRIALS)),
+    ],
+)
 def test_a_run_that_is_killed_and_resumed_otherwise_has_the_same_steps(trial: int) -> None:
     chance = random.Random(trial)
     plan = mixture(chance)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from factory.storage.tar.tar_headers import BLOCK, Members, parse_header, read_members
 from tests.storage.tar.tars import archive, as_tarfile_reads, mended
+from tests.support.examples import examples
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 LONG = "folder-of-a-long-name/" * 6 + "ü" * 70 + ".jpg"
@@ -60,7 +61,7 @@ def is_plain(name: str) -> bool:
     return str(PurePosixPath(name)) == name and ".." not in parts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(st.tuples(NAMES.filter(is_plain), SMALL), max_size=8),
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
@@ -292,7 +293,7 @@ ARCHIVES = [
 ] + [entry(tarfile.GNUTYPE_SPARSE, size=600)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_damaged_archives_never_crash_nor_point_outside(data: st.DataObject) -> None:
     spoiled = bytearray(data.draw(st.sampled_from(ARCHIVES)))
@@ -307,7 +308,7 @@ def test_damaged_archives_never_crash_nor_point_outside(data: st.DataObject) -> 
     walked(bytes(spoiled[:cut]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=4000))
 def test_noise_is_no_archive(noise: bytes) -> None:
     assert not walked(noise).places

@@ -24,6 +24,7 @@ from factory.storage.tar.shard_names import ShardNames
 from factory.storage.tar.tar_headers import Members
 from factory.testing.storage import keys
 from tests.storage.tar.tars import archive
+from tests.support.examples import examples
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ def test_identity_tells_storages_and_patterns_apart() -> None:
 SHARD = ShardId("memory://a", "0.tar", "etag", 10**9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.dictionaries(st.text(max_size=20), st.integers(0, 10**8), max_size=30))
 def test_an_index_finds_every_name_and_no_other(names: dict[str, int]) -> None:
     places = {name: (at, at + 1) for name, at in names.items()}
@@ -366,7 +367,7 @@ def test_an_index_of_another_shard_or_that_points_outside_is_not_used() -> None:
             MemberIndex.unpack(outside, SHARD)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_damaged_shards_raise_nothing_but_storage_errors(data: st.DataObject) -> None:
     spoiled = bytearray(archive({"a": b"1" * 600, "b" * 120: b"2"}, tarfile.PAX_FORMAT))
