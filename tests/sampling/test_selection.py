@@ -212,7 +212,7 @@ def test_wrong_fades_are_refused_by_name(bounds: dict[str, int], message: str) -
         ActiveWindow(**bounds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(fading(), st.sampled_from([{}, {"epoch": "cycle"}, {"epoch_steps": 37}]))
 def test_counts_stay_within_one_batch_of_the_summed_shares(sources, rule) -> None:
     plan = Plan(sources, batch_size=1, seed=1, **rule)
@@ -233,7 +233,7 @@ def test_counts_stay_within_one_batch_of_the_summed_shares(sources, rule) -> Non
                 assert account.requested == pytest.approx(shares[:, place].mean())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     fading(), st.sampled_from([{}, {"epoch": "cycle"}, {"epoch": "first_exhausted"}]),
     st.sampled_from([Balanced(), Random(), LastFirst()]), st.randoms(use_true_random=False),
@@ -274,7 +274,7 @@ def test_a_random_selection_follows_a_fade() -> None:
         assert abs(account.achieved - account.requested) < 0.06  # 4 standard deviations
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 6), st.integers(1, 300), st.integers(0, 2**32))
 def test_any_changing_shares_are_met_within_one_batch(backends, steps, seed) -> None:
     random = np.random.default_rng(seed)
