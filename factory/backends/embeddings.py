@@ -14,7 +14,7 @@ from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.pixels import MediaReader, Picture, PictureColumns
 from factory.backends.prompts import read_prompts
 from factory.cache.format.recipe import Keys, recipe_keys
-from factory.cache.gather.rows import Allocator, new_tensor
+from factory.cache.gather.gather_rows import Allocator, new_tensor
 from factory.cache.store import TensorStore
 from factory.cache.write_buffer import WriteBuffer
 from factory.encoder.base import (

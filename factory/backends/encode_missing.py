@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from factory.backends.embeddings import EmbedBackend, TextEmbedBackend
 from factory.backends.encode_mode import EncodeMode
 from factory.cache.format.recipe import Keys
-from factory.cache.gather.rows import Allocator, new_tensor
+from factory.cache.gather.gather_rows import Allocator, new_tensor
 from factory.cache.maintenance.verify import drop_shard
 from factory.cache.store import UnusableRowsError
 from factory.cache.write_buffer import EncodedRow, joined_rows

@@ -13,8 +13,8 @@ from factory.backends.encode_missing import EncodeCounts, EncodedRows, FoundRows
 from factory.backends.pixels import Picture
 from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.cache.format.recipe import Keys
-from factory.cache.gather.row_refs import GatherPlan
-from factory.cache.gather.rows import Allocator, new_tensor
+from factory.cache.gather.gather_plan import GatherPlan
+from factory.cache.gather.gather_rows import Allocator, new_tensor
 from factory.cache.store import UnusableRowsError
 from factory.cache.write_buffer import EncodedRow
 from factory.catalog.crops import CropArrays

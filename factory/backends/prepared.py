@@ -24,8 +24,8 @@ from factory.backends.encode_mode import EncodeMode
 from factory.backends.image import SampleBackend
 from factory.backends.pixels import Picture, PictureColumns, read_pixels
 from factory.cache.format.recipe import canonical
-from factory.cache.gather.row_refs import GatherPlan
-from factory.cache.gather.rows import Allocator, new_tensor
+from factory.cache.gather.gather_plan import GatherPlan
+from factory.cache.gather.gather_rows import Allocator, new_tensor
 from factory.cache.row_locations import (
     KeysOf,
     LocationFiles,
@@ -323,9 +323,7 @@ class PreparedBackend:
         if embeds is None:
             return None
         places = self.places if embeds is self.latents else self.found.get(embeds.name)
-        return (
-            None if places is None else GatherPlan(embeds.store, places.snapshot, places.at(rows))
-        )
+        return None if places is None else GatherPlan(embeds.store, places.at(rows))
 
     def locate_text(self, sample_captions: SampleCaptions) -> GatherPlan | None:
         """Return where encoded captions lie; None where nothing is kept of them.
@@ -337,13 +335,12 @@ class PreparedBackend:
             return None
         store, captions, places = self.text.store, sample_captions.captions, self.text_places
         if places is None:
-            snapshot = store.snapshot()
-            return GatherPlan(store, snapshot, snapshot.index.find(self.text.keys(captions)))
-        snapshot, found = places.snapshot, places.at(sample_captions.rows)
+            return GatherPlan(store, store.snapshot().index.find(self.text.keys(captions)))
+        refs = places.at(sample_captions.rows)
         if others := np.flatnonzero(~sample_captions.own).tolist():
             keys = self.text.keys([captions[place] for place in others])
-            found.put(np.array(others), snapshot.index.find(keys))
-        return GatherPlan(store, snapshot, found)
+            refs.put(np.array(others), places.snapshot.index.find(keys))
+        return GatherPlan(store, refs)
 
     def read_text(
         self,

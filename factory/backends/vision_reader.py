@@ -12,7 +12,7 @@ from factory.backends.encode_missing import EncodeCounts, EncodedRows, RowReques
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.image_reader import beyond_repair
 from factory.backends.prepared import PreparedBackend, UnusableSample
-from factory.cache.gather.rows import Allocator
+from factory.cache.gather.gather_rows import Allocator
 from factory.cache.store import UnusableRowsError
 from factory.catalog.crops import CropArrays
 from factory.engine.engine import Engine

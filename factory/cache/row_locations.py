@@ -83,7 +83,12 @@ class RowLocations:
 
     def at(self, rows: NDArray[np.int64]) -> RowRefs:
         """Return where the rows of some samples, int64 [k], lie."""
-        return RowRefs(self.shard[rows].astype(np.int64), self.row[rows], self.checksum[rows])
+        return RowRefs(
+            self.snapshot.index.shards,
+            self.shard[rows].astype(np.int64),
+            self.row[rows],
+            self.checksum[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)

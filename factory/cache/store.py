@@ -21,8 +21,7 @@ from factory.cache.format.recipe import Keys, as_keys, canonical
 from factory.cache.format.safetensors_file import Bytes, DamagedError
 from factory.cache.format.segment import IndexSegment, ShardRecord
 from factory.cache.format.shard import TensorShard, cut_among
-from factory.cache.gather.gather_plan import Chosen
-from factory.cache.gather.rows import Allocator, BadRowsError, gather_rows, new_tensor
+from factory.cache.gather.gather_rows import Allocator, BadRowsError, gather_rows, new_tensor
 from factory.cache.index.local_runs import LocalRuns
 from factory.cache.index.recipe_index import RowRefs
 from factory.cache.index.snapshot import Snapshot, newest_stamp, segment_in, take_snapshot
@@ -116,7 +115,7 @@ class TensorStore:
         self._snapshot: Snapshot | None = None
         self._tables: LocalRuns | None = None
         self._newest = 0
-        self._crowded = False  # whether not all rows stay in memory once they were read
+        self._crowded = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: maps and locks stay in their process."""
@@ -222,17 +221,15 @@ class TensorStore:
             return self._gather(wanted, how)
 
     def _gather(self, wanted: Keys, how: dict[str, Any]) -> dict[str, torch.Tensor]:
-        snapshot = self.snapshot()
-        found = snapshot.index.find(wanted)
-        if (missing := np.flatnonzero(found.shard < 0)).size:
+        refs = self.snapshot().index.find(wanted)
+        if (missing := np.flatnonzero(refs.shard < 0)).size:
             first = f" (first key {wanted[missing[0]].tobytes().hex()})"
             raise _missing(missing, len(wanted), first)
-        return self.read(found, snapshot, **how)
+        return self.read(refs, **how)
 
     def read(
         self,
-        found: RowRefs,
-        snapshot: Snapshot,
+        refs: RowRefs,
         *,
         out: dict[str, torch.Tensor] | None = None,
         verify: bool = True,
@@ -242,8 +239,7 @@ class TensorStore:
         """Return rows whose places are known, as `gather` does.
 
         Args:
-            found: Where n rows, at least one, lie.
-            snapshot: What numbers their shards.
+            refs: Where n rows, at least one, lie.
             out: Tensors to fill; see `gather`.
             verify: Compare each row with its checksum when it is first read.
             pad: Whether rows may differ in the length of their fields' first axis, such as
@@ -255,20 +251,20 @@ class TensorStore:
             CacheError: Rows differ in shape, or a tensor of `out` does not fit.
             StorageError: A remote shard cannot be fetched.
         """
-        numbers = found.shard.tolist()
+        numbers = refs.shard.tolist()
         distinct = set(numbers)
         if min(distinct) < 0:
-            missing = np.flatnonzero(found.shard < 0)
+            missing = np.flatnonzero(refs.shard < 0)
             raise _missing(missing, len(numbers))
-        checksums = found.checksum if verify else None
+        checksums = refs.checksum if verify else None
         fetched_again: set[str] = set()
         while True:
-            shards = self._uncut(distinct, found, snapshot)
-            rows = [shards[number] for number in numbers], found.row.tolist()
+            shards = self._uncut(distinct, refs)
+            rows = [shards[number] for number in numbers], refs.row.tolist()
             try:
                 return gather_rows(*rows, checksums, out, allocate, pad=pad)
             except BadRowsError as error:
-                record = snapshot.index.shards[numbers[error.places[0]]]
+                record = refs.shards[numbers[error.places[0]]]
                 # A copy that was damaged here is fetched once more.
                 if record.name in fetched_again or not self._open.discard(record):
                     places = np.array(error.places)
@@ -276,23 +272,7 @@ class TensorStore:
                 fetched_again.add(record.name)
                 del shards, rows
 
-    def choose(self, found: RowRefs, snapshot: Snapshot) -> Chosen:
-        """Look at rows in the shards that are read where they were published.
-
-        Args:
-            found: Where n rows lie; those that are nowhere are of no shard.
-            snapshot: What numbers their shards.
-        """
-        shards = snapshot.index.shards
-        return Chosen.of(found, lambda number: self._where_published(shards[number]))
-
-    def willneed(self, chosen: Chosen) -> None:
-        """Have the system begin to read rows of this machine that will be read soon."""
-        # Copies are fetched by the plan, and what was just written is in memory.
-        if not self.shard_files.copied:
-            chosen.willneed(again=self._crowded)
-
-    def _where_published(self, record: ShardRecord) -> TensorShard | None:
+    def published_shard(self, record: ShardRecord) -> TensorShard | None:
         """Return a shard that is read where it was published; None where it cannot be."""
         shard = self._open.whole(record.name)
         # To look at a row of a packed one would unpack them all.
@@ -302,12 +282,16 @@ class TensorStore:
                 return self._open.open(record, np.empty(0, np.int64))
         return shard
 
-    def bring(self, found: RowRefs, snapshot: Snapshot, plan: int, step: int) -> bool:
+    @property
+    def crowded(self) -> bool:
+        """Whether not all rows stay in this machine's memory once they were read."""
+        return self._crowded
+
+    def bring(self, refs: RowRefs, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.
 
         Args:
-            found: Where n rows lie; those that are nowhere are left out.
-            snapshot: What numbers their shards.
+            refs: Where n rows lie; those that are nowhere are left out.
             plan: Which plan will use them.
             step: The step that will.
 
@@ -316,10 +300,10 @@ class TensorStore:
         """
 
         def one(number: int) -> bool:
-            rows = found.row[found.shard == number]
-            return self._open.bring(snapshot.index.shards[number], rows, plan, step)
+            rows = refs.row[refs.shard == number]
+            return self._open.bring(refs.shards[number], rows, plan, step)
 
-        return all(_side_by_side(one, np.unique(found.shard[found.shard >= 0]).tolist()))
+        return all(_side_by_side(one, np.unique(refs.shard[refs.shard >= 0]).tolist()))
 
     @property
     def at_hand(self) -> bool:
@@ -448,38 +432,38 @@ class TensorStore:
         name = xxhash.xxh3_64_hexdigest(f"{self.storage.identity}/{self.folder}".encode())
         return Path(self.local_dir) / "merged" / name
 
-    def _uncut(self, numbers: set[int], found: RowRefs, snapshot: Snapshot) -> Opened:
+    def _uncut(self, numbers: set[int], refs: RowRefs) -> Opened:
         """Return shards as `_shards` does; those whose files were cut are opened anew."""
-        shards = self._shards(numbers, found, snapshot)
+        shards = self._shards(numbers, refs)
         cut = cut_among(shards.values())
         again = {number for number in numbers if cut and shards[number] in cut}
         for number in again:
-            self._open.discard(snapshot.index.shards[number])
-        return {**shards, **self._shards(again, found, snapshot)} if again else shards
+            self._open.discard(refs.shards[number])
+        return {**shards, **self._shards(again, refs)} if again else shards
 
-    def _shards(self, numbers: set[int], found: RowRefs, snapshot: Snapshot) -> Opened:
+    def _shards(self, numbers: set[int], refs: RowRefs) -> Opened:
         """Return opened shards with the rows asked for; what is missing comes side by side."""
         shards, late = {}, []
         for number in numbers:
-            record = snapshot.index.shards[number]
+            record = refs.shards[number]
             shard = self._open.whole(record.name)  # the usual case, and in the way of every batch
             if shard is None:
-                shard = self._open.ready(record, found.row[found.shard == number])
+                shard = self._open.ready(record, refs.row[refs.shard == number])
             if shard is None:
                 late.append(number)
             else:
                 shards[number] = shard
         if late:
-            opened = _side_by_side(lambda number: self._shard(number, found, snapshot), late)
+            opened = _side_by_side(lambda number: self._shard(number, refs), late)
             shards.update(zip(late, opened, strict=True))
         return shards
 
-    def _shard(self, number: int, found: RowRefs, snapshot: Snapshot) -> TensorShard:
+    def _shard(self, number: int, refs: RowRefs) -> TensorShard:
         """Open a shard; if it cannot be used, say which rows asked for lie in it."""
-        record = snapshot.index.shards[number]
-        places = np.flatnonzero(found.shard == number)
+        record = refs.shards[number]
+        places = np.flatnonzero(refs.shard == number)
         try:
-            return self._open.open(record, found.row[places])
+            return self._open.open(record, refs.row[places])
         except (DamagedError, ObjectNotFoundError) as error:
             raise UnusableRowsError(f"{error}; {self.mend(record)}", places) from error
 

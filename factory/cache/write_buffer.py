@@ -11,7 +11,7 @@ import torch
 
 from factory.cache.format.recipe import KEY_DTYPE, Keys, canonical
 from factory.cache.format.shard import RowLayout, layout_of, row_bytes
-from factory.cache.gather.rows import batch_of, put_rows
+from factory.cache.gather.gather_rows import batch_of, put_rows
 from factory.cache.store import TensorStore
 from factory.cache.writer import capacity_of, checked_rows
 

@@ -164,7 +164,7 @@ def spans_of(storage: Any, part: int | None) -> list[tuple[str, int, int | None]
 
 def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> None:
     """Gather all rows in random order, with those to come fetched ahead."""
-    from factory.cache.gather.row_refs import GatherPlan
+    from factory.cache.gather.gather_plan import GatherPlan
     from factory.runtime.prefetch.cache_prefetch import CachePrefetcher
 
     order = np.random.default_rng(seed).permutation(len(keys))
@@ -175,9 +175,8 @@ def epoch(store: Any, keys: Any, options: argparse.Namespace, *, seed: int) -> N
             yield SimpleNamespace(step=SimpleNamespace(global_step=number))
 
     def needs(part: Any) -> Iterator[Any]:
-        snapshot = store.snapshot()
-        found = snapshot.index.find(keys[steps[part.step.global_step]])
-        yield GatherPlan(store, snapshot, found)
+        refs = store.snapshot().index.find(keys[steps[part.step.global_step]])
+        yield GatherPlan(store, refs)
 
     out: dict[str, Any] = {}
     copied = store.shard_files.copied

@@ -90,7 +90,7 @@ def test_a_row_is_checked_once(
     filled: TensorStore, keys_of: MakeKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.gather(keys_of(5))
-    monkeypatch.setattr("factory.cache.gather.rows.digest", lambda parts: 0)
+    monkeypatch.setattr("factory.cache.gather.gather_rows.digest", lambda parts: 0)
     filled.gather(keys_of(5))
     with pytest.raises(CacheError, match="row 5"):
         filled.gather(keys_of(6))

@@ -66,7 +66,7 @@ def placed(
 
 def read(store: TensorStore, placement: RowLocations, rows: list[int]) -> Any:
     found = placement.at(np.array(rows))
-    return store.read(found, placement.snapshot)["field"][:, 0].tolist()
+    return store.read(found)["field"][:, 0].tolist()
 
 
 @pytest.mark.parametrize("on_disk", [True, False])

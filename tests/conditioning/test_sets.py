@@ -9,7 +9,7 @@ import torch
 
 from factory import Batch, ConfigError, FactoryDataModule
 from factory.backends.conditioning_sets import partner_rows
-from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.index.recipe_index import RowRefs
 from factory.catalog.captions.draws import conditioning_draw
 from factory.conditioning import Canny
@@ -190,7 +190,7 @@ def test_rows_of_partners_are_asked_of_the_disk_with_those_of_their_samples(
     data = ready(tmp_path, *sets, encoded=True, conditioning_sampling=sampling)
     source = data.sources["pics"]
     asked: list[RowRefs] = []
-    monkeypatch.setattr(GatherPlan, "willneed", lambda self: asked.append(self.found))
+    monkeypatch.setattr(GatherPlan, "willneed", lambda self: asked.append(self.refs))
     rows = source.catalog.decisions.order.astype(np.int64)
     BatchMetadata.of(source, rows, seed=7, epoch=0)
 

@@ -59,15 +59,14 @@ cut("cache/images/shards/*")
 told(lambda: store.gather(formats._KEYS).keys())
 """
 READY = """
-from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.gather_plan import GatherPlan
 formats.write_cache(folder)
 store = formats._store(folder)
 store.open()
 store.gather(formats._KEYS)
-snapshot = store.snapshot()
-found = snapshot.index.find(formats._KEYS)
-[located] = GatherPlan(store, snapshot, found).split([len(formats._KEYS)])
-assert located.ready is not None
+refs = store.snapshot().index.find(formats._KEYS)
+[located] = GatherPlan(store, refs).split([len(formats._KEYS)])
+assert located.ready
 located.read()
 cut("cache/images/shards/*")
 told(lambda: located.read().keys())

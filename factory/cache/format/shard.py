@@ -188,7 +188,6 @@ class TensorShard:
         fields: The bytes of all rows, uint8 [rows, stride] for each field of the layout.
         addresses: Where each field begins in the memory of this process, bytes.
         verified: For each row whether it was found sound, one byte each.
-        verified_at: Where those bytes lie in the memory of this process.
         extent: The file that the rows are mapped from; None where they are in memory.
         looked: When it was last looked at whether that was cut; seconds of `time.monotonic`.
     """
@@ -217,8 +216,7 @@ class TensorShard:
             raise DamagedError(f"{source} does not hold the {rows} rows that its index lists")
         self.fields = [tensors[f.name].data.reshape(rows, f.stride) for f in layout]
         self.addresses = [field.ctypes.data for field in self.fields]
-        flags = np.zeros(rows, np.uint8)
-        self.verified, self.verified_at = flags.data, flags.ctypes.data
+        self.verified = bytearray(rows)  # which rows were compared with their checksums
 
     def unsound(self, rows: Sequence[int], checksums: Sequence[int]) -> list[int]:
         """Return those of the rows whose bytes do not give their checksum.
@@ -261,17 +259,6 @@ def cut_among(shards: Collection[TensorShard]) -> list[TensorShard]:
         if shard.extent.shrunk:
             found.append(shard)
     return found
-
-
-def addresses_of(pairs: Iterable[tuple[TensorShard, int]], number: int, stride: int) -> list[int]:
-    """Return where a field of some rows begins in the memory of this process, bytes.
-
-    Args:
-        pairs: Shards of one layout, and rows that they have.
-        number: The field's number in the layout.
-        stride: Bytes that it has in a row.
-    """
-    return [shard.addresses[number] + row * stride for shard, row in pairs]
 
 
 def matrices_of(layout: RowLayout, tensors: Mapping[str, torch.Tensor]) -> list[Bytes]:

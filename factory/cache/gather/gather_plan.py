@@ -1,19 +1,15 @@
-"""Rows of open shards, and which of them were found sound before.
+"""Gather plans: how the rows of a batch are gathered, worked out before they are read."""
 
-Asked row by row it costs a tenth of what it takes to copy the rows; here numpy does what it can.
-"""
-
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from factory.cache.format.shard import TensorShard, row_bytes
-from factory.cache.gather.kernel import copy_rows
+from factory.cache.format.shard import TensorShard, cut_among, row_bytes
+from factory.cache.gather.gather_rows import Allocator, copied_rows, new_tensor
 from factory.cache.index.recipe_index import RowRefs
+from factory.cache.store import TensorStore
 from factory.cache.tiers.mapped_file import willneed
 
 # What is asked of a disk at once at most, bytes: more may have left memory before it is used, and
@@ -22,67 +18,80 @@ WILLNEED_LIMIT = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """Rows of one store, n of them, and the shards they lie in.
+class GatherPlan:
+    """Rows of one store, n of them, and what is left to do to gather them.
 
     Attributes:
-        shards: Those shards, each once; None where one is not open, or not to be looked at.
-        which: For each row the place of its shard in `shards`, int64 [n].
-        rows: Their numbers in their shards, int64 [n].
+        store: The store.
+        refs: Where they lie; rows that are nowhere may be among them.
+        shards: The open shard of each row, where all are of one layout and were found sound
+            before, so that they need only be copied; None where there is more to do. Shards stay
+            mapped as long as they are held here.
     """
 
-    shards: list[TensorShard | None]
-    which: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    store: TensorStore
+    refs: RowRefs
+    shards: Sequence[TensorShard] | None = None
 
-    @classmethod
-    def of(cls, found: RowRefs, opened: Callable[[int], TensorShard | None]) -> "Chosen":
-        """Look at rows.
+    @property
+    def ready(self) -> bool:
+        """Whether the rows need only be copied."""
+        return self.shards is not None
 
-        Args:
-            found: Where they lie; those that are nowhere count as in a shard that is not open.
-            opened: Returns the shard of a number, if it may be looked at.
+    def split(self, counts: Sequence[int]) -> "Iterator[GatherPlan]":
+        """Yield the first rows, those that follow, and so on: so many each, one at least."""
+        rows, end = self.refs.row.tolist(), 0
+        for count in counts:
+            some = slice(end, end := end + count)
+            shards = self._sound(self._opened[some], rows[some])
+            yield GatherPlan(self.store, self.refs.part(some), shards)
+
+    def read(
+        self, *, pad: bool = False, allocate: Allocator = new_tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the rows, each field a tensor [n, ...]; see `TensorStore.read`."""
+        if self.shards is not None and not cut_among(set(self.shards)):
+            return copied_rows(self.shards, self.refs.row.tolist(), None, allocate)
+        return self.store.read(self.refs, pad=pad, allocate=allocate)
+
+    def willneed(self) -> None:
+        """Have the system begin to read rows of this machine, the first ones first.
+
+        Nothing is waited for.
         """
-        # Counted and not sorted; from 1 on, for -1 is among the numbers.
-        used = np.bincount(found.shard + 1) > 0
-        numbers, which = np.flatnonzero(used) - 1, np.cumsum(used) - 1
-        shards = [opened(number) if number >= 0 else None for number in numbers.tolist()]
-        return cls(shards, which[found.shard + 1], found.row.astype(np.int64))
-
-    @cached_property
-    def there(self) -> NDArray[np.bool_]:
-        """Which of them their shards have, bool [n]; none of a shard that is not open."""
-        counts = np.array([0 if shard is None else shard.rows for shard in self.shards], np.int64)
-        found: NDArray[np.bool_] = (self.rows >= 0) & (self.rows < counts[self.which])
-        return found
-
-    @cached_property
-    def sound(self) -> NDArray[np.bool_]:
-        """Which of them were compared with their checksums before, bool [n]."""
-        there = self.there
-        bases = [0 if shard is None else shard.verified_at for shard in self.shards]
-        flags = torch.empty(int(there.sum()), dtype=torch.bool, device="cpu")
-        copy_rows(np.array(bases, np.int64)[self.which[there]] + self.rows[there], flags)
-        found = np.zeros(len(there), np.bool_)
-        found[there] = flags.numpy()
-        return found
-
-    def willneed(self, *, again: bool) -> None:
-        """Have the system begin to read those that will be gathered soon, the first ones first.
-
-        Args:
-            again: Whether those that were read before may have left memory since.
-        """
-        wanted = self.there if again else self.there & ~self.sound
-        if not wanted.any():
+        # Copies are fetched by the plan, and what was just written is in memory.
+        if self.store.shard_files.copied:
             return
-        left = WILLNEED_LIMIT
-        # Row by row: with a mask for each shard, rows of many shards took a fifth of their batch.
-        pairs = zip(self.which[wanted].tolist(), self.rows[wanted].tolist(), strict=True)
-        for number, row in dict.fromkeys(pairs):
-            shard = self.shards[number]
-            if left <= 0 or shard is None:
+        left, again = WILLNEED_LIMIT, self.store.crowded
+        for shard, row in dict.fromkeys(zip(self._opened, self.refs.row.tolist(), strict=True)):
+            if shard is None or not 0 <= row < shard.rows or (shard.verified[row] and not again):
+                continue
+            if left <= 0:
                 return
             left -= row_bytes(shard.layout)
             for address, field in zip(shard.addresses, shard.layout, strict=True):
                 willneed(address + row * field.stride, field.stride)
+
+    @cached_property
+    def _opened(self) -> list[TensorShard | None]:
+        """The shard of each row, if it is read where it was published."""
+        numbers = self.refs.shard.tolist()
+        shards = self.refs.shards
+        opened = {n: self.store.published_shard(shards[n]) if n >= 0 else None for n in {*numbers}}
+        return [opened[number] for number in numbers]
+
+    @staticmethod
+    def _sound(
+        shards: Sequence[TensorShard | None], rows: Sequence[int]
+    ) -> Sequence[TensorShard] | None:
+        """Return the shards of some rows if these need only be copied, else None."""
+        layout, found = None, []
+        for shard, row in zip(shards, rows, strict=True):
+            if shard is None or not 0 <= row < shard.rows or not shard.verified[row]:
+                return None
+            if shard.layout is not layout:  # mostly one object where they are equal
+                if layout is not None and shard.layout != layout:
+                    return None
+                layout = shard.layout
+            found.append(shard)
+        return found

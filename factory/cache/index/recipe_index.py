@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.cache.format.recipe import Keys
-from factory.cache.format.shard import RowLayout
+from factory.cache.format.segment import ShardRecord
+from factory.cache.format.shard import RowLayout, row_bytes
 from factory.cache.index.sorted_run import SortedRun, halves
 
 # Number of a shard that is none.
@@ -17,22 +18,41 @@ _ABSENT = -1
 
 @dataclass(frozen=True, eq=False)
 class RowRefs:
-    """Where rows lie.
+    """References to n rows of one store: which shard each lies in, and where.
 
     Attributes:
-        shard: int64 [n], number in `Index.shards`; -1 where there is no row.
+        shards: What the shards are numbered after.
+        shard: int64 [n], number in `shards`; -1 where there is no row.
         row: Row in the shard, integers [n].
         checksum: uint64 [n].
     """
 
+    shards: Sequence[ShardRecord]
     shard: NDArray[np.int64]
     row: NDArray[Any]
     checksum: NDArray[np.uint64]
 
     def put(self, places: NDArray[np.int64], others: "RowRefs") -> None:
-        """Let the rows at some places be others, whose arrays are that long."""
+        """Let the rows at some places be others, of the same shards, whose arrays are that long."""
         self.shard[places], self.row[places] = others.shard, others.row
         self.checksum[places] = others.checksum
+
+    def part(self, some: slice) -> "RowRefs":
+        """Return the references at some places."""
+        return RowRefs(self.shards, self.shard[some], self.row[some], self.checksum[some])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[RowRefs]") -> "RowRefs":
+        """Return references of the same shards as one."""
+        columns = zip(*((each.shard, each.row, each.checksum) for each in parts), strict=True)
+        return cls(parts[0].shards, *map(np.concatenate, columns))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        numbers, counts = np.unique(self.shard, return_counts=True)
+        pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
+        return sum(row_bytes(self.shards[n].layout) * count for n, count in pairs if n >= 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +106,12 @@ class RecipeIndex:
             (table,), (shards,) = self.tables, self._shards
             hit, entry = table.search(halves(keys))
             shard = np.where(hit, shards[table.origin[entry]], _ABSENT)
-            return RowRefs(shard, table.row[entry], table.checksum[entry])
+            return RowRefs(self.shards, shard, table.row[entry], table.checksum[entry])
         found = RowRefs(
-            np.full(count, _ABSENT), np.zeros(count, np.int64), np.zeros(count, np.uint64)
+            self.shards,
+            np.full(count, _ABSENT),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.uint64),
         )
         newest = self.newest(keys)
         for number, (table, shards) in enumerate(zip(self.tables, self._shards, strict=True)):

@@ -93,9 +93,9 @@ class Collate:
         latents, text = known.latents, known.text
         if source.conditioning or source.vision is not None:
             return None
-        if latents is None or latents.ready is None or (text is None) != (source.text is None):
+        if latents is None or not latents.ready or (text is None) != (source.text is None):
             return None
-        if text is not None and text.ready is None:
+        if text is not None and not text.ready:
             return None
         return {
             "valid": _valid(request, ()),

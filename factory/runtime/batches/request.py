@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
-from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.gather_plan import GatherPlan
 from factory.catalog.crops import CropArrays
 from factory.runtime.batches.sent_once import SentOnce
 from factory.sampling.plan import PlanStep

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.backends.prepared import PreparedBackend
-from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.index.recipe_index import RowRefs
-from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.errors import FactoryError
 from factory.runtime.batches.request import BatchRequest
@@ -188,7 +187,7 @@ class CachePrefetcher:
                 self._note(error)
                 continue
             group += [(step, each) for each in rows]
-            steps.append((step, sum(each.nbytes for each in rows)))
+            steps.append((step, sum(each.refs.nbytes for each in rows)))
             if sum(nbytes for _, nbytes in steps) >= min(_GROUP_BYTES, self._limit):
                 yield group, steps
                 group, steps = [], []
@@ -218,11 +217,11 @@ class CachePrefetcher:
         there = True
         for store in self._stores:
             of_store = [(step, rows) for step, rows in group if rows.store is store]
-            for step, found, snapshot in _joined(of_store):
+            for step, refs in _joined(of_store):
                 if self._closing:
                     return there
                 try:
-                    there &= store.bring(found, snapshot, self._plan, step)
+                    there &= store.bring(refs, self._plan, step)
                 except FactoryError as error:
                     self._note(error)
                     there = False
@@ -262,23 +261,13 @@ def _pictures(source: PreparedBackend, rows: np.ndarray) -> Iterator[GatherPlan]
             continue
         located = source.located(embeds, rows)
         if located is None:
-            snapshot = embeds.store.snapshot()
             keys = embeds.keys(source.backend.reader, source.columns(rows))
-            located = GatherPlan(embeds.store, snapshot, snapshot.index.find(keys))
+            located = GatherPlan(embeds.store, embeds.store.snapshot().index.find(keys))
         yield located
 
 
-def _joined(rows: list[tuple[int, GatherPlan]]) -> Iterator[tuple[int, RowRefs, Snapshot]]:
-    """Yield rows of one store that one snapshot numbers as one, and the first of their steps."""
-    for snapshot in {id(each.snapshot): each.snapshot for _, each in rows}.values():
-        some = [(step, each.found) for step, each in rows if each.snapshot is snapshot]
-        found = [each for _, each in some]
-        yield (
-            some[0][0],
-            RowRefs(
-                np.concatenate([each.shard for each in found]),
-                np.concatenate([each.row for each in found]),
-                np.concatenate([each.checksum for each in found]),
-            ),
-            snapshot,
-        )
+def _joined(rows: list[tuple[int, GatherPlan]]) -> Iterator[tuple[int, RowRefs]]:
+    """Yield rows of one store whose shards are numbered alike as one; the first of their steps."""
+    for shards in {id(each.refs.shards): each.refs.shards for _, each in rows}.values():
+        some = [(step, each.refs) for step, each in rows if each.refs.shards is shards]
+        yield some[0][0], RowRefs.joined([refs for _, refs in some])

@@ -79,7 +79,7 @@ def fields(metadata: BatchMetadata) -> list[Any]:
     assert text is not None
     arrays = [
         metadata.rows, metadata.original_size, crops.intermediary, crops.offset, crops.target,
-        text.found.shard, text.found.row, text.found.checksum,
+        text.refs.shard, text.refs.row, text.refs.checksum,
     ]  # fmt: skip
     return [metadata.keys, metadata.captions, *(array.tolist() for array in arrays)]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import recipe_keys
-from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.store import TensorStore
 from factory.errors import StorageUnavailableError
 from factory.runtime.prefetch.cache_prefetch import CachePrefetcher
@@ -62,8 +62,7 @@ def ahead_of(store: TensorStore, megabytes: float) -> CachePrefetcher:
 
     def needs(request: SimpleNamespace) -> Iterator[GatherPlan]:
         first = request.step.global_step * BATCH
-        snapshot = store.snapshot()
-        yield GatherPlan(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+        yield GatherPlan(store, store.snapshot().index.find(KEYS[first : first + BATCH]))
 
     return CachePrefetcher(needs, [store], megabytes, plan=5)  # type: ignore[arg-type]
 
@@ -113,7 +112,7 @@ def test_rows_that_were_located_at_different_times_are_all_fetched(
     def needs(request: SimpleNamespace) -> Iterator[GatherPlan]:
         first = request.step.global_step * BATCH
         snapshot = snapshots[first // 16 % 2]  # every other shard
-        yield GatherPlan(store, snapshot, snapshot.index.find(KEYS[first : first + BATCH]))
+        yield GatherPlan(store, snapshot.index.find(KEYS[first : first + BATCH]))
 
     requests = fetch_all(CachePrefetcher(needs, [store], 100, plan=5))  # type: ignore[arg-type]
     assert store.at_hand

@@ -14,6 +14,7 @@ import torch
 
 from factory.cache.format.recipe import Keys
 from factory.cache.gather import gather_plan
+from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.index.recipe_index import RowRefs
 from factory.cache.store import TensorStore
 from factory.cache.tiers.mapped_file import mapped_file, willneed
@@ -51,7 +52,7 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
     keys = keys_of(ROWS)
     fill(store, keys, rows_of(ROWS))
     wanted = found(store, keys[[3, 7, 3]])
-    store.willneed(store.choose(wanted, store.snapshot()))
+    GatherPlan(store, wanted).willneed()
     (number,) = set(wanted.shard.tolist())
     opened = store._open.whole(store.snapshot().index.shards[number].name)
     assert opened is not None
@@ -63,7 +64,7 @@ def test_rows_are_asked_for_field_by_field_until_they_were_read(
 
     store.gather(keys[[3]])
     asked.clear()
-    store.willneed(store.choose(wanted, store.snapshot()))
+    GatherPlan(store, wanted).willneed()
     assert len(asked) == 2  # both fields of the other row
 
 
@@ -74,7 +75,7 @@ def test_rows_of_the_batch_that_comes_first_are_asked_for_first(
     fill(store, keys_of(12), rows_of(12))
     wanted = found(store, keys_of(12)[[9, 1, 5, 9, 0]])
     assert len(set(wanted.shard.tolist())) == 3
-    store.willneed(store.choose(wanted, store.snapshot()))
+    GatherPlan(store, wanted).willneed()
     records = store.snapshot().index.shards
     shards = [store._open.whole(records[number].name) for number in wanted.shard.tolist()]
     places = list(zip(shards, wanted.row.tolist(), strict=True))
@@ -92,7 +93,7 @@ def test_no_more_is_asked_for_at_once_than_stays_in_memory_until_it_is_used(
 ) -> None:  # fmt: skip
     fill(store, keys_of(ROWS), rows_of(ROWS))
     monkeypatch.setattr(gather_plan, "WILLNEED_LIMIT", 3 * ROW_BYTES)
-    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    GatherPlan(store, found(store, keys_of(ROWS))).willneed()
     assert sum(length for _, length in asked) == 3 * ROW_BYTES
 
 
@@ -105,7 +106,7 @@ def test_rows_that_may_have_left_memory_are_asked_for_again(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     fill(store, keys, rows_of(ROWS))
     store.gather(keys)
-    store.willneed(store.choose(found(store, keys), store.snapshot()))
+    GatherPlan(store, found(store, keys)).willneed()
     assert len(asked) == 2 * ROWS
 
 
@@ -119,7 +120,7 @@ def test_rows_that_are_nowhere_or_damaged_are_left_to_whoever_reads_them(
         path = store.storage.local_path(store.shard_files.key(record.name))
         assert path is not None
         path.write_bytes(b"short")
-    store.willneed(store.choose(wanted, store.snapshot()))
+    GatherPlan(store, wanted).willneed()
     assert not asked
 
 
@@ -138,7 +139,7 @@ def test_of_rows_elsewhere_nothing_is_fetched(keys_of: Any, rows_of: Make) -> No
     store = TensorStore(far, "cache")
     fill(store, keys_of(ROWS), rows_of(ROWS))
     before = far.reads
-    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    GatherPlan(store, found(store, keys_of(ROWS))).willneed()
     assert far.reads == before
 
 
@@ -147,10 +148,10 @@ def test_packed_shards_are_not_unpacked_before_they_are_needed(
 ) -> None:
     store = TensorStore(LocalStorage(str(tmp_path)), "cache", compression="zstd")
     fill(store, keys_of(ROWS), rows_of(ROWS))
-    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    GatherPlan(store, found(store, keys_of(ROWS))).willneed()
     assert not asked
     assert store.gather(keys_of(ROWS))["field"].shape[0] == ROWS
-    store.willneed(store.choose(found(store, keys_of(ROWS)), store.snapshot()))
+    GatherPlan(store, found(store, keys_of(ROWS))).willneed()
     assert not asked
 
 

@@ -12,11 +12,10 @@ from factory.cache.format.shard import (
     RowField,
     RowLayout,
     TensorShard,
-    addresses_of,
+    byte_matrix,
     describe,
     matrices_of,
 )
-from factory.cache.gather.kernel import copy_rows
 from factory.errors import CacheError
 
 Checksums: TypeAlias = NDArray[np.uint64]
@@ -79,12 +78,36 @@ def gather_rows(
         if not pad:
             raise _unequal(layout, other[0])
         return _padded(shards, rows, checksums, out, allocate)
-    batch = _tensors(layout, len(rows), out, allocate)
-    pairs = list(zip(shards, rows, strict=True))
-    for number, field in enumerate(layout):
-        copy_rows(addresses_of(pairs, number, field.stride), batch[field.name])
+    batch = copied_rows(shards, rows, out, allocate)
     if checksums is not None and unverified:
         _compare(shards, rows, checksums, matrices_of(layout, batch), unverified)
+    return batch
+
+
+def copied_rows(
+    shards: Sequence[TensorShard],
+    rows: Sequence[int],
+    out: dict[str, torch.Tensor] | None,
+    allocate: Allocator,
+) -> dict[str, torch.Tensor]:
+    """Return rows of one layout that their shards have, each field a tensor [n, ...].
+
+    By numpy, which copies each row by one call of `memcpy` in the calling thread. Torch divides
+    rows among threads, where each copy waits for the last of them: batches are made by several
+    threads anyway.
+
+    Args:
+        shards: The shard of each of n rows, at least one.
+        rows: Their numbers in it.
+        out: Tensors to fill; see `gather_rows`.
+        allocate: Makes tensors.
+    """
+    layout = shards[0].layout
+    batch = _tensors(layout, len(rows), out, allocate)
+    for number, field in enumerate(layout):
+        if field.stride:
+            parts = [shard.fields[number][row] for shard, row in zip(shards, rows, strict=True)]
+            np.concatenate(parts, out=byte_matrix(batch[field.name]).reshape(-1))
     return batch
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.cache.format.recipe import Keys, recipe_keys
-from factory.cache.gather.row_refs import GatherPlan
+from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.index.recipe_index import RowRefs
 from factory.cache.store import TensorStore, UnusableRowsError
 from factory.storage.local import LocalStorage
@@ -50,8 +50,7 @@ def read_once(tmp_path_factory: pytest.TempPathFactory) -> TensorStore:
 
 
 def located(store: TensorStore, rows: Sequence[int], keys: Keys = KEYS) -> GatherPlan:
-    snapshot = store.snapshot()
-    return GatherPlan(store, snapshot, snapshot.index.find(keys[list(rows)]))
+    return GatherPlan(store, store.snapshot().index.find(keys[list(rows)]))
 
 
 def split(store: TensorStore, *batches: Sequence[int]) -> list[GatherPlan]:
@@ -77,14 +76,14 @@ def told(fields: dict[str, torch.Tensor]) -> list[tuple[str, torch.dtype, list[o
 def test_batches_looked_at_together_are_read_as_alone(
     read_once: TensorStore, batches: list[list[int]]
 ) -> None:
-    unread = located(read_once, [5]).found
+    unread = located(read_once, [5]).refs
     record = read_once.snapshot().index.shards[int(unread.shard[0])]
     shard = read_once._open.whole(record.name)
     assert shard is not None
     shard.verified[int(unread.row[0])] = False  # as at the beginning, whatever was read since
     for rows, some in zip(batches, split(read_once, *batches), strict=True):
         alike = len({row < LONG for row in rows}) == 1
-        assert (some.ready is not None) == (alike and 5 not in rows)
+        assert some.ready == (alike and 5 not in rows)
         assert told(some.read(pad=True)) == told(read_once.gather(KEYS[rows], pad=True))
         assert some.read(pad=True)["mask"][:, 0].tolist() == rows
 
@@ -92,12 +91,12 @@ def test_batches_looked_at_together_are_read_as_alone(
 def test_layouts_that_are_equal_but_not_one_object_are_alike(tmp_path: Path) -> None:
     store = fill(TensorStore(LocalStorage(str(tmp_path)), "cache", shard_rows=3))
     store.gather(KEYS[:LONG])
-    record = store.snapshot().index.shards[int(located(store, [0]).found.shard[0])]
+    record = store.snapshot().index.shards[int(located(store, [0]).refs.shard[0])]
     shard = store._open.whole(record.name)
     assert shard is not None
     shard.layout = (*shard.layout[:1], *shard.layout[1:])  # as of an older snapshot
     (some,) = split(store, [0, 7])
-    assert some.ready is not None
+    assert some.ready
     assert some.read()["mask"][:, 0].tolist() == [0, 7]
 
 
@@ -111,20 +110,20 @@ def test_rows_are_compared_with_their_checksums_before_they_are_ready(tmp_path: 
     store.close()
     store.gather(KEYS[:2])
     sound, damaged = split(store, [0, 1], [LONG - 1, 0])
-    assert sound.ready is not None
-    assert damaged.ready is None
+    assert sound.ready
+    assert not damaged.ready
     with pytest.raises(UnusableRowsError, match="does not match its checksum"):
         damaged.read()
 
 
 def test_rows_that_are_nowhere_or_beyond_an_end_are_not_ready(read_once: TensorStore) -> None:
-    one = located(read_once, [0]).found
+    one = located(read_once, [0]).refs
     for wrong in (
-        RowRefs(np.full(1, -1), one.row, one.checksum),
-        RowRefs(one.shard, np.array([3]), one.checksum),
+        RowRefs(one.shards, np.full(1, -1), one.row, one.checksum),
+        RowRefs(one.shards, one.shard, np.array([3]), one.checksum),
     ):
-        (some,) = GatherPlan(read_once, read_once.snapshot(), wrong).split([1])
-        assert some.ready is None
+        (some,) = GatherPlan(read_once, wrong).split([1])
+        assert not some.ready
         with pytest.raises(UnusableRowsError):
             some.read()
 
@@ -139,7 +138,7 @@ def test_rows_are_there_after_their_shards_were_let_go_of(tmp_path: Path) -> Non
     store.refresh()
     store.close()
     gc.collect()
-    assert second.ready is not None
+    assert second.ready
     assert second.read()["mask"][:, 0].tolist() == [3, 11, 3]
 
 
@@ -153,5 +152,5 @@ def test_copies_which_may_have_to_be_fetched_are_never_ready(
     )
     store.gather(KEYS[:LONG])
     (some,) = split(store, [0, 1])
-    assert some.ready is None
+    assert not some.ready
     assert some.read()["mask"][:, 0].tolist() == [0, 1]
