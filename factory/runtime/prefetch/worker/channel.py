@@ -1,27 +1,25 @@
-"""How do two processes of a run talk: short frames over a Unix socket, files beside them."""
+"""The channel between a trainer and its worker process: messages, and descriptors beside them."""
 
 import errno
 import os
+import pickle
 import socket
 import struct
 import threading
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import IntEnum
+from multiprocessing.connection import Connection
+from typing import Any
 
-# Kind, bytes that follow, and files that come with the frame.
-_HEAD = struct.Struct("<BIB")
-# Files that may come with one frame; the system allows some 250.
+# Files that may come with one message; the system allows some 250.
 MOST_FILES = 64
-# Read at a time, bytes: some frames as they usually are; and more of one that is known to be long.
-_PART, _LARGE_PART = 2**16, 2**20
 # Of a timeout of a socket, as the kernel takes it: seconds, microseconds.
 _TIME = struct.Struct("@ll")
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """What a message says."""
 
     # To the worker process.
     SETUP = 1
@@ -48,13 +46,12 @@ class Channel:
 
         Args:
             sock: A connected Unix stream socket, in blocking mode.
-            send_timeout_s: Seconds after which a frame that the other end does not take is
+            send_timeout_s: Seconds after which a message that the other end does not take is
                 an error (BlockingIOError); None waits.
         """
-        self._socket, self._sending = sock, threading.Lock()
-        self._files: deque[int] = deque()
-        # What has come, and where in it the frame ends that comes first, as far as that is known.
-        self._read, self._end = b"", _HEAD.size
+        # Descriptors go over the socket itself, messages over another descriptor of it.
+        self._socket, self._messages = sock, Connection(os.dup(sock.fileno()))
+        self._sending = threading.Lock()
         if send_timeout_s is not None:
             seconds, rest = divmod(send_timeout_s, 1)
             # Of sending alone: a timeout of Python's socket would hold for receiving, too.
@@ -65,71 +62,40 @@ class Channel:
         """Return the socket's descriptor, to wait on."""
         return self._socket.fileno()
 
-    def send(self, kind: Kind, body: bytes = b"", files: Sequence[int] = ()) -> None:
-        """Send a frame whole.
+    def send(self, kind: Kind, *content: Any, files: Sequence[int] = ()) -> None:
+        """Send a message whole.
 
         Raises:
             OSError: The other end is gone, or does not read.
         """
-        data = _HEAD.pack(kind, len(body), len(files)) + body
+        data = pickle.dumps((kind, content, len(files)), pickle.HIGHEST_PROTOCOL)
         with self._sending:
+            self._messages.send_bytes(data)
             if files:
-                sent = socket.send_fds(self._socket, [data], list(files))
-            else:
-                sent = self._socket.send(data)
-            if sent < len(data):
-                self._socket.sendall(memoryview(data)[sent:])
+                socket.send_fds(self._socket, [b"\0"], files)
 
-    @property
-    def pending(self) -> bool:
-        """Whether a frame is here as a whole, so that `receive` need not wait."""
-        return self._end <= len(self._read)
-
-    def receive(self) -> tuple[Kind, bytes, list[int]] | None:
-        """Wait for a frame; None where the other end is gone.
+    def receive(self) -> tuple[Kind, tuple[Any, ...], list[int]] | None:
+        """Wait for a message; None where the other end is gone.
 
         Raises:
             OSError: Files that came with it were lost, for want of descriptors.
         """
-        while not self.pending:
-            if not self._fill():
-                return None
-        kind, _, files = _HEAD.unpack_from(self._read)
-        body = self._read[_HEAD.size : self._end]
-        self._read = self._read[self._end :]
-        self._look()
-        if len(self._files) < files:
-            raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; raise it by ulimit -n")
-        return Kind(kind), body, [self._files.popleft() for _ in range(files)]
+        try:
+            data = self._messages.recv_bytes()
+        except (OSError, EOFError):  # gone, or closed on this side
+            return None
+        kind, content, count = pickle.loads(data)  # noqa: S301 - from the other process of this run
+        return kind, content, self._receive_files(count) if count else []
 
-    def _look(self) -> None:
-        """Note where the frame ends that has begun, as far as that is known."""
-        self._end = _HEAD.size
-        if len(self._read) >= _HEAD.size:
-            self._end += _HEAD.unpack_from(self._read)[1]
-
-    def _fill(self) -> bool:
-        """Read on to where the frame ends, as far as that is known; False where nobody sends."""
-        parts, length = [self._read], len(self._read)
-        while length < self._end:
-            try:
-                part = self._some(max(_PART, min(self._end - length, _LARGE_PART)))
-            except OSError:  # gone, or closed on this side
-                return False
-            if not part:
-                return False
-            parts.append(part)
-            length += len(part)
-        self._read = b"".join(parts)
-        self._look()
-        return True
-
-    def _some(self, length: int) -> bytes:
-        data, found, _, _ = socket.recv_fds(self._socket, length, MOST_FILES)
-        for file in found:
+    def _receive_files(self, count: int) -> list[int]:
+        _, files, _, _ = socket.recv_fds(self._socket, 1, count)
+        for file in files:
             os.set_inheritable(file, False)  # whoever forks later takes none along
-        self._files.extend(found)
-        return data
+        if len(files) < count:
+            for file in files:
+                os.close(file)
+            raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; raise it by ulimit -n")
+        return files
 
     def end(self) -> None:
         """Send nothing more: the other end sees that this one is done."""
@@ -137,10 +103,9 @@ class Channel:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket, and files that nobody took."""
+        """Close the socket."""
+        self._messages.close()
         self._socket.close()
-        while self._files:
-            os.close(self._files.popleft())
 
 
 def watch(pid: int) -> int | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import pickle
@@ -49,7 +48,7 @@ class WorkerConnection:
         ready: Whether it has opened what makes batches.
     """
 
-    def __init__(self, setup: bytes, *, timeout_s: float) -> None:
+    def __init__(self, setup: dict[str, Any], *, timeout_s: float) -> None:
         """Start the process.
 
         Raises:
@@ -63,7 +62,7 @@ class WorkerConnection:
         self._lock = threading.Lock()
         self._futures: dict[int, BatchFuture[Any, Any]] = {}
         self._numbers = itertools.count()
-        self._answers: SimpleQueue[bytes] = SimpleQueue()
+        self._answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._broken: bytes | None = None
         self._failure: Exception | None = None
         self._blocks, self._sender = MappedBlocks(), Sender()
@@ -131,11 +130,11 @@ class WorkerConnection:
         for number in numbers:
             self._futures.pop(number, None)
         if numbers and not self.foreign:
-            self._tell(Kind.CANCEL, json.dumps(numbers).encode())
+            self._tell(Kind.CANCEL, numbers)
 
-    def gate(self, state: bytes) -> None:
-        """Tell whether further jobs may be begun: b"open" or b"shut"."""
-        self._tell(Kind.GATE, state)
+    def gate(self, *, opened: bool) -> None:
+        """Tell whether further jobs may be begun."""
+        self._tell(Kind.GATE, opened)
 
     def look(self) -> str:
         """Return what its threads do, and note in the futures for how long they do it."""
@@ -143,12 +142,12 @@ class WorkerConnection:
         title += ")" if self.ready else f", starting for {time.monotonic() - self._began:.1f} s)"
         self._tell(Kind.ASK)
         try:
-            answer = json.loads(self._answers.get(timeout=_ANSWER_S))
+            answer = self._answers.get(timeout=_ANSWER_S)
         except Empty:
             return f"{title}, which did not answer:\n{self._dumped()}"
         now = time.monotonic()
         for number, age in answer["ages"].items():
-            future = self._futures.get(int(number))
+            future = self._futures.get(number)
             if future is not None and age is not None:
                 future.begun = now - age
         return f"{title}:\n{answer['stacks']}"
@@ -176,9 +175,9 @@ class WorkerConnection:
             os.close(self._ending)
         self._blocks.close()
 
-    def _tell(self, kind: Kind, body: bytes = b"") -> None:
+    def _tell(self, kind: Kind, *content: Any) -> None:
         with contextlib.suppress(OSError):
-            self._channel.send(kind, body)
+            self._channel.send(kind, *content)
 
     def _receive(self) -> None:
         poll = select.poll()
@@ -187,37 +186,35 @@ class WorkerConnection:
             # The socket's end alone may be held open by a process that it has started.
             poll.register(self._ending, select.POLLIN)
         while True:
-            if not (
-                self._channel.pending or self._channel.fileno() in {file for file, _ in poll.poll()}
-            ):
+            if self._channel.fileno() not in {file for file, _ in poll.poll()}:
                 break
             try:
-                frame = self._channel.receive()
-                if frame is None:
+                message = self._channel.receive()
+                if message is None:
                     break
-                self._take(*frame)
+                self._take(*message)
             except Exception as error:  # noqa: BLE001 - the consumers'
                 self._failure = error
                 self._channel.end()  # nothing more can be said to it, and it ends
                 break
-            del frame
+            del message
         with self._lock:
             self.ended = True
         if not self._closing:
             self._lost()
 
-    def _take(self, kind: Kind, body: bytes, files: list[int]) -> None:
+    def _take(self, kind: Kind, content: tuple[Any, ...], files: list[int]) -> None:
         if kind is Kind.MADE:
-            self._arrive(*pickle.loads(body))  # noqa: S301 - from our own process
+            self._arrive(*content)
         elif kind is Kind.MEMORY:
-            self._blocks.add(json.loads(body), files)
+            self._blocks.add(content[0], files)
         elif kind is Kind.FAILED:
-            number, data = pickle.loads(body)  # noqa: S301 - as above
+            number, data = content
             future = self._futures.pop(number, None)
             if future is not None:
                 future.fail(deserialize(data))
         elif kind is Kind.BROKEN:
-            self._broken = body
+            self._broken = content[0]
             with self._lock:
                 self.ended = True
             self._fail_all(self._reason)
@@ -226,9 +223,9 @@ class WorkerConnection:
         elif kind is Kind.READY:
             self.ready = True
         elif kind is Kind.ANSWER:
-            self._answers.put(body)
+            self._answers.put(content[0])
         elif kind is Kind.LOG:
-            name, level, text = json.loads(body)
+            name, level, text = content
             logging.getLogger(name).log(level, "%s", text)
 
     def _arrive(self, number: int, seconds: float, retired: list[int], *parts: Any) -> None:

@@ -1,7 +1,6 @@
 """Main loop of the worker process: it serves its trainer, and ends when the trainer does."""
 
 import faulthandler
-import json
 import logging
 import multiprocessing.spawn
 import os
@@ -51,12 +50,12 @@ def serve(control: int, dump: int, trainer: int) -> int:
     channel = Channel(socket.socket(fileno=control))
     with suppress(OSError):  # the trainer may be gone by now
         channel.send(Kind.HELLO)
-    frames = _Frames(channel, trainer)
-    setup = frames.next()
+    messages = _Messages(channel, trainer)
+    setup = messages.next()
     if setup is not None:
-        loop = WorkerLoop(channel, pickle.loads(setup[1]))  # noqa: S301 - from the trainer
-        while (frame := frames.next(loop.hurry)) is not None:
-            loop.take(*frame)
+        loop = WorkerLoop(channel, *setup[1])
+        while (message := messages.next(loop.hurry)) is not None:
+            loop.take(*message)
         loop.close()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -64,7 +63,7 @@ def serve(control: int, dump: int, trainer: int) -> int:
     return 0
 
 
-class _Frames:
+class _Messages:
     """What the trainer says, until it is done, or dead.
 
     The socket alone does not tell: a process that the trainer has forked holds it open.
@@ -78,22 +77,21 @@ class _Frames:
         if ending is not None:
             self._poll.register(ending, select.POLLIN)
 
-    def next(self, hurry: Callable[[], bool] = bool) -> tuple[Kind, bytes] | None:
-        """Wait for a frame; None at the end.
+    def next(self, hurry: Callable[[], bool] = bool) -> tuple[Kind, tuple[Any, ...]] | None:
+        """Wait for a message; None at the end.
 
         Args:
             hurry: Asked before each waiting, and after so long again, as long as it says so.
         """
-        while not self._channel.pending:
+        while True:
             found = self._poll.poll(_QUICK_S * 1000 if hurry() else None)
             if os.getppid() != self._trainer:
                 return None
             if found:
                 if self._channel.fileno() not in {file for file, _ in found}:
                     return None
-                break
-        frame = self._channel.receive()
-        return None if frame is None else frame[:2]
+                message = self._channel.receive()
+                return None if message is None else message[:2]
 
 
 def _leave_alone(*signal_: object) -> None:
@@ -120,21 +118,21 @@ class WorkerLoop:
         logger.setLevel(setup["level"])
         logger.propagate = False
 
-    def take(self, kind: Kind, body: bytes) -> None:
-        """Do what a frame asks for."""
+    def take(self, kind: Kind, content: tuple[Any, ...]) -> None:
+        """Do what a message asks for."""
         if kind is Kind.JOB:
-            number, job, released = self._received.loads(body)
+            number, job, released = self._received.loads(*content)
             for lent in released:
                 self._shared().give_back(lent)
             future = self._futures[number] = BatchFuture((number, job))
             self._executor.submit(future)
         elif kind is Kind.CANCEL:
-            self._cancel(json.loads(body))
+            self._cancel(*content)
         elif kind is Kind.GATE:
-            (self._executor.resume if body == b"open" else self._executor.pause)()
+            (self._executor.resume if content[0] else self._executor.pause)()
         elif kind is Kind.ASK:
             ages = {number: future.age() for number, future in list(self._futures.items())}
-            self._send(Kind.ANSWER, json.dumps({"ages": ages, "stacks": stacks()}).encode())
+            self._send(Kind.ANSWER, {"ages": ages, "stacks": stacks()})
 
     def hurry(self) -> bool:
         """Have more threads begin jobs where one takes long; tell whether to ask soon again.
@@ -181,7 +179,7 @@ class WorkerLoop:
             made = make(job)
             self._ship(number, made, future.age() or 0.0)
         except BaseException as error:  # noqa: BLE001 - the trainer's
-            self._send(Kind.FAILED, pickle.dumps((number, serialize(error))))
+            self._send(Kind.FAILED, number, serialize(error))
         finally:
             self._futures.pop(number, None)
             self._executor.alone = (future.age() or 0.0) < _QUICK_S
@@ -205,7 +203,7 @@ class WorkerLoop:
         if "torch" in sys.modules:
             # Several threads copy here already; more would take the trainer's processors.
             sys.modules["torch"].set_num_threads(1)
-        self._send(Kind.READY, b"")
+        self._send(Kind.READY)
         return make
 
     def _shared(self) -> "SharedBufferPool":
@@ -227,7 +225,7 @@ class WorkerLoop:
             if packed.blocks:
                 self._hand_over(packed.blocks)
                 retired = self._shared().retired()
-            self._send(Kind.MADE, pickle.dumps((number, seconds, retired, *packed)))
+            self._send(Kind.MADE, number, seconds, retired, *packed)
         except BaseException:
             for lent in packed.blocks:
                 self._shared().give_back(lent)
@@ -240,14 +238,14 @@ class WorkerLoop:
             new = list(files)
             for at in range(0, len(new), MOST_FILES):
                 some = new[at : at + MOST_FILES]
-                self._send(Kind.MEMORY, json.dumps(some).encode(), [files[each] for each in some])
+                self._send(Kind.MEMORY, some, files=[files[each] for each in some])
         finally:
             for file in files.values():
                 os.close(file)
 
-    def _send(self, kind: Kind, body: bytes, files: list[int] | None = None) -> None:
+    def _send(self, kind: Kind, *content: Any, files: Sequence[int] = ()) -> None:
         with suppress(ConnectionError):  # the trainer is gone: the main thread sees it, too
-            self._channel.send(kind, body, files or ())
+            self._channel.send(kind, *content, files=files)
 
 
 class _Forwarding(logging.Handler):
@@ -263,4 +261,4 @@ class _Forwarding(logging.Handler):
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         with suppress(OSError):
-            self._channel.send(Kind.LOG, json.dumps([record.name, record.levelno, text]).encode())
+            self._channel.send(Kind.LOG, record.name, record.levelno, text)

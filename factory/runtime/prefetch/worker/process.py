@@ -80,12 +80,12 @@ class BatchWorker(Generic[Job, Made]):
     def pause(self) -> None:
         """Begin with no further job until `resume`."""
         for connection in self._connections:
-            connection.gate(b"shut")
+            connection.gate(opened=False)
 
     def resume(self) -> None:
         """Go on."""
         for connection in self._connections:
-            connection.gate(b"open")
+            connection.gate(opened=True)
 
     def look(self) -> str:
         """Return what the process's threads do; notes in futures for how long they do it."""
@@ -107,7 +107,7 @@ class BatchWorker(Generic[Job, Made]):
                 self._connections.append(WorkerConnection(self._setup(), timeout_s=self._timeout_s))
             return self._connections[0]
 
-    def _setup(self) -> bytes:
+    def _setup(self) -> dict[str, Any]:
         """Return what the process is told first.
 
         Raises:
@@ -122,13 +122,12 @@ class BatchWorker(Generic[Job, Made]):
             ) from error
         main = spawn.get_preparation_data("factory-worker") if _MAIN in opener else {}
         wanted = ("sys_argv", "init_main_from_name", "init_main_from_path")
-        setup: dict[str, Any] = {
+        return {
             "opener": opener,
             "main": {name: main[name] for name in wanted if name in main},
             "workers": self._workers,
             "level": logging.getLogger("factory").getEffectiveLevel(),
         }
-        return pickle.dumps(setup)
 
 
 class ProcessExecutor(Generic[Job, Made]):

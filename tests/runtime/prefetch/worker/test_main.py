@@ -38,10 +38,10 @@ def test_quick_jobs_are_left_to_one_thread(
     monkeypatch.setattr("factory.runtime.prefetch.worker.main._QUICK_S", 3600 if quick else 0)
     sender = Sender()
     for number in range(2):
-        made.take(Kind.JOB, sender.dumps((number, ("give", number), [])))
+        made.take(Kind.JOB, (sender.dumps((number, ("give", number), [])),))
     seen = 0
     while seen < 2:  # the first is done with altogether when the second comes
-        frame = channel.receive()
-        assert frame is not None
-        seen += frame[0] is Kind.MADE
+        message = channel.receive()
+        assert message is not None
+        seen += message[0] is Kind.MADE
     assert made._executor.alone is quick
