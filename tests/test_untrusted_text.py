@@ -18,7 +18,7 @@ from factory import compose
 from factory.commands.cli import describe
 from factory.errors import StorageError
 from factory.reports.explain.explain_terminal import show
-from factory.reports.explain.findings import (
+from factory.reports.explain.explanation import (
     ExplainedSample,
     ExplainedStep,
     Explanation,

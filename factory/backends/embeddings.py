@@ -12,11 +12,11 @@ import torch
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.pixels import MediaReader, Picture, PictureColumns
-from factory.backends.prompts import read_prompts
 from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.gather.gather_rows import Allocator, new_tensor
 from factory.cache.store import TensorStore
 from factory.cache.write_buffer import WriteBuffer
+from factory.catalog.local_text import read_local_text
 from factory.encoder.base import (
     ClipEncoder,
     ImageEncoder,
@@ -379,3 +379,16 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def read_prompts(path: str) -> list[str]:
+    """Read a file of this machine, one prompt a line; blank lines are none.
+
+    Raises:
+        ObjectNotFoundError: There is no such file.
+        ConfigError: It cannot be read as text.
+    """
+    text = read_local_text(
+        path, "prompts_file", kind="file of prompts", wanted="a text file of one prompt a line"
+    )
+    return [line for line in (line.strip() for line in text.splitlines()) if line]

@@ -25,8 +25,8 @@ from factory.config.build import verify
 from factory.config.run_folder import FormerRun, former_run, run_length
 from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
-from factory.reports.explain.request import ExplainRequest
-from factory.reports.explain.request import parse as parse_request
+from factory.reports.explain.explanation import ExplainRequest
+from factory.reports.explain.explanation import parse as parse_request
 
 # Torch's threads spin while they wait; nothing here needs them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -78,9 +78,9 @@ def _answer(
 ) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.config.build import build
-    from factory.reports.explain.answer import Explainer
     from factory.reports.explain.explain_page import page
     from factory.reports.explain.explain_terminal import show
+    from factory.reports.explain.explainer import Explainer
     from factory.reports.explain.ledger_only import recorded_findings
 
     data = build(run.config, run.overrides)

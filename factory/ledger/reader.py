@@ -11,8 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from factory.errors import CacheError
-from factory.ledger.arrow_messages import DamagedMessageError, is_sealed, sealed_messages
-from factory.ledger.columns import SUFFIX, LedgerHeader
+from factory.ledger.file_format import (
+    SUFFIX,
+    DamagedMessageError,
+    LedgerHeader,
+    is_sealed,
+    sealed_messages,
+)
 from factory.runtime.batches.batch import Replacement
 
 

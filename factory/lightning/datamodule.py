@@ -17,17 +17,22 @@ from factory.backends.sample_ids import resolve
 from factory.engine.engine import Engine
 from factory.engine.local_engine import LocalEngine
 from factory.errors import ConfigError, PlanError
-from factory.ledger.columns import LedgerHeader
+from factory.ledger.file_format import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.lightning.checkpoint_file import explain_failure
 from factory.lightning.data_state import check_place, check_state, sealed
-from factory.lightning.loaders import EvalLoader, StepRecorder, TrainLoader
+from factory.lightning.loaders import (
+    EvalLoader,
+    StepRecorder,
+    TorchEvalLoader,
+    TorchTrainLoader,
+    TrainLoader,
+)
 from factory.lightning.plain_loop import PlainLoop
 from factory.lightning.position import Position
 from factory.lightning.restore_trainer import epoch_limit
 from factory.lightning.resume import STATE_FORMAT, check_cut, check_plan
 from factory.lightning.step_callback import StepCallback
-from factory.lightning.torch_loader import TorchEvalLoader, TorchTrainLoader
 from factory.metrics.stages import Telemetry
 from factory.registry.plan_inputs import eval_backend, plan_backend
 from factory.registry.prepare import end_epoch, load, preload, prepare

@@ -18,8 +18,16 @@ from factory.cache.maintenance.verify import VerifyReport
 from factory.catalog.facts import row_of
 from factory.catalog.facts_transfer import FactsTransfer, TransferOutcome
 from factory.reports.cache_usage import CacheUsage, recipe_name
-from factory.reports.terminal_tables import narrow, titled_table
-from factory.reports.wording import listed, number, place, plural, redact, size
+from factory.reports.wording import (
+    listed,
+    narrow,
+    number,
+    place,
+    plural,
+    redact,
+    size,
+    titled_table,
+)
 from factory.untrusted_text import printable, terminal
 from factory.workspace import Workspace
 

@@ -15,7 +15,7 @@ from factory.cache.store import TensorStore
 from factory.catalog.facts import Fact, Facts
 from factory.catalog.facts_store import FactsStore
 from factory.catalog.tables.table_reader import TableReader
-from factory.ledger.columns import LedgerHeader
+from factory.ledger.file_format import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
 from factory.lightning.checkpoint_file import check_trusted, check_whole

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.errors import CacheError, StorageError
-from factory.ledger.columns import LedgerHeader
+from factory.ledger.file_format import LedgerHeader
 from factory.ledger.ledger import Ledger
 from factory.ledger.reader import ledger_files, read_file, read_ledger
 from factory.runtime.batches.batch import Batch, Replacement
@@ -91,7 +91,7 @@ def test_the_later_file_counts_though_the_clock_was_set_back(
 ) -> None:
     (tmp_path / "step000000000-else.arrows").write_bytes(b"")
     for now, rows in ((2000, 1), (1000, 2), (3000, 3)):
-        monkeypatch.setattr("factory.ledger.ledger_file.time.time_ns", lambda now=now: now)
+        monkeypatch.setattr("factory.ledger.ledger.time.time_ns", lambda now=now: now)
         ledger = Ledger(tmp_path)
         run(ledger, range(2), rows=rows)
         ledger.close()

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.importers.simpletuner import (
-    caption_options,
     checks,
-    crop_options,
     generator_options,
+    sample_options,
     storage_options,
 )
 from factory.importers.simpletuner.arguments import Arguments, as_number
@@ -183,11 +182,11 @@ class _Filling:
 
     def _samples(self, dataset: Dataset) -> None:
         storage_options.place(dataset)
-        caption_options.word(dataset)
+        sample_options.word(dataset)
         if dataset.kind == "conditioning":
             self._source(dataset)
         else:
-            crop_options.cut(dataset, self.resolution, self.unit)
+            sample_options.cut(dataset, self.resolution, self.unit)
         for key, name in (("text_embeds", "text_embed_cache"), ("image_embeds", "image_embeds")):
             given = key if dataset.entry.filled.get(key) is not None else name
             dataset.put(given, key, self.names.get(dataset.entry.get(key)))
@@ -228,7 +227,7 @@ class _Filling:
         dataset.put("conditioning_type", "type", kind)
         if kind == "reference_loose":
             # Its own, even where it is the run's: what is not set is the source's.
-            crop_options.cut(dataset, None, "")
+            sample_options.cut(dataset, None, "")
             return
         for key in ("resolution", "resolution_type", "crop", "crop_aspect", "crop_style",
                     "crop_aspect_buckets", "minimum_image_size"):  # fmt: skip
@@ -250,7 +249,7 @@ class _Filling:
                 store_name = self.names.get(dataset.entry.get("text_embeds")) or standard
                 users.setdefault(store_name, []).append(dataset)
         for store in stores:
-            caption_options.filter_captions(users.get(store.name, []), store)
+            sample_options.filter_captions(users.get(store.name, []), store)
 
 
 def common_resolution(datasets: Sequence[Dataset], arguments: Arguments) -> tuple[Any, str]:

@@ -1,19 +1,81 @@
 """Files of an import, and writing them to a folder."""
 
+import math
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from factory.importers.simpletuner import environment_secrets, import_report
+import yaml
+
+from factory.importers.simpletuner import import_report, storage_options
 from factory.importers.simpletuner.convert import Conversion
 from factory.importers.simpletuner.dataset import Dataset, Outcome
 from factory.importers.simpletuner.dataset_names import check_name, file_names
 from factory.importers.simpletuner.problem import ImportProblem, ImportRefusedError
 from factory.importers.simpletuner.project_options import default
-from factory.importers.simpletuner.yaml_text import comment, dump
+
+# Texts that every YAML reader takes for a text. All others are quoted: OmegaConf reads more
+# things as numbers (1e3) than YAML's own rules do.
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@-]*(?: [A-Za-z/][A-Za-z0-9_./@-]*)*")
+_NOT_PLAIN = frozenset(
+    {"true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf", "none"}
+)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML is untyped
+    """Writes texts quoted where in doubt, and short lists in one line."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+        """Indent lists below their key."""
+        del indentless
+        return super().increase_indent(flow, False)
+
+
+def _text(dumper: _Dumper, value: str) -> Any:
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _NOT_PLAIN
+    # Interpolations hold single quotes, which would have to be doubled; and every kind of line
+    # end stays itself in double quotes only, where it is escaped.
+    quote = '"' if "'" in value or not value.isprintable() else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, None if plain else quote)
+
+
+def _list(dumper: _Dumper, value: list[Any]) -> Any:
+    short = not any(isinstance(part, dict | list) for part in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=short)
+
+
+def _null(dumper: _Dumper, value: None) -> Any:
+    del value
+    return dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(list, _list)
+_Dumper.add_representer(type(None), _null)
+
+
+def dump(value: Any) -> str:
+    """Return a value as YAML, keys in their order, no line folded."""
+    return str(
+        yaml.dump(
+            value,
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=False,
+            width=math.inf,
+        )
+    )
+
+
+def comment(lines: Iterable[str]) -> str:
+    """Return lines as YAML comments."""
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
 
 # Outcomes a reader has to know of beside the values themselves.
 _TOLD = (Outcome.changed, Outcome.later, Outcome.left_out, Outcome.unknown)
@@ -40,7 +102,7 @@ class Import:
     @property
     def exports(self) -> list[str]:
         """Shell lines for the variables that secrets are read from."""
-        return environment_secrets.exports(self.conversion.kept)
+        return storage_options.exports(self.conversion.kept)
 
     @property
     def warnings(self) -> list[str]:
@@ -76,7 +138,7 @@ class Import:
             for name, file in self._files.items()
             if name != file
         ]
-        found += environment_secrets.conflicts(self.conversion.kept)
+        found += storage_options.conflicts(self.conversion.kept)
         return [import_report.one_line(text) for text in found]
 
     def command(self, folder: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from factory.backends.prepared import PreparedBackend
 from factory.engine.engine import Engine
 from factory.reports.explain.explain_terminal import batches_left, heading, shared, since
-from factory.reports.explain.findings import ExplainedSample, ExplainedStep, Explanation
+from factory.reports.explain.explanation import ExplainedSample, ExplainedStep, Explanation
 from factory.reports.preview.contact_sheet import kept_card
 from factory.reports.preview.html import Content, Safe, tag
 from factory.reports.preview.page import card, document, table

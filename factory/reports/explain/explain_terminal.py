@@ -6,14 +6,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from factory.reports.explain.findings import (
+from factory.reports.explain.explanation import (
     BackendChoice,
     ExplainedSample,
     ExplainedStep,
     Explanation,
 )
-from factory.reports.terminal_tables import narrow, titled_table
-from factory.reports.wording import number, percent, plural, redact, size
+from factory.reports.wording import narrow, number, percent, plural, redact, size, titled_table
 from factory.untrusted_text import printable, terminal
 
 # Columns the tables are laid out for; keys are folded, never cut.

@@ -5,8 +5,12 @@ from pathlib import Path
 
 from factory.errors import ConfigError, FactoryError
 from factory.ledger.reader import RecordedStep, read_ledger, recorded_steps
-from factory.reports.explain.findings import ExplainedStep, Explanation
-from factory.reports.explain.request import MOST_STEPS, ExplainRequest
+from factory.reports.explain.explanation import (
+    MOST_STEPS,
+    ExplainedStep,
+    ExplainRequest,
+    Explanation,
+)
 from factory.reports.explain.samples import of_stream, with_layout
 
 

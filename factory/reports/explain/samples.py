@@ -10,7 +10,7 @@ from factory.backends.conditioning import is_generated
 from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
 from factory.ledger.reader import RecordedStep
-from factory.reports.explain.findings import ExplainedSample, ReplacedSample
+from factory.reports.explain.explanation import ExplainedSample, ReplacedSample
 from factory.sampling.plan import Plan, PlanStep
 
 

@@ -11,8 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.reports.preview.summary import EpochSummary, PlanSummary, Problem, Summary
-from factory.reports.terminal_tables import narrow, titled_table
-from factory.reports.wording import beforehand, listed, number, percent, plural, reads, size
+from factory.reports.wording import (
+    beforehand,
+    listed,
+    narrow,
+    number,
+    percent,
+    plural,
+    reads,
+    size,
+    titled_table,
+)
 from factory.untrusted_text import terminal
 
 # Columns the tables are laid out for; a wider terminal is not filled, since rows would tear.

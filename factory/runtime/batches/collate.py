@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from factory.backends.conditioning_sets import partner_rows
 from factory.backends.encode_missing import EncodeCounts
-from factory.backends.image_reader import ImageReader, LoadedSample, Tensors, reading
+from factory.backends.image_reader import ImageReader, LoadedSample, Tensors, VisionReader, reading
 from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.backends.streaming.source import StreamSource
-from factory.backends.vision_reader import VisionReader
 from factory.engine.engine import Engine
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.runtime.batches.buffer_pool import BufferPool

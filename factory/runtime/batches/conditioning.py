@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from factory.backends.conditioning import RANDOM, ConditioningBackend, sampling_of
-from factory.backends.image_reader import Rows, Tensors
+from factory.backends.image_reader import Rows, Tensors, VisionReader
 from factory.backends.prepared import PreparedBackend
-from factory.backends.vision_reader import VisionReader
 from factory.catalog.crops import CropArrays
 
 # Name of the one entry where a set is drawn for each sample.

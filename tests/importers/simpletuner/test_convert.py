@@ -19,7 +19,7 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> None:
             f"factory.importers.simpletuner.{module}.is_option",
             lambda target: there(target) or target in project_options.PLANNED,
         )
-    monkeypatch.setattr("factory.importers.simpletuner.crop_options.takes_weights", lambda: True)
+    monkeypatch.setattr("factory.importers.simpletuner.sample_options.takes_weights", lambda: True)
 
 
 def test_a_folder_is_the_root_of_a_storage_of_its_own() -> None:
@@ -99,11 +99,11 @@ def test_crops(keys: dict[str, Any], option: str, crop: dict[str, Any] | None) -
 def test_faces_become_random_where_they_are_not_looked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("factory.importers.simpletuner.crop_options.has_faces", lambda: False)
+    monkeypatch.setattr("factory.importers.simpletuner.sample_options.has_faces", lambda: False)
     made = one(crop=True, crop_style="face")
     assert made.body["crop"] == {"style": "random"}
     assert outcome(made, "crop_style").outcome is Outcome.changed
-    monkeypatch.setattr("factory.importers.simpletuner.crop_options.has_faces", lambda: True)
+    monkeypatch.setattr("factory.importers.simpletuner.sample_options.has_faces", lambda: True)
     assert one(crop=True, crop_style="face").body["crop"] == {"style": "face"}
 
 
@@ -118,7 +118,7 @@ def test_weights_are_carried_where_there_is_an_option() -> None:
 
 
 def test_weights_that_cannot_be_carried_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.importers.simpletuner.crop_options.takes_weights", lambda: False)
+    monkeypatch.setattr("factory.importers.simpletuner.sample_options.takes_weights", lambda: False)
     made = one(crop=True, crop_aspect="random", crop_aspect_buckets=WEIGHTED)
     assert made.body["crop"]["aspect_buckets"] == [1.0, 2.0]
     assert outcome(made, "crop_aspect_buckets").outcome is Outcome.later

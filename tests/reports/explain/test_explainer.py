@@ -8,11 +8,10 @@ from rich.console import Console
 
 from factory import FactoryDataModule
 from factory.errors import ConfigError
-from factory.reports.explain.answer import Explainer
 from factory.reports.explain.explain_page import page
 from factory.reports.explain.explain_terminal import show
-from factory.reports.explain.findings import Explanation
-from factory.reports.explain.request import ExplainRequest, parse
+from factory.reports.explain.explainer import Explainer
+from factory.reports.explain.explanation import ExplainRequest, Explanation, parse
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.sampling.exclusion import Exclude
 from factory.sampling.mixture import Mixture
@@ -240,7 +239,7 @@ def test_what_is_left_out_already_is_not_named_again(root: Path, name: str) -> N
 def test_the_line_to_paste_says_where_it_names_only_some(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.reports.explain.answer.NAMED", 3)
+    monkeypatch.setattr("factory.reports.explain.explainer.NAMED", 3)
     found = ask(root, "step=8")
     assert found.exclude.count("png") == 3
     assert found.notes == ("the line to paste names the first 3 of 4 samples",)

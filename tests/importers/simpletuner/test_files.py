@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from factory.importers.simpletuner.yaml_text import comment, dump
+from factory.importers.simpletuner.files import comment, dump
 from factory.untrusted_text import without_interpolation
 from tests.support.examples import examples
 

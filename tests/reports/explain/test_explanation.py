@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from factory.errors import ConfigError
-from factory.reports.explain.findings import exclude_line
-from factory.reports.explain.request import ExplainRequest, parse
+from factory.reports.explain.explanation import ExplainRequest, exclude_line, parse
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ from factory.backends.sample_ids import MARK, find_sample, near_names
 from factory.errors import ConfigError
 from factory.ledger.reader import RecordedStep, read_ledger, recorded_steps
 from factory.lightning.datamodule import FactoryDataModule
-from factory.reports.explain.findings import (
+from factory.reports.explain.explanation import (
+    MOST_STEPS,
     BackendChoice,
     ExplainedSample,
     ExplainedStep,
+    ExplainRequest,
     Explanation,
     exclude_line,
 )
-from factory.reports.explain.request import MOST_STEPS, ExplainRequest
 from factory.reports.explain.samples import of_stream, samples_of, with_exclusions, with_layout
 from factory.reports.wording import plural
 from factory.sampling.plan import PlanStep
