@@ -14,7 +14,7 @@ from tests.importers.simpletuner.building import converted, entry, one
 def all_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let planned options count as there, whatever this version has."""
     there = project_options.is_option
-    for module in ("options", "dataset"):
+    for module in ("project_options", "dataset"):
         monkeypatch.setattr(
             f"factory.importers.simpletuner.{module}.is_option",
             lambda target: there(target) or target in project_options.PLANNED,
