@@ -228,6 +228,9 @@ def test_settings_compose(code: str) -> None:
     if any(word.startswith("encoder.text.") for word in words) and "encoder/text" not in code:
         parts = "clip_and_t5" if "offload" in code else "transformers"
         given = (*GIVEN, f"encoder/text={parts}")
+    if "extensionless" in code:
+        table = "data.backends.photos.metadata.path=table.parquet"
+        given = (*GIVEN, "metadata@data.backends.photos=parquet", table)
     if code.startswith("data=") or "data/dataset" in code:
         given = ()
     compose([*given, *words])
