@@ -9,13 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from factory.sampling.permutation import GAMMA, WORD, mix_words
+
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
-_MASK = 2**64 - 1
-# The golden ratio as a 64-bit fraction, and the multipliers of Stafford's mix 13 (splitmix64).
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _WORD = 8
 
 
@@ -122,7 +119,7 @@ def _hash(texts: pa.LargeBinaryArray, seed: int) -> NDArray[np.uint64]:
         return np.zeros(0, dtype=np.uint64)
     data, ends = texts.buffers()[2], _ends(texts)
     lengths = np.diff(ends)
-    state = _mix(lengths.astype(np.uint64) ^ _scramble(seed))
+    state = _mix(lengths.astype(np.uint64) ^ hash_numbers(seed))
     if data is None or not lengths.max():
         return state
     words = _Words(data, int(ends[0]), int(ends[-1]))
@@ -156,17 +153,14 @@ class _Words:
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the numbers mixed as splitmix64 mixes its counter."""
-    state = state + np.uint64(_GOLDEN)
-    state = (state ^ (state >> np.uint64(30))) * _MIX_1
-    state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    return np.asarray(state ^ (state >> np.uint64(31)))
+    return mix_words(state + np.uint64(GAMMA))
 
 
-def _scramble(*numbers: int) -> np.uint64:
+def hash_numbers(*numbers: int) -> np.uint64:
     """Return one number that depends on every one given and on their order."""
     state = np.zeros(1, dtype=np.uint64)
     for number in numbers:
-        state = _mix(state ^ np.uint64(number & _MASK))
+        state = _mix(state ^ np.uint64(number & WORD))
     return np.uint64(state[0])
 
 
@@ -181,7 +175,7 @@ def uniform_draws(
         seed: The run's seed.
         epoch: The epoch, from 0.
     """
-    columns = [_mix(hashes ^ _scramble(seed, epoch, n)) for n in range(draws)]
+    columns = [_mix(hashes ^ hash_numbers(seed, epoch, n)) for n in range(draws)]
     # 53 bits are what a float64 holds exactly.
     return np.asarray((np.stack(columns, axis=1) >> np.uint64(11)) / 2.0**53)
 

@@ -45,7 +45,7 @@ class Exclude:
 
 
 @dataclass(frozen=True)
-class Replacement:
+class ExcludedPlace:
     """A place of a batch whose sample is excluded.
 
     Attributes:
@@ -150,7 +150,7 @@ def replace_excluded(
     epoch: int,
     number: int,
     bucket: str,
-) -> tuple[NDArray[np.int64], tuple[Replacement, ...]]:
+) -> tuple[NDArray[np.int64], tuple[ExcludedPlace, ...]]:
     """Replace the excluded rows of a batch by others of its bucket.
 
     Args:
@@ -178,7 +178,7 @@ def replace_excluded(
         # There is one: a bucket is never excluded as a whole.
         row = next(row for row in candidates(order, key, used) if row not in excluded)
         used.add(row)
-        made.append(Replacement(place, planned[place], row))
+        made.append(ExcludedPlace(place, planned[place], row))
     replaced = rows.copy()
     replaced[struck] = [swap.substitute for swap in made]
     return replaced, tuple(made)

@@ -48,6 +48,11 @@ def random_words(first: int, count: int, key: int) -> NDArray[np.uint64]:
     words = np.arange(first, first + count, dtype=np.uint64)
     words *= _GAMMA
     words += np.uint64(key & WORD)
+    return mix_words(words)
+
+
+def mix_words(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix words as splitmix64 mixes its counter (Stafford's mix 13), in place."""
     words ^= words >> np.uint64(30)
     words *= _FIRST
     words ^= words >> np.uint64(27)
@@ -185,7 +190,7 @@ def _images_by_row(
 def _forth_by_row(
     indices: NDArray[np.uint64], shapes: NDArray[np.uint64], words: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """Do for rows [m, B] what `Network._forth` does; shapes [m, 3] are n, lows and highs."""
+    """Do for rows [m, B] what `FeistelNetwork._forth` does; shapes [m, 3] are n, lows and highs."""
     lows, highs = shapes[:, 1:2], shapes[:, 2:3]
     high, low = np.divmod(indices, lows)
     for number in range(ROUNDS):

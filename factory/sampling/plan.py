@@ -13,7 +13,7 @@ from factory.sampling.active_window import ActiveWindow, check_windows
 from factory.sampling.epoch_end import EpochEnd, EpochRule
 from factory.sampling.epoch_schedule import EpochSchedule, ScheduleStretch
 from factory.sampling.epoch_timeline import EpochTimeline
-from factory.sampling.exclusion import Excluded, Replacement, check_excluded, replace_excluded
+from factory.sampling.exclusion import Excluded, ExcludedPlace, check_excluded, replace_excluded
 from factory.sampling.fingerprint import describe_strategy, hash_description, hash_rows
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
 from factory.sampling.selection import Balanced, Selection
@@ -62,7 +62,7 @@ class PlanStep:
     number: int = 0
     slider_strength: float | None = None
     seed: int = 0
-    excluded: tuple[Replacement, ...] = ()
+    excluded: tuple[ExcludedPlace, ...] = ()
     barred: frozenset[int] = frozenset()
 
 

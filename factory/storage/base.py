@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,8 +73,6 @@ class Storage(ABC):
         Raises:
             ObjectNotFoundError: The root or prefix does not exist.
         """
-        from factory.storage.base import Listing
-
         rows = ((info.key, info.size, info.etag) for info in self.objects(prefix))
         return Listing().extend(rows).table()
 
@@ -160,6 +158,36 @@ class Storage(ABC):
         """Close what this process opened; the storage may be used again afterwards."""
 
 
+class ReadOnlyStorage(Storage):
+    """A storage that is only read, such as a dataset of somebody else's."""
+
+    # What messages call it, such as "a list of URLs is".
+    described: ClassVar[str]
+
+    def write(self, key: str, data: bytes | memoryview) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            UnsafeKeyError: The key leaves its root.
+            StorageError: Always.
+        """
+        del data
+        raise StorageError(f"cannot write {safe_key(key)!r}: {self.described} read-only")
+
+    def delete(self, key: str) -> NoReturn:
+        """Refuse; see `write`."""
+        raise StorageError(f"cannot delete {safe_key(key)!r}: {self.described} read-only")
+
+    def check(self, *, write: bool = False) -> None:
+        """Refuse to be written to, else see `Storage.check`.
+
+        Raises:
+            StorageError: `write` was asked for.
+        """
+        if write:
+            raise StorageError(f"{self.identity} is read-only; store elsewhere")
+
+
 class TabularStorage(Storage):
     """A storage whose objects are rows of a table, with more columns beside the bytes."""
 
@@ -221,7 +249,7 @@ def safe_key(key: str) -> str:
     return "/".join(parts)
 
 
-SCHEMA = pa.schema(
+LISTING_SCHEMA = pa.schema(
     [
         # large_string: a column of 32-bit offsets overflows at 2 GB of names.
         pa.field("key", pa.large_string(), nullable=False),
@@ -244,12 +272,12 @@ class Listing:
         """Add objects: key, size and etag of each."""
         stream = iter(rows)
         while part := list(islice(stream, _BATCH_ROWS)):
-            columns = zip(zip(*part, strict=True), SCHEMA, strict=True)
+            columns = zip(zip(*part, strict=True), LISTING_SCHEMA, strict=True)
             arrays = [pa.array(column, field.type) for column, field in columns]
-            self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
+            self._batches.append(pa.record_batch(arrays, schema=LISTING_SCHEMA))
         return self
 
     def table(self) -> pa.Table:
         """Return everything added, sorted by key."""
-        table = pa.Table.from_batches(self._batches, schema=SCHEMA).combine_chunks()
+        table = pa.Table.from_batches(self._batches, schema=LISTING_SCHEMA).combine_chunks()
         return table.take(pc.sort_indices(table["key"]))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from factory.errors import (
     AccessDeniedError,
@@ -17,7 +17,7 @@ from factory.errors import (
 )
 from factory.limits import AtLeast, check_limits
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import TabularStorage, safe_key
+from factory.storage.base import ReadOnlyStorage, TabularStorage, safe_key
 from factory.storage.endpoint_limits import endpoint
 from factory.storage.huggingface_folder import (
     SPLITS,
@@ -49,7 +49,7 @@ _HUB_REQUESTS = 8
 
 
 @dataclass(frozen=True)
-class HuggingFaceStorage(TabularStorage):
+class HuggingFaceStorage(ReadOnlyStorage, TabularStorage):
     """The pictures of one column of a dataset, with its other columns beside; read-only.
 
     A key is the row's number in nine digits and ".img", whatever the picture's format.
@@ -67,6 +67,8 @@ class HuggingFaceStorage(TabularStorage):
         cache_dir: Folder of downloads and prepared tables; None: HF_HOME's.
         num_proc: Processes that download and prepare; None: this one alone.
     """
+
+    described: ClassVar[str] = "a Hugging Face dataset is"
 
     dataset: str
     split: str | None = None
@@ -229,23 +231,6 @@ class HuggingFaceStorage(TabularStorage):
             raise missing_column(column, list(names), self.identity)
         return names[column]
 
-    def write(self, key: str, data: bytes | memoryview) -> NoReturn:
-        """Refuse: a dataset is read-only.
-
-        Raises:
-            StorageError: Always.
-        """
-        del data
-        raise StorageError(f"cannot write {key!r}: a Hugging Face dataset is read-only")
-
-    def delete(self, key: str) -> NoReturn:
-        """Refuse: a dataset is read-only.
-
-        Raises:
-            StorageError: Always.
-        """
-        raise StorageError(f"cannot delete {key!r}: a Hugging Face dataset is read-only")
-
     def check(self, *, write: bool = False) -> None:
         """Open a dataset on disk, or ask the Hub whether it has one of that name.
 
@@ -255,8 +240,7 @@ class HuggingFaceStorage(TabularStorage):
             StorageUnavailableError: The Hub does not answer.
             StorageError: `write` was asked for.
         """
-        if write:
-            raise StorageError(f"{self.identity} is read-only; store elsewhere")
+        super().check(write=write)
         if _OPENED.peek(self) is None and not Path(self.dataset).exists() and not _offline():
             self._ask_hub()  # opening would download everything first
         else:

@@ -10,11 +10,7 @@ from functools import lru_cache
 
 import xxhash
 
-_MASK = 2**64 - 1
-# The golden ratio as a 64-bit fraction, and the multipliers of Stafford's mix 13 (splitmix64).
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+from factory.catalog.arrow_columns import hash_numbers
 
 _CHOICE, _DROPOUT, _CONDITIONING = 1, 2, 3
 
@@ -68,14 +64,5 @@ def _draw(stream: int, seed: int, epoch: int, key: str) -> int:
 
 @lru_cache(maxsize=256)  # a run asks for few epochs at a time
 def _start(stream: int, seed: int, epoch: int) -> int:
-    """Return the hash's own seed: the numbers one after another through splitmix64's steps."""
-    state = 0
-    for number in (stream, seed, epoch):
-        state = _mix((state ^ (number & _MASK)) + _GOLDEN & _MASK)
-    return state
-
-
-def _mix(state: int) -> int:
-    state = (state ^ state >> 30) * _MIX_1 & _MASK
-    state = (state ^ state >> 27) * _MIX_2 & _MASK
-    return state ^ state >> 31
+    """Return the hash's own seed."""
+    return int(hash_numbers(stream, seed, epoch))

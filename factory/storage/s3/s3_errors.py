@@ -24,7 +24,7 @@ _SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True)
-class Attempt:
+class FailedCall:
     """What was being done when a call failed.
 
     Attributes:
@@ -40,64 +40,61 @@ class Attempt:
     key: str = ""
 
 
-_Rule = Callable[[Attempt], StorageError]
+_Rule = Callable[[FailedCall], StorageError]
 
 
-def _denied(why: str) -> _Rule:
-    return lambda attempt: AccessDeniedError(f"cannot {attempt.action}: {why}")
-
-
-def _forbidden(attempt: Attempt) -> StorageError:
-    return AccessDeniedError(
-        f"cannot {attempt.action}: the server refused it; check storage.bucket={attempt.bucket!r} "
-        f"and that {_KEYS} are right and may use that bucket"
+def _rule(kind: type[StorageError], why: str) -> _Rule:
+    """Return what makes an error of a kind; `why` may name {bucket} and {server}."""
+    return lambda attempt: kind(
+        f"cannot {attempt.action}: {why.format(bucket=repr(attempt.bucket), server=attempt.server)}"
     )
 
 
-def _no_bucket(attempt: Attempt) -> StorageError:
-    return ObjectNotFoundError(
-        f"cannot {attempt.action}: there is no bucket {attempt.bucket!r} on {attempt.server}; "
-        "correct storage.bucket (or storage.endpoint_url), or create the bucket"
-    )
-
-
-def _no_key(attempt: Attempt) -> StorageError:
+def _no_key(attempt: FailedCall) -> StorageError:
     if not attempt.key:
         return _no_bucket(attempt)
     return ObjectNotFoundError(f"cannot {attempt.action}: it does not exist")
 
 
-def _bad_bucket(attempt: Attempt) -> StorageError:
-    return StorageError(
-        f"cannot {attempt.action}: storage.bucket={attempt.bucket!r} is no valid bucket name "
-        "(3 to 63 lower-case letters, digits, '.' and '-')"
-    )
-
-
-def _bad_region(attempt: Attempt) -> StorageError:
-    return StorageError(
-        f"cannot {attempt.action}: the bucket lies in another region; set storage.region "
-        "to the region of the bucket"
-    )
-
-
-def _busy(attempt: Attempt) -> StorageError:
-    return StorageUnavailableError(
-        f"cannot {attempt.action}: {attempt.server} is overloaded, broken or no S3 server; "
-        "look at its log and try again, or correct storage.endpoint_url"
-    )
-
-
-def _full(attempt: Attempt) -> StorageError:
-    return StorageError(
-        f"cannot {attempt.action}: no space left on {attempt.server}; free some there"
-    )
-
-
-_WRONG_ID = _denied("the server does not know AWS_ACCESS_KEY_ID; set it to a key of this server")
-_WRONG_SECRET = _denied("AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID; correct it")
-_EXPIRED = _denied(f"the credentials have expired; renew {_KEYS} and AWS_SESSION_TOKEN")
-_CLOCK = _denied("this machine's clock is wrong; set it, for requests are signed with the time")
+_forbidden = _rule(
+    AccessDeniedError,
+    "the server refused it; check storage.bucket={bucket} "
+    f"and that {_KEYS} are right and may use that bucket",
+)
+_no_bucket = _rule(
+    ObjectNotFoundError,
+    "there is no bucket {bucket} on {server}; correct storage.bucket (or storage.endpoint_url), "
+    "or create the bucket",
+)
+_bad_bucket = _rule(
+    StorageError,
+    "storage.bucket={bucket} is no valid bucket name "
+    "(3 to 63 lower-case letters, digits, '.' and '-')",
+)
+_bad_region = _rule(
+    StorageError,
+    "the bucket lies in another region; set storage.region to the region of the bucket",
+)
+_busy = _rule(
+    StorageUnavailableError,
+    "{server} is overloaded, broken or no S3 server; look at its log and try again, or correct "
+    "storage.endpoint_url",
+)
+_full = _rule(StorageError, "no space left on {server}; free some there")
+_WRONG_ID = _rule(
+    AccessDeniedError,
+    "the server does not know AWS_ACCESS_KEY_ID; set it to a key of this server",
+)
+_WRONG_SECRET = _rule(
+    AccessDeniedError, "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID; correct it"
+)
+_EXPIRED = _rule(
+    AccessDeniedError, f"the credentials have expired; renew {_KEYS} and AWS_SESSION_TOKEN"
+)
+_CLOCK = _rule(
+    AccessDeniedError,
+    "this machine's clock is wrong; set it, for requests are signed with the time",
+)
 
 _BY_CODE: dict[str, _Rule] = {
     "InvalidAccessKeyId": _WRONG_ID,
@@ -128,7 +125,7 @@ _BY_STATUS: dict[int, _Rule] = {
 }
 
 
-def storage_error(error: Exception, attempt: Attempt) -> StorageError:
+def storage_error(error: Exception, attempt: FailedCall) -> StorageError:
     """Return the error to raise for what botocore, aiohttp or the system raised.
 
     Its message names the setting at fault and holds no credential.
@@ -141,7 +138,7 @@ def storage_error(error: Exception, attempt: Attempt) -> StorageError:
     return _translated(error, attempt)
 
 
-def _translated(error: Exception, attempt: Attempt) -> StorageError:
+def _translated(error: Exception, attempt: FailedCall) -> StorageError:
     from botocore.exceptions import BotoCoreError, ClientError
 
     if type(error).__name__ == "FlexibleChecksumError":
@@ -157,7 +154,7 @@ def _translated(error: Exception, attempt: Attempt) -> StorageError:
     return StorageError(f"cannot {attempt.action}: {_scrubbed(error)}")
 
 
-def _from_answer(response: Mapping[str, Any], attempt: Attempt) -> StorageError:
+def _from_answer(response: Mapping[str, Any], attempt: FailedCall) -> StorageError:
     """Judge an answer by its code first (precise), then by its HTTP status."""
     said = response.get("Error", {})
     code = str(said.get("Code", ""))
@@ -171,7 +168,7 @@ def _from_answer(response: Mapping[str, Any], attempt: Attempt) -> StorageError:
     return StorageError(f"cannot {attempt.action}: the server answered {code}: {message}")
 
 
-def _from_client(error: Exception, attempt: Attempt) -> StorageError:
+def _from_client(error: Exception, attempt: FailedCall) -> StorageError:
     from botocore import exceptions as boto
 
     absent = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
@@ -194,7 +191,7 @@ def _from_client(error: Exception, attempt: Attempt) -> StorageError:
     return StorageError(f"cannot {attempt.action}: {_scrubbed(error)}")
 
 
-def not_s3(attempt: Attempt) -> StorageError:
+def not_s3(attempt: FailedCall) -> StorageError:
     """Return the error for an answer that no S3 server would give."""
     return StorageError(
         f"cannot {attempt.action}: {attempt.server} does not speak S3; "
@@ -202,7 +199,7 @@ def not_s3(attempt: Attempt) -> StorageError:
     )
 
 
-def _unreachable(error: Exception, attempt: Attempt) -> StorageError:
+def _unreachable(error: Exception, attempt: FailedCall) -> StorageError:
     slow = isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
     why = "did not answer in time" if slow else "cannot be reached or broke the connection"
     return StorageUnavailableError(

@@ -30,7 +30,7 @@ from factory.storage.s3.client import (
     open_files,
     run_within,
 )
-from factory.storage.s3.s3_errors import Attempt, fault_of, not_s3, storage_error
+from factory.storage.s3.s3_errors import FailedCall, fault_of, not_s3, storage_error
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -332,9 +332,9 @@ class S3Storage(Storage):
         # What stands before "@" in the environment's address may be a password.
         return self.endpoint_url or environment_endpoint().rpartition("@")[2] or "AWS"
 
-    def _attempt(self, verb: str, full: str, key: str = "") -> Attempt:
+    def _attempt(self, verb: str, full: str, key: str = "") -> FailedCall:
         where = f"s3://{self.bucket}/{full}"
-        return Attempt(f"{verb} {where}", self.bucket, self._server, key)
+        return FailedCall(f"{verb} {where}", self.bucket, self._server, key)
 
     def _check_bucket(self) -> None:
         if not self.bucket:
@@ -344,10 +344,10 @@ class S3Storage(Storage):
         self._check_bucket()
         return _FILESYSTEMS.get(self)
 
-    def _call(self, attempt: Attempt, method: str, **request: object) -> dict[str, Any]:
+    def _call(self, attempt: FailedCall, method: str, **request: object) -> dict[str, Any]:
         return self._do(attempt, _call(method, **request))
 
-    def _do(self, attempt: Attempt, send: "_Send[T]") -> T:
+    def _do(self, attempt: FailedCall, send: "_Send[T]") -> T:
         try:
             self._filesystem()
             return run(self._ask(send))

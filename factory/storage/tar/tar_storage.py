@@ -4,12 +4,12 @@ import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NoReturn
+from typing import Annotated, ClassVar
 
 from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.limits import AtLeast, check_limits
 from factory.records import ObjectInfo
-from factory.storage.base import Span, Storage, safe_key
+from factory.storage.base import ReadOnlyStorage, Span, Storage, safe_key
 from factory.storage.keys import below, check_span, safe_prefix, strip_prefix
 from factory.storage.per_process import PerProcess
 from factory.storage.tar.shard_names import ShardNames, is_packed
@@ -23,7 +23,7 @@ _LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True)
-class TarStorage(Storage):
+class TarStorage(ReadOnlyStorage):
     """The members of tar archives ("shards") that lie in another storage; read-only.
 
     A key is the shard's key, "/", and the member's path: "train/00017.tar/000123.jpg". Only
@@ -43,6 +43,8 @@ class TarStorage(Storage):
         index_prefix: Folder of `index`.
         connections: Shards whose headers are read at once.
     """
+
+    described: ClassVar[str] = "tar shards are"
 
     # Several times what is read side by side, so that the last ones of a call cost little.
     spans_at_once: ClassVar[int] = 128
@@ -202,25 +204,6 @@ class TarStorage(Storage):
             for sentence in _sentences(one.index.problems)
         ]
 
-    def write(self, key: str, data: bytes | memoryview) -> NoReturn:
-        """Refuse: shards are read-only.
-
-        Raises:
-            UnsafeKeyError: The key leaves its root.
-            StorageError: Always.
-        """
-        del data
-        raise StorageError(f"cannot write {safe_key(key)!r}: tar shards are read-only")
-
-    def delete(self, key: str) -> NoReturn:
-        """Refuse: shards are read-only.
-
-        Raises:
-            UnsafeKeyError: The key leaves its root.
-            StorageError: Always.
-        """
-        raise StorageError(f"cannot delete {safe_key(key)!r}: tar shards are read-only")
-
     def check(self, *, write: bool = False) -> None:
         """Look for a shard among the first objects; its members are not looked at.
 
@@ -228,8 +211,7 @@ class TarStorage(Storage):
             ObjectNotFoundError: There is no shard.
             StorageError: `write` was asked for, or the inner storage fails.
         """
-        if write:
-            raise StorageError(f"{self.identity} is read-only; store elsewhere")
+        super().check(write=write)
         self.storage.check()
         names = _OPENED.get(self).names
         others: list[str] = []

@@ -8,13 +8,13 @@ from collections.abc import Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
 from factory.limits import Above, AtLeast, check_limits
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import Span, Storage, TabularStorage, safe_key
+from factory.storage.base import ReadOnlyStorage, Span, Storage, TabularStorage, safe_key
 from factory.storage.event_loop import OrderedRequests
 from factory.storage.keys import below, check_span, missing_column, safe_prefix
 from factory.storage.local import LocalStorage
@@ -40,7 +40,7 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True)
-class UrlListStorage(TabularStorage):
+class UrlListStorage(ReadOnlyStorage, TabularStorage):
     """Files on web servers, one for each row of a CSV table; read-only.
 
     A key is the hash of the URL as the table writes it, "/", and the file name in the URL,
@@ -68,6 +68,8 @@ class UrlListStorage(TabularStorage):
             address that `base_url` names is one of them.
         proxy: Proxy's URL; the environment's is not used.
     """
+
+    described: ClassVar[str] = "a list of URLs is"
 
     independent_objects: ClassVar[bool] = True
     # As many as are downloaded at once by default, eight times over, as S3 has it.
@@ -265,23 +267,6 @@ class UrlListStorage(TabularStorage):
         """Return how many rows a later row with the same URL replaced."""
         return _fresh_table(self).duplicates
 
-    def write(self, key: str, data: bytes | memoryview) -> NoReturn:
-        """Refuse: other people's servers are read-only.
-
-        Raises:
-            StorageError: Always.
-        """
-        del data
-        raise StorageError(f"cannot write {key!r}: a list of URLs is read-only")
-
-    def delete(self, key: str) -> NoReturn:
-        """Refuse: other people's servers are read-only.
-
-        Raises:
-            StorageError: Always.
-        """
-        raise StorageError(f"cannot delete {key!r}: a list of URLs is read-only")
-
     def check(self, *, write: bool = False) -> None:
         """Read the table and write to the cache folder; no server of a URL is asked.
 
@@ -290,8 +275,7 @@ class UrlListStorage(TabularStorage):
             TableError: The table has no such column, no rows, or is no CSV.
             StorageError: `write` was asked for, or the cache folder cannot be written to.
         """
-        if write:
-            raise StorageError(f"{self.identity} is read-only; store elsewhere")
+        super().check(write=write)
         self.table_storage.check()
         _fresh_table(self)
         LocalStorage(self.cache_dir).check(write=True)
