@@ -24,7 +24,7 @@ def read_local_text(path: str, setting: str, *, kind: str, wanted: str) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ObjectNotFoundError(
-            f"no {kind} {path!r}; mend {setting}, which is relative to the folder the run was "
+            f"no {kind} {path!r}; correct {setting}, which is relative to the folder the run was "
             "started in"
         ) from error
     except (OSError, UnicodeDecodeError) as error:

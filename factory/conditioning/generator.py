@@ -67,7 +67,7 @@ class BatchGenerator(Generator):
     """Makes many pictures at once, as a model on a GPU does.
 
     Its pictures are always made before training and stored. Constructing one loads nothing;
-    weights are loaded at the first `generate_batch` and let go by `release`.
+    weights are loaded at the first `generate_batch` and freed by `release`.
     """
 
     @abstractmethod

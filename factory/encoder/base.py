@@ -17,7 +17,7 @@ class ImageEncoder(Protocol):
     """Turns pictures of one bucket into rows of equal shape.
 
     Constructing an encoder loads nothing; weights are loaded at the first `encode` and
-    let go by `release`.
+    freed by `release`.
     """
 
     @property
@@ -60,7 +60,7 @@ class TextEncoder(Protocol):
     """Turns captions into rows of equal shape.
 
     Constructing an encoder loads nothing; weights are loaded at the first `encode` and
-    let go by `release`.
+    freed by `release`.
     """
 
     @property
@@ -141,7 +141,7 @@ class VisionEncoder(Protocol):
     """Turns pictures into embeddings of one shape, whatever their own, to condition on.
 
     Constructing an encoder loads nothing; weights are loaded at the first `encode` and
-    let go by `release`.
+    freed by `release`.
     """
 
     @property

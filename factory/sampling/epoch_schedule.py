@@ -20,7 +20,7 @@ FIRST_PLAY = 4096
 # Least choices asked for when a backend is about to run out, so that a random selection,
 # which can come close without finishing, does not do so one step at a time.
 LEAST_PLAY = 64
-# Where a course may be longer than this, memory grows as it is played instead of being
+# Where a schedule may be longer than this, memory grows as it is played instead of being
 # reserved; what is reserved and not touched costs nothing, but some systems count it.
 MOST_RESERVED = 2**28
 
@@ -120,7 +120,7 @@ class EpochSchedule:
         self._lock = threading.Lock()
         self._most = ending.longest(quotas)
         reserved = min(self._most, MOST_RESERVED)
-        # Reserved, not touched: memory is used only as far as the course is played.
+        # Reserved, not touched: memory is used only as far as the schedule is played.
         self._chosen = np.empty(reserved, dtype=np.min_scalar_type(max(len(quotas) - 1, 0)))
         self._notes = np.zeros((reserved // NOTE_EVERY + 1, len(quotas)), dtype=np.int64)
         self._counts = np.zeros(len(quotas), dtype=np.int64)

@@ -18,7 +18,7 @@ from factory.sampling.selection import Selection
 from factory.sampling.slider_groups import Turns
 
 # Courses kept ready: the epoch being trained, the one prefetched, and two looked at.
-KEPT_COURSES = 4
+KEPT_SCHEDULES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class EpochTimeline:
         self._runs: list[_Run] = []
         self._given: dict[int, NDArray[np.int64]] = {}
         self._kept = threading.Lock()
-        self._courses: dict[tuple[tuple[Span | None, ...], int, int], EpochSchedule] = {}
+        self._schedules: dict[tuple[tuple[Span | None, ...], int, int], EpochSchedule] = {}
 
     def start(self, epoch: int) -> int:
         """Return the global step, from 0, at which an epoch begins.
@@ -133,14 +133,14 @@ class EpochTimeline:
         epochs, step = divmod(global_step - run.start, run.length)
         return run.epoch + epochs, step
 
-    def course(self, epoch: int) -> EpochSchedule:
+    def schedule(self, epoch: int) -> EpochSchedule:
         """Return the order of backends in an epoch.
 
         Raises:
             PlanError: An epoch before this one has no active backend.
         """
         run = self._run(epoch)
-        return self._course(epoch, run.start + (epoch - run.epoch) * run.length, run)
+        return self._schedule(epoch, run.start + (epoch - run.epoch) * run.length, run)
 
     def before(self, epoch: int) -> NDArray[np.int64]:
         """Return the batches each backend gave in the passes that an epoch goes on with.
@@ -169,7 +169,7 @@ class EpochTimeline:
         nothing = np.zeros_like(self._quotas)
         if not self._ending.carries or epoch == run.epoch:
             return nothing
-        first = self._course(run.epoch, run.start, run)
+        first = self._schedule(run.epoch, run.start, run)
         if run.count == 1:
             return first.counts(run.length)
         stretch = first.stretches(0)[0]  # the only one, of every epoch of the run
@@ -184,7 +184,7 @@ class EpochTimeline:
             run.start + done, (epoch - run.epoch) * run.length - done,
         ) - stretch.carried[active]  # fmt: skip
         with self._kept:
-            if len(self._given) >= KEPT_COURSES:
+            if len(self._given) >= KEPT_SCHEDULES:
                 self._given.pop(next(iter(self._given)))
             self._given[epoch] = found
         return found
@@ -193,7 +193,7 @@ class EpochTimeline:
         """Return the balance with which an epoch of a run begins."""
         if not self._ending.carries or epoch == run.epoch:
             return run.balance
-        first = self._course(run.epoch, run.start, run).stretches(0)[0]
+        first = self._schedule(run.epoch, run.start, run).stretches(0)[0]
         return Balance(first.active, first.carried + self._given_by(run, epoch))
 
     def _run(self, epoch: int) -> _Run:
@@ -217,9 +217,9 @@ class EpochTimeline:
         if self._ending.carries and last.count:
             before = before + self._given_by(last, epoch)
             at = start - last.length
-            balance = self._course(epoch - 1, at, last).balance(last.length)
+            balance = self._schedule(epoch - 1, at, last).balance(last.length)
         run = _Run(epoch, start, 0, 1, before, balance)
-        length = self._course(epoch, start, run).length
+        length = self._schedule(epoch, start, run).length
         if not length:
             raise PlanError(self._nobody(epoch, start))
         return replace(run, length=length, count=self._alike(epoch, start, length))
@@ -240,22 +240,22 @@ class EpochTimeline:
             counts += [max((edge - 1 - start) // length, 1) for edge in steps if edge > start]
         return min(counts, default=math.inf)
 
-    def _course(self, epoch: int, start: int, run: _Run) -> EpochSchedule:
-        """Return the course of an epoch of a run that begins at a global step."""
+    def _schedule(self, epoch: int, start: int, run: _Run) -> EpochSchedule:
+        """Return the schedule of an epoch of a run that begins at a global step."""
         turns, spans = self._turns(epoch), self._spans(epoch, start)
         begins = start if self._ending.carries else 0
         with self._kept:
-            course = self._courses.get((spans, turns.key, begins))
-        if course is not None:
-            return course
+            schedule = self._schedules.get((spans, turns.key, begins))
+        if schedule is not None:
+            return schedule
         balance = self._balance(run, epoch)
-        course = EpochSchedule(
+        schedule = EpochSchedule(
             self._quotas, spans, self._weights, turns, self._ending, begins, balance
         )
         with self._kept:
-            if len(self._courses) >= KEPT_COURSES:
-                self._courses.pop(next(iter(self._courses)))
-            return self._courses.setdefault((spans, turns.key, begins), course)
+            if len(self._schedules) >= KEPT_SCHEDULES:
+                self._schedules.pop(next(iter(self._schedules)))
+            return self._schedules.setdefault((spans, turns.key, begins), schedule)
 
     def _turns(self, epoch: int) -> Turns:
         seeded = self._selection.seeded
@@ -269,7 +269,7 @@ class EpochTimeline:
         """Return the steps of an epoch inside a window; None if there are none.
 
         Cut to the longest an epoch can be, so that epochs which differ only in how far away
-        an edge lies share one course.
+        an edge lies share one schedule.
         """
         opens = max(window.first_step - start, 0)
         closes = min(window.steps_end(start + self._longest) - start, self._longest)

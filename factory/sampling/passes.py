@@ -82,7 +82,9 @@ class PlanBackend:
         if strength is not None and not _is_number(strength):
             raise PlanError(f"{where}: slider_strength must be a number or null, got {strength!r}")
         if len(self.order) == 0:
-            raise PlanError(f"{where} is empty: no sample is left; remove it or mend its filters")
+            raise PlanError(
+                f"{where} is empty: no sample is left; remove it or correct its filters"
+            )
         if len(set(self.buckets)) != len(self.buckets):
             raise PlanError(f"{where}: two buckets have one name in {self.buckets}")
         sizes = np.diff(self.offsets)

@@ -210,7 +210,7 @@ class FeistelNetwork:
 
     Every round adds a hash of one half to the other, which is undone by subtracting it, so
     each round is a bijection of the pairs. An image of n or more is sent through again until
-    it falls below n (cycle walking, which keeps the bijection); that befalls at most one
+    it falls below n (cycle walking, which keeps the bijection); that happens to at most one
     index in sqrt(n).
     """
 

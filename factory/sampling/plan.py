@@ -98,14 +98,14 @@ class _OpenEpoch:
         epoch: The epoch, from 0.
         start: Global step at which it begins, from 0.
         length: Its optimizer steps.
-        course: Its order of backends.
+        schedule: Its order of backends.
         before: Batches of each backend's passes that lie before it; None where they begin with it.
     """
 
     epoch: int
     start: int
     length: int
-    course: EpochSchedule
+    schedule: EpochSchedule
     before: list[int] | None
 
     def place(self, backend: int, number: int) -> tuple[int, int]:
@@ -150,7 +150,7 @@ class Plan:
             exclude: Rows left out from a step on, by the name of their backend.
 
         Raises:
-            PlanError: The backends cannot be planned; names the setting and what mends it.
+            PlanError: The backends cannot be planned; names the setting and what fixes it.
         """
         _check(backends, batch_size)
         self.backends = tuple(backends)
@@ -203,7 +203,7 @@ class Plan:
             PlanError: The step is outside the epoch, or no backend is active in it.
         """
         opened = self._open(epoch, step)
-        index, number = opened.course.find(step)
+        index, number = opened.schedule.find(step)
         batch = self._passes[index].batch(*opened.place(index, number))
         backend = self.backends[index]
         planned = PlanStep(
@@ -244,7 +244,7 @@ class Plan:
         Raises:
             PlanError: No backend is active in this epoch or in one before it.
         """
-        counts = self._epochs.course(epoch).counts(step).tolist()
+        counts = self._epochs.schedule(epoch).counts(step).tolist()
         return {each.name: count for each, count in zip(self.backends, counts, strict=True)}
 
     def steps_before(self, epoch: int) -> int:
@@ -263,7 +263,7 @@ class Plan:
         Raises:
             PlanError: No backend is active in this epoch or in one before it.
         """
-        self._epochs.course(epoch).play(self.steps(epoch))
+        self._epochs.schedule(epoch).play(self.steps(epoch))
 
     def stretches(self, epoch: int) -> list[ScheduleStretch]:
         """Return the parts of an epoch in which backends and weights stay the same.
@@ -271,7 +271,7 @@ class Plan:
         Raises:
             PlanError: No backend is active in this epoch or in one before it.
         """
-        return self._epochs.course(epoch).stretches()
+        return self._epochs.schedule(epoch).stretches()
 
     def shares(self, epoch: int) -> list[tuple[int, int, list[BackendCounts]]]:
         """Count what each backend gives in every stretch of an epoch.
@@ -295,7 +295,7 @@ class Plan:
         Raises:
             PlanError: No backend is active in this epoch or in one before it.
         """
-        return self._epochs.course(epoch).digest(self.steps(epoch))
+        return self._epochs.schedule(epoch).digest(self.steps(epoch))
 
     def accounting(
         self, epoch: int, first: int = 0, last: int | None = None
@@ -314,8 +314,8 @@ class Plan:
         end = self.steps(epoch) if last is None else last
         self._open(epoch, first)
         opened = self._open(epoch, end - 1)
-        before, after = opened.course.counts(first), opened.course.counts(end)
-        asked, steps = opened.course.asked(first, end), max(end - first, 1)
+        before, after = opened.schedule.counts(first), opened.schedule.counts(end)
+        asked, steps = opened.schedule.asked(first, end), max(end - first, 1)
         return [
             BackendCounts(
                 each.name,
@@ -348,12 +348,12 @@ class Plan:
         Raises:
             PlanError: The step is outside the epoch, or no backend is active in it.
         """
-        course = self._open(epoch, step).course
+        schedule = self._open(epoch, step).schedule
         planned = self.at(epoch, step)
-        stretch = course.stretches(step)[-1]
-        given = course.counts(step)
+        stretch = schedule.stretches(step)[-1]
+        given = schedule.counts(step)
         since = given - stretch.counts + stretch.carried
-        asked = stretch.shares * stretch.carried.sum() + course.asked(stretch.first, step + 1)
+        asked = stretch.shares * stretch.carried.sum() + schedule.asked(stretch.first, step + 1)
         owed = asked - since
         quotas = np.array([passes.per_epoch for passes in self._passes])
         names = [each.name for each in self.backends]
@@ -367,8 +367,8 @@ class Plan:
             "excluded": [vars(swap) for swap in planned.excluded],
             "barred": sorted(planned.barred),
             "stretch_start": stretch.first - int(stretch.carried.sum()),
-            "weights": named(course.weights(stretch, step)),
-            "shares": named(course.asked(step, step + 1)),
+            "weights": named(schedule.weights(stretch, step)),
+            "shares": named(schedule.asked(step, step + 1)),
             "counts": named(since),
             "owed": named(owed),
             "left": named(np.maximum(quotas - given, 0)),
@@ -439,7 +439,7 @@ class Plan:
             epochs = self._epochs
             before = epochs.before(epoch).tolist() if self.ending.carries else None
             start, length = epochs.start(epoch), epochs.length(epoch)
-            opened = _OpenEpoch(epoch, start, length, epochs.course(epoch), before)
+            opened = _OpenEpoch(epoch, start, length, epochs.schedule(epoch), before)
             self._opened = opened
         if not 0 <= step < opened.length:
             raise PlanError(f"epoch {epoch} has the steps 0 to {opened.length - 1}, got {step}")

@@ -98,7 +98,7 @@ class Storage(ABC):
         A length of None reaches to the object's end. What fails stands in the place of its
         bytes, so that one bad object costs no other. A remote storage may begin at the call,
         reads some spans ahead of what is taken, and ends each in bytes or an error after a
-        bounded time; closing the iterator cancels what is under way. Bytes that are let go
+        bounded time; closing the iterator cancels what is under way. Bytes that are released
         before the next are asked for leave their memory to them.
         """
         return (self._read_or_error(span) for span in spans)
@@ -151,7 +151,7 @@ class Storage(ABC):
     def check(self, *, write: bool = False) -> None:
         """Fail within 10 seconds if the root cannot be reached (or written to).
 
-        The error names the setting at fault and how to mend it.
+        The error names the setting at fault and how to fix it.
         """
 
     def close(self) -> None:  # noqa: B027 - most storages hold nothing open

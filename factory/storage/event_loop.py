@@ -24,7 +24,7 @@ _PARTS = 2
 
 # Threads that put what came to its place: as many as can copy at once, and no more than the cache
 # fetches shards side by side, each of which is a file of its own.
-_PUTTING = min(8, os.cpu_count() or 1)
+_DISK_THREADS = min(8, os.cpu_count() or 1)
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -55,7 +55,7 @@ async def run_in_disk_thread(work: Callable[..., None], *given: Any) -> None:
 
 
 def _pool(name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_PUTTING, thread_name_prefix=f"factory-{name}")
+    return ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix=f"factory-{name}")
 
 
 _POOLS: PerProcess[str, ThreadPoolExecutor] = PerProcess(_pool)
@@ -174,7 +174,7 @@ class LoopFuture(Future[T]):
 
     task: "asyncio.Task[T] | None" = None
 
-    def land(self, task: "asyncio.Task[T]") -> None:
+    def take_over(self, task: "asyncio.Task[T]") -> None:
         """Take over how the task ended; runs in the loop."""
         error = None if task.cancelled() else task.exception()
         if task.cancelled():
@@ -188,31 +188,31 @@ class LoopFuture(Future[T]):
 
 
 def start_all(coroutines: "Sequence[Coroutine[Any, Any, T]]") -> list[LoopFuture[T]]:
-    """Begin coroutines in that loop, all by one word to its thread."""
+    """Start coroutines in that loop, waking its thread once for all of them."""
     loop = _loop()
-    flights: list[LoopFuture[T]] = [LoopFuture() for _ in coroutines]
+    futures: list[LoopFuture[T]] = [LoopFuture() for _ in coroutines]
 
     def begin() -> None:
-        for coroutine, flight in zip(coroutines, flights, strict=True):
-            if flight.cancelled():
+        for coroutine, future in zip(coroutines, futures, strict=True):
+            if future.cancelled():
                 coroutine.close()
                 continue
-            flight.task = loop.create_task(coroutine)
-            flight.task.add_done_callback(flight.land)
+            future.task = loop.create_task(coroutine)
+            future.task.add_done_callback(future.take_over)
 
     loop.call_soon_threadsafe(begin)
-    return flights
+    return futures
 
 
-def cancel_all(flights: "Sequence[Future[Any]]") -> None:
+def cancel_all(futures: "Sequence[Future[Any]]") -> None:
     """Cancel what runs or waits in the loop."""
-    for flight in flights:
-        flight.cancel()
+    for future in futures:
+        future.cancel()
 
     def stop() -> None:
-        for flight in flights:
-            if isinstance(flight, LoopFuture) and flight.task is not None:
-                flight.task.cancel()
+        for future in futures:
+            if isinstance(future, LoopFuture) and future.task is not None:
+                future.task.cancel()
 
     with suppress(RuntimeError):  # the interpreter ends, and its loop is closed
         _loop().call_soon_threadsafe(stop)
@@ -222,8 +222,8 @@ class OrderedRequests(Generator[T, None, None], Generic[S, T]):
     """Results of many jobs in the order of the jobs, at most some of them ahead.
 
     The first ones begin at once, further ones as results are taken. Results are taken and jobs
-    begun some at a time: each word between this thread and the loop's costs both of them a
-    turn of the interpreter. Closing it, or letting go of it, cancels what is under way.
+    started some at a time: each call between this thread and the loop's costs both of them a
+    switch of the GIL. Closing it, or dropping it, cancels what is under way.
     """
 
     def __init__(
@@ -241,35 +241,35 @@ class OrderedRequests(Generator[T, None, None], Generic[S, T]):
             ahead: Jobs under way, or done and not yet taken.
         """
         self._begin, self._jobs, self._ahead = begin, iter(jobs), ahead
-        self._flying: deque[Future[T]] = deque()
+        self._pending: deque[Future[T]] = deque()
         self._process = os.getpid()
-        self._landed = 0
+        self._ready = 0
         self._fill()
 
     def _fill(self) -> None:
-        """Begin as many jobs as there is room for."""
-        begun = [self._begin(job) for job in islice(self._jobs, self._ahead - len(self._flying))]
+        """Start as many jobs as there is room for."""
+        begun = [self._begin(job) for job in islice(self._jobs, self._ahead - len(self._pending))]
         coroutines = [each for each in begun if not isinstance(each, Future)]
-        flights = iter(start_all(coroutines)) if coroutines else iter(())
-        self._flying.extend(e if isinstance(e, Future) else next(flights) for e in begun)
+        futures = iter(start_all(coroutines)) if coroutines else iter(())
+        self._pending.extend(e if isinstance(e, Future) else next(futures) for e in begun)
 
     def send(self, value: None) -> T:
         """Return the next result, and begin further jobs now and then."""
         del value
-        if not self._landed:
+        if not self._ready:
             self._fill()
-            if not self._flying:
+            if not self._pending:
                 raise StopIteration
             # Not one at a time: this thread would wake for each of them.
-            self._landed = max(1, len(self._flying) // _PARTS)
-            wait(islice(self._flying, self._landed), return_when=FIRST_EXCEPTION)
+            self._ready = max(1, len(self._pending) // _PARTS)
+            wait(islice(self._pending, self._ready), return_when=FIRST_EXCEPTION)
         try:
-            found = self._flying[0].result()
+            found = self._pending[0].result()
         except BaseException:
             self._cancel()
             raise
-        self._flying.popleft()
-        self._landed -= 1
+        self._pending.popleft()
+        self._ready -= 1
         return found
 
     def throw(
@@ -284,12 +284,12 @@ class OrderedRequests(Generator[T, None, None], Generic[S, T]):
 
     def _cancel(self) -> None:
         self._jobs = iter(())
-        self._landed = 0
-        flying, self._flying = self._flying, deque()
+        self._ready = 0
+        flying, self._pending = self._pending, deque()
         if flying and self._process == os.getpid():  # what a forked child inherits is not its own
             cancel_all(flying)
 
     def __del__(self) -> None:
-        """Cancel what nobody will take."""
-        if hasattr(self, "_flying"):
+        """Cancel results that nobody will take."""
+        if hasattr(self, "_pending"):
             self._cancel()

@@ -239,7 +239,7 @@ def test_reads_ahead_are_cancelled_when_one_raises() -> None:
         raise KeyError(number)
 
     flights: event_loop.OrderedRequests[int, int] = event_loop.OrderedRequests(job, range(9), 4)
-    flying = list(flights._flying)
+    flying = list(flights._pending)
     with pytest.raises(KeyError):
         next(flights)
     assert all(future.cancelled() for future in flying[1:])

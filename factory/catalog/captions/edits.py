@@ -6,7 +6,7 @@ expression; ``\/`` stands for a slash inside. As with sed, another sign may part
 does not matter. Any other entry is removed, first as plain text,
 then as a regular expression. Expressions are those of the package `regex`: what Python's `re`
 takes and more (such as ``\p{Lu}``), case-sensitive, with ``(?i)`` in front where case does not
-matter. Unlike `re` it can give up, so an expression that would take for ever on some text stops
+matter. Unlike `re` it can give up, so an expression that would never end on some text stops
 the run with its name instead.
 """
 

@@ -192,7 +192,7 @@ class Discovery:
             return _joined([self._look(scan, engine, samples)])
         places = find(samples["key"], known["key"])
         same = same_etag(samples, known, places)
-        # A file that differs from its facts was replaced under the same etag: a look mends it.
+        # A file that differs from its facts was replaced under the same etag: read it again.
         same &= ~starts_with_any(known["error"], (*transient_errors(scan.known), SIZE_DIFFERS))[
             places
         ]

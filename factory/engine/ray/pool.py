@@ -149,7 +149,7 @@ class EncoderPool:
                     f"time: {reason}; most often its memory was full: lower batch_size of the "
                     "backend of embeddings, engine.workers or engine.encoders"
                 ) from error
-        # With a machine lost there may be room for fewer, and one too many would wait for ever.
+        # With a machine lost there may be room for fewer, and one too many would wait without end.
         self._encoders = min(self._encoders, self._post.room(self._ray))
         if not self._encoders:
             raise EngineError(f"the Ray cluster has no room for an encoder any more: {reason}")

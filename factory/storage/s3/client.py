@@ -108,7 +108,7 @@ def check_endpoint(url: str) -> None:
     """Refuse an address that is none, or that holds a secret.
 
     Raises:
-        ValueError: Says which, and how to mend it.
+        ValueError: Says which, and how to fix it.
     """
     try:
         parts = urlsplit(url)

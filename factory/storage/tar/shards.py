@@ -57,7 +57,7 @@ class TarShard:
 
 
 class _File:
-    """An open file; closed when the last thread that reads from it lets go."""
+    """An open file; closed when the last thread that reads from it drops it."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = -1

@@ -187,7 +187,7 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
         Raises:
             ObjectNotFoundError: The key is no row of the table, or the server says 404.
             StorageUnavailableError: The server fails, refuses or is too slow, three times.
-            StorageError: The row is no URL, the file is too large, HTML or redirects for ever.
+            StorageError: The row is no URL, the file is too large, HTML or redirects without end.
         """
         check_span(start, length)
         file, url, where = self._place(key)

@@ -160,7 +160,7 @@ def test_another_suffix_is_refused_and_not_ignored() -> None:
 def test_nothing_is_read_before_it_is_needed_and_then_once(tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
     captions = FilenameCaptions(filters=["big "], filters_file=str(file))
-    with pytest.raises(ObjectNotFoundError, match=r"no filter file .*mend filters_file"):
+    with pytest.raises(ObjectNotFoundError, match=r"no filter file .*correct filters_file"):
         captions.captions("a_big_red_dog.png", ())
     file.write_text("red ")
     assert captions.captions("a_big_red_dog.png", ()) == ("a dog",)

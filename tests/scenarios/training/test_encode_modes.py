@@ -393,7 +393,7 @@ def test_prompts_are_encoded_with_the_captions_and_can_be_asked(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no file of prompts '.*'; mend prompts_file"), (b"\xff\xfe\xff", "as UTF-8 text")],
+    [(None, "no file of prompts '.*'; correct prompts_file"), (b"\xff\xfe\xff", "as UTF-8 text")],
 )
 def test_a_file_of_prompts_that_cannot_be_read_is_said(
     folders: Path, tmp_path: Path, content: bytes | None, said: str
