@@ -1,7 +1,7 @@
 """Opens a run's backends once more, inside the worker process.
 
-Catalogs are memory maps of any size and stores hold maps, too: neither is sent. What is sent is
-where they are; they are opened again from what was published, which lists and scans nothing.
+Catalogs and stores are memory maps of any size and are not pickled. Their locations are; the
+worker opens them again from what was published, without listing or scanning anything.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
 from factory.workspace import Workspace
 
-INSTEAD = "prefetch=thread makes batches without another process"
+INSTEAD = "prefetch=thread needs no worker process"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ReopenSpec:
         try:
             sources = load(registry, seed=self.seed)
         except FactoryError as error:
-            error.add_note(f"while opening the catalogs in another process; {INSTEAD}")
+            error.add_note(f"while opening the catalogs in the worker process; {INSTEAD}")
             raise
         for name, source in sources.items():
             if identity(source) != self.expected[name]:

@@ -13,18 +13,18 @@ from factory.sampling.plan import Plan
 
 
 def is_distributed() -> bool:
-    """Tell whether this process is one of a group of torch.distributed."""
+    """Tell whether this process belongs to a torch.distributed group of several."""
     # Not every build of torch has it.
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return there and torch.distributed.get_world_size() > 1
 
 
-def check_equal(told: Mapping[str, Any], what: str) -> None:
-    """Refuse to go on unless every rank tells the same; every rank must call it.
+def check_equal(values: Mapping[str, Any], what: str) -> None:
+    """Refuse to go on unless every rank passes equal values; every rank must call it.
 
     Args:
-        told: What must be equal, nested by key, in values for JSON.
-        what: What that is, for the message.
+        values: What must be equal, nested by key, of types that JSON has.
+        what: What they are, for the message.
 
     Raises:
         PlanError: Ranks differ; names them and the difference, the same on every rank.
@@ -33,12 +33,12 @@ def check_equal(told: Mapping[str, Any], what: str) -> None:
         return
     ranks = torch.distributed.get_world_size()
     hashes: list[Any] = [None] * ranks
-    # A few bytes from each rank, as long as there is nothing to explain.
-    torch.distributed.all_gather_object(hashes, hash_description(told))
+    # Only a hash from each rank, as long as there is no difference to explain.
+    torch.distributed.all_gather_object(hashes, hash_description(values))
     if len(set(hashes)) == 1:
         return
     every: list[Any] = [None] * ranks
-    torch.distributed.all_gather_object(every, dict(told))
+    torch.distributed.all_gather_object(every, dict(values))
     raise PlanError(describe_difference(every, what))
 
 
@@ -59,23 +59,23 @@ def check_same_plan(plan: Plan, held: Sequence[PlanBackend]) -> None:
         check_equal({**plan.describe(), "validation": validation}, "their plans")
 
 
-def broadcast_text(told: str) -> str:
-    """Return on every rank what rank 0 gave; every rank must call it."""
-    held = [told]
-    torch.distributed.broadcast_object_list(held, 0)
-    return held[0]
+def broadcast_text(text: str) -> str:
+    """Return rank 0's text on every rank; every rank must call it."""
+    box = [text]
+    torch.distributed.broadcast_object_list(box, 0)
+    return box[0]
 
 
 def run_first(work: Callable[[], None], *, first: bool) -> None:
-    """Do something in some ranks while the others wait, however long; every rank must call it.
+    """Run `work` in some ranks while the others wait, however long; every rank must call it.
 
     Args:
-        work: What is done.
+        work: The work.
         first: Whether this rank does it.
 
     Raises:
-        PeerError: It failed in another rank, whose own log says more.
-        BaseException: What went wrong in this one.
+        PeerError: It failed in another rank; the log of that rank has the details.
+        BaseException: It failed in this rank.
     """
     failed: BaseException | None = None
     # Encoding takes longer than the half hour after which collectives give up.
@@ -88,8 +88,8 @@ def run_first(work: Callable[[], None], *, first: bool) -> None:
         raise
     finally:
         found: list[Any] = [None] * torch.distributed.get_world_size()
-        told = None if failed is None else f"{type(failed).__name__}: {failed}"
-        torch.distributed.all_gather_object(found, told, group)
+        reason = None if failed is None else f"{type(failed).__name__}: {failed}"
+        torch.distributed.all_gather_object(found, reason, group)
         torch.distributed.destroy_process_group(group)
     for rank, why in enumerate(found):
         if why is not None:
@@ -97,15 +97,15 @@ def run_first(work: Callable[[], None], *, first: bool) -> None:
 
 
 def describe_difference(every: Sequence[Mapping[str, Any]], what: str) -> str:
-    """Say which ranks differ from rank 0, and in what.
+    """Describe which ranks differ from rank 0, and in what.
 
     Args:
-        every: What each rank tells, by rank; not all equal.
-        what: What that is.
+        every: The values of each rank, by rank; not all equal.
+        what: What they are.
     """
     others: dict[str, list[int]] = {}
-    for rank, told in enumerate(every):
-        lines = "\n".join(f"  {line}" for line in difference(every[0], told))
+    for rank, values in enumerate(every):
+        lines = "\n".join(f"  {line}" for line in difference(every[0], values))
         if lines:
             others.setdefault(lines, []).append(rank)
     blocks = [

@@ -11,10 +11,10 @@ PART = 2**16
 
 
 class JsonSocket:
-    """A connection that carries one JSON value a line, and blocks nobody.
+    """A connection that carries one JSON value a line and never blocks.
 
-    What the other side is too slow to take is kept; while something is kept, further messages
-    are left out, for each tells the whole state anew.
+    Bytes that the other side is too slow to read are buffered; while some are, further messages
+    are skipped, since each carries the whole state.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -24,11 +24,11 @@ class JsonSocket:
         self._read, self._unsent = b"", b""
 
     def receive(self) -> list[Any]:
-        """Return the messages that have come in whole.
+        """Return the messages that have arrived completely.
 
         Raises:
-            ConnectionError: The other side has ended, or sends what is no message. Messages
-                that came before are returned first.
+            ConnectionError: The other side has closed, or sent something that is no message.
+                Messages that arrived before are returned first.
         """
         ended = False
         while not ended:
@@ -51,10 +51,10 @@ class JsonSocket:
             raise ConnectionError(f"not a message: {error}") from error
 
     def send(self, message: Any) -> None:
-        """Send a message, or leave it out if an earlier one is still on its way.
+        """Send a message, or skip it if an earlier one is still being sent.
 
         Raises:
-            ConnectionError: The other side has ended.
+            ConnectionError: The other side has closed.
         """
         if not self.flush():
             return
@@ -62,10 +62,10 @@ class JsonSocket:
         self.flush()
 
     def flush(self) -> bool:
-        """Send on what was kept; tell whether all of it is sent.
+        """Send buffered bytes; tell whether all of them are sent.
 
         Raises:
-            ConnectionError: The other side has ended.
+            ConnectionError: The other side has closed.
         """
         try:
             while self._unsent:
@@ -77,15 +77,15 @@ class JsonSocket:
         return True
 
     def finish(self, message: Any, seconds: float) -> None:
-        """Send what was kept and a last message, waiting for the other side for a while.
+        """Send buffered bytes and a last message, waiting for the other side up to a timeout.
 
         Raises:
-            OSError: The other side has ended, or takes nothing.
+            OSError: The other side has closed, or does not read.
         """
         self.socket.settimeout(seconds)
         self.socket.sendall(self._unsent + json.dumps(message).encode() + b"\n")
         self._unsent = b""
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.socket.close()

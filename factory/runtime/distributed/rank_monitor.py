@@ -21,36 +21,36 @@ from factory.runtime.distributed.status_board import SETTLE_S, RankFailure, Stat
 from factory.runtime.prefetch.activity import Activity, ActivityTracker
 from factory.runtime.prefetch.report import stacks
 
-# So many beats may be late or lost before a process counts as hanging.
+# Heartbeats that may be late or lost before a process counts as hanging.
 BEATS = 8
-# A beat at least so often, seconds, that a report shows what was done just before.
+# Longest time between heartbeats, seconds, so that a report shows recent activity.
 SLOWEST_BEAT_S = 5.0
-# Looks around at least so often, seconds: what others wait for is not put off much.
+# Longest time between looks at the sockets, seconds: others wait for what this one passes on.
 TURN_S = SETTLE_S / 2
 # Longest time a process gets to unwind after the error was raised in it, seconds: enough to
 # save a checkpoint of a small model, and little next to the collectives' own 10 to 30 minutes.
 LONGEST_GRACE_S = 10.0
 # Longest time a last message may take, seconds: it is a few kilobytes.
 LAST_S = 1.0
-# Of a process that dies or fails the others hear at once; this is for those that hang. Long
+# Processes that die or fail are noticed at once; this is for those that hang. Long
 # enough for a machine that swaps or was moved, short next to the 10 to 30 minutes of collectives.
 PEER_TIMEOUT_S = 120.0
 LOOPBACK = "127.0.0.1"
 
 
 class RankMonitor:
-    """Watches the other processes of a run, so that none waits for ever for one that is gone.
+    """Monitors the other processes of a run, so that none waits for ever for one that is gone.
 
-    Every process tells what it does to rank 0, over a connection of its own, and rank 0
-    tells all of them what it knows of all. A process that dies is known at once, for the
-    kernel closes its connection; one that fails tells so; one that hangs (is stopped, swaps,
-    lost its network) is silent for `timeout_s`. Then every process writes one report and ends,
+    Every process reports its status to rank 0 over its own connection, and rank 0 sends the
+    status of all to everyone. A process that dies is noticed at once, since the kernel closes
+    its connection; one that fails says so; one that hangs (is stopped, swaps, lost its network)
+    is silent for `timeout_s`. Then every process writes one report and ends,
     see `factory.runtime.distributed.abort`.
 
-    The heart beats in a thread of its own: a slow step or a long validation is no hang.
+    Heartbeats come from a thread of their own: a slow step or a long validation is no hang.
 
-    Sockets of its own instead of the store of the process group: a client of that one waits
-    without end for a server that is stopped, whatever the timeout it was given.
+    It uses its own sockets instead of the process group's store, whose clients wait without end
+    for a server that is stopped, whatever timeout they were given.
 
     Args:
         rank: This process, from 0.
@@ -81,13 +81,13 @@ class RankMonitor:
         self.failure: RankFailure | None = None
 
     def listen(self, host: str) -> str:
-        """Open the door for the others, in rank 0.
+        """Listen for the other ranks, in rank 0.
 
         Args:
-            host: Name or address under which the others reach this machine.
+            host: Name or address by which the others reach this machine.
 
         Returns:
-            The address for `start`; holds a secret that only processes of this run are told.
+            The address for `start`; it includes a secret that only processes of this run get.
         """
         if host in (LOOPBACK, "localhost"):
             self._server = socket.create_server((LOOPBACK, 0))
@@ -102,7 +102,7 @@ class RankMonitor:
         return f"{host} {self._server.getsockname()[1]} {self._token}"
 
     def start(self, address: str) -> None:
-        """Begin to watch, from the thread that trains.
+        """Start monitoring; called from the training thread.
 
         Args:
             address: What `listen` returned in rank 0.
@@ -119,15 +119,15 @@ class RankMonitor:
         self._thread.start()
 
     def interrupt(self) -> None:
-        """Note that this process ends by Ctrl-C, which a terminal gives to all of them.
+        """Record that this process ends by Ctrl-C, which a terminal sends to all of them.
 
-        That others end as well is nothing to report then, nor to be ended by.
+        That others end as well is then neither reported nor a reason to abort.
         """
         self._interrupted = True
         self._acknowledged.set()
 
     def fail(self, error: BaseException) -> RankFailure | None:
-        """Tell the others that this process fails.
+        """Report to the others that this process fails.
 
         Returns:
             Why the run cannot go on, if another process failed before.
@@ -142,7 +142,7 @@ class RankMonitor:
         return None if failure is None or failure.rank == self.rank else failure
 
     def close(self) -> None:
-        """Say goodbye, unless this process failed, and stop watching."""
+        """Report that this process is done, unless it failed, and stop monitoring."""
         self._acknowledged.set()
         if self._thread is not None:
             self._closing = True
@@ -176,7 +176,7 @@ class RankMonitor:
         return wire
 
     def _watch(self) -> None:
-        """Listen, tell and judge, until this process leaves or cannot go on."""
+        """Receive, send and judge, until this process leaves or cannot go on."""
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._woken, selectors.EVENT_READ)
@@ -198,7 +198,7 @@ class RankMonitor:
             end(report, self._trains, self._acknowledged, self._grace_s)
 
     def _turn(self, selector: selectors.BaseSelector) -> bool:
-        """Hear what came in and beat once; tell whether to go on."""
+        """Handle what arrived and send a heartbeat if due; tell whether to go on."""
         for key, _ in selector.select(min(self._beat_s, TURN_S)):
             if key.fileobj is self._woken:
                 self._woken.recv(64)
@@ -215,11 +215,11 @@ class RankMonitor:
             return False
         if self._is_due(doing):
             self._tell(doing, selector)
-        # Once rank 0 has left in good order there is nobody to hear of the others from.
+        # Once rank 0 has left in good order, no status of the others arrives any more.
         return self.rank == 0 or bool(self._wires)
 
     def _is_due(self, doing: Activity) -> bool:
-        """Tell whether to beat: on time, and where something is new to rank 0."""
+        """Tell whether a heartbeat is due: in time, and whenever rank 0 should learn something."""
         new = (doing.stage, doing.what) != self._told_of
         late = time.monotonic() - self._told >= self._beat_s
         if late or (new and (self.rank or doing.stage == "failed")):
@@ -252,10 +252,10 @@ class RankMonitor:
             self._board.lose(rank)
 
     def _take(self, wire: JsonSocket, message: Any) -> None:
-        """Take a message in.
+        """Handle one message.
 
         Raises:
-            ValueError: It is none of this run's.
+            ValueError: It is not from a process of this run.
         """
         if self.rank:
             known, failure = message
@@ -286,7 +286,7 @@ class RankMonitor:
         return [self._board.sent(), None if failure is None else [failure.rank, failure.why]]
 
     def _tell_last(self) -> None:
-        """See to it that the last message gets out, whole."""
+        """Send the last message completely."""
         doing = self._leaving or self._activity.now
         for wire, rank in self._wires.items():
             if rank is not None:
@@ -294,7 +294,7 @@ class RankMonitor:
                     wire.finish(self._message(doing), LAST_S)
 
     def _report(self, failure: RankFailure) -> str:
-        """Say what happened, for people; the first line says it all."""
+        """Return the report for people; its first line is the summary."""
         lines = self._board.lines(self.rank, self._activity.now)
         return "\n".join(
             [
@@ -314,16 +314,16 @@ def monitor_ranks(
     *,
     several_nodes: bool,
 ) -> RankMonitor | None:
-    """Begin to watch the other processes of this group of torch.distributed; all must call it.
+    """Monitor the other processes of this torch.distributed group; all of them must call it.
 
     Args:
-        exchange: Returns on every rank what rank 0 gave.
+        exchange: Broadcasts rank 0's text to every rank.
         timeout_s: Seconds without a sign of life after which a process counts as hanging.
         activity: What this process does.
         several_nodes: Whether the processes run on more than one machine.
 
     Returns:
-        The watch; None where there are no others.
+        The monitor; None where there are no other processes.
 
     Raises:
         PeerError: Rank 0 cannot be reached.

@@ -7,9 +7,9 @@ from typing import Any
 
 from factory.runtime.prefetch.activity import Activity
 
-# A process that fails because another died often tells of it before the dead one's connection
-# is seen to close. So long its failure is not yet taken for the cause, seconds: closing takes
-# milliseconds, and a busy machine may need a hundred times that.
+# A process that fails because another died often reports it before the dead one's connection
+# is seen to close. For this long its failure is not yet taken for the cause, seconds: closing
+# takes milliseconds, and a busy machine may need a hundred times that.
 SETTLE_S = 0.5
 
 
@@ -39,17 +39,17 @@ class _Entry:
 
 
 class StatusBoard:
-    """What is known of each process, and what follows from it; a clock apart, no I/O."""
+    """The last known status of each process, and the failure that follows; no I/O."""
 
     def __init__(
         self, ranks: int, timeout_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Take every process for heard of just now.
+        """Begin with every process heard from just now.
 
         Args:
             ranks: Number of processes.
-            timeout_s: Seconds without a word after which one counts as hanging.
-            clock: Seconds that pass evenly.
+            timeout_s: Seconds of silence after which one counts as hanging.
+            clock: A monotonic clock, seconds.
         """
         self._timeout_s, self._clock = timeout_s, clock
         now = clock()
@@ -57,25 +57,25 @@ class StatusBoard:
         self._judged = now
 
     def hear(self, rank: int, doing: Activity) -> None:
-        """Note what a process says it does."""
+        """Record what a process reports it is doing."""
         entry, now = self._entries[rank], self._clock()
         entry.doing, entry.heard = doing, now
         if doing.stage == "failed" and entry.failed is None:
             entry.failed = now
 
     def lose(self, rank: int) -> None:
-        """Note that a process closed its connection."""
+        """Record that a process closed its connection."""
         self._entries[rank].lost = True
 
     def failure(self, beat_s: float, of: Sequence[int] | None = None) -> RankFailure | None:
         """Return why the run cannot go on, if so.
 
         Args:
-            beat_s: Seconds after which this is asked again.
-            of: The processes that are heard of at first hand; all if None.
+            beat_s: Seconds between calls.
+            of: The processes that report to this one directly; all if None.
         """
         now = self._clock()
-        # Who stood still himself has heard nobody in that time, and does not judge by it.
+        # A process that was itself suspended heard nothing meanwhile: that is not others' silence.
         stood_still = max(0.0, now - self._judged - 2 * beat_s)
         self._judged = now
         for entry in self._entries:
@@ -85,17 +85,17 @@ class StatusBoard:
         return _dead(entries) or _failed(entries, now) or _silent(entries, now, self._timeout_s)
 
     def sent(self) -> list[Any]:
-        """Return what is known, as values for JSON."""
+        """Return the status of all processes, as values for JSON."""
         now = self._clock()
         return [
             [entry.doing.sent(), round(now - entry.heard, 3), entry.lost] for entry in self._entries
         ]
 
     def adopt(self, told: Any) -> None:
-        """Take over what the process that hears all of them knows.
+        """Replace the status by that of rank 0, which hears from all processes.
 
         Raises:
-            ValueError: It is nothing like it.
+            ValueError: It is not what `sent` returns.
         """
         if not isinstance(told, list) or len(told) != len(self._entries):
             raise ValueError(f"not what is known of {len(self._entries)} processes: {told!r}")
@@ -109,11 +109,11 @@ class StatusBoard:
                     raise ValueError(f"not what is known of a process: {known!r}")
 
     def lines(self, me: int, own: Activity) -> list[str]:
-        """Say of each process what it does.
+        """Return a line on each process: what it is doing.
 
         Args:
-            me: The process that reports.
-            own: What that one does.
+            me: This process.
+            own: What this process is doing.
         """
         now = self._clock()
         lines = []
