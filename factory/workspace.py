@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import xxhash
 
@@ -11,6 +12,7 @@ from factory.cache.row_locations import LocationFiles
 from factory.cache.store import TensorStore
 from factory.catalog.facts_store import FactsStore
 from factory.catalog.scan.journal import Journal
+from factory.limits import Above, AtLeast, check_limits
 from factory.storage.base import Storage
 
 
@@ -23,24 +25,26 @@ class Workspace:
         prefix: Folder of the cache in its storage.
         scratch_dir: Local folder that remote shards are copied to.
         shard_mb: Size a shard is closed at, MiB.
-        disk_gb: What copies in `scratch_dir` may take up, GiB; None for no limit, 0 for none.
-        ram_gb: What copies in memory, shared by the processes of a machine, may take up, GiB.
-        ram_dir: Folder of a memory file system.
-        ahead_mb: How far ahead of the trainer rows are fetched, MiB; 0 fetches none ahead.
-        preload: Whether everything is copied to memory, up to `ram_gb`, before training.
-        compression: How new shards are kept in the storage: "none" or "zstd".
-        damaged: What becomes of rows that turn out damaged or gone: "rebuild" encodes them
-            anew, "stop" ends the run.
+        disk_gb: Limit of the copies there, GiB; None: none, 0: no copies.
+        ram_gb: Limit of copies in memory, shared by a machine's processes, GiB.
+        ram_dir: Memory file system they lie in.
+        ahead_mb: How far ahead of the trainer rows are fetched, MiB; 0: not.
+        preload: Copy all to memory, up to ram_gb, before training.
+        compression: How new shards are kept in the storage: none | zstd, which takes a tenth off
+            latents and more off padded texts; unpacked to scratch_dir when first used; both kinds
+            are read.
+        damaged: Rows that turn out damaged or gone: rebuild: encode them anew, and say so | stop
+            the run.
     """
 
     storage: Storage
     prefix: str = "cache"
     scratch_dir: str = ".scratch/shards"
-    shard_mb: float = 256.0
-    disk_gb: float | None = None
-    ram_gb: float = 0.0
+    shard_mb: Annotated[float, Above(0)] = 256.0
+    disk_gb: Annotated[float | None, AtLeast(0)] = None
+    ram_gb: Annotated[float, AtLeast(0)] = 0.0
     ram_dir: str = "/dev/shm"  # noqa: S108 - a memory file system that every user may write to
-    ahead_mb: float = 1024.0
+    ahead_mb: Annotated[float, AtLeast(0)] = 1024.0
     preload: bool = False
     compression: str = "none"
     damaged: str = "rebuild"
@@ -49,12 +53,7 @@ class Workspace:
         """Refuse a cache without a folder of its own."""
         if not self.prefix.strip("/"):
             raise ValueError("cache.prefix must not be empty; set cache.prefix=cache")
-        if self.shard_mb <= 0:
-            raise ValueError(f"cache.shard_mb must be above 0, got {self.shard_mb:g}")
-        for name in ("disk_gb", "ram_gb", "ahead_mb"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"cache.{name} must be at least 0, got {value:g}")
+        check_limits(self, "cache")
         if self.preload and not self.ram_gb:
             raise ValueError("cache.preload=true needs memory; set cache.ram_gb")
         check_compression(self.compression)

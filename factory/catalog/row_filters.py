@@ -20,10 +20,10 @@ class RowFilter:
     """A condition on one column; rows without a value there are dropped.
 
     Attributes:
-        column: The column, or with dots a field of it: "quality.aesthetic".
+        column: Column of the table; a field of it as COLUMN.FIELD.
         minimum: Least value kept.
         maximum: Greatest value kept.
-        one_of: Values kept, all of one kind: texts, numbers or truth values; empty means any.
+        one_of: Values kept, all of one kind; empty: any.
     """
 
     column: str

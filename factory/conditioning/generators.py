@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from factory.conditioning.generator import Generator, Pixels
+from factory.limits import AtLeast
 from factory.media.resample import opencv, resize
 
 
@@ -18,16 +19,16 @@ class Canny(Generator):
     Attributes:
         low: An edge goes on while its gradient is above this.
         high: An edge begins where its gradient is above this.
-        blur: Deviation of the Gaussian that smooths the picture first, px; 0 leaves it.
+        blur: Deviation of the blur before edges are looked for, px; 0: none.
     """
 
     persisted_as: ClassVar[str] = "factory.conditioning.canny.Canny"
 
     channels: ClassVar[int] = 1
 
-    low: float = 100.0
+    low: Annotated[float, AtLeast(0)] = 100.0
     high: float = 200.0
-    blur: float = 0.0
+    blur: Annotated[float, AtLeast(0)] = 0.0
 
     def __post_init__(self) -> None:
         """Check the thresholds.
@@ -63,13 +64,13 @@ class JpegArtifacts(Generator):
     """The picture after JPEG at a low quality, which is drawn for each sample.
 
     Attributes:
-        low: Least quality, from 1.
+        low: Least quality, from 1; each sample's is drawn.
         high: Greatest quality, to 100.
     """
 
     persisted_as: ClassVar[str] = "factory.conditioning.jpeg.JpegArtifacts"
 
-    low: int = 10
+    low: Annotated[int, AtLeast(1)] = 10
     high: int = 40
 
     def __post_init__(self) -> None:
@@ -116,20 +117,20 @@ class Superresolution(Generator):
     """The picture shrunk and enlarged again: what a model that adds detail begins with.
 
     Attributes:
-        factor: Times both edges are shrunk, at least 1, which leaves them.
-        shrink: How it is shrunk: "antialias", "area", "cubic", "linear", "lanczos", "nearest".
-        enlarge: How it is enlarged: "cubic", "linear", "lanczos" or "nearest".
-        blur: Deviation of a Gaussian blur before it is shrunk, px; 0 is none.
-        noise: Deviation of Gaussian noise added while it is small, of 255; 0 is none.
+        factor: Times both edges are shrunk; 1: not at all.
+        shrink: antialias | area | cubic | linear | lanczos | nearest.
+        enlarge: cubic | linear | lanczos | nearest.
+        blur: Deviation of the blur before it is shrunk, px; 0: none.
+        noise: Deviation of the noise added while it is small, of 255; 0: none.
     """
 
     persisted_as: ClassVar[str] = "factory.conditioning.superresolution.Superresolution"
 
-    factor: float = 4.0
+    factor: Annotated[float, AtLeast(1)] = 4.0
     shrink: str = "antialias"
     enlarge: str = "cubic"
-    blur: float = 0.0
-    noise: float = 0.0
+    blur: Annotated[float, AtLeast(0)] = 0.0
+    noise: Annotated[float, AtLeast(0)] = 0.0
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -197,9 +198,9 @@ class RandomMasks(Generator):
     """White where something is to be painted, black where the picture stays.
 
     Attributes:
-        least: Least share of the picture that is covered, to within a hundredth.
-        most: Greatest share of it, likewise.
-        shapes: What masks are made of; the kinds are mixed in each mask.
+        least: Least share of the picture that is covered; each sample's is drawn.
+        most: Greatest share of it.
+        shapes: What masks are made of: rectangle, ellipse, stroke.
     """
 
     persisted_as: ClassVar[str] = "factory.conditioning.masks.RandomMasks"

@@ -40,6 +40,18 @@ def _arguments(module: str, name: str, steps: int) -> frozenset[str] | None:
     return _arguments(*found, steps + 1) if found else None
 
 
+def defined_in(target: str) -> tuple[str, str]:
+    """Return the module that defines what a dotted path names, and its name there."""
+    module, _, name = target.rpartition(".")
+    for _ in range(_MOST_STEPS):
+        tree = _parsed(module) if (file := _file(module)) and file.name == "__init__.py" else None
+        found = _imported(tree, module, name) if tree else None
+        if found is None:
+            break
+        module, name = found
+    return module, name
+
+
 def source_of(module: str) -> str:
     """Return the source of a module, without importing it.
 

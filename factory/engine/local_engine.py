@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from factory.engine.engine import Item, Report, Result, Unit, Worker
+from factory.limits import AtLeast, check_limits
 
 # Reading waits on storage half of the time and decoding releases the GIL, so two threads a
 # core keep both busy (images/s level off there: 1.9x of one thread on 2 cores).
@@ -21,15 +22,14 @@ class LocalEngine:
     """Threads of this process.
 
     Attributes:
-        workers: Number of threads; None means `THREADS_PER_CORE` for each core.
+        workers: Threads reading and decoding; None means 2 per core.
     """
 
-    workers: int | None = None
+    workers: Annotated[int | None, AtLeast(1)] = None
 
     def __post_init__(self) -> None:
         """Refuse a pool without threads."""
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"engine.workers must be at least 1, got {self.workers}")
+        check_limits(self, "engine")
 
     @property
     def here(self) -> "LocalEngine":

@@ -1,9 +1,12 @@
 """Composite pictures, which show several side by side: which part is the sample."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+
+from factory.limits import AtLeast, check_limits
 
 
 @dataclass(frozen=True)
@@ -13,11 +16,11 @@ class Composite:
     Strips are cut from the upright picture; columns left over by the division stay unused.
 
     Attributes:
-        image_count: How many there are, from left to right; 1 means a plain picture.
-        select_index: Which one is used, from 0.
+        image_count: Pictures of equal width side by side in one file; 1: a plain one.
+        select_index: Which of them is used, from the left, from 0.
     """
 
-    image_count: int = 1
+    image_count: Annotated[int, AtLeast(1)] = 1
     select_index: int = 0
 
     def __post_init__(self) -> None:
@@ -26,8 +29,7 @@ class Composite:
         Raises:
             ValueError: There is no such strip.
         """
-        if self.image_count < 1:
-            raise ValueError(f"image_count must be at least 1, got {self.image_count}")
+        check_limits(self, "composite")
         if not 0 <= self.select_index < self.image_count:
             raise ValueError(
                 f"select_index must be 0 to {self.image_count - 1} with image_count="

@@ -5,8 +5,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 from factory.errors import MediaError
+from factory.limits import Above, AtLeast
 from factory.media.formats.header_bytes import Header
 
 # Peak bytes per pixel of decoding a picture whole, its RGB included: measured as resident memory
@@ -30,15 +32,19 @@ class DecodeLimits:
     """What one picture may ask for; what asks for more is dropped with its reason.
 
     Attributes:
-        memory_mb: Memory to decode in, MiB: a picture's file, its pixels, and what its decoder
-            needs beside them. All threads of a process share it.
+        memory_mb: Memory to decode in, MiB: file, pixels and decoder of a picture; shared by all
+            threads of a process.
         jpeg_scans: Passes that a JPEG may be stored in.
         seconds: Time to decode one picture in, where its decoder can be stopped.
     """
 
-    memory_mb: float = 2048.0
-    jpeg_scans: int = 100
-    seconds: float = 60.0
+    # A PNG of 256 MP, which is what metadata.max_megapixels lets in, takes 2 GiB as RGB with its
+    # decoder's copy; a photograph of 100 MP in any format takes less.
+    memory_mb: Annotated[float, Above(0)] = 2048.0
+    # Encoders write some ten, and each of a large picture takes as long as decoding it does.
+    jpeg_scans: Annotated[int, AtLeast(1)] = 100
+    # The largest pictures there are take some seconds.
+    seconds: Annotated[float, Above(0)] = 60.0
 
     def admit_freely(self, pixels: int, size: int | None) -> bool:
         """Return whether a picture is so small that nothing has to be computed."""

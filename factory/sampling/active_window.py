@@ -14,15 +14,14 @@ class ActiveWindow:
     are included. A step is an optimizer step: gradient accumulation does not hurry it.
 
     Attributes:
-        start_epoch: First epoch that draws from the backend, 1 or more.
-        start_step: First optimizer step that draws from it; 0 and 1 both mean the first.
+        start_epoch: First epoch that draws from it, from 1.
+        start_step: First optimizer step that draws from it, from 1; 0 means at once.
         end_epoch: Last epoch that draws from it; None means no end.
         end_step: Last optimizer step that draws from it; None means no end.
-        fade_from_step: Optimizer step at which its weight begins to fall, if it fades; 0 and 1
-            both mean the first.
-        fade_to_step: Last optimizer step that draws from it, to which its weight falls
-            linearly: of F - S + 1 steps from S to F, the n-th has (F - S + 2 - n) / (F - S + 1)
-            of the weight. None for a weight that stays.
+        fade_from_step: Optimizer step at which its weight begins to fall, if it fades.
+        fade_to_step: Last optimizer step that draws from it, its weight falling until then; None:
+            stays. It falls linearly: of F - S + 1 steps from S to F, the n-th has
+            (F - S + 2 - n) / (F - S + 1) of the weight.
     """
 
     start_epoch: int = 1

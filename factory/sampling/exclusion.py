@@ -22,9 +22,9 @@ class Exclude:
     """Samples that are not used from a step on; what an entry of `data.exclude` builds.
 
     Attributes:
-        ids: Storage keys, as KEY or BACKEND:KEY.
-        from_step: First optimizer step that does without them, counted from 1 over the whole
-            run. Validation, which no step belongs to, always does without them.
+        ids: Samples, as BACKEND:KEY or KEY; scripts/explain.py prints them.
+        from_step: First optimizer step of the whole run without them, from 1. Validation, which no
+            step belongs to, always does without them.
     """
 
     ids: Sequence[str]

@@ -12,6 +12,7 @@ from factory.backends.encode_mode import EncodeMode
 from factory.config.schema.backend_fit import face_problems, filter_problems
 from factory.config.schema.captions import CaptionConfig, TextFileCaptionConfig, misplaced
 from factory.config.schema.crop import CompositeConfig, CropConfig
+from factory.config.schema.derived import settings_of
 from factory.config.schema.metadata import RowFilterConfig
 from factory.config.schema.options import above, at_least, opt
 from factory.config.schema.sizes import size_problems
@@ -65,42 +66,34 @@ def caption_mode_problems(name: str, mode: EncodeMode | None) -> Iterator[str]:
         )
 
 
-@dataclass
+@settings_of("factory.sampling.active_window.ActiveWindow")
 class WindowConfig:
     """When a backend takes part; epochs and optimizer steps count from 1, ends inclusive."""
 
-    _target_: str = "factory.sampling.active_window.ActiveWindow"
-    start_epoch: int = opt(1, "first epoch that draws from it, from 1")
-    start_step: int = opt(0, "first optimizer step that draws from it, from 1; 0 means at once")
-    end_epoch: int | None = opt(None, "last epoch that draws from it; null means no end")
-    end_step: int | None = opt(None, "last optimizer step that draws from it; null means no end")
-    fade_from_step: int = opt(0, "optimizer step at which its weight begins to fall, if it fades")
-    fade_to_step: int | None = opt(
-        None, "last optimizer step that draws from it, its weight falling until then; null: stays"
-    )
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("start_epoch", self.start_epoch, 1)
-        yield from at_least("start_step", self.start_step, 0)
-        if self.end_epoch is not None and self.end_epoch < self.start_epoch:
-            yield f"end_epoch {self.end_epoch} comes before start_epoch {self.start_epoch}"
-        if self.end_step is not None and self.end_step < max(self.start_step, 1):
-            yield f"end_step {self.end_step} comes before start_step {self.start_step}"
+        given: Any = self
+        yield from at_least("start_epoch", given.start_epoch, 1)
+        yield from at_least("start_step", given.start_step, 0)
+        if given.end_epoch is not None and given.end_epoch < given.start_epoch:
+            yield f"end_epoch {given.end_epoch} comes before start_epoch {given.start_epoch}"
+        if given.end_step is not None and given.end_step < max(given.start_step, 1):
+            yield f"end_step {given.end_step} comes before start_step {given.start_step}"
         yield from self._fade_problems()
 
     def _fade_problems(self) -> Iterator[str]:
-        yield from at_least("fade_from_step", self.fade_from_step, 0)
-        end = self.fade_to_step
+        given: Any = self
+        yield from at_least("fade_from_step", given.fade_from_step, 0)
+        end = given.fade_to_step
         if end is None:
-            if self.fade_from_step > 0:
+            if given.fade_from_step > 0:
                 yield (
-                    f"fade_from_step {self.fade_from_step} needs an end; set fade_to_step to the "
+                    f"fade_from_step {given.fade_from_step} needs an end; set fade_to_step to the "
                     "last step that draws from the backend"
                 )
             return
         for name in ("fade_from_step", "start_step"):
-            start = getattr(self, name)
+            start = getattr(given, name)
             if end < max(start, 1):
                 yield f"fade_to_step {end} comes before {name} {start}"
 

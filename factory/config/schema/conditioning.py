@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from factory.config.schema.backend_fit import filter_problems
 from factory.config.schema.backends import ResolutionType, SampleBackendConfig, aspect_problems
 from factory.config.schema.crop import CropConfig, CropStyle
+from factory.config.schema.derived import limit_problems, settings_of
 from factory.config.schema.options import above, at_least, one_of, opt
 from factory.config.schema.sizes import SizeOptions, size_problems
 
@@ -176,80 +177,58 @@ class GeneratorConfig:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from ()
+        yield from limit_problems(self)
 
 
-@dataclass
+@settings_of("factory.conditioning.Canny")
 class CannyConfig(GeneratorConfig):
     """Edges, white on black."""
 
-    _target_: str = "factory.conditioning.Canny"
-    low: float = opt(100.0, "an edge goes on while its gradient is above this")
-    high: float = opt(200.0, "an edge begins where its gradient is above this")
-    blur: float = opt(0.0, "deviation of the blur before edges are looked for, px; 0: none")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("low", self.low, 0)
-        yield from at_least("high", self.high, self.low)
-        yield from at_least("blur", self.blur, 0)
+        given: Any = self
+        yield from super().problems()
+        yield from at_least("high", given.high, given.low)
 
 
-@dataclass
+@settings_of("factory.conditioning.JpegArtifacts")
 class JpegArtifactsConfig(GeneratorConfig):
     """The picture, compressed too much."""
 
-    _target_: str = "factory.conditioning.JpegArtifacts"
-    low: int = opt(10, "least quality, from 1; each sample's is drawn")
-    high: int = opt(40, "greatest quality, to 100")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("low", self.low, 1)
-        yield from at_least("high", self.high, self.low)
-        if self.high > _QUALITY:
-            yield f"high must be at most {_QUALITY}, got {self.high}"
+        given: Any = self
+        yield from super().problems()
+        yield from at_least("high", given.high, given.low)
+        if given.high > _QUALITY:
+            yield f"high must be at most {_QUALITY}, got {given.high}"
 
 
-@dataclass
+@settings_of("factory.conditioning.Superresolution")
 class SuperresolutionConfig(GeneratorConfig):
     """The picture shrunk and enlarged again."""
 
-    _target_: str = "factory.conditioning.Superresolution"
-    factor: float = opt(4.0, "times both edges are shrunk; 1: not at all")
-    shrink: str = opt("antialias", " | ".join(SHRINK))
-    enlarge: str = opt("cubic", " | ".join(ENLARGE))
-    blur: float = opt(0.0, "deviation of the blur before it is shrunk, px; 0: none")
-    noise: float = opt(0.0, "deviation of the noise added while it is small, of 255; 0: none")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("factor", self.factor, 1)
-        yield from one_of("shrink", self.shrink, SHRINK)
-        yield from one_of("enlarge", self.enlarge, ENLARGE)
-        yield from at_least("blur", self.blur, 0)
-        yield from at_least("noise", self.noise, 0)
+        given: Any = self
+        yield from super().problems()
+        yield from one_of("shrink", given.shrink, SHRINK)
+        yield from one_of("enlarge", given.enlarge, ENLARGE)
 
 
-@dataclass
+@settings_of("factory.conditioning.RandomMasks")
 class RandomMasksConfig(GeneratorConfig):
     """White where something is to be painted."""
 
-    _target_: str = "factory.conditioning.RandomMasks"
-    least: float = opt(0.1, "least share of the picture that is covered; each sample's is drawn")
-    most: float = opt(0.5, "greatest share of it")
-    shapes: list[str] = opt(
-        factory=lambda: list(SHAPES), meaning=f"what masks are made of: {', '.join(SHAPES)}"
-    )
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        if not 0 < self.least <= self.most < 1:
+        given: Any = self
+        if not 0 < given.least <= given.most < 1:
             yield (
-                f"least={self.least:g} and most={self.most:g} must be shares between 0 and 1, "
+                f"least={given.least:g} and most={given.most:g} must be shares between 0 and 1, "
                 "least first"
             )
-        if not self.shapes:
+        if not given.shapes:
             yield f"shapes is empty; set shapes=[{','.join(SHAPES)}], or some of them"
-        for shape in self.shapes:
+        for shape in given.shapes:
             yield from one_of("shapes", shape, SHAPES)

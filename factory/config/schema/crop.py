@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from factory.config.schema.derived import limit_problems, settings_of
 from factory.config.schema.options import at_least, opt
 
 # How far from 1 the sum of weights may be: ten thirds written with seven digits are nearer.
@@ -107,19 +108,16 @@ def _is_number(value: object) -> bool:
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
 
 
-@dataclass
+@settings_of("factory.media.composite.Composite")
 class CompositeConfig:
     """Pictures that show several side by side, of which one is the sample."""
 
-    _target_: str = "factory.media.composite.Composite"
-    image_count: int = opt(1, "pictures of equal width side by side in one file; 1: a plain one")
-    select_index: int = opt(0, "which of them is used, from the left, from 0")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("image_count", self.image_count, 1)
-        if self.image_count >= 1 and not 0 <= self.select_index < self.image_count:
+        given: Any = self
+        yield from limit_problems(self)
+        if given.image_count >= 1 and not 0 <= given.select_index < given.image_count:
             yield (
-                f"select_index must be 0 to {self.image_count - 1} with image_count="
-                f"{self.image_count}, got {self.select_index}"
+                f"select_index must be 0 to {given.image_count - 1} with image_count="
+                f"{given.image_count}, got {given.select_index}"
             )

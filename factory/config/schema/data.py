@@ -9,63 +9,42 @@ from omegaconf import II, MISSING
 from factory.config.schema.backends import ConditioningSampling, ResolutionType
 from factory.config.schema.captions import CaptionConfig
 from factory.config.schema.crop import CropConfig
+from factory.config.schema.derived import limit_problems, settings_of
 from factory.config.schema.options import above, at_least, opt
 
 
-@dataclass
+@settings_of("factory.runtime.batches.quarantine.QuarantineLimit")
 class QuarantineConfig:
     """How many samples may turn out damaged or gone while they are trained on."""
 
-    _target_: str = "factory.runtime.batches.quarantine.QuarantineLimit"
-    share: float = opt(0.01, "part of a backend's samples, 0 to 1, after which the run stops")
-    at_least: int = opt(10, "samples that may be unusable whatever their share")
-    path: str | None = opt(
-        "${paths.run_dir}/quarantine.jsonl", "file that lists them; null writes none"
-    )
+    path: str | None = "${paths.run_dir}/quarantine.jsonl"
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        if not 0 <= self.share <= 1:
-            yield f"share must be 0 to 1, got {self.share:g}; 0.01 allows one sample in a hundred"
-        yield from at_least("at_least", self.at_least, 0)
+        given: Any = self
+        if not 0 <= given.share <= 1:
+            yield f"share must be 0 to 1, got {given.share:g}; 0.01 allows one sample in a hundred"
+        yield from limit_problems(self)
 
 
-@dataclass
+@settings_of("factory.media.decode_limits.DecodeLimits")
 class LimitsConfig:
     """What decoding one picture may take; those that take more are dropped with the reason."""
 
-    _target_: str = "factory.media.decode_limits.DecodeLimits"
-    # A PNG of 256 MP, which is what metadata.max_megapixels lets in, takes 2 GiB as RGB with its
-    # decoder's copy; a photograph of 100 MP in any format takes less.
-    memory_mb: float = opt(
-        2048.0,
-        "memory to decode in, MiB: file, pixels and decoder of a picture; shared by all threads of "
-        "a process",
-    )
-    # Encoders write some ten, and each of a large picture takes as long as decoding it does.
-    jpeg_scans: int = opt(100, "passes that a JPEG may be stored in")
-    # The largest pictures there are take some seconds.
-    seconds: float = opt(60.0, "time to decode one picture in, where its decoder can be stopped")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from above("memory_mb", self.memory_mb, 0)
-        yield from at_least("jpeg_scans", self.jpeg_scans, 1)
-        yield from above("seconds", self.seconds, 0)
+        yield from limit_problems(self)
 
 
-@dataclass
+@settings_of("factory.sampling.exclusion.Exclude")
 class ExcludeConfig:
     """Samples that are not used from a step on."""
 
-    _target_: str = "factory.sampling.exclusion.Exclude"
-    ids: list[str] = opt(MISSING, "samples, as BACKEND:KEY or KEY; scripts/explain.py prints them")
-    from_step: int = opt(1, "first optimizer step of the whole run without them, from 1")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("from_step", self.from_step, 1)
-        if not self.ids:
+        given: Any = self
+        yield from at_least("from_step", given.from_step, 1)
+        if not given.ids:
             yield "ids must name at least one sample, as photos:people/a.jpg"
 
 

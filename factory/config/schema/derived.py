@@ -12,7 +12,7 @@ from inspect import get_annotations
 from typing import Any, NamedTuple, TypeVar, cast
 
 from factory.config.schema.options import opt
-from factory.config.signatures import source_of
+from factory.config.signatures import defined_in, source_of
 from factory.limits import Above, AtLeast
 
 Schema = TypeVar("Schema", bound=type)
@@ -21,7 +21,8 @@ Schema = TypeVar("Schema", bound=type)
 _TYPES: dict[str, Any] = {
     "str": str, "int": int, "float": float, "bool": bool,
     "str | None": str | None, "int | None": int | None, "float | None": float | None,
-    "Sequence[str]": list[str], "tuple[str, ...]": list[str], "dict[str, Any]": dict[str, Any],
+    "Sequence[str]": list[str], "tuple[str, ...]": list[str],
+    "Sequence[Value]": list[Any], "dict[str, Any]": dict[str, Any],
 }  # fmt: skip
 _LIMITS: dict[str, type[AtLeast | Above]] = {"AtLeast": AtLeast, "Above": Above}
 
@@ -41,7 +42,7 @@ def settings_of(target: str) -> Callable[[Schema], Schema]:
     What the schema itself declares wins: a default, where it differs, or a whole option.
 
     Args:
-        target: Dotted path of a dataclass, in the module that defines it.
+        target: Dotted path of a dataclass.
     """
 
     def derive(schema: Schema) -> Schema:
@@ -76,7 +77,7 @@ def _option(default: Any, meaning: str) -> Any:
 
 
 def _settings(target: str) -> dict[str, _Setting]:
-    module, _, name = target.rpartition(".")
+    module, name = defined_in(target)
     found = source_of(module)
     # The methods below the fields are not looked at: they are most of a file.
     head = re.search(
@@ -88,27 +89,39 @@ def _settings(target: str) -> dict[str, _Setting]:
     assert isinstance(node, ast.ClassDef)  # noqa: S101 - for type checkers
     meanings = _meanings(ast.get_docstring(node) or "")
     return {
-        part.target.id: _setting(part, meanings.get(part.target.id, ""))
+        part.target.id: _setting(part, meanings.get(part.target.id, ""), found)
         for part in node.body
         if isinstance(part, ast.AnnAssign)
         and isinstance(part.target, ast.Name)
         and "ClassVar" not in ast.unparse(part.annotation)
+        and "init=False" not in ast.unparse(part)
     }
 
 
-def _setting(node: ast.AnnAssign, meaning: str) -> _Setting:
+def _setting(node: ast.AnnAssign, meaning: str, source: str) -> _Setting:
     annotation = node.annotation
     limits: tuple[AtLeast | Above, ...] = ()
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         annotation, *marks = annotation.slice.elts  # type: ignore[attr-defined]
         limits = tuple(_LIMITS[m.func.id](ast.literal_eval(m.args[0])) for m in marks)
-    default = "???" if node.value is None else ast.literal_eval(node.value)
+    default = "???" if node.value is None else _default(node.value, source)
     kind = _TYPES.get(ast.unparse(annotation), Any)
     if isinstance(default, tuple):
         default = list(default)
     elif kind in (float, float | None) and type(default) is int:
         default = float(default)
     return _Setting(kind, default, limits, meaning)
+
+
+def _default(node: ast.expr, source: str) -> Any:
+    """Return a default: a literal, a constant of the module, or an empty mapping."""
+    if ast.unparse(node) == "field(default_factory=dict)":
+        return {}
+    if isinstance(node, ast.Name) and (
+        constant := re.search(rf"^{node.id} = (.+)", source, re.MULTILINE)
+    ):
+        return ast.literal_eval(constant[1])
+    return ast.literal_eval(node)
 
 
 def _meanings(docstring: str) -> dict[str, str]:

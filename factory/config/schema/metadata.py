@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from factory.config.schema.derived import settings_of
 from factory.config.schema.options import above, opt
 
 
@@ -130,28 +131,27 @@ class ColumnsConfig(MetadataConfig):
     ignore: list[str] = opt(factory=ignored, meaning=IGNORED_MEANING)
 
 
-@dataclass
+@settings_of("factory.catalog.row_filters.RowFilter")
 class RowFilterConfig:
     """A condition on one column of a backend's table; rows without a value are dropped."""
 
-    _target_: str = "factory.catalog.row_filters.RowFilter"
-    column: str = opt(MISSING, "column of the table; a field of it as COLUMN.FIELD")
-    minimum: float | None = opt(None, "least value kept")
-    maximum: float | None = opt(None, "greatest value kept")
-    one_of: list[Any] = opt(factory=list, meaning="values kept, all of one kind; empty: any")
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        if self.minimum is None and self.maximum is None and not self.one_of:
-            yield f"column {self.column} has no condition; set minimum, maximum or one_of"
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            yield f"minimum {self.minimum:g} is above maximum {self.maximum:g}"
-        kinds = {_kind(value) for value in self.one_of}
-        bounded = self.minimum is not None or self.maximum is not None
+        given: Any = self
+        if given.minimum is None and given.maximum is None and not given.one_of:
+            yield f"column {given.column} has no condition; set minimum, maximum or one_of"
+        if (
+            given.minimum is not None
+            and given.maximum is not None
+            and given.minimum > given.maximum
+        ):
+            yield f"minimum {given.minimum:g} is above maximum {given.maximum:g}"
+        kinds = {_kind(value) for value in given.one_of}
+        bounded = given.minimum is not None or given.maximum is not None
         if len(kinds) > 1 or "other" in kinds or (bounded and kinds - {"number"}):
             yield (
                 "one_of must hold values of one kind (texts, numbers or truth values), and "
-                f"numbers where minimum or maximum is set; got {self.one_of}"
+                f"numbers where minimum or maximum is set; got {given.one_of}"
             )
 
 

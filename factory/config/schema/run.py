@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from factory.config.schema.data import DataConfig
+from factory.config.schema.derived import limit_problems, settings_of
 from factory.config.schema.metadata import MetadataConfig
-from factory.config.schema.options import above, at_least, opt
+from factory.config.schema.options import at_least, opt
 from factory.config.schema.storage import StorageConfig
 from factory.config.secrets import holds_password
 
@@ -103,40 +104,24 @@ class SamplingConfig:
             )
 
 
-@dataclass
+@settings_of("factory.workspace.Workspace")
 class CacheConfig:
     """Where facts and encoded tensors are kept."""
 
-    _target_: str = "factory.workspace.Workspace"
     storage: StorageConfig = opt(MISSING, "slot: storage of the cache")
-    prefix: str = opt("cache", "folder of the cache in its storage")
-    scratch_dir: str = opt(MISSING, "local folder that remote shards are copied to")
-    shard_mb: float = opt(256.0, "size a shard is closed at, MiB")
-    disk_gb: float | None = opt(None, "limit of the copies there, GiB; null: none, 0: no copies")
-    ram_gb: float = opt(0.0, "limit of copies in memory, shared by a machine's processes, GiB")
-    ram_dir: str = opt("/dev/shm", "memory file system they lie in")  # noqa: S108 - no temporary
-    ahead_mb: float = opt(1024.0, "how far ahead of the trainer rows are fetched, MiB; 0: not")
-    preload: bool = opt(False, "copy all to memory, up to ram_gb, before training")
-    compression: Compression = opt(
-        Compression.none,
-        "how new shards are kept in the storage: none | zstd, which takes a tenth off latents and "
-        "more off padded texts; unpacked to scratch_dir when first used; both kinds are read",
-    )
-    damaged: DamagedRows = opt(
-        DamagedRows.rebuild,
-        "rows that turn out damaged or gone: rebuild: encode them anew, and say so | stop the run",
-    )
+    scratch_dir: str = MISSING
+    compression: Compression = Compression.none
+    damaged: DamagedRows = DamagedRows.rebuild
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from above("shard_mb", self.shard_mb, 0)
-        for name in ("disk_gb", "ram_gb", "ahead_mb"):
-            yield from at_least(name, getattr(self, name), 0)
-        if self.preload and not self.ram_gb:
+        yield from limit_problems(self)
+        given: Any = self
+        if given.preload and not given.ram_gb:
             yield "preload=true needs memory; set ram_gb to what it may take up, or cache=memory"
-        if not self.ram_dir.strip():
+        if not given.ram_dir.strip():
             yield "ram_dir must name a folder; set ram_dir=/dev/shm"
-        if not self.prefix.strip("/"):
+        if not given.prefix.strip("/"):
             yield "prefix must not be empty: the cache needs a folder of its own; set prefix=cache"
 
 
@@ -149,37 +134,18 @@ class EncoderConfig:
     vision: Any = opt(None, "follows the group `encoder/vision`")
 
 
-@dataclass
+@settings_of("factory.runtime.prefetch.batch_fetcher.Prefetch")
 class PrefetchConfig:
     """How far batches are prepared ahead of the trainer."""
 
-    _target_: str = "factory.runtime.prefetch.batch_fetcher.Prefetch"
-    mode: PrefetchMode = opt(
-        PrefetchMode.thread,
-        "thread: in the background | process: in another process, which leaves this one's "
-        "interpreter to the trainer (streams stay here) | inline: on demand",
-    )
-    batches: int = opt(4, "batches kept ready, those in the making included")
-    megabytes: float = opt(1024.0, "memory that they may hold, MiB; one batch is always allowed")
-    timeout_s: float = opt(
-        300.0, "seconds to wait for a batch before the run is stopped with a report"
-    )
-    workers: int = opt(2, "threads that make batches, each a whole one")
-    pin_memory: Any = opt(
-        "auto", "whether batches go through pinned memory: true | false | auto, where CUDA is"
-    )
-    device_ahead: bool = opt(
-        True, "copy the next batch to the CUDA device while the trainer works on this one"
-    )
+    mode: PrefetchMode = PrefetchMode.thread
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        if self.pin_memory not in ("auto", True, False):
-            yield f"pin_memory must be auto, true or false, got {self.pin_memory!r}"
-        yield from at_least("batches", self.batches, 1)
-        yield from above("megabytes", self.megabytes, 0)
-        yield from above("timeout_s", self.timeout_s, 0)
-        yield from at_least("workers", self.workers, 1)
+        given: Any = self
+        if given.pin_memory not in ("auto", True, False):
+            yield f"pin_memory must be auto, true or false, got {given.pin_memory!r}"
+        yield from limit_problems(self)
 
 
 @dataclass
@@ -190,54 +156,24 @@ class EngineConfig:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from ()
+        yield from limit_problems(self)
 
 
-@dataclass
+@settings_of("factory.engine.local_engine.LocalEngine")
 class LocalEngineConfig(EngineConfig):
     """Threads of this machine."""
 
-    _target_: str = "factory.engine.local_engine.LocalEngine"
-    workers: int | None = opt(None, "threads reading and decoding; null means 2 per core")
 
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from at_least("workers", self.workers, 1)
-
-
-@dataclass
+@settings_of("factory.engine.ray.ray_engine.RayEngine")
 class RayEngineConfig(EngineConfig):
     """Processes of a Ray cluster."""
 
-    _target_: str = "factory.engine.ray.ray_engine.RayEngine"
-    address: str | None = opt(
-        None,
-        "the cluster: auto | HOST:PORT | ray://HOST:PORT; null: RAY_ADDRESS, else the one that "
-        "runs on this machine, else one that is started here",
-    )
-    encoders: int | None = opt(
-        None, "encoders that work side by side; null: one for each GPU, or else each machine"
-    )
-    gpus_per_encoder: float | None = opt(
-        None, "GPUs, or part of one, for each encoder; null: 1 where the cluster has any"
-    )
-    cpus_per_encoder: float = opt(1.0, "cores that Ray sets aside for each encoder")
-    workers: int | None = opt(
-        None, "threads reading and decoding for each encoder; null shares 2 per core among them"
-    )
-    runtime_env: dict[str, Any] = opt(
-        factory=dict,
-        meaning="what Ray brings to the workers, such as +engine.runtime_env.pip=[...]; no secrets",
-    )
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from at_least("encoders", self.encoders, 1)
-        yield from at_least("workers", self.workers, 1)
-        yield from at_least("gpus_per_encoder", self.gpus_per_encoder, 0)
-        yield from above("cpus_per_encoder", self.cpus_per_encoder, 0)
-        yield from _passwords(self.runtime_env, "runtime_env")
-        for name in self.runtime_env.get("env_vars") or {}:
+        yield from super().problems()
+        given: Any = self
+        yield from _passwords(given.runtime_env, "runtime_env")
+        for name in given.runtime_env.get("env_vars") or {}:
             if any(word in name.upper() for word in _SECRET_WORDS):
                 yield (
                     f"runtime_env.env_vars.{name} looks like a secret, and Ray shows a "

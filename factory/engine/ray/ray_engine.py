@@ -13,13 +13,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 from factory.engine.engine import Item, Report, Result, Unit, Worker
 from factory.engine.local_engine import THREADS_PER_CORE, LocalEngine
 from factory.engine.ray.pool import EncoderPool, Post, raised
 from factory.engine.ray.remote_calls import apply, pack, ray_module, unpack
 from factory.errors import EngineError
+from factory.limits import Above, AtLeast, check_limits
 
 logger = logging.getLogger("factory")
 
@@ -38,41 +39,28 @@ class RayEngine:
     """Processes of a Ray cluster; connects at the first work.
 
     Attributes:
-        address: The cluster: "auto", "HOST:PORT" or "ray://HOST:PORT". None takes the one that
-            RAY_ADDRESS names or that runs on this machine, and else starts one here.
-        encoders: Encoders that work side by side; None means one for each GPU (or part of
-            one), and without GPUs one for each machine.
-        gpus_per_encoder: GPUs, or part of one, that each encoder has to itself; None means one
-            where the cluster has any.
+        address: The cluster: auto | HOST:PORT | ray://HOST:PORT; None: RAY_ADDRESS, else the one
+            that runs on this machine, else one that is started here.
+        encoders: Encoders that work side by side; None: one for each GPU, or else each machine.
+        gpus_per_encoder: GPUs, or part of one, for each encoder; None: 1 where the cluster has any.
         cpus_per_encoder: Cores that Ray sets aside for each encoder.
-        workers: Threads that read and decode for each encoder; None shares two for each core
-            of the cluster among them.
-        runtime_env: What Ray installs or sets for the workers, see its documentation.
+        workers: Threads reading and decoding for each encoder; None shares 2 per core among them.
+        runtime_env: What Ray brings to the workers, such as +engine.runtime_env.pip=[...]; no
+            secrets.
     """
 
     address: str | None = None
-    encoders: int | None = None
-    gpus_per_encoder: float | None = None
-    cpus_per_encoder: float = 1.0
-    workers: int | None = None
+    encoders: Annotated[int | None, AtLeast(1)] = None
+    gpus_per_encoder: Annotated[float | None, AtLeast(0)] = None
+    # Above 0, or any number of encoders would fit on a machine.
+    cpus_per_encoder: Annotated[float, Above(0)] = 1.0
+    workers: Annotated[int | None, AtLeast(1)] = None
     runtime_env: dict[str, Any] = field(default_factory=dict)
     _connected: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a crew of nobody; nothing is connected."""
-        for name in ("encoders", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"engine.{name} must be at least 1, got {value}")
-        if self.gpus_per_encoder is not None and self.gpus_per_encoder < 0:
-            raise ValueError(
-                f"engine.gpus_per_encoder must be at least 0, got {self.gpus_per_encoder:g}"
-            )
-        # Otherwise any number would fit on a machine.
-        if self.cpus_per_encoder <= 0:
-            raise ValueError(
-                f"engine.cpus_per_encoder must be above 0, got {self.cpus_per_encoder:g}"
-            )
+        check_limits(self, "engine")
 
     @property
     def here(self) -> LocalEngine:

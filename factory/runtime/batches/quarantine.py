@@ -5,9 +5,11 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.errors import QuarantineError
+from factory.limits import AtLeast, check_limits
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.untrusted_text import json_text
 
@@ -22,22 +24,20 @@ class QuarantineLimit:
     """How many samples of a backend may turn out damaged or gone before the run is stopped.
 
     Attributes:
-        share: Part of the backend's kept samples, 0 to 1.
-        at_least: Samples allowed whatever their share, so that a few bad files of a small set
-            stop nothing.
-        path: File that a line of JSON is appended to for each such sample; None for no file.
+        share: Part of a backend's samples, 0 to 1, after which the run stops.
+        at_least: Samples that may be unusable whatever their share.
+        path: File that lists them; None writes none.
     """
 
     share: float = 0.01
-    at_least: int = 10
+    at_least: Annotated[int, AtLeast(0)] = 10
     path: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse shares outside 0 to 1 and counts below 0."""
         if not 0 <= self.share <= 1:
             raise ValueError(f"data.quarantine.share must be 0 to 1, got {self.share}")
-        if self.at_least < 0:
-            raise ValueError(f"data.quarantine.at_least must be 0 or more, got {self.at_least}")
+        check_limits(self, "data.quarantine")
 
     def allowed(self, kept: int) -> int:
         """Return how many samples of a backend of `kept` samples may be unusable."""

@@ -6,9 +6,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic
+from typing import Annotated, Generic
 
 from factory.errors import FetchError
+from factory.limits import Above, AtLeast, check_limits
 from factory.runtime.prefetch.device import DeviceCopier, DevicePrefetcher
 from factory.runtime.prefetch.executors import BatchFuture, Executor, Job, Made, ThreadExecutor
 from factory.runtime.prefetch.report import FetchReport, stacks, stages
@@ -24,23 +25,22 @@ class Prefetch:
     """How far batches are prepared ahead.
 
     Attributes:
-        mode: "thread" prepares in threads of this process, "process" in those of another one,
-            "inline" when a batch is asked for.
-        batches: Batches kept ready or in the making.
-        megabytes: Memory that those may hold, MiB; one batch is always allowed.
+        mode: thread: in the background | process: in another process, which leaves this one's
+            interpreter to the trainer (streams stay here) | inline: on demand.
+        batches: Batches kept ready, those in the making included.
+        megabytes: Memory that they may hold, MiB; one batch is always allowed.
         timeout_s: Seconds to wait for a batch before the run is stopped with a report.
-        workers: Threads that make batches; each makes a whole one. In another process one of them
-            makes all where that takes a few milliseconds each: more would be in its way.
-        pin_memory: Whether batches go through pinned memory; "auto" means where there is CUDA.
-        device_ahead: Copy the next batch to the trainer's CUDA device while it works on this
-            one.
+        workers: Threads that make batches, each a whole one. In another process one of them makes
+            all where that takes a few milliseconds each: more would be in its way.
+        pin_memory: Whether batches go through pinned memory: true | false | auto, where CUDA is.
+        device_ahead: Copy the next batch to the CUDA device while the trainer works on this one.
     """
 
     mode: str = "thread"
-    batches: int = 4
-    megabytes: float = 1024.0
-    timeout_s: float = 300.0
-    workers: int = 2
+    batches: Annotated[int, AtLeast(1)] = 4
+    megabytes: Annotated[float, Above(0)] = 1024.0
+    timeout_s: Annotated[float, Above(0)] = 300.0
+    workers: Annotated[int, AtLeast(1)] = 2
     pin_memory: bool | str = AUTO
     device_ahead: bool = True
 
@@ -54,9 +54,7 @@ class Prefetch:
             raise ValueError(
                 f"prefetch.pin_memory must be auto, true or false, got {self.pin_memory!r}"
             )
-        for name in ("batches", "megabytes", "timeout_s", "workers"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"prefetch.{name} must be above 0, got {getattr(self, name)}")
+        check_limits(self, "prefetch")
 
     @property
     def pins(self) -> bool | None:
