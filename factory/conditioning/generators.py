@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from factory.conditioning.generator import Generator, Pixels
-from factory.limits import AtLeast
+from factory.limits import AtLeast, check_limits
 from factory.media.resample import opencv, resize
 
 
@@ -38,8 +38,7 @@ class Canny(Generator):
         """
         if not 0 <= self.low <= self.high:
             raise ValueError(f"low must be 0 to high={self.high:g}, got {self.low:g}")
-        if self.blur < 0:
-            raise ValueError(f"blur must be at least 0 px, got {self.blur:g}")
+        check_limits(self, "generate")
 
     @property
     def random(self) -> bool:
@@ -138,16 +137,12 @@ class Superresolution(Generator):
         Raises:
             ValueError: One is out of its range, or a way of resampling is unknown.
         """
-        if self.factor < 1:
-            raise ValueError(f"factor must be at least 1, got {self.factor:g}")
         for name, allowed in (("shrink", SHRINK), ("enlarge", ENLARGE)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
-        for name in ("blur", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name):g}")
+        check_limits(self, "generate")
 
     @property
     def random(self) -> bool:

@@ -148,8 +148,9 @@ class ConditioningBackendConfig(SampleBackendConfig):
                 "type=reference_loose has a size of its own, and what is generated is cut as the "
                 "picture it is made from; set type=reference_strict"
             )
+        composite: Any = self.composite
         unused = ["filters"] if self.filters else []
-        unused += ["composite"] if self.composite.image_count > 1 else []
+        unused += ["composite"] if composite.image_count > 1 else []
         if unused:
             yield (
                 f"generate makes a picture from each one that data.backends.{self.source} keeps, "
