@@ -260,7 +260,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     shutil.copy(ROOT / "zensical.toml", tmp_path)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     built = subprocess.run(
-        command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=500
     )
     assert built.returncode == 0, built.stdout + built.stderr
     assert (tmp_path / "site" / "index.html").is_file()

@@ -25,7 +25,7 @@ def run(place: Path, script: str, *arguments: str) -> subprocess.CompletedProces
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
-        env=environment, cwd=place, capture_output=True, text=True, check=False, timeout=110,
+        env=environment, cwd=place, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
 
 

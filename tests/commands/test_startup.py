@@ -23,7 +23,7 @@ def python(
 ) -> subprocess.CompletedProcess[bytes]:
     environment = {k: v for k, v in os.environ.items() if k != "FACTORY_DEBUG"}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, check=False, timeout=100,
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, check=False, timeout=500,
         env={**environment, "PYTHONPATH": str(ROOT), **variables},
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_output_that_nobody_reads_brings_no_traceback(
     os.close(reader)  # as `| head` does when it has seen enough
     name, *rest = command.split()
     done = subprocess.run(
-        [sys.executable, str(ROOT / name), *rest], cwd=tmp_path, check=False, timeout=100,
+        [sys.executable, str(ROOT / name), *rest], cwd=tmp_path, check=False, timeout=500,
         stdout=writer, stderr=subprocess.PIPE,
     )  # fmt: skip
     os.close(writer)

@@ -219,7 +219,7 @@ def program(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (cwd / "program.py").write_text(PROGRAM)
     return subprocess.run(
         [sys.executable, "program.py", *arguments], cwd=cwd, capture_output=True, text=True,
-        env={**environment, "PYTHONPATH": str(ROOT)}, check=False, timeout=60,
+        env={**environment, "PYTHONPATH": str(ROOT)}, check=False, timeout=500,
     )  # fmt: skip
 
 

@@ -157,4 +157,4 @@ def test_the_modules_import_no_model_library() -> None:
         "from factory.encoder import *; import sys;"
         "sys.exit('transformers' in sys.modules or 'diffusers' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=500, check=False).returncode == 0

@@ -131,7 +131,7 @@ def outcomes(script: str, folder: Path, how: str, size: int) -> list[str]:
     """Run a reader; return the first word it prints of each reading."""
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + script, str(folder), how, str(size)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
     return [line.split()[0] for line in done.stdout.splitlines() if line.strip()]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from factory.config.schema import resolvers
+from factory.config import schema
 from factory.importers.simpletuner.variables import Variables, interpolate, substitute
 
 GOLDEN = "variable_substitution.json"
@@ -25,7 +25,7 @@ def test_substitute(case: dict[str, Any]) -> None:
 def test_interpolated_text_reads_the_same_in_a_run(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolvers.register()
+    schema.register()
     for name, text in case["inputs"]["env"].items():
         monkeypatch.delenv(name, raising=False)
         if text is not None:

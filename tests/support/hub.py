@@ -61,7 +61,7 @@ class Hub:
             env=kept | own | more,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=500,
             check=False,
         )
         assert done.returncode == 0, done.stderr

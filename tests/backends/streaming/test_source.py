@@ -221,7 +221,7 @@ def test_another_process_goes_on(folder: str) -> None:
     source.close()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, arguments],
-        capture_output=True, text=True, check=True, timeout=100,
+        capture_output=True, text=True, check=True, timeout=500,
     )  # fmt: skip
     said = json.loads(done.stdout)
     assert said["keys"] == [list(batch[2]) for batch in expected(folder, 14)[10:]]

@@ -32,7 +32,7 @@ def begin(place: Path, *arguments: str) -> subprocess.Popen[str]:
 def run(place: Path, *arguments: str) -> tuple[int, str, str]:
     """Run the script; return its status, and what it wrote to stdout and stderr."""
     process = begin(place, *arguments)
-    out, err = process.communicate(timeout=110)
+    out, err = process.communicate(timeout=500)
     return process.returncode, out, err
 
 
@@ -91,7 +91,7 @@ def test_interrupted_it_goes_on_where_it_was(place: Path) -> None:
     while not (shards.exists() and list(shards.iterdir())):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=500)
     assert process.returncode == 130
     assert "interrupted; shards that were published are kept, start again to go on" in err
     status, out, err = run(place, *slow)

@@ -32,7 +32,7 @@ def train(place: Path, *arguments: str, **variables: str) -> subprocess.Complete
     }
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments],
-        env=environment, cwd=place, capture_output=True, text=True, check=False, timeout=110,
+        env=environment, cwd=place, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def test_a_changed_mixture_is_refused_on_resume(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long  # the same over S3 is usual
 def test_four_kinds_of_backends_in_one_run(place: Path) -> None:
     done = train(place, *QUICK, "data=multi")
     assert done.returncode == 0, done.stderr
@@ -106,6 +107,9 @@ def test_the_same_from_s3_with_nothing_configured(place: Path) -> None:
     assert len(told) == 1
     assert "set DATA_BUCKET, S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID" in told[0]
     assert "S3 demo/photos" in done.stdout
+    for name in ("photos", "table", "web", "hub", "holdout"):
+        assert re.search(rf"│ {name} ", done.stdout), done.stdout
+    assert "web: 2 not readable" in done.stdout
 
 
 def test_a_sweep_runs_each_job(place: Path) -> None:
@@ -117,8 +121,12 @@ def test_a_sweep_runs_each_job(place: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"DATA_BUCKET": "b"}, "AWS_ACCESS_KEY_ID"),
-        ({"S3_ENDPOINT_URL": "http://127.0.0.1:9"}, "bucket is not set; set DATA_BUCKET"),
+        pytest.param({"DATA_BUCKET": "b"}, "AWS_ACCESS_KEY_ID", marks=pytest.mark.long),
+        pytest.param(
+            {"S3_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "bucket is not set; set DATA_BUCKET",
+            marks=pytest.mark.long,
+        ),
         (
             {
                 "S3_ENDPOINT_URL": "http://127.0.0.1:9",
@@ -168,6 +176,6 @@ def test_shell_completion_offers_options(place: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "COMP_LINE": "python train.py storage=", "COMP_POINT": "24"},
-        timeout=60,
+        timeout=500,
     )  # fmt: skip
     assert {"storage=local", "storage=s3"} <= set(done.stdout.split()), done.stderr

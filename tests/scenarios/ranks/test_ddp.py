@@ -129,7 +129,7 @@ def test_with_the_launcher_of_lightning(root: Path, tmp_path: Path) -> None:
     here = Path(__file__).parents[3]
     env = {**os.environ, **CALM}
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=here, env=env, timeout=100, check=False
+        command, capture_output=True, text=True, cwd=here, env=env, timeout=500, check=False
     )
     # The child is killed; Lightning would look after it only every five seconds, and then end
     # its parent by a signal.

@@ -8,10 +8,11 @@ import pytest
 from factory import FactoryDataModule, ImageBackend
 from factory.backends.image import Crop
 from factory.errors import PlanError
+from factory.lightning.loaders import TrainLoader
 from factory.lightning.position import Position
 from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
-from factory.sampling.rank_shares import RankLayout, TrainLoader
+from factory.sampling.rank_shares import RankLayout
 from factory.sampling.selection import Random
 from factory.storage.local import LocalStorage
 from tests.scenarios.training.building import write_folders

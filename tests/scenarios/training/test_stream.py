@@ -20,9 +20,10 @@ from factory.catalog.captions.sources import TextFileCaptions
 from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import ResumeError, TableError
+from factory.lightning.loaders import TrainLoader
 from factory.lightning.position import Position
 from factory.runtime.prefetch.batch_fetcher import Prefetch
-from factory.sampling.rank_shares import RankLayout, TrainLoader
+from factory.sampling.rank_shares import RankLayout
 from factory.storage.local import LocalStorage
 from tests.scenarios.training.building import Watching, trainer
 from tests.support.pictures import colour, write_pictures

@@ -16,8 +16,9 @@ from factory.storage.local import LocalStorage
 from factory.storage.s3.s3_storage import S3Storage
 from tests.storage.conftest import BUCKET, READER
 from tests.storage.proxy import Answer, Page, Proxy, honest, proxied
-from tests.support.filled_cache import SCRIPT, fill
+from tests.support.filled_cache import fill
 
+SCRIPT = Path(__file__).parents[3] / "scripts" / "cache.py"
 # Shards of the cache, of both stores.
 SHARDS = 10
 
