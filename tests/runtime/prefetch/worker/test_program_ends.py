@@ -14,7 +14,7 @@ from tests.runtime.traces import traces
 
 ROOT = Path(__file__).parent.parent.parent.parent.parent
 # Until which a process must be gone; only a failure takes this long.
-PATIENCE_S = 30
+PATIENCE_S = 200
 Start = Callable[[str], "tuple[subprocess.Popen[str], int]"]
 
 
