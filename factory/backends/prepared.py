@@ -54,10 +54,8 @@ class PreparedBackend:
         latents: Where encoded pictures are kept, or None to read pixels.
         text: Where encoded captions are kept, or None to give texts only.
         vision: Where image embeddings to condition on are kept, or None for none.
-        places: Where the latents of the catalog's rows lie, once `locate` was called.
-        text_places: Where their captions lie, those that are `SampleCaptions.own`, if that was
-            looked up; None again once a row was not usable there.
-        found: Where its rows lie in the stores that were asked by `find`, by their names.
+        locations: Where its rows lie in the stores that were asked, by their names. Of captions,
+            those that are `SampleCaptions.own`, and none any more once a row was not usable there.
         conditioning: For each conditioning backend by name: its source, and the row there of
             each row here, int64 [n], -1 where there is none.
         encode_mode: When its pictures are encoded.
@@ -71,9 +69,7 @@ class PreparedBackend:
     latents: ImageEmbedBackend | None = None
     text: TextEmbedBackend | None = None
     vision: VisionEmbedBackend | None = None
-    places: RowLocations | None = None
-    text_places: RowLocations | None = None
-    found: dict[str, RowLocations] = field(default_factory=dict)
+    locations: dict[str, RowLocations] = field(default_factory=dict)
     conditioning: dict[str, tuple["PreparedBackend", NDArray[np.int64]]] = field(
         default_factory=dict
     )
@@ -213,9 +209,10 @@ class PreparedBackend:
         if latents is None or not self.locatable:
             return
         if self.encode_mode.ahead:
-            self.places = self.find(latents, kept)
-        elif self.places is None:
-            self.places = locate_rows_lazily(latents.store, self._asked(latents), kept)
+            self.find(latents, kept)
+        elif latents.name not in self.locations:
+            asked = self._asked(latents)
+            self.locations[latents.name] = locate_rows_lazily(latents.store, asked, kept)
 
     def _locate_text(self, text: TextEmbedBackend, kept: LocationFiles | None) -> None:
         """Look up where captions lie that are a sample's own text in every epoch."""
@@ -228,7 +225,8 @@ class PreparedBackend:
             f"{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
         )
         kept = None if kept is None else LocationFiles(kept.folder / text.name)
-        self.text_places = locate_rows(text.store, asked, kept, self.text_places)
+        before = self.locations.get(text.name)
+        self.locations[text.name] = locate_rows(text.store, asked, kept, before)
 
     def find(self, embeds: PictureEmbedBackend, kept: LocationFiles | None = None) -> RowLocations:
         """Return where all kept rows lie in a store, which have none, and the keys of those.
@@ -244,9 +242,9 @@ class PreparedBackend:
         """
         if kept is not None and embeds is not self.latents:
             kept = LocationFiles(kept.folder / embeds.name)
-        before = self.found.get(embeds.name)
+        before = self.locations.get(embeds.name)
         found = locate_rows(embeds.store, self._asked(embeds), kept, before)
-        self.found[embeds.name] = found
+        self.locations[embeds.name] = found
         return found
 
     def _asked(self, embeds: PictureEmbedBackend) -> RowQuery:
@@ -320,10 +318,10 @@ class PreparedBackend:
             embeds: `latents` or `vision`, which may be None.
             rows: Rows of the catalog, int64 [n].
         """
-        if embeds is None:
+        if embeds is None or (embeds is self.latents and not self.locatable):
             return None
-        places = self.places if embeds is self.latents else self.found.get(embeds.name)
-        return None if places is None else GatherPlan(embeds.store, places.at(rows))
+        locations = self.locations.get(embeds.name)
+        return None if locations is None else GatherPlan(embeds.store, locations.at(rows))
 
     def locate_text(self, sample_captions: SampleCaptions) -> GatherPlan | None:
         """Return where encoded captions lie; None where nothing is kept of them.
@@ -333,13 +331,14 @@ class PreparedBackend:
         """
         if self.text is None or not self.encode_text_mode.keeps:
             return None
-        store, captions, places = self.text.store, sample_captions.captions, self.text_places
-        if places is None:
+        store, captions = self.text.store, sample_captions.captions
+        locations = self.locations.get(self.text.name)
+        if locations is None:
             return GatherPlan(store, store.snapshot().index.find(self.text.keys(captions)))
-        refs = places.at(sample_captions.rows)
+        refs = locations.at(sample_captions.rows)
         if others := np.flatnonzero(~sample_captions.own).tolist():
             keys = self.text.keys([captions[place] for place in others])
-            refs.put(np.array(others), places.snapshot.index.find(keys))
+            refs.put(np.array(others), locations.snapshot.index.find(keys))
         return GatherPlan(store, refs)
 
     def read_text(
@@ -366,7 +365,7 @@ class PreparedBackend:
             except UnusableRowsError:
                 # Rows that lie elsewhere by now, or nowhere, are looked for by their keys. So are
                 # those of all later batches: others lie elsewhere, too, or this one does again.
-                self.text_places = None
+                self.locations.pop(self.text.name, None)
         return read_captions(
             self.text, captions, self.encode_text_mode, self.name, tally, allocate=allocate
         )

@@ -287,7 +287,7 @@ class TensorStore:
         """Whether not all rows stay in this machine's memory once they were read."""
         return self._crowded
 
-    def bring(self, refs: RowRefs, plan: int, step: int) -> bool:
+    def prefetch(self, refs: RowRefs, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use; False if no tier has room for them all.
 
         Args:
@@ -301,12 +301,12 @@ class TensorStore:
 
         def one(number: int) -> bool:
             rows = refs.row[refs.shard == number]
-            return self._open.bring(refs.shards[number], rows, plan, step)
+            return self._open.prefetch(refs.shards[number], rows, plan, step)
 
         return all(_side_by_side(one, np.unique(refs.shard[refs.shard >= 0]).tolist()))
 
     @property
-    def at_hand(self) -> bool:
+    def is_local(self) -> bool:
         """Whether nothing is left to be fetched: all rows are on this machine."""
         return self._open.complete([each.name for each in self.snapshot().index.shards])
 
@@ -323,7 +323,7 @@ class TensorStore:
 
         def one(number: int) -> bool:
             record = shards[number]
-            return self._open.bring(record, np.arange(record.rows), _PRELOADING, step=0)
+            return self._open.prefetch(record, np.arange(record.rows), _PRELOADING, step=0)
 
         with progress("copy to memory", len(shards), "shards") as advance:
             for start in range(0, len(shards), _SIDE_BY_SIDE):

@@ -35,7 +35,7 @@ class EncodedRow(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Group:
+class _BufferedShard:
     """Rows of one recipe and one shape, which become one shard."""
 
     recipe: Mapping[str, object]
@@ -47,9 +47,9 @@ class _Group:
     def nbytes(self) -> int:
         return len(self.keys) * self.row_bytes
 
-    def split(self, count: int) -> "_Group":
+    def split(self, count: int) -> "_BufferedShard":
         """Take out the first rows."""
-        first = _Group(self.recipe, self.row_bytes, self.keys[:count], self.labels[:count])
+        first = _BufferedShard(self.recipe, self.row_bytes, self.keys[:count], self.labels[:count])
         del self.keys[:count], self.labels[:count]
         return first
 
@@ -74,7 +74,7 @@ class WriteBuffer:
         self.encoding = threading.RLock()
         self._lock = threading.Lock()
         self._rows: dict[bytes, EncodedRow] = {}
-        self._groups: dict[tuple[str, RowLayout], _Group] = {}
+        self._groups: dict[tuple[str, RowLayout], _BufferedShard] = {}
         self._looked = -look_seconds
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class WriteBuffer:
         """
         layout, tensors = checked_rows(keys, fields, labels)
         with self._lock:
-            new = _Group(recipe, row_bytes(layout))
+            new = _BufferedShard(recipe, row_bytes(layout))
             group = self._groups.setdefault((canonical(recipe), layout), new)
             for index, key in enumerate(key.tobytes() for key in keys):
                 if key not in self._rows:
@@ -164,11 +164,11 @@ class WriteBuffer:
             self.store.refresh()
         return due
 
-    def _full(self) -> list[_Group]:
+    def _full(self) -> list[_BufferedShard]:
         """Take out the rows that are to be published, a shard's worth in each group."""
         most, rows, ready = self.store.shard_bytes, self.store.shard_rows, []
 
-        def is_full(group: _Group) -> bool:
+        def is_full(group: _BufferedShard) -> bool:
             count = len(group.keys)
             return count > 0 and (group.nbytes >= most or (rows is not None and count >= rows))
 
@@ -183,7 +183,7 @@ class WriteBuffer:
         self._groups = {name: group for name, group in self._groups.items() if group.keys}
         return ready
 
-    def _publish(self, groups: Sequence[_Group]) -> None:
+    def _publish(self, groups: Sequence[_BufferedShard]) -> None:
         groups = [group for group in groups if group.keys]
         if not groups:
             return
@@ -200,7 +200,7 @@ class WriteBuffer:
                 for group in groups:
                     self._forget(group)
 
-    def _forget(self, group: _Group) -> None:
+    def _forget(self, group: _BufferedShard) -> None:
         for key in group.keys:
             self._rows.pop(key, None)
 

@@ -109,7 +109,7 @@ class _KeySet:
 
 
 @dataclass(eq=False)
-class _Group:
+class _OpenShard:
     """An open shard with the keys and notes of its rows."""
 
     shard: ShardBuilder
@@ -144,7 +144,7 @@ class ShardWriter:
         self._shards, self._index = shards, index
         self._recipe, self._shard_bytes, self._next_stamp = recipe, shard_bytes, next_stamp
         self._compress = compress
-        self._groups: dict[RowLayout, _Group] = {}
+        self._groups: dict[RowLayout, _OpenShard] = {}
         self._spare: Bytes | None = None  # memory of a shard that was published
         self._seen = _KeySet()
         self._lock = threading.Lock()
@@ -210,7 +210,7 @@ class ShardWriter:
         else:
             self.discard()
 
-    def _take_open(self, why: str) -> list[_Group]:
+    def _take_open(self, why: str) -> list[_OpenShard]:
         with self._lock:
             groups = list(self._groups.values())
             self._groups, self._spare = {}, None
@@ -219,7 +219,7 @@ class ShardWriter:
 
     def _collect(
         self, layout: RowLayout, matrices: list[Bytes], keys: Keys, notes: Sequence[str]
-    ) -> list[_Group]:
+    ) -> list[_OpenShard]:
         """Copy new rows into open shards; return those to be published."""
         new = self._seen.unseen(keys)
         self._seen.add(keys[new])
@@ -239,14 +239,14 @@ class ShardWriter:
             ready.append(self._groups.pop(largest))
         return ready
 
-    def _group(self, layout: RowLayout) -> _Group:
+    def _group(self, layout: RowLayout) -> _OpenShard:
         if layout not in self._groups:
             capacity = capacity_of(layout, self._shard_bytes, self._shard_rows)
             memory, self._spare = self._spare, None
-            self._groups[layout] = _Group(ShardBuilder(layout, capacity, memory))
+            self._groups[layout] = _OpenShard(ShardBuilder(layout, capacity, memory))
         return self._groups[layout]
 
-    def _publish(self, groups: list[_Group]) -> None:
+    def _publish(self, groups: list[_OpenShard]) -> None:
         try:
             for group in groups:
                 self._publish_one(group)
@@ -260,7 +260,7 @@ class ShardWriter:
             )
             raise
 
-    def _publish_one(self, group: _Group) -> None:
+    def _publish_one(self, group: _OpenShard) -> None:
         keys = np.concatenate(group.keys)
         stamp = self._next_stamp()
         record = publish_shard(

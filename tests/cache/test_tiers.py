@@ -135,14 +135,14 @@ def test_what_the_plan_needs_last_is_removed_first(far: FarStorage, tmp_path: Pa
     rows = [np.flatnonzero(found.shard == number) for number in range(4)]
     store.shard_files.expect(plan=7, now=10)
     for number, step in ((0, 30), (1, 11)):
-        assert store.bring(index.find(KEYS[rows[number]]), 7, step)
+        assert store.prefetch(index.find(KEYS[rows[number]]), 7, step)
     # Needed at step 20: later than shard 1, and sooner than shard 0, though that is used now.
     assert values(store, rows[0].tolist()) == rows[0].tolist()
-    assert store.bring(index.find(KEYS[rows[2]]), 7, 20)
+    assert store.prefetch(index.find(KEYS[rows[2]]), 7, 20)
     there = {path.name for path in tmp_path.glob("shards/*.safetensors")}
     assert there == {index.shards[1].name, index.shards[2].name}
     # What is needed later than all that is there does not push anything out.
-    assert not store.bring(index.find(KEYS[rows[3]]), 7, 40)
+    assert not store.prefetch(index.find(KEYS[rows[3]]), 7, 40)
     assert there <= {path.name for path in tmp_path.glob("shards/*.safetensors")}
 
 

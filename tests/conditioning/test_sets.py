@@ -194,12 +194,12 @@ def test_rows_of_partners_are_asked_of_the_disk_with_those_of_their_samples(
     rows = source.catalog.decisions.order.astype(np.int64)
     BatchMetadata.of(source, rows, seed=7, epoch=0)
 
-    assert source.places is not None
-    wanted = [source.places.at(rows)]
+    assert source.latents is not None
+    wanted = [source.locations[source.latents.name].at(rows)]
     for name, theirs in partner_rows(source, rows, seed=7, epoch=0).items():
-        places = source.conditioning[name][0].places
-        assert places is not None
-        wanted.append(places.at(theirs[theirs >= 0]))
+        partner = source.conditioning[name][0]
+        assert partner.latents is not None
+        wanted.append(partner.locations[partner.latents.name].at(theirs[theirs >= 0]))
     assert [(f.shard.tolist(), f.row.tolist()) for f in asked] == [
         (f.shard.tolist(), f.row.tolist()) for f in wanted
     ]

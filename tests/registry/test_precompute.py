@@ -248,8 +248,8 @@ def test_a_key_is_made_once_for_each_picture(storage: Watched, made: list[int]) 
     assert filled_of(source, ENGINE).encoded == 12
     source.locate()
     assert sum(made) == 12
-    assert source.places is not None
-    assert (source.places.shard[source.catalog.decisions.order] >= 0).all()
+    assert source.latents is not None
+    assert (source.locations[source.latents.name].shard[source.catalog.decisions.order] >= 0).all()
 
 
 def taken(made: list[int]) -> int:
@@ -357,8 +357,8 @@ def test_rows_that_a_kept_file_says_are_nowhere_are_encoded(
     assert (filled.encoded, filled.cached) == (1, 11)
     assert taken(made) == 1
     last.locate(kept)
-    assert last.places is not None
-    assert (last.places.shard >= 0).all()
+    assert last.latents is not None
+    assert (last.locations[last.latents.name].shard >= 0).all()
 
 
 def test_captions_are_written_while_the_next_ones_are_encoded(

@@ -21,7 +21,9 @@ KEY_DTYPE = np.dtype(f"V{KEY_BYTES}")
 _PAIRS_DIMS = 2
 
 Keys: TypeAlias = NDArray[np.void]
-Rows: TypeAlias = Sequence[Mapping[str, object]] | Mapping[str, Sequence[object] | NDArray[Any]]
+RecipeRows: TypeAlias = (
+    Sequence[Mapping[str, object]] | Mapping[str, Sequence[object] | NDArray[Any]]
+)
 
 
 def recipe_key(parts: Mapping[str, object]) -> bytes:
@@ -37,7 +39,7 @@ def recipe_key(parts: Mapping[str, object]) -> bytes:
     return _hash(canonical(parts).encode()).digest()
 
 
-def recipe_keys(common: Mapping[str, object], rows: Rows) -> Keys:
+def recipe_keys(common: Mapping[str, object], rows: RecipeRows) -> Keys:
     """Return the keys of many rows that share a part: 16 opaque bytes each, V16 [rows].
 
     The key of a row is `recipe_key({"common": common, "row": row})`; the common part is
@@ -126,7 +128,7 @@ def _name(key: object) -> str:
     return key
 
 
-def _row_texts(rows: Rows) -> Iterable[str]:
+def _row_texts(rows: RecipeRows) -> Iterable[str]:
     """Yield the canonical JSON of each row, with the brace that closes the whole."""
     if not isinstance(rows, Mapping):
         return (canonical(row) + "}" for row in rows)

@@ -15,7 +15,7 @@ from factory.cache.tiers.local_copy import FileCopy, TierCopy, WholeFile
 from factory.cache.tiers.shard_files import PublishedFiles
 from factory.errors import CacheError
 
-Rows: TypeAlias = NDArray[np.integer[Any]]
+RowNumbers: TypeAlias = NDArray[np.integer[Any]]
 
 
 class ShardPool:
@@ -37,7 +37,7 @@ class ShardPool:
         found = self._shards.get(name)
         return found[0] if found is not None and isinstance(found[1], WholeFile) else None
 
-    def ready(self, record: ShardRecord, rows: Rows) -> TensorShard | None:
+    def ready(self, record: ShardRecord, rows: RowNumbers) -> TensorShard | None:
         """Return a shard if it is open and rows of it are there to be read, integers [n]."""
         found = self._shards.get(plain_name(record.name))
         if found is None:
@@ -46,7 +46,7 @@ class ShardPool:
         there = isinstance(copy, WholeFile) or copy.has(row_ranges(record, rows))
         return shard if there else None
 
-    def open(self, record: ShardRecord, rows: Rows) -> TensorShard:
+    def open(self, record: ShardRecord, rows: RowNumbers) -> TensorShard:
         """Return a shard of which some rows, integers [n], are there to be read.
 
         Raises:
@@ -65,7 +65,7 @@ class ShardPool:
                     return self._held(record, copy)
         raise CacheError(f"no copy of {self._files.where(record.name)} has room")
 
-    def bring(self, record: ShardRecord, rows: Rows, plan: int, step: int) -> bool:
+    def prefetch(self, record: ShardRecord, rows: RowNumbers, plan: int, step: int) -> bool:
         """Fetch rows ahead of their use, into a tier; False if none has room.
 
         Args:
@@ -132,7 +132,7 @@ class ShardPool:
         return shard
 
 
-def row_ranges(record: ShardRecord, rows: Rows) -> NDArray[np.int64]:
+def row_ranges(record: ShardRecord, rows: RowNumbers) -> NDArray[np.int64]:
     """Return what must be there to read rows, int64 [ranges, 2]: the header, and each field."""
     start = record.plain_size - record.rows * row_bytes(record.layout)
     ranges = [np.array([[0, start]], np.int64)]

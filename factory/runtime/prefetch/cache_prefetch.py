@@ -161,7 +161,7 @@ class CachePrefetcher:
                 there = True
                 if len(under_way) == _GROUPS:
                     there = under_way.popleft().result()
-                    if all(store.at_hand for store in self._stores):
+                    if all(store.is_local for store in self._stores):
                         break
                 if not self._wait(steps, there):
                     break
@@ -221,7 +221,7 @@ class CachePrefetcher:
                 if self._closing:
                     return there
                 try:
-                    there &= store.bring(refs, self._plan, step)
+                    there &= store.prefetch(refs, self._plan, step)
                 except FactoryError as error:
                     self._note(error)
                     there = False

@@ -52,7 +52,7 @@ def source(
         return spoken_source(root, FilenameCaptions(dropout=0.3))
     made = spoken_source(root, TextFileCaptions(dropout=0.3))
     made.locate()
-    assert made.text_places is not None
+    assert made.locations
     return made
 
 
@@ -262,7 +262,7 @@ def test_captions_that_are_encoded_later_are_found_by_their_keys(
 ) -> None:
     source = replace(spoken_source(tmp_path, TextFileCaptions()), encode_text_mode=mode)
     source.locate()
-    assert source.text_places is None
+    assert not source.locations
 
 
 def test_captions_that_lie_elsewhere_by_now_are_found_all_the_same(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_rows_that_were_located_at_different_times_are_all_fetched(
         yield GatherPlan(store, snapshot.index.find(KEYS[first : first + BATCH]))
 
     requests = fetch_all(CachePrefetcher(needs, [store], 100, plan=5))  # type: ignore[arg-type]
-    assert store.at_hand
+    assert store.is_local
     requests.close()  # type: ignore[attr-defined]
 
 
@@ -155,7 +155,7 @@ def test_the_next_rows_are_asked_for_while_the_last_are_on_their_way(
     )  # those of a shard
     store = TensorStore(Paired(name=name), "cache", local_dir=str(tmp_path))
     requests = fetch_all(ahead_of(store, megabytes=100))
-    assert store.at_hand
+    assert store.is_local
     requests.close()  # type: ignore[attr-defined]
 
 
@@ -194,7 +194,7 @@ def test_a_fault_in_the_last_group_is_not_lost(
     def fail(*_: object) -> bool:
         raise KeyError("a fault of ours")
 
-    monkeypatch.setattr(store, "bring", fail)
+    monkeypatch.setattr(store, "prefetch", fail)
     with pytest.raises(KeyError, match="a fault of ours"):
         ahead_of(store, megabytes=100)._run(steps())  # type: ignore[arg-type]
 
