@@ -60,7 +60,7 @@ class Workspace:
         if self.damaged not in ("rebuild", "stop"):
             raise ValueError(f"cache.damaged must be rebuild or stop, got {self.damaged!r}")
 
-    def shelf(self, backend: str) -> FactsStore:
+    def facts_store(self, backend: str) -> FactsStore:
         """Return where the facts of a backend are published, and mapped on this machine."""
         key = self.catalog_key(backend)
         here = self.storage.local_path(key)

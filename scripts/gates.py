@@ -37,7 +37,6 @@ NAMES = {
 PHRASES = (
     "process that makes batches",
     "process which makes batches",
-    "whoever makes",
     "let go of what is held",
     "made by nobody",
 )
@@ -146,10 +145,9 @@ def main() -> int:
     }
     package = {path: tree for path, tree in trees.items() if path.parts[0] == "factory"}
     problems = list(size_problems(trees))
-    if "--words" in sys.argv:
-        for path, tree in package.items():
-            problems += [*name_problems(path, tree), *text_problems(path, tree)]
-        problems += repeated_names(package)
+    for path, tree in package.items():
+        problems += [*name_problems(path, tree), *text_problems(path, tree)]
+    problems += repeated_names(package)
     print("\n".join(problems))
     print(f"{len(trees)} files, {len(problems)} problems")
     return 1 if problems else 0

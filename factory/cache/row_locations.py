@@ -199,7 +199,7 @@ def _placed(
         placement = before
     elif (columns := _kept(path, asked.count)) is not None:
         return _looked_at(snapshot, asked, columns)
-    elif before is not None and (columns := _carried(before, snapshot)) is not None:
+    elif before is not None and (columns := _renumbered(before, snapshot)) is not None:
         placement = _completed(snapshot, asked, columns, before)
     else:
         placement = _looked_up(snapshot, asked)
@@ -297,7 +297,7 @@ def _put(columns: LocationColumns, rows: NDArray[np.int64], found: RowRefs) -> N
     return np.flatnonzero(found.shard < 0)
 
 
-def _carried(before: RowLocations, snapshot: Snapshot) -> LocationColumns | None:
+def _renumbered(before: RowLocations, snapshot: Snapshot) -> LocationColumns | None:
     """Return places as a later snapshot numbers its shards; None if rows may have gone since."""
     old = before.snapshot
     dropped = (o.shard is None and o.segment not in old.segments for o in snapshot.origins)

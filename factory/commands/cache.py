@@ -336,7 +336,7 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
         for name, (source, target) in pairs.items():
             done[name] = compare(source, target, verify=options.verify)
         for name, backend in data.registry.stored.items() if options.store is None else ():
-            source_shelf, target_shelf = (end.shelf(name) for end in ends)
+            source_shelf, target_shelf = (end.facts_store(name) for end in ends)
             wanted = None if outwards else backend.storage.identity
             found = compare_facts(source_shelf, target_shelf, wanted, verify=options.verify)
             if found is not None:
@@ -349,7 +349,7 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
                 copy(*pair, done[name])
             for name, each in facts.items():
                 if each.verdict is TransferOutcome.copied:
-                    copy_facts(*(end.shelf(name) for end in ends))
+                    copy_facts(*(end.facts_store(name) for end in ends))
     seconds = None if options.dry_run else time.monotonic() - began
     show_transfers(done, facts, ends, seconds=seconds)
     damaged = any(each.verdict is TransferOutcome.damaged for each in facts.values())

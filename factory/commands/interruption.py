@@ -60,7 +60,7 @@ class Interruption(Callback):
                 raise
             if self._started_by_lightning:
                 raise SystemExit(0) from None
-            raise KeyboardInterrupt(self._told()) from None
+            raise KeyboardInterrupt(self._message()) from None
         finally:
             if ours:
                 signal.signal(signal.SIGINT, before)
@@ -103,7 +103,7 @@ class Interruption(Callback):
             trainer.save_checkpoint(path)
             self.saved = path
 
-    def _told(self) -> str:
+    def _message(self) -> str:
         if self.saved is not None:
             return f"after step {self.step}; go on with ckpt_path=last, from {self.saved}"
         if not self._trained:

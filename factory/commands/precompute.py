@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 def _encode(cfg: DictConfig, overrides: list[str]) -> None:
     # Imported here: what is wrong with a config is said before torch has loaded.
     from factory.config.build import build
-    from factory.reports.run import show_encoded
+    from factory.reports.run_report import show_encoded
 
     data = build(cfg, overrides)
     with closing(data):

@@ -21,7 +21,7 @@ from factory.errors import ConfigError, FactoryError
 from factory.lightning.checkpoint_file import SUFFIX, check_trusted, check_whole, is_sharded
 from factory.lightning.datamodule import FactoryDataModule
 from factory.metrics.stages import METRICS, Stage
-from factory.reports.run import show, stages_table, stream_lines, wide_console
+from factory.reports.run_report import show, stages_table, stream_lines, wide_console
 
 logger = logging.getLogger("factory")
 
@@ -56,7 +56,7 @@ def train(cfg: DictConfig, overrides: list[str], folder: Path) -> float | None:
     report, interruption = RunReport(data, folder, checkpoint), Interruption(folder)
     with ExitStack() as stack:  # the last one first
         stack.push(lambda _kind, error, _trace: report.finish(error))
-        stack.enter_context(_told_where(folder))
+        stack.enter_context(_naming_folder(folder))
         stack.callback(data.close)
         given = [make(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
         trainer = _trainer(cfg.trainer, [report, *given, interruption])
@@ -81,7 +81,7 @@ def objective(trainer: Trainer, name: str | None) -> float | None:
 
 
 @contextmanager
-def _told_where(folder: Path) -> Iterator[None]:
+def _naming_folder(folder: Path) -> Iterator[None]:
     """Say which folder cannot be written, and how to have it elsewhere."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""How do the stages of a pipeline run side by side, with a bounded number of bytes between them?"""
+"""Stages of a pipeline that run side by side, with a bounded number of bytes between them."""
 
 import threading
 from collections import deque

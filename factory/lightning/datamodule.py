@@ -184,7 +184,7 @@ class FactoryDataModule(PlainLoop):
             ResumeError: The checkpoint loaded before belongs to another plan.
             PeerError: The processes of the run cannot reach each other.
         """
-        self._watch_peers()
+        self._watch_ranks()
         if not self.sources:
             self.sources = load(self.registry, seed=self.seed)
         self.streams.open(self.registry, batch_size=self.batch_size, seed=self.seed)
@@ -462,7 +462,7 @@ class FactoryDataModule(PlainLoop):
     def _eval_backends(self) -> list[PlanBackend]:
         return [eval_backend(self.sources[name], self._excluded) for name in self.registry.eval]
 
-    def _watch_peers(self) -> None:
+    def _watch_ranks(self) -> None:
         if self._monitor is not None:
             self._monitor.close()
         self._monitor = None

@@ -55,7 +55,7 @@ def prepare(
     while unreadable := _encode_pictures(registry, touched):
         for name, errors in unreadable.items():
             marked = facts[name].with_errors(errors)
-            facts[name] = registry.cache.shelf(name).save(marked)
+            facts[name] = registry.cache.facts_store(name).save(marked)
         sources = _decide(registry, facts, seed)
         touched = [source for name in unreadable for source in _with_partners(sources[name])]
     for source in sources.values():
@@ -106,7 +106,7 @@ def load(registry: Registry, *, seed: int) -> dict[str, PreparedBackend]:
     """
     facts = {}
     for name in registry.stored:
-        found = registry.cache.shelf(name).load()
+        found = registry.cache.facts_store(name).load()
         if found is None:
             raise EmptyBackendError(
                 f"backend {name!r} has no published catalog in {registry.cache.storage.identity}; "

@@ -138,7 +138,7 @@ def _side_by_side(board: _Scans, names: Iterable[str], count: int) -> None:
 def _scan(
     registry: Registry, backend: SampleBackend, engine: Engine, telemetry: Telemetry
 ) -> Facts:
-    shelf, journal = registry.cache.shelf(backend.name), registry.cache.journal(backend.name)
+    shelf, journal = registry.cache.facts_store(backend.name), registry.cache.journal(backend.name)
     with telemetry.stage(f"scan {backend.name}") as stage:
         try:
             backend.storage.check()

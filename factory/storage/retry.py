@@ -175,7 +175,7 @@ class Attempts:
         return asked + self._draw() * longest
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What was tried, how often, for how long, what came of it, and which setting ended it."""
         times = "once" if self.made == 1 else f"{self.made} times"
         seconds = self._clock() - self._begun
@@ -193,7 +193,7 @@ class ExhaustedError(Exception):
 
     def __init__(self, cause: Exception, tries: Attempts) -> None:
         """Keep the cause, and the tries."""
-        super().__init__(tries.told)
+        super().__init__(tries.summary)
         self.cause, self.tries = cause, tries
 
 

@@ -166,7 +166,7 @@ class Desk:
 
     def scan(self) -> None:
         """Scan, and publish what changed."""
-        shelf, journal = self.place.shelf("pictures"), self.place.journal("pictures")
+        shelf, journal = self.place.facts_store("pictures"), self.place.journal("pictures")
         known = shelf.load()
         facts = self.backend.scan(known, self.engine, journal)
         if known is None or not facts.table.equals(known.table):
@@ -179,7 +179,7 @@ class Desk:
 
         from factory.catalog.facts import Facts, replace_column
 
-        shelf = self.place.shelf("pictures")
+        shelf = self.place.facts_store("pictures")
         facts = shelf.load()
         etags = facts.table["etag"].to_pylist()
         etags[len(etags) // 2] = "another"

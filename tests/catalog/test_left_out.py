@@ -22,7 +22,7 @@ from factory.catalog.scan.table import ParquetTable
 from factory.config.schema.metadata import ColumnsConfig, DiscoveryConfig
 from factory.engine.local_engine import LocalEngine
 from factory.errors import EmptyBackendError
-from factory.reports.run import left_out_lines
+from factory.reports.run_report import left_out_lines
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
 from factory.storage.local import LocalStorage

@@ -53,7 +53,7 @@ def scan(storage: Watched, metadata: Metadata | None = None) -> Facts:
 def made_by_older_readers(storage: Watched, facts: Facts, errors: dict[int, str]) -> Path:
     """Publish facts as before there were numbers of readers; return their file."""
     place = Workspace(LocalStorage(storage.root))
-    place.shelf("p").save(facts.with_errors(errors))
+    place.facts_store("p").save(facts.with_errors(errors))
     path = Path(storage.root) / place.catalog_key("p")
     table = pq.read_table(path)
     header = json.loads(table.schema.metadata[b"factory"])
@@ -108,5 +108,5 @@ def test_rows_of_tables_that_proved_unreadable_are_tried_again(storage: Watched)
         made_by_older_readers(storage, right, {0: error})
         assert scan(storage, table).table["error"].null_count == kept
     place = Workspace(LocalStorage(storage.root))
-    place.shelf("p").save(right.with_errors({0: "damaged: PNG: it is"}))
+    place.facts_store("p").save(right.with_errors({0: "damaged: PNG: it is"}))
     assert scan(storage, table).table["error"].null_count == 0

@@ -64,7 +64,7 @@ def test_the_server_may_ask_to_wait_longer_but_not_for_ever() -> None:
 def test_one_attempt_is_no_retry() -> None:
     made = tries(1)
     assert waits(made, Fault("it broke")) == []
-    assert made.told == (
+    assert made.summary == (
         "tried once in 0.0 s, the last: it broke; storage.max_attempts=1 allows no more"
     )
 
@@ -78,8 +78,8 @@ def test_no_wait_goes_beyond_the_deadline() -> None:
     made.begin()
     assert made.left_s == pytest.approx(4.75)
     assert made.wait_after(Fault("no", retry_after_s=5)) is None
-    assert "tried 2 times in 5.2 s" in made.told
-    assert "storage.deadline_s=10 leaves no time for more" in made.told
+    assert "tried 2 times in 5.2 s" in made.summary
+    assert "storage.deadline_s=10 leaves no time for more" in made.summary
 
 
 def test_bytes_that_come_move_the_deadline() -> None:
@@ -112,7 +112,7 @@ def test_without_quota_nothing_is_sent_again_until_something_succeeds() -> None:
     assert len(waits(tries(9, quota=quota), Fault("no"))) == 1
     made = tries(9, quota=quota)
     assert waits(made, Fault("no")) == []
-    assert "none is sent again for now" in made.told
+    assert "none is sent again for now" in made.summary
     for _ in range(5):
         tries(quota=quota).succeeded()
     assert len(waits(tries(9, quota=quota), Fault("no"))) == 1

@@ -121,7 +121,7 @@ class StreamSource:
             try:
                 return self._make(wanted)
             except BaseException:
-                self._forget_assembly()  # what it has begun to read is lost; a mark knows where
+                self._close_batcher()  # what it has begun to read is lost; a mark knows where
                 raise
 
     def ordinal(self, epoch: int, number: int) -> int:
@@ -168,7 +168,7 @@ class StreamSource:
                 "start the program anew to go on from it"
             )
         try:
-            self._forget_assembly()
+            self._close_batcher()
             self._kept.clear()
             self._firsts = {epoch: batch - number}
             self._marks = {mark.made: mark}
@@ -186,7 +186,7 @@ class StreamSource:
             return
         try:
             self._hangs = False
-            self._forget_assembly()
+            self._close_batcher()
             self._kept.clear()
         finally:
             self._lock.release()
@@ -227,7 +227,7 @@ class StreamSource:
         """Return an assembly that has not made the batch yet, the one at work if possible."""
         if self._assembly is None or self._assembly.made > wanted:
             mark = _nearest(self._marks, wanted)
-            self._forget_assembly()
+            self._close_batcher()
             self._assembly = StreamBatcher(
                 self.backend,
                 self._open(),
@@ -237,7 +237,7 @@ class StreamSource:
             )
         return self._assembly
 
-    def _forget_assembly(self) -> None:
+    def _close_batcher(self) -> None:
         if self._assembly is not None:
             self._read_before += self._assembly.rows_read
             self._assembly.close()

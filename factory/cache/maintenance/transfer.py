@@ -144,7 +144,7 @@ def copy(source: TensorStore, target: TensorStore, transfer: Transfer) -> None:
             # its piece, which was there, among it.
             _look(source, target, transfer)
             title = f"copy {source.folder.rpartition('/')[2]}"
-            with _told(title, transfer.missing) as advance:
+            with _shard_progress(title, transfer.missing) as advance:
                 _Copying(source, target, transfer, lease, advance).run()
     except StorageError as error:
         done, of = transfer.shards, len(transfer.missing)
@@ -249,7 +249,7 @@ def _damaged(
         problems: What cannot be compared is added, a sentence each.
     """
     found = set()
-    with _told("compare shards", [record for _, record in shards]) as advance:
+    with _shard_progress("compare shards", [record for _, record in shards]) as advance:
 
         def look(pair: tuple[str, ShardRecord]) -> None:
             """Look at a shard, listed by a piece of the index."""
@@ -319,7 +319,7 @@ def _entries(segment: IndexSegment, record: ShardRecord) -> NDArray[np.int64]:
 
 
 @contextmanager
-def _told(title: str, records: list[ShardRecord]) -> Iterator[Callable[[int], None]]:
+def _shard_progress(title: str, records: list[ShardRecord]) -> Iterator[Callable[[int], None]]:
     """Show how many bytes of some shards are done; yields what is told of each, in bytes."""
     total = sum(record.size for record in records)
     unit, name = (_MIB, "MiB") if total >= _FEW * _MIB else (_KIB, "KiB")

@@ -125,7 +125,7 @@ class Captions(ABC):
             raw: The sidecar's text as the only entry; or one text a column, in the order of
                 `columns`, "" where a cell is empty; or nothing.
         """
-        spoken = self._spoken(key, raw)
+        spoken = self._edited_captions(key, raw)
         if self.shuffle is not None:
             spoken = [text for each in spoken for text in self.shuffle.variants(each)]
         if self.prepend and (before := self.prepend.strip()):
@@ -182,7 +182,9 @@ class Captions(ABC):
             if rows.size:
                 names = keys.slice(start, _BLOCK).take(rows).to_pylist()
                 raws = texts.slice(start, _BLOCK).take(rows).to_pylist()
-                spoken = (self._spoken(n, r or ()) for n, r in zip(names, raws, strict=True))
+                spoken = (
+                    self._edited_captions(n, r or ()) for n, r in zip(names, raws, strict=True)
+                )
                 blank[start + rows] = [not words for words in spoken]
         return blank
 
@@ -212,7 +214,7 @@ class Captions(ABC):
                 marked |= self._holding(keys, texts, edit.literal)
         return marked
 
-    def _spoken(self, key: str, raw: Sequence[str]) -> list[str]:
+    def _edited_captions(self, key: str, raw: Sequence[str]) -> list[str]:
         """Return the captions as filtered, blank ones left out."""
         texts = self._texts(key, raw if all(raw) else [text or "" for text in raw])
         if self.edits:

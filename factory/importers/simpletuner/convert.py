@@ -127,7 +127,7 @@ def convert(
     names = safe_names(entry.id for entry in entries)
     datasets = [Dataset(entry, names[entry.id], KINDS[entry.kind]) for entry in entries]
     _leave_out(datasets)
-    _Filling(datasets, told).fill()
+    _DatasetFiller(datasets, told).fill()
     return _together(datasets, told, launch, disabled)
 
 
@@ -157,7 +157,7 @@ def _sources(dataset: Dataset) -> tuple[str, ...]:
     return ("image", "eval", *(["video"] if generator_options.is_generated(dataset.entry) else []))
 
 
-class _Filling:
+class _DatasetFiller:
     """Fills the datasets of one config, which refer to each other."""
 
     def __init__(self, datasets: Sequence[Dataset], arguments: Arguments) -> None:

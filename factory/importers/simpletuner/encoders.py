@@ -249,13 +249,13 @@ class Encoders:
         kind = _TYPES.get(str(arguments["vae_dtype"]))
         if kind:
             values["compute_dtype"] = kind
-            self._carried("vae_dtype", "encoder.image.compute_dtype")
+            self._note_carry("vae_dtype", "encoder.image.compute_dtype")
         for name in ("tiling", "slicing"):
             if as_switch(arguments[f"vae_enable_{name}"]):
                 values[name] = True
-                self._carried(f"vae_enable_{name}", f"encoder.image.{name}")
+                self._note_carry(f"vae_enable_{name}", f"encoder.image.{name}")
         if named:
-            self._carried(named, "encoder.image.model")
+            self._note_carry(named, "encoder.image.model")
         self.image = (option, values)
 
     def _text(self, arguments: Arguments) -> None:
@@ -277,7 +277,7 @@ class Encoders:
                 values["max_length"] = length
         self.text = (family.text, values)
         if family.takes_length:
-            self._carried("tokenizer_max_length", "encoder.text.max_length")
+            self._note_carry("tokenizer_max_length", "encoder.text.max_length")
         else:
             what = "upstream sets the length of this family's captions itself"
             self.notes["tokenizer_max_length"] = KeyNote(Outcome.needless, what)
@@ -326,17 +326,17 @@ class Encoders:
         )
         if steps and steps > 0:
             self.trainer.append(f"trainer.max_steps={int(steps)}")
-            self._carried("max_train_steps", "trainer.max_steps")
+            self._note_carry("max_train_steps", "trainer.max_steps")
         elif epochs and epochs > 0:
             self.trainer += ["trainer.max_steps=-1", f"trainer.max_epochs={int(epochs)}"]
-            self._carried("num_train_epochs", "trainer.max_epochs")
+            self._note_carry("num_train_epochs", "trainer.max_epochs")
         else:
             self.warnings.append(
                 "no max_train_steps is given: the run ends after the demo's number of steps; set "
                 "trainer.max_steps=N"
             )
 
-    def _carried(self, key: str, place: str) -> None:
+    def _note_carry(self, key: str, place: str) -> None:
         self.notes[key] = KeyNote(Outcome.carried, f"to `{place}`")
 
 

@@ -52,7 +52,7 @@ def quick(data: bytes) -> tuple[int, int, int] | None:
 def read(window: HeaderBytes, count_frames: bool) -> Header:
     """Return the header of a JPEG, whatever stands between its segments."""
     del count_frames  # a JPEG has one frame; further pictures of an MPO are previews
-    data, told, position = window.data, _Told(), 2
+    data, told, position = window.data, _Orientation(), 2
     while True:
         window.step()
         found = _MARKER.search(data, position)
@@ -79,7 +79,7 @@ def read(window: HeaderBytes, count_frames: bool) -> Header:
         position = end
 
 
-class _Told:
+class _Orientation:
     """What segments say of orientation: those of EXIF go on, of XMP the last one counts."""
 
     def __init__(self) -> None:

@@ -65,7 +65,7 @@ class Explainer:
                 "what stood in for damaged ones, is not on record"
             )
         steps, sought = self._sought(request, on_record, notes)
-        found = self._told(steps, notes)
+        found = self._recorded(steps, notes)
         exclude = self._exclude(found, sought, on_record, notes)
         return Explanation(
             self.run,
@@ -123,7 +123,7 @@ class Explainer:
                     found.append(number)
         return found
 
-    def _told(self, steps: list[int], notes: list[str]) -> list[ExplainedStep]:
+    def _recorded(self, steps: list[int], notes: list[str]) -> list[ExplainedStep]:
         if not steps:
             return []
         records = read_ledger(*self.ledgers, first=steps[0], last=steps[-1])

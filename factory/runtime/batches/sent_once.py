@@ -1,4 +1,4 @@
-"""How does what several jobs have in common cross to another process only once?
+"""What several jobs have in common, sent to another process only once.
 
 It goes with the first job that has it, and is kept over there until nobody has it here any more.
 """

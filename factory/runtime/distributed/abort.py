@@ -51,14 +51,16 @@ def end(
 
 
 def _raise_in(thread: int, report: str) -> None:
-    class ToldError(PeerError):
+    class ReportedPeerError(PeerError):
         """The error with its message: what is raised in another thread is a class."""
 
         def __init__(self) -> None:
             super().__init__(report.split("\n", maxsplit=1)[0])
 
-    ToldError.__name__ = ToldError.__qualname__ = PeerError.__name__
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(ToldError))
+    ReportedPeerError.__name__ = ReportedPeerError.__qualname__ = PeerError.__name__
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(ReportedPeerError)
+    )
 
 
 def _flush() -> None:

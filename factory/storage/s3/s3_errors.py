@@ -134,7 +134,7 @@ def storage_error(error: Exception, attempt: FailedCall) -> StorageError:
         return error
     if isinstance(error, ExhaustedError):
         found = storage_error(error.cause, attempt)
-        return type(found)(f"{found} ({error.tries.told})")
+        return type(found)(f"{found} ({error.tries.summary})")
     return _translated(error, attempt)
 
 

@@ -62,7 +62,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.signature = _told_apart(os.fstat(self._descriptor))
+        self.signature = _signature_of(os.fstat(self._descriptor))
 
     def read(self, start: int, length: int) -> bytes:
         # Not through a mapping: where a file shrinks, that would kill the process.
@@ -248,11 +248,11 @@ class Shards:
 
 def _signature(path: Path) -> _Signature | None:
     with suppress(OSError):
-        return _told_apart(os.stat(path))  # noqa: PTH116 - a third of Path.stat's time
+        return _signature_of(os.stat(path))  # noqa: PTH116 - a third of Path.stat's time
     return None
 
 
-def _told_apart(found: os.stat_result) -> _Signature:
+def _signature_of(found: os.stat_result) -> _Signature:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -129,13 +129,13 @@ def test_plain_names_are_never_looked_at_one_by_one() -> None:
 
 def test_rows_that_no_filter_touches_are_not_looked_at_one_by_one(monkeypatch) -> None:
     looked: list[str] = []
-    spoken = Captions._spoken
+    spoken = Captions._edited_captions
 
     def watched(self: Captions, key: str, raw: Sequence[str]):
         looked.append(key)
         return spoken(self, key, raw)
 
-    monkeypatch.setattr(Captions, "_spoken", watched)
+    monkeypatch.setattr(Captions, "_edited_captions", watched)
     keys, texts = columns([("dog_1.png", ["a cat"]), ("b.png", ["dog"]), ("c.png", None)])
     assert TextFileCaptions(filters=["dog"]).silent(keys, texts).tolist() == [False, True, True]
     assert looked == ["b.png"]

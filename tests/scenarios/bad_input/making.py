@@ -15,7 +15,7 @@ from factory import Batch, FactoryDataModule, ImageBackend, ImageEmbedBackend, W
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.dct import BlockDCT
 from factory.engine.local_engine import LocalEngine
-from factory.reports.run import dropped_lines
+from factory.reports.run_report import dropped_lines
 from factory.storage.local import LocalStorage
 from tests.media.pictures import encode, gradient
 from tests.support.pixels import pixels_of

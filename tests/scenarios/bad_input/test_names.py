@@ -13,7 +13,7 @@ from rich.console import Console
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.catalog.scan.discovery import Discovery
 from factory.errors import EmptyBackendError, ObjectNotFoundError, UnsafeKeyError
-from factory.reports.run import show
+from factory.reports.run_report import show
 from factory.storage.local import LocalStorage
 from tests.scenarios.bad_input.building import refused
 from tests.scenarios.bad_input.making import (

@@ -269,7 +269,7 @@ def test_cuts_that_were_published_since_are_refused(root: Path) -> None:
     data.prepare_data()
     data.setup()
     opener = opener_of(data)
-    shelf = data.registry.cache.shelf("a")
+    shelf = data.registry.cache.facts_store("a")
     facts = shelf.load()
     assert facts is not None
     doubled = {name: facts.table[name].to_numpy() * 2 for name in ("width", "height")}

@@ -1,1 +1,1 @@
-"""The worker process that makes batches, and the shared memory they arrive in."""
+"""The worker process of `prefetch=process`, and the shared memory its batches arrive in."""

@@ -23,7 +23,7 @@ _MAIN = b"__main__"
 
 
 class BatchWorker(Generic[Job, Made]):
-    """One process that makes batches for any number of fetchers, one after another or at once.
+    """One worker process for any number of fetchers, one after another or at once.
 
     It starts with the first job, and again with the first one after it died.
     """

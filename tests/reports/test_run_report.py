@@ -13,7 +13,7 @@ from factory.backends.image import SampleBackend
 from factory.catalog.captions.sources import FilenameCaptions
 from factory.encoder.hashed_text import HashedText
 from factory.metrics.stages import Stage, Telemetry
-from factory.reports.run import (
+from factory.reports.run_report import (
     SHOWN_BUCKETS,
     buckets,
     dropped_lines,
