@@ -34,10 +34,10 @@ from factory.lightning.restore_trainer import epoch_limit
 from factory.lightning.resume import STATE_FORMAT, check_cut, check_plan
 from factory.lightning.step_callback import StepCallback
 from factory.metrics.stages import Telemetry
-from factory.registry.plan_inputs import eval_backend, plan_backend
+from factory.registry.plan_inputs import eval_plans, plan_backend
 from factory.registry.prepare import end_epoch, load, preload, prepare
 from factory.registry.registry import Backend, Registry
-from factory.registry.reopen import check_reopenable, check_shared, reopen
+from factory.registry.reopen import ReopenSpec, check_reopenable, check_shared, reopen
 from factory.registry.streams import Streams
 from factory.runtime.batches.batch import EncodedCounts
 from factory.runtime.batches.collate import Collate
@@ -244,11 +244,7 @@ class FactoryDataModule(PlainLoop):
         """
         if self._plan is None and self.trainer is None:
             self._make_ready()
-        barred = {name: frozenset(rows.steps) for name, rows in self._excluded.items()}
-        plans = [
-            EvalPlan(each, self.batch_size, barred.get(each.name, frozenset()))
-            for each in self._eval_backends()
-        ]
+        plans = list(self._eval_plans().values())
         self._lay_out()
         parts = plans, self._collate(), self.prefetch, self._layout
         loader = (
@@ -397,11 +393,8 @@ class FactoryDataModule(PlainLoop):
         if self._context is None:
             self._context = LoaderContext(here=lambda request: request.step.backend in self.streams)
             if prefetch.mode == "process":
-                opener = reopen(
-                    self.registry, self.sources, seed=self.seed, limit=self.quarantine_limit
-                )
                 self._context.worker = BatchWorker(
-                    opener, workers=prefetch.workers, timeout_s=prefetch.timeout_s
+                    self._reopen_spec(), workers=prefetch.workers, timeout_s=prefetch.timeout_s
                 )
         device = None if self.trainer is None else self.trainer.strategy.root_device
         self._context.set_device(device, prefetch)
@@ -459,8 +452,19 @@ class FactoryDataModule(PlainLoop):
         streams = state.get("streams", {})
         self.streams.load_state_dict(streams, self.plan, epoch, step, same_plan=same_plan)
 
+    def _reopen_spec(self) -> ReopenSpec:
+        """Return how a worker process opens the backends and makes the plan once more."""
+        return reopen(
+            self.registry, self.sources, self.plan, self._eval_plans(), self._excluded,
+            limit=self.quarantine_limit,
+        )  # fmt: skip
+
+    def _eval_plans(self) -> dict[str, EvalPlan]:
+        sources = [self.sources[name] for name in self.registry.eval]
+        return eval_plans(sources, self.batch_size, self._excluded)
+
     def _eval_backends(self) -> list[PlanBackend]:
-        return [eval_backend(self.sources[name], self._excluded) for name in self.registry.eval]
+        return [plan.backend for plan in self._eval_plans().values()]
 
     def _watch_ranks(self) -> None:
         if self._monitor is not None:

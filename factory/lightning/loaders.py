@@ -3,24 +3,29 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from factory.errors import FetchError, PlanError
 from factory.lightning.position import Position
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import Collate
-from factory.runtime.batches.request import BatchRequest, group_requests
+from factory.runtime.batches.request import (
+    BatchRequest,
+    PlannedRequests,
+    StepNumber,
+    group_requests,
+)
 from factory.runtime.prefetch.activity import ActivityTracker
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
 from factory.runtime.prefetch.cache_prefetch import CachePrefetcher
 from factory.runtime.prefetch.loader_context import LoaderContext
 from factory.runtime.prefetch.report import FetchReport
 from factory.sampling.evaluation import EvalPlan
-from factory.sampling.plan import Plan, PlanStep
-from factory.sampling.rank_shares import RankLayout, check_division, pad, share
+from factory.sampling.plan import Plan
+from factory.sampling.rank_shares import RankLayout, check_division
 
 # Were both counted, commits of the one would be taken for those of the other.
 _OVERTAKEN = (
@@ -143,6 +148,7 @@ class TrainLoader(Loader):
         """
         super().__init__(collate, prefetch, layout, **aside)
         self._plan, self._position, self._ahead = plan, position, ahead
+        self._planned = PlannedRequests(plan, {})
         self._closed, self._fixed, self._ended = False, fixed, ended
         _check_layout(plan, layout)
 
@@ -206,16 +212,7 @@ class TrainLoader(Loader):
         return self._context.total.report
 
     def _requests(self, epoch: int, first: int) -> Iterator[BatchRequest]:
-        return group_requests(self._each(epoch, first))
-
-    def _each(self, epoch: int, first: int) -> Iterator[BatchRequest]:
-        layout = self._layout
-        for number in range(first, self._plan.steps(epoch)):
-            step = self._plan.at(epoch, number)
-            places = np.arange(len(step.rows))
-            for micro in range(layout.micros):
-                mine = share(places, layout.replica, layout.replicas, micro, layout.micros)
-                yield BatchRequest(step, mine)
+        return group_requests(self._planned.since(StepNumber("", epoch, first, 0, self._layout)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where the run stands is the data module's state.
@@ -277,16 +274,10 @@ class EvalLoader(Loader):
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's share of every batch."""
         self._begin()
-        steps = (plan.at(step) for plan in self._plans for step in range(plan.steps()))
-        requests = group_requests(map(self._request, steps))
+        planned = PlannedRequests(None, {plan.backend.name: plan for plan in self._plans})
+        firsts = [StepNumber(plan.backend.name, 0, 0, 0, self._layout) for plan in self._plans]
+        requests = group_requests(chain.from_iterable(map(planned.since, firsts)))
         return self._fetched(requests, "validating", "validation batch {}".format)
-
-    def _request(self, step: PlanStep) -> BatchRequest:
-        replica, replicas = self._layout.replica, self._layout.replicas
-        places, valid = pad(np.arange(len(step.rows)), replicas)
-        width = len(places) // replicas
-        mine = slice(replica * width, (replica + 1) * width)
-        return BatchRequest(step, places[mine], valid[mine])
 
 
 class PlannedDataset(IterableDataset[Batch]):

@@ -1,6 +1,6 @@
 """Inputs of the plan: what it must know of each backend made ready."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from factory.backends.image import ImageBackend
 from factory.backends.prepared import PreparedBackend
 from factory.backends.streaming.source import StreamSource
+from factory.sampling.evaluation import EvalPlan
 from factory.sampling.exclusion import Excluded, without_excluded
 from factory.sampling.passes import PlanBackend
 
@@ -30,6 +31,17 @@ def eval_backend(source: PreparedBackend, excluded: Mapping[str, Excluded]) -> P
     """Return what validation must know of a backend: without what is excluded, at any step."""
     shape = plan_backend(source)
     return without_excluded(shape, excluded[shape.name]) if shape.name in excluded else shape
+
+
+def eval_plans(
+    sources: Iterable[PreparedBackend], batch_size: int, excluded: Mapping[str, Excluded]
+) -> dict[str, EvalPlan]:
+    """Return the plans of validation, by the names of their backends."""
+    plans = {}
+    for source in sources:
+        barred = frozenset(excluded[source.name].steps) if source.name in excluded else frozenset()
+        plans[source.name] = EvalPlan(eval_backend(source, excluded), batch_size, barred)
+    return plans
 
 
 def plan_stream(source: StreamSource, batch_size: int) -> PlanBackend:

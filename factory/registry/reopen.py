@@ -4,21 +4,35 @@ Catalogs and stores are memory maps of any size and are not pickled. Their locat
 worker opens them again from what was published, without listing or scanning anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
+
+import numpy as np
 
 from factory.backends.image import SampleBackend
 from factory.backends.prepared import PreparedBackend
 from factory.engine.engine import Engine
 from factory.errors import CacheError, ConfigError, FactoryError
+from factory.registry.plan_inputs import eval_plans, plan_backend
 from factory.registry.prepare import end_epoch, load
 from factory.registry.registry import Backend, Registry
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.buffer_pool import BufferPool
 from factory.runtime.batches.collate import Collate
 from factory.runtime.batches.quarantine import QuarantineLimit
-from factory.runtime.batches.request import BatchRequest, FlushRequest
+from factory.runtime.batches.request import (
+    BatchRequest,
+    FlushRequest,
+    GroupedRequests,
+    PlannedRequests,
+    StepNumber,
+)
+from factory.sampling.evaluation import EvalPlan
+from factory.sampling.exclusion import Excluded
+from factory.sampling.passes import PlanBackend
+from factory.sampling.plan import Plan
 from factory.storage.base import Storage
 from factory.storage.memory import MemoryStorage
 from factory.workspace import Workspace
@@ -37,6 +51,11 @@ class ReopenSpec:
         seed: Seed of the plan.
         limit: How many samples may be unusable.
         expected: What each backend's rows stand for, by name.
+        plan: Makes the plan of its backends.
+        trained: The backends of the plan, in its order: names of those that are opened, and the
+            settings of streams.
+        eval_batch_sizes: Samples of a batch of each validation backend, by name.
+        excluded: Samples that are left out, by backend.
     """
 
     backends: tuple[Backend, ...]
@@ -45,6 +64,10 @@ class ReopenSpec:
     seed: int
     limit: QuarantineLimit
     expected: Mapping[str, str]
+    plan: Callable[[Sequence[PlanBackend]], Plan]
+    trained: Sequence[str | Mapping[str, Any]]
+    eval_batch_sizes: Mapping[str, int]
+    excluded: Mapping[str, Excluded]
 
     def __call__(self) -> "ReopenedBackends":
         """Open it, in this process.
@@ -66,25 +89,41 @@ class ReopenSpec:
                     "another run has published its own since. Start again, or give each run a "
                     f"cache of its own (cache.prefix); {INSTEAD}"
                 )
-        return ReopenedBackends(
-            registry, Collate(sources, self.engine, self.seed, limit=self.limit)
-        )
+        collate = Collate(sources, self.engine, self.seed, limit=self.limit)
+        return ReopenedBackends(registry, collate, self._requests(sources))
+
+    def _requests(self, sources: Mapping[str, PreparedBackend]) -> PlannedRequests:
+        """Return the requests that follow from the plans, made once more from the catalogs."""
+        plan = self.plan(
+            [plan_backend(sources[each]) if isinstance(each, str) else _stream(each)
+             for each in self.trained]
+        )  # fmt: skip
+        evaluations = {
+            name: eval_plans([sources[name]], size, self.excluded)[name]
+            for name, size in self.eval_batch_sizes.items()
+        }
+        return PlannedRequests(plan, evaluations)
 
 
 class ReopenedBackends:
     """Makes batches of what was opened again."""
 
-    def __init__(self, registry: Registry, collate: Collate) -> None:
+    def __init__(self, registry: Registry, collate: Collate, planned: PlannedRequests) -> None:
         """Store the parts."""
         self._registry, self._collate = registry, collate
+        # Training and validation take turns, and each goes on where it was.
+        self._training, self._validation = GroupedRequests(planned), GroupedRequests(planned)
         self._epoch = 0
         self._beginning = Lock()
 
-    def __call__(self, request: BatchRequest | FlushRequest) -> Batch | None:
+    def __call__(self, request: StepNumber | BatchRequest | FlushRequest) -> Batch | None:
         """Return the requested batch; None if there is only to publish."""
         if isinstance(request, FlushRequest):
             self._registry.publish()
             return None
+        if isinstance(request, StepNumber):
+            grouped = self._validation if request.backend else self._training
+            request = grouped.at(request)
         with self._beginning:
             if request.step.epoch > self._epoch:  # nobody else says here that the last one is over
                 sources = self._collate.sources
@@ -102,17 +141,38 @@ class ReopenedBackends:
 
 
 def reopen(
-    registry: Registry, sources: Mapping[str, PreparedBackend], *, seed: int, limit: QuarantineLimit
+    registry: Registry,
+    sources: Mapping[str, PreparedBackend],
+    plan: Plan,
+    evaluations: Mapping[str, EvalPlan],
+    excluded: Mapping[str, Excluded],
+    *,
+    limit: QuarantineLimit,
 ) -> ReopenSpec:
-    """Return how to open the backends of a registry that were made ready."""
+    """Return how to open the backends of a registry that were made ready, and to plan with them."""
+    make_plan, _ = plan.__reduce__()  # of backends; theirs are made from the catalogs
     return ReopenSpec(
         tuple(each for name, each in registry.backends.items() if name not in registry.streams),
         registry.cache,
         registry.engine.here,
-        seed,
+        plan.seed,
         limit,
         {name: identity(source) for name, source in sources.items()},
+        make_plan,
+        [_settings(each) if each.sequential else each.name for each in plan.backends],
+        {name: each.batch_size for name, each in evaluations.items()},
+        excluded,
     )
+
+
+def _settings(stream: PlanBackend) -> dict[str, Any]:
+    """Return what a plan knows of a stream but for its rows, which are all alike."""
+    return {name: value for name, value in vars(stream).items() if name != "order"}
+
+
+def _stream(settings: Mapping[str, Any]) -> PlanBackend:
+    rows = int(settings["offsets"][-1])
+    return PlanBackend(order=np.broadcast_to(np.int64(0), (rows,)), **settings)
 
 
 def identity(source: PreparedBackend) -> str:

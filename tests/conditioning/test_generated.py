@@ -18,7 +18,6 @@ from factory.conditioning.generator import as_rgb, drawing
 from factory.encoder.dct import BlockDCT
 from factory.lightning.loaders import TrainLoader
 from factory.lightning.position import Position
-from factory.registry.reopen import reopen
 from factory.sampling.rank_shares import RankLayout
 from factory.storage.local import LocalStorage
 from tests.backends.test_prepared import Remote
@@ -225,7 +224,7 @@ def test_what_is_generated_is_read_once_its_source_is_known() -> None:
 def test_another_process_makes_the_same(tmp_path: Path) -> None:
     write_noise(tmp_path)
     data = ready(tmp_path, made(JpegArtifacts()), made(Canny(), name="edges"), encoded=True)
-    again = reopen(data.registry, data.sources, seed=7, limit=data.quarantine_limit)()
+    again = data._reopen_spec()()
     one, other = (
         list(TrainLoader(data.plan, make, data.prefetch, RankLayout(), Position()))
         for make in (data._collate(), again)

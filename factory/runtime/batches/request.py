@@ -7,11 +7,11 @@ of them, and the disk is asked for what they need at once.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
 from factory.cache.gather.gather_plan import GatherPlan
 from factory.catalog.crops import CropArrays
-from factory.runtime.batches.sent_once import SentOnce
-from factory.sampling.plan import PlanStep
+from factory.sampling.evaluation import EvalPlan
+from factory.sampling.plan import Plan, PlanStep
+from factory.sampling.rank_shares import RankLayout, pad, share
 from factory.sampling.substitutes import substitute_key
 
 # Describes rows, int64 [n], of one backend in one epoch.
@@ -130,21 +131,14 @@ def _beside(
             yield partner.located(embeds, there)
 
 
-class Lookahead(SentOnce):
-    """Samples of several batches of one backend and epoch, described by the first who asks.
-
-    In each process anew: to another one only the rows are sent.
-    """
+class Lookahead:
+    """Samples of several batches of one backend and epoch, described by the first who asks."""
 
     def __init__(self, rows: Sequence[NDArray[np.int64]]) -> None:
         """Hold the rows of each batch; nothing is described."""
         self._rows: list[NDArray[np.int64]] = list(rows)
         self._found: dict[int, BatchMetadata] | None = None
         self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the rows alone."""
-        return Lookahead, (self._rows,)
 
     def metadata(self, batch: int, describe: Describe) -> BatchMetadata:
         """Return what is known of one batch; it is given once, and made anew if asked again."""
@@ -169,21 +163,49 @@ class FlushRequest:
         return "what was encoded"
 
 
+class StepNumber(NamedTuple):
+    """Says which micro-batch of which step a rank asks for; the plan says the rest.
+
+    Attributes:
+        backend: The backend whose validation it is a step of; "" for training.
+        epoch: The epoch, from 0.
+        step: The step inside it, from 0.
+        micro: The micro-batch, from 0.
+        layout: How the global batch is divided.
+    """
+
+    backend: str
+    epoch: int
+    step: int
+    micro: int
+    layout: RankLayout
+
+
 @dataclass(frozen=True, eq=False)
 class BatchRequest:
-    """This rank's part of a planned step, for one micro-batch; a small picklable value.
+    """This rank's part of a planned step, for one micro-batch.
+
+    Pickled it is its number, where it has one: whoever has the plan makes it anew.
 
     Attributes:
         step: The planned step, with the whole global batch.
         places: Places in the global batch, int64 [B]; a place may come twice, as padding.
         valid: bool [B], False where a sample only pads ranks to equal size; None means all.
-        near: Describes it together with other parts; None where it is described alone.
+        near: Describes it together with others; None where it is described alone.
+        number: Which request of the plan it is; None for one that follows from no plan.
     """
 
     step: PlanStep
     places: NDArray[np.int64]
     valid: NDArray[np.bool_] | None = None
     near: Described | None = field(default=None, repr=False)
+    number: StepNumber | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the number, or what is asked for."""
+        if self.number is not None:
+            return StepNumber, tuple(self.number)
+        return BatchRequest, (self.step, self.places, self.valid)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -212,23 +234,30 @@ class BatchRequest:
 
 
 def group_requests(requests: Iterable[BatchRequest]) -> Iterator[BatchRequest]:
-    """Yield parts in their order, those near each other to be described together.
+    """Yield requests in their order, those near each other to be described together.
 
     Of those that are taken at once, those of one backend and epoch belong together.
     """
+    for group in _groups(requests):
+        yield from group
+
+
+def _groups(requests: Iterable[BatchRequest]) -> Iterator[list[BatchRequest]]:
+    """Yield requests in groups, each group's to be described together."""
     for some in _some_at_a_time(requests):
         rows: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
         for request in some:
             rows.setdefault(_owner(request), []).append(request.rows)
         near = {owner: enumerate(repeat(Lookahead(each))) for owner, each in rows.items()}
+        group = []
         for request in some:
             number, lookahead = next(near[_owner(request)])
-            near_it = partial(lookahead.metadata, number)
-            yield BatchRequest(request.step, request.places, request.valid, near_it)
+            group.append(replace(request, near=partial(lookahead.metadata, number)))
+        yield group
 
 
 def _some_at_a_time(requests: Iterable[BatchRequest]) -> Iterator[list[BatchRequest]]:
-    """Yield parts in groups: no more than have so many samples, but one at least.
+    """Yield requests in groups: no more than have so many samples, but one at least.
 
     Where no more can be planned, those before it still come first.
     """
@@ -251,3 +280,83 @@ def _some_at_a_time(requests: Iterable[BatchRequest]) -> Iterator[list[BatchRequ
 
 def _owner(request: BatchRequest) -> tuple[str, int]:
     return request.step.backend, request.step.epoch
+
+
+class PlannedRequests:
+    """The requests that follow from the plans of a run, the same in every process."""
+
+    def __init__(self, plan: Plan | None, evaluations: Mapping[str, EvalPlan]) -> None:
+        """Store the plans.
+
+        Args:
+            plan: The plan of training; None where only validation is asked for.
+            evaluations: Those of validation, by the names of their backends.
+        """
+        self._plan, self._evaluations = plan, evaluations
+        self._planned = lru_cache(maxsize=1)(self._step)  # its micro-batches follow each other
+
+    def at(self, number: StepNumber) -> BatchRequest:
+        """Return a request by its number.
+
+        Raises:
+            PlanError: There is no such step.
+        """
+        name, epoch, at, micro, layout = number
+        step = self._planned(name, epoch, at)
+        places, mine = np.arange(len(step.rows)), (layout.replica, layout.replicas)
+        if not name:
+            places = share(places, *mine, micro, layout.micros)
+            return BatchRequest(step, places, number=number)
+        places, valid = pad(places, layout.replicas)
+        width = len(places) // layout.replicas
+        own = slice(layout.replica * width, (layout.replica + 1) * width)
+        return BatchRequest(step, places[own], valid[own], number=number)
+
+    def since(self, number: StepNumber) -> Iterator[BatchRequest]:
+        """Yield a request and those that follow it in its epoch, each described alone."""
+        name, epoch, first, micro, layout = number
+        micros = 1 if name else layout.micros
+        for turn in range(first * micros + micro, self._steps(name, epoch) * micros):
+            yield self.at(StepNumber(name, epoch, *divmod(turn, micros), layout))
+
+    def _step(self, name: str, epoch: int, step: int) -> PlanStep:
+        return self._evaluations[name].at(step) if name else self._trained.at(epoch, step)
+
+    def _steps(self, name: str, epoch: int) -> int:
+        return self._evaluations[name].steps() if name else self._trained.steps(epoch)
+
+    @property
+    def _trained(self) -> Plan:
+        assert self._plan is not None  # noqa: S101 - else nobody asks for its steps
+        return self._plan
+
+
+class GroupedRequests:
+    """Requests by their numbers, those that follow each other described together.
+
+    For a process that is sent numbers, in the order of the plan. Safe to ask from several threads.
+    """
+
+    def __init__(self, planned: PlannedRequests) -> None:
+        """Store what makes the requests."""
+        self._planned, self._lock = planned, threading.Lock()
+        self._groups: Iterator[list[BatchRequest]] = iter(())
+        self._ready: dict[StepNumber | None, BatchRequest] = {}
+
+    def at(self, number: StepNumber) -> BatchRequest:
+        """Return a request by its number.
+
+        Raises:
+            PlanError: There is no such step.
+        """
+        with self._lock:
+            if number not in self._ready:
+                self._add_group()
+            if number not in self._ready:  # another epoch, or a step that was jumped to
+                self._ready.clear()
+                self._groups = _groups(self._planned.since(number))
+                self._add_group()
+            return self._ready.pop(number)
+
+    def _add_group(self) -> None:
+        self._ready.update((each.number, each) for each in next(self._groups, ()))

@@ -1,6 +1,7 @@
 """Batches that follow one another are described together, each as if it were alone."""
 
 import itertools
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +29,16 @@ from factory.runtime.batches.request import (
     TOGETHER,
     BatchMetadata,
     BatchRequest,
+    GroupedRequests,
     Lookahead,
+    PlannedRequests,
+    StepNumber,
     group_requests,
 )
-from factory.runtime.batches.sent_once import Receiver, Sender
-from factory.sampling.plan import PlanStep
+from factory.sampling.evaluation import EvalPlan
+from factory.sampling.passes import PlanBackend
+from factory.sampling.plan import Plan, PlanStep
+from factory.sampling.rank_shares import RankLayout
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
 from tests.catalog.fakes import ENGINE
@@ -180,21 +186,6 @@ def test_a_failure_is_met_by_each_and_not_remembered(source: PreparedBackend) ->
     assert near.metadata(1, describe(source)).rows.tolist() == [2]
 
 
-def test_parts_in_another_process_are_described_together(source: PreparedBackend) -> None:
-    alone = requests(("a", [0, 1, 2]), ("a", [4, 5]))
-    sender, receiver = Sender(), Receiver()
-    there = [receiver.loads(sender.dumps(request)) for request in group_requests(alone)]
-    asked: list[list[int]] = []
-
-    def note(rows: Rows) -> BatchMetadata:
-        asked.append(rows.tolist())
-        return describe(source)(rows)
-
-    for request, lonely in zip(there, alone, strict=True):
-        assert fields(request.metadata(note)) == fields(lonely.metadata(describe(source)))
-    assert asked == [[0, 2, 4]]
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_captions_lie_where_their_keys_say_whoever_was_asked(
     tmp_path: Path, dropout: float, monkeypatch: pytest.MonkeyPatch
@@ -309,3 +300,24 @@ def test_so_many_samples_are_described_together_and_at_least_one_batch() -> None
     # Every second place counts; each batch is asked for alone, and nothing is kept of a failure.
     groups = [count for count, _ in itertools.groupby(asked)]  # two in a row of 1024
     assert groups == [64, 128, 256, 512, 1024, 6 * alike, 3 * TOGETHER // 2, 1]
+
+
+def test_pickled_requests_are_numbers_that_the_plan_makes_them_of_again() -> None:
+    shape = {"order": np.arange(40), "offsets": np.array([0, 40]), "buckets": ("b",)}
+    plan = Plan([PlanBackend(name="a", **shape)], batch_size=8, seed=0)
+    evaluation = EvalPlan(PlanBackend(name="e", **shape), 7)
+    planned = PlannedRequests(plan, {"e": evaluation})
+    grouped = GroupedRequests(planned)
+    firsts = [("", 0, 0), ("e", 0, 0), ("", 1, 3), ("", 0, 2)]
+    for name, epoch, step in firsts:
+        layout = RankLayout(1, 2, 1 if name else 2)
+        made = list(planned.since(StepNumber(name, epoch, step, 0, layout)))
+        steps = evaluation.steps() if name else plan.steps(epoch)
+        assert len(made) == (steps - step) * layout.micros
+        for request in made:
+            number = pickle.loads(pickle.dumps(request))
+            again = grouped.at(number)
+            assert again.number == number == request.number
+            assert again.rows.tolist() == request.rows.tolist()
+            assert again.step.epoch == request.step.epoch
+            assert again.near is not None

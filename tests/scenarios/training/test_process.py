@@ -28,7 +28,7 @@ from factory.encoder.dct import BlockDCT
 from factory.encoder.hashed_text import HashedText
 from factory.errors import CacheError, EmptyBackendError, FetchError, QuarantineError
 from factory.registry.prepare import load
-from factory.registry.reopen import ReopenSpec, reopen
+from factory.registry.reopen import ReopenSpec
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
@@ -64,7 +64,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def opener_of(data: FactoryDataModule) -> ReopenSpec:
-    return reopen(data.registry, data.sources, seed=data.seed, limit=data.quarantine_limit)
+    return data._reopen_spec()
 
 
 def fit(data: FactoryDataModule, root: Path, model: Any, **settings: Any) -> Any:
@@ -290,6 +290,7 @@ def test_cuts_that_were_published_since_are_refused(root: Path) -> None:
 def test_a_catalog_that_is_gone_says_what_to_do(root: Path) -> None:
     data = data_module(root, encoded=False)
     data.prepare_data()
+    data.setup()
     opener = opener_of(data)
     (root / "cache" / "catalog" / "a.parquet").unlink()
     with pytest.raises(EmptyBackendError) as caught:

@@ -17,7 +17,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from factory.errors import FetchError
-from factory.runtime.batches.sent_once import Sender
 from factory.runtime.prefetch.executors import CLOSE_S, BatchFuture, join
 from factory.runtime.prefetch.worker.channel import Channel, Kind, watch
 from factory.runtime.prefetch.worker.exceptions import deserialize
@@ -65,8 +64,7 @@ class WorkerConnection:
         self._answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._broken: bytes | None = None
         self._failure: Exception | None = None
-        self._blocks, self._sender = MappedBlocks(), Sender()
-        self._submitting = threading.Lock()
+        self._blocks = MappedBlocks()
         self.ended = self.up = self.ready = self._closing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._dump, dump = os.pipe()
@@ -97,25 +95,22 @@ class WorkerConnection:
     def submit(self, future: BatchFuture[Any, Any]) -> None:
         """Send a job."""
         number = next(self._numbers)
-        with self._submitting:  # what is sent once goes with the first that has it
-            released = self._blocks.take_released()
-            try:
-                body = self._sender.dumps((number, future.job, released))
-            except (pickle.PicklingError, TypeError, AttributeError) as error:
-                self._blocks.released.extend(released)
-                future.fail(error)
-                return
-            with self._lock:
-                if not self.ended:
-                    self._futures[number] = future
-            if number in self._futures:
-                self._send_job(future, body)
-            else:
-                future.fail(self._reason([future]))
-
-    def _send_job(self, future: BatchFuture[Any, Any], body: bytes) -> None:
         try:
-            self._channel.send(Kind.JOB, body)
+            job = pickle.dumps(future.job)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            future.fail(error)
+            return
+        with self._lock:
+            if not self.ended:
+                self._futures[number] = future
+        if number in self._futures:
+            self._send_job(future, number, job)
+        else:
+            future.fail(self._reason([future]))
+
+    def _send_job(self, future: BatchFuture[Any, Any], number: int, job: bytes) -> None:
+        try:
+            self._channel.send(Kind.JOB, number, job, self._blocks.take_released())
         except BlockingIOError:
             # Part of the job may be sent, so that nothing more can be said to it.
             future.fail(FetchError(f"the worker process takes no job: it hangs; {INSTEAD}"))

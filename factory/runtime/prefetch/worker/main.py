@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from factory.runtime.batches.sent_once import Receiver
 from factory.runtime.prefetch.executors import CLOSE_S, BatchFuture, ThreadExecutor, join
 from factory.runtime.prefetch.report import stacks
 from factory.runtime.prefetch.worker.channel import MOST_FILES, Channel, Kind, watch
@@ -108,7 +107,6 @@ class WorkerLoop:
         self._opening, self._sharing = threading.Lock(), threading.Lock()
         self._memory: SharedBufferPool | None = None
         self._make: Callable[[Any], Any] | None = None
-        self._received = Receiver()
         self._futures: dict[int, BatchFuture[Any, None]] = {}
         self._executor: ThreadExecutor[Any, None] = ThreadExecutor(
             self._deliver, setup["workers"], None, name="factory-make"
@@ -121,7 +119,7 @@ class WorkerLoop:
     def take(self, kind: Kind, content: tuple[Any, ...]) -> None:
         """Do what a message asks for."""
         if kind is Kind.JOB:
-            number, job, released = self._received.loads(*content)
+            number, job, released = content[0], pickle.loads(content[1]), content[2]  # noqa: S301
             for lent in released:
                 self._shared().give_back(lent)
             future = self._futures[number] = BatchFuture((number, job))

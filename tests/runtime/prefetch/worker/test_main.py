@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from factory.runtime.batches.sent_once import Sender
 from factory.runtime.prefetch.worker.channel import Channel, Kind
 from factory.runtime.prefetch.worker.main import WorkerLoop
 from tests.runtime.work import Opened
@@ -36,9 +35,8 @@ def test_quick_jobs_are_left_to_one_thread(
 ) -> None:
     made, channel = loop
     monkeypatch.setattr("factory.runtime.prefetch.worker.main._QUICK_S", 3600 if quick else 0)
-    sender = Sender()
     for number in range(2):
-        made.take(Kind.JOB, (sender.dumps((number, ("give", number), [])),))
+        made.take(Kind.JOB, (number, pickle.dumps(("give", number)), []))
     seen = 0
     while seen < 2:  # the first is done with altogether when the second comes
         message = channel.receive()
