@@ -15,13 +15,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from benches import RUNS, Line
+from benches import RUNS, Line, Quick, in_turn
 
 # A 512 px picture of a model with 16 latent channels, and the text of a CLIP encoder.
 LATENT = (16, 64, 64)
@@ -81,6 +82,24 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         found = {"target": target, "each": [round(ratio, 2) for ratio in ratios]}
         yield f"whole path / {names[name]}", statistics.median(ratios), "", found
     yield "private memory taken meanwhile", held, "MiB", {"cache MiB": options.samples * row / _MIB}
+
+
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield one epoch beside the bare gather of its rows, into as many batches in turn."""
+    sizes = {"samples": 1000, "batch_size": 16, "buckets": 1, "shard_mb": 256, "workers": 2}
+    for mode in ("thread",) if short else ("thread", "process"):
+        data = module(scratch / mode, argparse.Namespace(**sizes, mode=mode))
+        fill(data)
+        data.setup()
+        floor = Floor(scratch / mode, data)
+        list(data.train_dataloader())  # checksums are compared, and memory is there
+        gather = partial(floor.rate, data.prefetch.batches)
+        if mode == "thread":
+            yield Quick("cached", in_turn(gather, partial(path_rate, data)))
+        if not short:
+            name = "cached_wall" if mode == "thread" else "cached_process_wall"
+            yield Quick(name, in_turn(gather, partial(path_rate, data), time.perf_counter))
+        data.close()
 
 
 @dataclass(frozen=True)

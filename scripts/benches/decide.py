@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benches import RUNS, Line
+from benches import RUNS, Line, Quick, in_turn
 
 # Rows made at a time.
 PART = 2**20
@@ -55,6 +55,27 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         yield "memory of the process", private_mb(), "MiB", {"mapped pages": "left out"}
         yield "peak resident memory", peak_mb(), "MiB", {"mapped pages": "included"}
         yield "kept", made.kept, "rows", {"buckets": len(made.buckets)}
+
+
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield decisions about rows beside sorting these by their two edges."""
+    import numpy as np
+
+    from factory.catalog.captions.sources import FilenameCaptions
+    from factory.catalog.decisions import decide
+    from factory.media.geometry.geometry import Geometry
+
+    del short
+    facts = mapped(write(scratch / "facts.arrow", 200_000))
+    edges = [facts.table[name].to_numpy() for name in ("width", "height")]
+    geometry, captions = Geometry(1024, minimum_image_size=400), FilenameCaptions()
+    yield Quick(
+        "decide",
+        in_turn(
+            lambda: np.lexsort(edges),
+            lambda: decide(facts, geometry, captions, name="bench", seed=1),
+        ),
+    )
 
 
 def mapped(path: Path) -> Any:

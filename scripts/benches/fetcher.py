@@ -7,14 +7,17 @@ one copy of the same bytes in this process. While the queue is full, nobody may 
 
 import argparse
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
-from benches import RUNS, Line
+from benches import RUNS, Line, Quick, in_turn
 from factory.runtime.batches.batch import Batch
 from factory.runtime.batches.collate import batch_bytes
 from factory.runtime.prefetch.batch_fetcher import BatchFetcher, Prefetch
@@ -81,6 +84,36 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         full = {**conditions, "target": "< 2", "seconds": options.idle}
         yield f"{mode}, processor time while the queue is full", 100 * share, "%", full
     worker.close()
+
+
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield handing over a batch from a thread beside two bare queues to it and back."""
+    del scratch
+    count, made = 2000, batch(16, 8)
+    prepared: BatchWorker[int, Batch] = BatchWorker(Prepared(16, 8), workers=2, timeout_s=60)
+
+    def bare() -> None:
+        """Send each number to a thread and wait for it to come back."""
+        there: SimpleQueue[int] = SimpleQueue()
+        back: SimpleQueue[int] = SimpleQueue()
+        thread = threading.Thread(target=lambda: [back.put(there.get()) for _ in range(count)])
+        thread.start()
+        for number in range(count):
+            there.put(number)
+            back.get()
+        thread.join()
+
+    def deliver(mode: str) -> list[Batch]:
+        """Take every batch from a fetcher."""
+        return list(fetch(mode, made, count, prepared))
+
+    yield Quick("fetcher", in_turn(bare, lambda: deliver("thread")))
+    if not short:
+        yield Quick("fetcher_wall", in_turn(bare, lambda: deliver("thread"), time.perf_counter))
+        list(fetch("process", made, 1, prepared))  # its start is not counted
+        process = in_turn(bare, lambda: deliver("process"), time.perf_counter)
+        yield Quick("fetcher_process_wall", process)
+    prepared.close()
 
 
 def fetch(

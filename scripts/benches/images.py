@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benches import RUNS, Line
+from benches import RUNS, Line, Quick, in_turn
 
 # Of the DataLoader: one for each core of the smallest machine this is run on.
 WORKERS = 2
@@ -54,6 +54,22 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         data.close()
 
 
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield pictures to batches beside Pillow's decoding, resizing and cutting of the same."""
+    del short
+    folder = scratch / "pictures"
+    make(folder, 32, "1024x768")  # two batches for each worker
+    options = argparse.Namespace(resolution=512, batch_size=8, decode="fast")
+    data = pixel_module(folder, scratch / "cache", options)
+    data.prepare_data()
+    data.setup()
+    loader = data.train_dataloader()
+    keys = [key for batch in loader for key in batch.keys]
+    pillow = PillowLoader(data.sources["pictures"], [keys]).loader.dataset
+    yield Quick("images", in_turn(lambda: [pillow[key] for key in keys], lambda: rate(loader)))
+    data.close()
+
+
 def compare(ours: Any, source: Any, conditions: dict[str, Any]) -> Iterator[Line]:
     """Time our loader and Pillow's in turns; yield rates, their ratio and the difference."""
     theirs = PillowLoader(source, [batch.keys for batch in ours])
@@ -89,7 +105,7 @@ class PillowLoader:
 
         self.folder = Path(source.backend.storage.root)
         rows = source.catalog.decisions.order
-        self.cuts = {picture.key: picture.cut for picture in source.pictures(rows)}
+        self.cuts = {picture.key: picture.crop for picture in source.pictures(rows)}
         self.loader = DataLoader(
             PillowPictures(self.folder, self.cuts),  # type: ignore[arg-type]
             batch_sampler=batches,  # type: ignore[arg-type]
@@ -121,7 +137,7 @@ class PillowPictures:
         from PIL import Image, ImageOps
 
         cut = self.cuts[key]
-        (top, left), (wide, tall) = cut.crop, cut.target
+        (top, left), (wide, tall) = cut.offset, cut.target
         with Image.open(self.folder / key) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
         image = image.resize(cut.intermediary, Image.Resampling.LANCZOS)

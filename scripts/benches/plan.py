@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benches import RUNS, Line
+from benches import RUNS, Line, Quick, in_turn
 from benches.decide import private_mb
 
 PROBABILITIES = (1.0, 0.7, 0.55, 0.31, 0.2)
@@ -54,6 +54,36 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     start = time.perf_counter()
     _ = plan.fingerprint
     yield "fingerprint", time.perf_counter() - start, "s", conditions
+
+
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield a plan's steps in order, and laying plans out, beside bare gathers of row ids."""
+    import numpy as np
+
+    from factory.sampling.plan import Plan
+
+    del scratch, short
+    rows, batch_size = 500_000, 16
+    sources = backends(rows // len(PROBABILITIES), None)
+    order = np.random.default_rng(1).permutation(rows).astype(np.uint32)
+    plan = Plan(sources, batch_size=batch_size, seed=1)
+    steps = range(min(5000, plan.steps(0)))
+
+    def lay_out() -> None:
+        """Make plans of which every step of the first epoch can be asked for."""
+        for _ in range(10):  # one alone is too short to be compared
+            made = Plan(sources, batch_size=batch_size, seed=1)
+            made.prepare(0)
+            made.at(0, made.steps(0) - 1)
+
+    def gather() -> None:
+        """Choose as many rows of each step from an order that is shuffled already."""
+        for step in steps:
+            places = (np.arange(batch_size) + batch_size * step) % rows
+            order.take(order.take(places))
+
+    yield Quick("plan", in_turn(gather, lambda: [plan.at(0, step) for step in steps]))
+    yield Quick("plan_ready", in_turn(gather, lay_out))
 
 
 def at_random(plan: Any, steps: int, conditions: dict[str, Any]) -> Iterator[Line]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benches import RUNS, Line
+from benches import RUNS, Line, Quick, in_turn
 
 # First bytes of a file, as the scan reads them.
 HEAD = 16 * 1024
@@ -73,6 +73,30 @@ def local(folder: Path, runs: int) -> Iterator[Line]:
     yield "cold scan / floor", rates["cold scan"] / floor, "ratio", {"target": ">= 0.3"}
     ratio = rates["warm start"] / rates["refresh, one changed"]
     yield "refresh time / warm time", ratio, "ratio", {"target": "<= 1.1"}
+
+
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield a cold scan, and one of a folder that is known, beside reading each file's head."""
+    from factory import ImageBackend
+    from factory.catalog.captions.sources import FilenameCaptions
+    from factory.storage import LocalStorage
+
+    del short
+    folder = scratch / "pictures"
+    make(folder, 4000)
+    paths = [str(path) for path in folder.rglob("*.jpg")]
+    backend = ImageBackend(
+        name="pictures", storage=LocalStorage(str(folder)), caption=FilenameCaptions()
+    )
+    desk = Desk(backend, scratch)
+
+    def cold() -> None:
+        """Scan what nothing is known of; forgetting it is a small part."""
+        desk.empty()
+        desk.scan()
+
+    yield Quick("scan", in_turn(lambda: read_heads(paths), cold))
+    yield Quick("scan_warm", in_turn(lambda: read_heads(paths), desk.scan))
 
 
 def bucket(count: int, runs: int) -> Iterator[Line]:

@@ -5,8 +5,9 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-from benches import ROOT, RUNS, Line
+from benches import ROOT, RUNS, Line, Quick
 
 IMPORT = "import time; t = time.perf_counter(); import factory; print(time.perf_counter() - t)"
 TORCH_FREE = "import sys, factory; print(int('torch' in sys.modules))"
@@ -18,6 +19,18 @@ cfg = factory.compose(["data=multi"])
 composed = time.perf_counter()
 factory.config.build.build(cfg)
 print(composed - t, time.perf_counter() - composed)
+"""
+# Processor time: of importing factory, of what any program that trains imports, and of the rest.
+QUICK = """
+import time
+begin = time.process_time()
+import factory
+own = time.process_time()
+import torch, lightning
+theirs = time.process_time()
+import factory.config.build
+factory.config.build.build(factory.compose(["data=multi"]))
+print(theirs - own, own - begin + time.process_time() - theirs)
 """
 
 
@@ -40,6 +53,18 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     yield "build", statistics.median(run[1] for run in runs), "s", conditions
     target = {**conditions, "target": "< 1.5", "data": "multi", "imports": "not counted"}
     yield "compose and build", statistics.median(both), "s", target
+
+
+def quick(scratch: Path, *, short: bool) -> Iterator[Quick]:
+    """Yield importing factory, composing and building beside importing torch and Lightning."""
+    del scratch, short
+
+    def turn() -> tuple[float, float]:
+        """Do both in a new process."""
+        floor, work = run_python(QUICK)
+        return float(floor), float(work)
+
+    yield Quick("startup", turn)
 
 
 def run_python(code: str) -> list[str]:
