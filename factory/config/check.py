@@ -21,7 +21,7 @@ from factory.config.schema.run import RunConfig
 from factory.config.secrets import masked, without, written_secrets
 from factory.config.unused import unused
 from factory.errors import ConfigError, PlanError
-from factory.registry.registry import build_order
+from factory.registry.build_order import build_order
 from factory.sampling.rank_shares import RankLayout, check_division
 
 # What the `inherit` option of each slot composes to, and the group that fills it.

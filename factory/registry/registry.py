@@ -1,10 +1,7 @@
 """The registry of a run: its backends, the order they were built in, and what that cost."""
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +24,7 @@ from factory.encoder.pixels import RawPixels
 from factory.engine.engine import Engine
 from factory.errors import ConfigError
 from factory.metrics.stages import METRICS, Telemetry
+from factory.registry.build_order import build_order
 from factory.workspace import Workspace
 
 Backend = SampleBackend | EmbedBackend
@@ -364,56 +362,3 @@ def _two_defaults(stores: Mapping[str, Store]) -> list[str]:
         return []
     listed = " and ".join(f"data.backends.{name}" for name in names)
     return [f"{listed} are both the default of their kind; set default=false for all but one"]
-
-
-def build_order(needs: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Sort names so that each comes after what it needs; otherwise the listed order is kept.
-
-    Args:
-        needs: For each name, the names it needs, by the field that names them.
-
-    Raises:
-        ConfigError: A name is unknown, or names depend on each other in a circle; all of
-            them at once.
-    """
-    problems = [
-        _unknown(name, field, other, list(needs))
-        for name, fields in needs.items()
-        for field, other in fields.items()
-        if other not in needs
-    ]
-    if problems:
-        raise ConfigError(problems)
-    try:
-        TopologicalSorter({name: fields.values() for name, fields in needs.items()}).prepare()
-    except CycleError as error:
-        names = error.args[1][::-1]
-        links = [
-            f"data.backends.{one}.{field}"
-            for one, other in pairwise(names)
-            for field in needs[one]
-            if needs[one][field] == other
-        ]
-        raise ConfigError(
-            f"backends depend on each other in a circle: {' -> '.join(names)}; "
-            f"change {' or '.join(links)}"
-        ) from None
-    order: dict[str, None] = {}
-
-    def visit(name: str) -> None:  # depth first, which moves as few names as can be
-        for other in needs[name].values():
-            visit(other)
-        order.setdefault(name)
-
-    for name in needs:
-        visit(name)
-    return list(order)
-
-
-def _unknown(name: str, field: str, other: str, names: list[str]) -> str:
-    guess = difflib.get_close_matches(other, names, n=1)
-    hint = f"did you mean {guess[0]!r}? " if guess else ""
-    return (
-        f"data.backends.{name}.{field} names {other!r}, which is no backend; {hint}"
-        f"backends are {', '.join(names)}"
-    )

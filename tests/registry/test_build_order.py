@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import ConfigError
-from factory.registry.registry import build_order
+from factory.registry.build_order import build_order
 
 
 def test_a_source_comes_before_what_depends_on_it() -> None:
