@@ -167,8 +167,8 @@ def test_a_bucket_that_turns_read_only_midway(
     monkeypatch.setenv("S3_ENDPOINT_URL", proxy.url)
     push = ["push", "--to", "storage=s3", "--to", "storage.prefix=midway"]
     # A process of its own, whose claim to the cache nobody can take back.
-    command = [sys.executable, str(SCRIPT), *push]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    script = [sys.executable, str(SCRIPT), *push]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     said = done.stderr
     assert said.startswith("AccessDenied error: cannot write s3://photos/midway/cache/tensors/")
