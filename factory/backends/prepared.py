@@ -208,9 +208,10 @@ class PreparedBackend:
             self._locate_text(self.text, kept)
         if latents is None or not self.locatable:
             return
+        before = self.locations.get(latents.name)
         if self.encode_mode.ahead:
             self.find(latents, kept)
-        elif latents.name not in self.locations:
+        elif before is None or before.lacking.size:  # some may have been encoded meanwhile
             asked = self._asked(latents)
             self.locations[latents.name] = locate_rows_lazily(latents.store, asked, kept)
 

@@ -154,7 +154,7 @@ def test_a_catalog_has_the_seed_and_the_limit() -> None:
     crop = Crop(aspect="square", style="random")
     made = [backend(crop=crop, max_samples=5).catalog(facts, seed) for seed in (1, 2)]
     assert [len(catalog) for catalog in made] == [5, 5]
-    crops = [catalog.crops(np.arange(20)).crop.tolist() for catalog in made]
+    crops = [catalog.crops(np.arange(20)).offset.tolist() for catalog in made]
     assert crops[0] != crops[1]
     assert made[0].decisions.order.tolist() == made[1].decisions.order.tolist()
 

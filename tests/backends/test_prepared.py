@@ -273,6 +273,6 @@ def test_where_rows_lie_is_looked_up_anew_when_clips_begin_elsewhere(
     asked = []
     for known in (table, table, longer):
         changed = replace(source.catalog, facts=replace(facts, table=known))
-        found = replace(source, catalog=changed, found={}).find(source.latents)
+        found = replace(source, catalog=changed, locations={}).find(source.latents)
         asked.append(found.identity)
     assert asked[0] == asked[1] != asked[2]

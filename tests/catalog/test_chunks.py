@@ -21,7 +21,7 @@ from tests.catalog.test_facts import shelf_in
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Cut tables after three rows."""
-    for module in ("facts", "published"):
+    for module in ("facts", "facts_store"):
         monkeypatch.setattr(f"factory.catalog.{module}.CHUNK_ROWS", 3)
     return 3
 

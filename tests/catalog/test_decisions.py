@@ -96,7 +96,7 @@ def test_buckets_part_the_kept_rows(rows: list[Fact], geometry: Geometry) -> Non
         found = OwnCrops(facts, geometry).of(bucket.rows)
         assert (found.target == [bucket.width, bucket.height]).all()
         spare = found.intermediary - found.target
-        offset = found.crop[:, ::-1]
+        offset = found.offset[:, ::-1]
         assert ((offset >= 0) & (offset <= np.maximum(spare, 0))).all()
 
 

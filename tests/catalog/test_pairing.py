@@ -52,7 +52,7 @@ def test_partners_are_cut_exactly_as_their_sources() -> None:
     assert rows.tolist() == list(range(1, 21))
     ours = OwnCrops(source, CROP, 5)
     here, there = ours.of(np.arange(20)), PartnerCrops(ours, of_partner).of(rows)
-    assert len({tuple(cut) for cut in here.crop.tolist()}) > 5
+    assert len({tuple(cut) for cut in here.offset.tolist()}) > 5
     assert here.each() == there.each()
     assert [bucket.name for bucket in theirs.buckets] == [bucket.name for bucket in made.buckets]
 

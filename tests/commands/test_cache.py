@@ -328,13 +328,13 @@ def test_an_unknown_command_or_argument_ends_with_status_2(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["du", "verify", "gc", "compact", "why", "push", "pull"])
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+@pytest.mark.parametrize("name", ["du", "verify", "gc", "compact", "why", "push", "pull"])
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], name: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        command.main([command, "--help"])
+        command.main([name, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert f"usage: cache.py {command} " in shown
+    assert f"usage: cache.py {name} " in shown
     assert max(map(len, shown.splitlines())) <= 100
     if command in ("push", "pull"):
         assert "s3://BUCKET/PATH" in shown

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
-from factory.commands import cli, train
+from factory.commands import cli, training_run
 from factory.commands.interruption import Interruption
 from factory.config.compose import compose
 from factory.errors import ConfigError, StorageError
@@ -48,8 +48,8 @@ def test_a_run_is_reported_though_its_data_does_not_close(
         "build": lambda *_: Unclosable(),
         "make": lambda *_, **__: trainer,
     }.items():
-        monkeypatch.setattr(train, name, value)
-    monkeypatch.setattr(train.RunReport, "finish", lambda *_: done.append("report"))
+        monkeypatch.setattr(training_run, name, value)
+    monkeypatch.setattr(training_run.RunReport, "finish", lambda *_: done.append("report"))
     cfg = OmegaConf.create(
         {
             "paths": {"run_dir": "", "output_dir": str(tmp_path)},
@@ -58,7 +58,7 @@ def test_a_run_is_reported_though_its_data_does_not_close(
         }
     )  # fmt: skip
     with pytest.raises(StorageError, match="no space left"):
-        train.train(cfg, [], tmp_path)
+        training_run.train(cfg, [], tmp_path)
     assert done == ["fit", "report"]
 
 
@@ -119,7 +119,7 @@ def fit(
     cfg = compose(given)
     (place / folder).mkdir(exist_ok=True)
     model = Small()
-    real = train.make
+    real = training_run.make
 
     def make(node: Any, key: str, **more: Any) -> Any:
         if key == "model":
@@ -129,8 +129,8 @@ def fit(
         return real(node, key, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make", make)
-        told = train.train(cfg, given, place / folder)
+        patch.setattr(training_run, "make", make)
+        told = training_run.train(cfg, given, place / folder)
     return told, model.seen
 
 

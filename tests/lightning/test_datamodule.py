@@ -314,7 +314,7 @@ def test_a_catalog_in_chunks_trains_as_one_in_a_piece(
 
     whole = batches()
     shutil.rmtree(root / "cache")
-    for module in ("facts", "published"):
+    for module in ("facts", "facts_store"):
         monkeypatch.setattr(f"factory.catalog.{module}.CHUNK_ROWS", 3)
     monkeypatch.setattr("factory.cache.row_locations.PIECE", 2)
     monkeypatch.setattr("factory.catalog.facts.MANY_ROWS", 2)

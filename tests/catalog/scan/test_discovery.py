@@ -329,7 +329,7 @@ def test_faces_are_looked_for_once_where_cuts_are_placed_by_them(
     wide = Facts.of([Fact("a.png", 1, "e", 1024, 256)], {},
                     extra={"focus_x": pa.array([0.9], pa.float32()),
                            "focus_y": pa.array([0.5], pa.float32())})  # fmt: skip
-    assert OwnCrops(wide, square).of(np.array([0])).crop.tolist() == [[0, 768]]
+    assert OwnCrops(wide, square).of(np.array([0])).offset.tolist() == [[0, 768]]
 
 
 def test_a_file_that_vanished_and_is_no_longer_listed_leaves_no_error(tmp_path: Path) -> None:

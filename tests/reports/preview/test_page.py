@@ -137,8 +137,8 @@ def test_the_frame_is_the_part_that_is_cut(tmp_path: Path) -> None:
     backend = one_backend(tmp_path, crop=Crop("square", "corner"))
     source = dry_run(tmp_path, backend, batch_size=1).sources["a"]
     [look] = looks(source, source.catalog.decisions.buckets[0].rows, ENGINE)
-    assert look.cut is not None
-    assert window(look.cut) == pytest.approx((0, 0, 0.5, 1))
+    assert look.crop is not None
+    assert window(look.crop) == pytest.approx((0, 0, 0.5, 1))
     assert (look.width, look.height, look.bucket) == (160, 80, "64x64")
     assert (look.captions, look.why) == (("one",), "")
 

@@ -369,7 +369,7 @@ def test_a_random_aspect_keeps_its_bucket(ramps: Path, tmp_path: Path) -> None:
     first, later = catalog.crops(rows), catalog.crops(rows, 5)
     assert np.array_equal(first.target, later.target)
     assert len(np.unique(first.target[:, 0])) > 1
-    assert not np.array_equal(first.crop, later.crop)
+    assert not np.array_equal(first.offset, later.offset)
     data.close()
 
 
