@@ -9,8 +9,11 @@ import factory
 PACKAGE = Path(factory.__file__).parent
 # Where a command of the command line ends.
 COMMANDS = {
+    "commands/cache.py": ["sys.exit"],
     "commands/cli.py": ["SystemExit"],
     "commands/interruption.py": ["SystemExit"],  # a process that Lightning started, after Ctrl-C
+    "commands/plan.py": ["sys.exit"],
+    "commands/precompute.py": ["sys.exit"],
     "commands/startup.py": ["sys.exit"],
 }
 ENDS = {"exit", "quit", "sys.exit", "os._exit", "os.abort", "SystemExit"}

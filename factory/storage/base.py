@@ -1,13 +1,9 @@
 """The contract every storage keeps: named bytes below one root."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from factory.errors import ObjectNotFoundError, StorageError, UnsafeKeyError
 from factory.records import ObjectInfo
@@ -73,6 +69,8 @@ class Storage(ABC):
         Raises:
             ObjectNotFoundError: The root or prefix does not exist.
         """
+        from factory.storage.listing import Listing
+
         rows = ((info.key, info.size, info.etag) for info in self.objects(prefix))
         return Listing().extend(rows).table()
 
@@ -247,37 +245,3 @@ def safe_key(key: str) -> str:
             f"key {key!r} leaves its root; keys are relative paths without '..' or NUL"
         )
     return "/".join(parts)
-
-
-LISTING_SCHEMA = pa.schema(
-    [
-        # large_string: a column of 32-bit offsets overflows at 2 GB of names.
-        pa.field("key", pa.large_string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.large_string(), nullable=False),
-    ]
-)
-# Rows kept as Python objects before they become columns: 20 MB of them.
-_BATCH_ROWS = 2**16
-
-
-class Listing:
-    """Gathers keys, sizes and etags into columns, batch by batch."""
-
-    def __init__(self) -> None:
-        """Start with nothing found."""
-        self._batches: list[pa.RecordBatch] = []
-
-    def extend(self, rows: Iterable[tuple[str, int, str]]) -> Self:
-        """Add objects: key, size and etag of each."""
-        stream = iter(rows)
-        while part := list(islice(stream, _BATCH_ROWS)):
-            columns = zip(zip(*part, strict=True), LISTING_SCHEMA, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in columns]
-            self._batches.append(pa.record_batch(arrays, schema=LISTING_SCHEMA))
-        return self
-
-    def table(self) -> pa.Table:
-        """Return everything added, sorted by key."""
-        table = pa.Table.from_batches(self._batches, schema=LISTING_SCHEMA).combine_chunks()
-        return table.take(pc.sort_indices(table["key"]))

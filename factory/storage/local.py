@@ -110,7 +110,7 @@ class LocalStorage(Storage):
             ObjectNotFoundError: The folder does not exist, or is a file.
             AccessDeniedError: A folder below may not be read; it is named.
         """
-        from factory.storage.base import Listing
+        from factory.storage.listing import Listing
 
         return Listing().extend(self._walk(prefix)).table()
 
