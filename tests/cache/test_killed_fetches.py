@@ -140,6 +140,7 @@ def kill_and_look(folder: Path, published: Published, start: Start, kills: int, 
     assert any(0 < count < ROWS for count in left)
 
 
+@pytest.mark.long
 def test_what_a_killed_process_fetched_is_right_or_fetched_again(
     tmp_path: Path, published: Published, start: Start
 ) -> None:

@@ -25,9 +25,9 @@ SCENARIOS = {
 # Steps of the usual trials, which have each scenario, mode and number of ranks; all 300 of every
 # combination are long ones.
 USUAL = {
-    ("mixture", "inline", 1): 300, ("mixture", "thread", 4): 75, ("mixture", "process", 1): 300,
+    ("mixture", "inline", 1): 300, ("mixture", "thread", 4): 75, ("mixture", "process", 1): 75,
     ("sliders", "thread", 2): 300, ("conditioning", "inline", 2): 75,
-    ("conditioning", "thread", 1): 100, ("stream", "inline", 1): 300, ("stream", "thread", 4): 50,
+    ("conditioning", "thread", 1): 100, ("stream", "inline", 1): 150, ("stream", "thread", 4): 50,
 }  # fmt: skip
 # Where a state was taken, and of what: plans of which no part hangs on the machine, as the size of
 # an encoded video does.

@@ -142,10 +142,12 @@ class Failing(LocalStorage):
 
 def test_an_error_of_one_ends_the_others_and_keeps_what_they_found(tmp_path: Path) -> None:
     end, together = threading.Event(), threading.Barrier(2)
-    begun = threading.Barrier(2, timeout=20)
+    first = threading.Lock()
     for name in ("a", "b"):
         write_pictures(tmp_path / name, 3)
-    stuck = Stuck(str(tmp_path), begun=lambda: None if begun.broken else together.wait(20), end=end)
+    stuck = Stuck(
+        str(tmp_path), begun=lambda: first.acquire(blocking=False) and together.wait(20), end=end
+    )
     down = Failing(str(tmp_path), barrier=together)
     made = registry(
         tmp_path,
