@@ -38,7 +38,7 @@ _ABSENT, _UNKNOWN = -1, -2
 
 # Returns the keys of samples whose rows in the catalog are given.
 KeysOf: TypeAlias = Callable[[NDArray[np.int64]], Keys]
-# The columns of a placement: shard, row and checksum.
+# The columns of row locations: shard, row and checksum.
 LocationColumns: TypeAlias = tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64]]
 
 
@@ -69,7 +69,7 @@ class RowLocations:
         row: Row in the shard, uint32 [n].
         checksum: Of the row, uint64 [n].
         identity: That of what was asked for.
-        lacking: Places in `Asked.wanted` of the samples without a row, ascending, int64 [m].
+        lacking: Places in `RowQuery.wanted` of the samples without a row, ascending, int64 [m].
         keys: Keys of those samples, V16 [m].
     """
 
@@ -113,7 +113,7 @@ class LazyRowLocations(RowLocations):
 
 @dataclass(frozen=True)
 class LocationFiles:
-    """Where placements of one backend are kept on this machine.
+    """Where the row locations of one backend are kept on this machine.
 
     Attributes:
         folder: A folder of its own.
@@ -122,7 +122,7 @@ class LocationFiles:
     folder: Path
 
     def path(self, identity: str) -> Path:
-        """Return the file of a placement."""
+        """Return the file of the locations of one query."""
         return self.folder / f"{xxhash.xxh3_128_hexdigest(identity.encode())}{_SUFFIX}"
 
     def forget_old(self) -> None:
@@ -157,11 +157,11 @@ def locate_rows(
     Raises:
         StorageError: The storage of the store cannot be listed or read.
     """
-    placement = _placed(store.snapshot(), asked, kept, before)
-    if placement.lacking.size:
+    locations = _placed(store.snapshot(), asked, kept, before)
+    if locations.lacking.size:
         store.refresh()
-        placement = _placed(store.snapshot(), asked, kept, placement)
-    return placement
+        locations = _placed(store.snapshot(), asked, kept, locations)
+    return locations
 
 
 def locate_rows_lazily(
@@ -196,20 +196,20 @@ def _placed(
     if before is not None and before.snapshot.identity == snapshot.identity:
         if path is None or before.lacking.size or path.exists():
             return before
-        placement = before
+        locations = before
     elif (columns := _kept(path, asked.count)) is not None:
         return _looked_at(snapshot, asked, columns)
     elif before is not None and (columns := _renumbered(before, snapshot)) is not None:
-        placement = _completed(snapshot, asked, columns, before)
+        locations = _completed(snapshot, asked, columns, before)
     else:
-        placement = _looked_up(snapshot, asked)
-    if kept is not None and path is not None and not placement.lacking.size:
+        locations = _looked_up(snapshot, asked)
+    if kept is not None and path is not None and not locations.lacking.size:
         # On a disk that is full or read-only, memory does as well.
         with suppress(OSError, StorageError, CacheError):
-            _write(path, (placement.shard, placement.row, placement.checksum))
+            _write(path, (locations.shard, locations.row, locations.checksum))
             kept.forget_old()
             return RowLocations(snapshot, *_opened(path, asked.count), asked.identity)
-    return placement
+    return locations
 
 
 def _path(kept: LocationFiles | None, asked: RowQuery, snapshot: Snapshot) -> Path | None:
