@@ -1,7 +1,7 @@
 """The contracts of encoders: rows are a function of their sample and of the fingerprint alone."""
 
 import pickle
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -36,8 +36,8 @@ def nbytes(row: dict[str, torch.Tensor]) -> int:
     return sum(field.numel() * field.element_size() for field in row.values())
 
 
-class ImageEncoderContract:
-    """What every image encoder does. Give a fixture `encoder`.
+class _RowsContract:
+    """What encoders of all kinds do. Give fixtures `encoder`, and `samples` that it takes.
 
     Attributes:
         tolerance: Largest difference of a row encoded alone and among others; 0 where no
@@ -46,8 +46,32 @@ class ImageEncoderContract:
 
     tolerance: ClassVar[float] = 0.0
 
+    def test_every_field_has_a_row_for_each_sample(self, encoder: Any, samples: Any) -> None:
+        assert {len(field) for field in encoder.encode(samples).values()} == {len(samples)}
+
+    def test_a_row_follows_from_its_sample_alone(self, encoder: Any, samples: Any) -> None:
+        together = encoder.encode(samples)
+        for number in reversed(range(len(samples))):
+            for name, field in encoder.encode(samples[number : number + 1]).items():
+                assert same(field[0], together[name][number], self.tolerance), name
+
+    def test_is_the_same_after_release_and_in_another_process(
+        self, encoder: Any, samples: Any
+    ) -> None:
+        first, name = encoder.encode(samples), encoder.fingerprint
+        copy = pickle.loads(pickle.dumps(encoder))
+        encoder.release()
+        for other in (encoder, copy):
+            assert other.fingerprint == name
+            for field, rows in other.encode(samples).items():
+                assert torch.equal(rows, first[field]), field
+
+
+class ImageEncoderContract(_RowsContract):
+    """What every image encoder does. Give a fixture `encoder`."""
+
     @pytest.fixture
-    def pixels(self, encoder: ImageEncoder) -> torch.Tensor:
+    def samples(self, encoder: ImageEncoder) -> torch.Tensor:
         """Return three pictures that it takes."""
         return pictures(3, 8 * encoder.downscale)
 
@@ -55,78 +79,48 @@ class ImageEncoderContract:
         assert isinstance(encoder, ImageEncoder)
 
     def test_latents_are_a_cell_for_each_downscale(
-        self, encoder: ImageEncoder, pixels: torch.Tensor
+        self, encoder: ImageEncoder, samples: torch.Tensor
     ) -> None:
-        latents = encoder.encode(pixels)["latents"]
-        assert latents.ndim == 4
+        latents = encoder.encode(samples)["latents"]
+        assert latents.ndim == 4  # [B, C, h, w]
         assert (len(latents), *latents.shape[2:]) == (3, 8, 8)
 
-    def test_every_field_has_a_row_for_each_picture(
-        self, encoder: ImageEncoder, pixels: torch.Tensor
-    ) -> None:
-        assert {len(field) for field in encoder.encode(pixels).values()} == {3}
-
     def test_decodes_to_pictures_of_the_same_size(
-        self, encoder: ImageEncoder, pixels: torch.Tensor
+        self, encoder: ImageEncoder, samples: torch.Tensor
     ) -> None:
-        decoded = encoder.decode(encoder.encode(pixels)["latents"])
-        assert (decoded.dtype, decoded.shape) == (torch.uint8, pixels.shape)
+        decoded = encoder.decode(encoder.encode(samples)["latents"])
+        assert (decoded.dtype, decoded.shape) == (torch.uint8, samples.shape)
 
-    def test_a_row_follows_from_its_picture_alone(
-        self, encoder: ImageEncoder, pixels: torch.Tensor
+    def test_the_pixels_given_stay_as_they_are(
+        self, encoder: ImageEncoder, samples: torch.Tensor
     ) -> None:
-        given = pixels.clone()
-        together = encoder.encode(pixels)
-        assert torch.equal(pixels, given), "the pixels given were changed"
-        for number in reversed(range(len(pixels))):
-            alone = encoder.encode(pixels[number : number + 1])
-            for name, field in alone.items():
-                assert same(field[0], together[name][number], self.tolerance), name
-
-    def test_is_the_same_after_release_and_in_another_process(
-        self, encoder: ImageEncoder, pixels: torch.Tensor
-    ) -> None:
-        first, name = encoder.encode(pixels), encoder.fingerprint
-        copy = pickle.loads(pickle.dumps(encoder))
-        encoder.release()
-        for other in (encoder, copy):
-            assert other.fingerprint == name
-            for field, rows in other.encode(pixels).items():
-                assert torch.equal(rows, first[field]), field
+        given = samples.clone()
+        encoder.encode(samples)
+        assert torch.equal(samples, given)
 
     def test_rows_are_of_the_bytes_foretold(
-        self, encoder: ImageEncoder, pixels: torch.Tensor
+        self, encoder: ImageEncoder, samples: torch.Tensor
     ) -> None:
         if not isinstance(encoder, SizedImageEncoder):
             pytest.skip("tells no sizes beforehand")
-        edge = pixels.shape[1]
-        assert nbytes(encoder.encode(pixels[:1])) == encoder.row_bytes(edge, edge)
+        edge = samples.shape[1]
+        assert nbytes(encoder.encode(samples[:1])) == encoder.row_bytes(edge, edge)
 
 
-class TextEncoderContract:
-    """What every text encoder does. Give a fixture `encoder`.
+class TextEncoderContract(_RowsContract):
+    """What every text encoder does. Give a fixture `encoder`."""
 
-    Attributes:
-        tolerance: As for `ImageEncoderContract`.
-    """
-
-    tolerance: ClassVar[float] = 0.0
+    @pytest.fixture
+    def samples(self, encoder: TextEncoder) -> list[str]:
+        """Return captions; one alone where the length of a row depends on those beside it."""
+        return CAPTIONS[:1] if isinstance(encoder, LengthClassEncoder) else CAPTIONS
 
     def test_is_a_text_encoder(self, encoder: TextEncoder) -> None:
         assert isinstance(encoder, TextEncoder)
 
-    def test_every_field_has_a_row_for_each_caption(self, encoder: TextEncoder) -> None:
+    def test_a_caption_has_one_row_also_if_it_is_empty(self, encoder: TextEncoder) -> None:
         for captions in (CAPTIONS[:1], CAPTIONS[1:2]):
             assert {len(field) for field in encoder.encode(captions).values()} == {1}
-
-    def test_a_row_follows_from_its_caption_alone(self, encoder: TextEncoder) -> None:
-        if isinstance(encoder, LengthClassEncoder):
-            pytest.skip("the length of its rows depends on those beside them")
-        together = encoder.encode(CAPTIONS)
-        for number in reversed(range(len(CAPTIONS))):
-            alone = encoder.encode(CAPTIONS[number : number + 1])
-            for name, field in alone.items():
-                assert same(field[0], together[name][number], self.tolerance), name
 
     def test_captions_of_one_length_class_have_rows_of_one_shape(
         self, encoder: TextEncoder
@@ -139,15 +133,6 @@ class TextEncoderContract:
             group = [CAPTIONS[n] for n in range(len(CAPTIONS)) if classes[n] == one]
             assert {len(field) for field in encoder.encode(group).values()} == {len(group)}
 
-    def test_is_the_same_after_release_and_in_another_process(self, encoder: TextEncoder) -> None:
-        first, name = encoder.encode(CAPTIONS[:1]), encoder.fingerprint
-        copy = pickle.loads(pickle.dumps(encoder))
-        encoder.release()
-        for other in (encoder, copy):
-            assert other.fingerprint == name
-            for field, rows in other.encode(CAPTIONS[:1]).items():
-                assert torch.equal(rows, first[field]), field
-
     def test_rows_take_no_more_bytes_than_foretold(self, encoder: TextEncoder) -> None:
         if not isinstance(encoder, SizedRowEncoder):
             pytest.skip("tells no sizes beforehand")
@@ -155,14 +140,13 @@ class TextEncoderContract:
             assert nbytes(encoder.encode([caption])) <= encoder.row_bytes()
 
 
-class VisionEncoderContract:
-    """What every encoder of pictures to condition on does. Give a fixture `encoder`.
+class VisionEncoderContract(_RowsContract):
+    """What every encoder of pictures to condition on does. Give a fixture `encoder`."""
 
-    Attributes:
-        tolerance: As for `ImageEncoderContract`.
-    """
-
-    tolerance: ClassVar[float] = 0.0
+    @pytest.fixture
+    def samples(self) -> torch.Tensor:
+        """Return three pictures."""
+        return pictures(3, 64)
 
     def test_is_a_vision_encoder(self, encoder: VisionEncoder) -> None:
         assert isinstance(encoder, VisionEncoder)
@@ -172,19 +156,3 @@ class VisionEncoderContract:
         assert small.keys() == large.keys()
         for name in small:
             assert small[name].shape == large[name].shape, name
-
-    def test_a_row_follows_from_its_picture_alone(self, encoder: VisionEncoder) -> None:
-        pixels = pictures(3, 64)
-        together = encoder.encode(pixels)
-        for number in reversed(range(len(pixels))):
-            for name, field in encoder.encode(pixels[number : number + 1]).items():
-                assert same(field[0], together[name][number], self.tolerance), name
-
-    def test_is_the_same_after_release_and_in_another_process(self, encoder: VisionEncoder) -> None:
-        first, name = encoder.encode(pictures(1, 64)), encoder.fingerprint
-        copy = pickle.loads(pickle.dumps(encoder))
-        encoder.release()
-        for other in (encoder, copy):
-            assert other.fingerprint == name
-            for field, rows in other.encode(pictures(1, 64)).items():
-                assert torch.equal(rows, first[field]), field
