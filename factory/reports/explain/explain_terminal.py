@@ -7,12 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.reports.explain.explanation import (
-    BackendChoice,
     ExplainedSample,
     ExplainedStep,
     Explanation,
 )
-from factory.reports.wording import narrow, number, percent, plural, redact, size, titled_table
+from factory.reports.wording import narrow, number, percent, redact, size, titled_table
 from factory.untrusted_text import printable, terminal
 
 # Columns the tables are laid out for; keys are folded, never cut.
@@ -56,8 +55,8 @@ def _overview(findings: Explanation) -> Table:
 
 def parts(step: ExplainedStep) -> Iterator[RenderableType]:
     """Yield what is known of one step, from the first table to the last."""
-    yield Text(heading(step), style="bold")
-    yield Text(shared(step), style="dim")
+    yield Text(step.heading, style="bold")
+    yield Text(step.shared, style="dim")
     for note in step.notes:
         yield Text.assemble(("! ", "yellow"), note)
     if step.choices:
@@ -68,33 +67,9 @@ def parts(step: ExplainedStep) -> Iterator[RenderableType]:
         yield _swapped(swapped)
 
 
-def heading(step: ExplainedStep) -> str:
-    """Return "Step 12: step 3 of 9 in epoch 2, from photos, bucket 128x96"."""
-    of = f" of {number(step.steps)}" if step.steps else ""
-    return (
-        f"Step {number(step.number)}: step {number(step.step)}{of} in epoch {number(step.epoch)}, "
-        f"from {step.backend}, bucket {step.bucket}"
-    )
-
-
-def shared(step: ExplainedStep) -> str:
-    """Return how a step was shared, and what it is in its backend."""
-    said = [plural(len(step.samples), "sample")]
-    if step.pass_number:
-        # More than there are where a backend that is done begins again.
-        of = f" of {step.passes}" if step.pass_number <= step.passes else ""
-        said.append(f"pass {number(step.pass_number)}{of} over {step.backend}")
-    if step.fills:
-        said.append(f"{number(step.fills)} of them only fill the batch")
-    if step.ranks is not None and step.micros is not None:
-        ranks, micros = plural(step.ranks, "process"), plural(step.micros, "micro-batch")
-        said.append(f"used by {ranks}, {micros} each")
-    return ", ".join(said)
-
-
 def _why(step: ExplainedStep) -> Table:
     table = titled_table(
-        f"Why {step.backend}: weights since {since(step)}",
+        f"Why {step.backend}: weights since {step.since_step}",
         ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
         ("owed", "right"), ("left", "right"), ("takes part", "left"),
     )  # fmt: skip
@@ -102,21 +77,9 @@ def _why(step: ExplainedStep) -> Table:
         style = "bold" if each.backend == step.backend else ""
         table.add_row(
             Text(each.backend, style=style), f"{each.weight:.3g}", percent(each.share),
-            number(each.given), f"{each.owed:+.2f}", batches_left(each), each.window,
+            number(each.given), f"{each.owed:+.2f}", each.batches_left, each.window,
         )  # fmt: skip
     return table
-
-
-def since(step: ExplainedStep) -> str:
-    """Return "step 3 of the epoch", since which backends and weights are the same."""
-    if step.since < 1:
-        return f"step {number(step.number - step.step + step.since)} of the run"
-    return f"step {number(step.since)} of the epoch"
-
-
-def batches_left(choice: BackendChoice) -> str:
-    """Return the batches a backend has left in the epoch."""
-    return "-" if choice.left is None else number(choice.left)
 
 
 def _samples(step: ExplainedStep) -> Table:

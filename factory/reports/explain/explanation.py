@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from factory.errors import ConfigError
+from factory.reports.wording import number, plural
 from factory.sampling.exclusion import Exclude
 from factory.untrusted_text import config_value, shell_word
 
@@ -140,6 +141,11 @@ class BackendChoice:
     left: int | None
     window: str
 
+    @property
+    def batches_left(self) -> str:
+        """The batches it has left in the epoch, in words."""
+        return "-" if self.left is None else number(self.left)
+
 
 @dataclass(frozen=True)
 class ExplainedStep:
@@ -179,6 +185,37 @@ class ExplainedStep:
     micros: int | None
     samples: tuple[ExplainedSample, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """As "Step 12: step 3 of 9 in epoch 2, from photos, bucket 128x96"."""
+        of = f" of {number(self.steps)}" if self.steps else ""
+        return (
+            f"Step {number(self.number)}: step {number(self.step)}{of} in epoch "
+            f"{number(self.epoch)}, from {self.backend}, bucket {self.bucket}"
+        )
+
+    @property
+    def shared(self) -> str:
+        """How it was shared, and what it is in its backend."""
+        said = [plural(len(self.samples), "sample")]
+        if self.pass_number:
+            # More than there are where a backend that is done begins again.
+            of = f" of {self.passes}" if self.pass_number <= self.passes else ""
+            said.append(f"pass {number(self.pass_number)}{of} over {self.backend}")
+        if self.fills:
+            said.append(f"{number(self.fills)} of them only fill the batch")
+        if self.ranks is not None and self.micros is not None:
+            ranks, micros = plural(self.ranks, "process"), plural(self.micros, "micro-batch")
+            said.append(f"used by {ranks}, {micros} each")
+        return ", ".join(said)
+
+    @property
+    def since_step(self) -> str:
+        """As "step 3 of the epoch", since which backends and weights are the same."""
+        if self.since < 1:
+            return f"step {number(self.number - self.step + self.since)} of the run"
+        return f"step {number(self.since)} of the epoch"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Summary of a dry run as plain values, the same for terminal, page and JSON."""
 
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 # Raised when a field of the JSON changes its meaning.
@@ -150,6 +151,11 @@ class BackendSummary:
     examples: tuple[str, ...]
     costs: BackendCosts
 
+    @property
+    def largest(self) -> int:
+        """Samples of a pass in its largest bucket, those that fill included; at least 1."""
+        return max((bucket.samples + bucket.filled for bucket in self.buckets), default=1)
+
 
 @dataclass(frozen=True)
 class BackendShare:
@@ -218,6 +224,15 @@ class EpochSummary:
     shares: tuple[BackendShare, ...]
     stretches: tuple[StretchSummary, ...]
     schedule: str
+
+    @property
+    def runs(self) -> list[tuple[int, int, str]]:
+        """(first step, last step, backend) of what `begins` holds, from 1."""
+        found, last = [], 0
+        for name, steps in groupby(self.begins):
+            first, last = last + 1, last + len(list(steps))
+            found.append((first, last, name))
+        return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,20 @@ class Thumbnail:
     crop: SampleCrop | None = None
     bucket: str = ""
     captions: tuple[str, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        """How much it is resized."""
+        return self.crop.intermediary[0] / max(self.width, 1) if self.crop else 1.0
+
+    @property
+    def frame(self) -> tuple[float, float, float, float] | None:
+        """The cut as (left, top, width, height) in parts of the whole picture, 0 to 1."""
+        if self.crop is None:
+            return None
+        (width, height), (top, left) = self.crop.intermediary, self.crop.offset
+        cut_width, cut_height = self.crop.target
+        return left / width, top / height, cut_width / width, cut_height / height
 
 
 @dataclass(frozen=True)
@@ -147,13 +161,3 @@ def _buckets(source: PreparedBackend, chosen: catalog_rows.Rows) -> dict[int, st
         for bucket in source.catalog.decisions.buckets
         for row in catalog_rows.among(bucket.rows, wanted)
     }
-
-
-def window(crop: SampleCrop) -> Sequence[float]:
-    """Return the cut as (left, top, width, height) in parts of the whole picture, 0 to 1."""
-    (width, height), (top, left), (cut_width, cut_height) = (
-        crop.intermediary,
-        crop.offset,
-        crop.target,
-    )
-    return left / width, top / height, cut_width / width, cut_height / height

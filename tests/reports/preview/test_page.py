@@ -15,9 +15,8 @@ from factory.backends.image import Crop
 from factory.catalog.captions.sources import TextFileCaptions
 from factory.engine.local_engine import LocalEngine
 from factory.errors import MediaError
-from factory.reports.preview import contact_sheet
-from factory.reports.preview.page import page
-from factory.reports.preview.thumbnails import EDGE, looks, window
+from factory.reports.preview.page import SHOWN, page
+from factory.reports.preview.thumbnails import EDGE, looks
 from factory.sampling.active_window import ActiveWindow
 from factory.storage.local import LocalStorage
 from tests.catalog.fakes import Scattered
@@ -114,7 +113,7 @@ def test_numbers_reasons_and_problems_are_there(document: str) -> None:
 
 def test_thumbnails_are_small_upright_and_few(document: str) -> None:
     images = [a["src"] or "" for name, a in Reader(document).elements if name == "img"]
-    assert len(images) == contact_sheet.SHOWN + 3 + 3 + 1  # kept of three backends, one dropped
+    assert len(images) == SHOWN + 3 + 3 + 1  # kept of three backends, one dropped
     with Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2]))) as picture:
         assert picture.format == "JPEG"
         assert max(picture.size) <= EDGE
@@ -137,8 +136,7 @@ def test_the_frame_is_the_part_that_is_cut(tmp_path: Path) -> None:
     backend = one_backend(tmp_path, crop=Crop("square", "corner"))
     source = dry_run(tmp_path, backend, batch_size=1).sources["a"]
     [look] = looks(source, source.catalog.decisions.buckets[0].rows, ENGINE)
-    assert look.crop is not None
-    assert window(look.crop) == pytest.approx((0, 0, 0.5, 1))
+    assert look.frame == pytest.approx((0, 0, 0.5, 1))
     assert (look.width, look.height, look.bucket) == (160, 80, "64x64")
     assert (look.captions, look.why) == (("one",), "")
 
@@ -200,8 +198,8 @@ def test_a_browser_shows_the_tab_asked_for_and_complains_of_nothing(
     _, console = browse(plain, "#samples", tmp_path / "profile")
     assert console == ""
     # A copy with a script of the test's own tells which parts are shown.
-    policy = "default-src &#x27;none&#x27;"
-    watched = document.replace(policy, f"{policy}; script-src &#x27;unsafe-inline&#x27;")
+    policy = "default-src 'none'"
+    watched = document.replace(policy, f"{policy}; script-src 'unsafe-inline'")
     script = (
         "<script>addEventListener('load', () => {document.title = [...document.querySelectorAll("
         "'section')].filter(s => getComputedStyle(s).display != 'none').map(s => s.id).join() + "
