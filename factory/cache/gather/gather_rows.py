@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from factory.cache.format.shard import (
 from factory.errors import CacheError
 
 Checksums: TypeAlias = NDArray[np.uint64]
+# OpenCV counts columns by an int of 32 bits.
+_OPENCV_COLUMNS = 2**31 - 1
 
 
 class Allocator(Protocol):
@@ -92,9 +95,9 @@ def copied_rows(
 ) -> dict[str, torch.Tensor]:
     """Return rows of one layout that their shards have, each field a tensor [n, ...].
 
-    By numpy, which copies each row by one call of `memcpy` in the calling thread. Torch divides
-    rows among threads, where each copy waits for the last of them: batches are made by several
-    threads anyway.
+    By OpenCV, which copies all rows of a field in the calling thread and lets go of the
+    interpreter once meanwhile. Numpy lets go once a row, and threads that make batches wait for
+    each other each time; torch divides rows among threads, where each copy waits for the last.
 
     Args:
         shards: The shard of each of n rows, at least one.
@@ -106,9 +109,20 @@ def copied_rows(
     batch = _tensors(layout, len(rows), out, allocate)
     for number, field in enumerate(layout):
         if field.stride:
-            parts = [shard.fields[number][row] for shard, row in zip(shards, rows, strict=True)]
-            np.concatenate(parts, out=byte_matrix(batch[field.name]).reshape(-1))
+            parts = [
+                shard.fields[number][row : row + 1]
+                for shard, row in zip(shards, rows, strict=True)
+            ]
+            concatenate(parts, byte_matrix(batch[field.name]))
     return batch
+
+
+def concatenate(parts: Sequence[Bytes], out: Bytes) -> None:
+    """Copy matrices, uint8 [rows, stride] of one stride, one below the other into another."""
+    if out.shape[1] > _OPENCV_COLUMNS:
+        np.concatenate(parts, out=out)
+    else:
+        cv2.vconcat(parts, out)
 
 
 def _unverified(shards: Sequence[TensorShard], rows: Sequence[int]) -> list[int]:
