@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -110,8 +109,7 @@ def copied_rows(
     for number, field in enumerate(layout):
         if field.stride:
             parts = [
-                shard.fields[number][row : row + 1]
-                for shard, row in zip(shards, rows, strict=True)
+                shard.fields[number][row : row + 1] for shard, row in zip(shards, rows, strict=True)
             ]
             concatenate(parts, byte_matrix(batch[field.name]))
     return batch
@@ -121,8 +119,10 @@ def concatenate(parts: Sequence[Bytes], out: Bytes) -> None:
     """Copy matrices, uint8 [rows, stride] of one stride, one below the other into another."""
     if out.shape[1] > _OPENCV_COLUMNS:
         np.concatenate(parts, out=out)
-    else:
-        cv2.vconcat(parts, out)
+        return
+    import cv2  # a tenth of a second, which commands that gather nothing do without
+
+    cv2.vconcat(parts, out)
 
 
 def _unverified(shards: Sequence[TensorShard], rows: Sequence[int]) -> list[int]:

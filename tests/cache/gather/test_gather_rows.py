@@ -59,3 +59,13 @@ def test_the_number_of_threads_stays_as_it_was_set() -> None:
     shard = shard_of(0, {"one": torch.zeros(ROWS, 2**17)})
     gather_rows([shard] * 4, [0, 1, 2, 3], None, None, new_tensor)
     assert torch.get_num_threads() == before
+
+
+def test_rows_wider_than_opencv_counts_are_gathered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("factory.cache.gather.gather_rows._OPENCV_COLUMNS", 7)
+    stored = torch.arange(2 * ROWS, dtype=torch.float32).view(ROWS, 2)
+    shard = shard_of(0, {"one": stored})
+    found = gather_rows([shard] * 3, [5, 0, 6], None, None, new_tensor)
+    assert torch.equal(found["one"], stored[[5, 0, 6]])
