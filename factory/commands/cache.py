@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from factory.lightning.datamodule import FactoryDataModule
     from factory.workspace import Workspace
 
-# Torch's threads spin while they wait; nothing here needs them.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Exit statuses.
 SOUND, PROBLEMS, USAGE = 0, 1, 2

@@ -13,7 +13,6 @@ ledgers are read together. Other arguments change options, as for train.py.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
@@ -27,9 +26,6 @@ from factory.demo.session import demo_session, promised
 from factory.errors import CacheError, ConfigError, StorageError
 from factory.reports.explain.explanation import ExplainRequest
 from factory.reports.explain.explanation import parse as parse_request
-
-# Torch's threads spin while they wait; nothing here needs them.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:

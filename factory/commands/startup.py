@@ -30,6 +30,9 @@ def run(command: str) -> NoReturn:
         command: Its module's name.
     """
     speak()
+    # Torch's threads spin while they wait, which on a busy machine takes the cores from each other
+    # (a run was seen to take many times as long). Read when torch loads; a setting of yours wins.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(importlib.import_module(f"factory.commands.{command}").main(sys.argv[1:]))
 
 

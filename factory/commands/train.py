@@ -1,7 +1,6 @@
 """Train on any mix of backends: `python train.py data=multi storage=s3`."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from factory.commands import cli
-
-# Torch's threads spin while they wait, which on a busy machine takes the cores from each other
-# (a run was seen to take many times as long). Read once, when torch loads; a setting of yours wins.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @cli.hydra_main

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from factory.commands import startup
 from tests.support.pictures import write_pictures
 
 ROOT = Path(__file__).parent.parent.parent
@@ -116,3 +118,19 @@ def test_commands_tell_their_help_in_ascii(command: str, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode("ascii")
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_torch_do_not_spin_in_any_command_unless_told_to(
+    given: str | None, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    seen = []
+    command = SimpleNamespace(main=lambda _: seen.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setattr(startup.importlib, "import_module", lambda _: command)
+    monkeypatch.setattr(startup, "speak", lambda: None)
+    with pytest.raises(SystemExit):
+        startup.run("plan")
+    assert seen == [policy]
