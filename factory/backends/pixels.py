@@ -1,6 +1,5 @@
 """Reading of samples as pixels: from a stored object to the shape of its bucket."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from factory.catalog.crops import CropArrays, SampleCrop
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.engine.engine import Engine
+from factory.engine.pipeline import Lookahead
 from factory.errors import MediaError, StorageError
 from factory.media.composite import Composite
 from factory.media.crop import fit
@@ -307,20 +307,21 @@ def read_pixels(
 def _arriving(
     reader: ByteReader, runs: Iterable[Sequence[Picture]]
 ) -> Iterator[tuple[Picture, bytes | StorageError | MediaError]]:
-    begun: deque[tuple[Sequence[Picture], dict[int, MediaError], Generator[Any, None, None]]]
-    begun = deque()
+    """Yield pictures with their bytes; each run is asked for while the one before arrives."""
+
+    def begin(pictures: Sequence[Picture]) -> tuple[Any, ...]:
+        """Ask for the objects that are not too large."""
+        refused = dict(_too_large(reader.limits, pictures))
+        spans = [(one.key, 0, None) for n, one in enumerate(pictures) if n not in refused]
+        return pictures, refused, reader.storage.read_many(spans)
+
+    begun = Lookahead(begin, runs, most=2)
     try:
-        for pictures in runs:
-            refused = dict(_too_large(reader.limits, pictures))
-            spans = [(one.key, 0, None) for n, one in enumerate(pictures) if n not in refused]
-            begun.append((pictures, refused, reader.storage.read_many(spans)))
-            if len(begun) > 1:
-                yield from _in_order(*begun[0])
-                begun.popleft()
-        for run in begun:
-            yield from _in_order(*run)
+        while (first := begun.head()) is not None:
+            yield from _in_order(*first)
+            begun.pop()
     finally:
-        for *_, data in begun:
+        for *_, data in begun.drop():
             data.close()
 
 

@@ -1,13 +1,13 @@
 """Bulk work on this machine: a thread pool, for work that waits or releases the GIL."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from factory.engine.engine import Item, Report, Result, Unit, Worker
+from factory.engine.pipeline import Lookahead
 from factory.limits import AtLeast, check_limits
 
 # Reading waits on storage half of the time and decoding releases the GIL, so two threads a
@@ -53,15 +53,16 @@ class LocalEngine:
         """
         workers = self.workers or THREADS_PER_CORE * (os.cpu_count() or 1)
         workers = min(workers, at_once or workers)
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="factory-engine")
         try:
-            for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) >= workers * IN_FLIGHT_PER_WORKER:
-                    yield _outcome(waiting.popleft())
-            while waiting:
-                yield _outcome(waiting.popleft())
+            yield from map(
+                _outcome,
+                Lookahead(
+                    lambda item: (item, pool.submit(function, item)),
+                    items,
+                    most=workers * IN_FLIGHT_PER_WORKER,
+                ),
+            )
         except GeneratorExit:
             # Perhaps closed by the garbage collector, in the midst of another thread's start:
             # joining then waits for a lock of `threading` that this very thread holds.

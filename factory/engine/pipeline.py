@@ -1,12 +1,128 @@
-"""Stages of a pipeline that run side by side, with a bounded number of bytes between them."""
+"""The bounded, ordered look-ahead; and stages of a pipeline that run side by side."""
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from math import inf
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
+Job = TypeVar("Job")
+Begun = TypeVar("Begun")
+
+
+class Lookahead(Iterator[Begun], Generic[Job, Begun]):
+    """What was begun for some jobs, in their order, a bounded number and size of it ahead.
+
+    Jobs are begun by whoever takes results, never on a clock; what works on them (threads, other
+    processes, an event loop) is up to `begin`, and so is what a result is: mostly a future. Ready
+    results count by their size, those under way by the largest one seen. Until a first one is
+    ready nothing is known of sizes, so that one is alone. One is always allowed.
+
+    One thread takes results; any other may fill, pause, look, or drop.
+
+    Attributes:
+        exhausted: Whether the last job was taken.
+        paused: Whether no further job is begun.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[Job], Begun],
+        jobs: Iterable[Job],
+        *,
+        most: int,
+        nbytes: Callable[[Begun], int | None] | None = None,
+        max_bytes: float = inf,
+    ) -> None:
+        """Store the parts; nothing is begun.
+
+        Args:
+            begin: Begins a job; returns what stands for its result, which is not None.
+            jobs: The jobs; taken lazily, by one thread at a time. What they raise is raised in
+                its turn, after the results of the jobs before.
+            most: Most results ready or under way, the one that is taken next included.
+            nbytes: Returns the bytes of a result; None while it is under way. Without it
+                only `most` counts.
+            max_bytes: Most bytes they hold, but for one result.
+        """
+        self._begin, self._jobs = begin, iter(jobs)
+        self._most, self._nbytes, self._max_bytes = most, nbytes, max_bytes
+        self._begun: deque[Begun] = deque()
+        self._largest: int | None = None  # of all results that were ever ready
+        self._filling = threading.Lock()
+        self._failure: Exception | None = None
+        self.exhausted = self.paused = False
+
+    def fill(self) -> None:
+        """Begin jobs while there is room."""
+        if len(self._begun) >= self._most:
+            return  # as mostly when a result is asked for: not even the lock is taken
+        with self._filling:
+            while not self.exhausted and self._has_room():
+                try:
+                    self._begun.append(self._begin(next(self._jobs)))
+                except StopIteration:
+                    self.exhausted = True
+                except Exception as error:  # noqa: BLE001 - raised in its turn
+                    self._failure, self.exhausted = error, True
+
+    def head(self) -> Begun | None:
+        """Begin what there is room for, and return what comes next; None if there is nothing.
+
+        Raises:
+            Exception: What went wrong with the jobs, once all before have been taken.
+        """
+        self.fill()
+        with suppress(IndexError):
+            return self._begun[0]
+        if self._failure is not None:
+            raise self._failure
+        return None
+
+    def pop(self) -> None:
+        """Let go of what came next: it is taken."""
+        with suppress(IndexError):  # dropped at this moment, by another thread
+            self._measure([self._begun.popleft()])
+
+    def __next__(self) -> Begun:
+        """Return what comes next, and let go of it."""
+        begun = self.head()
+        if begun is None:
+            raise StopIteration
+        self.pop()
+        return begun
+
+    def begun(self) -> list[Begun]:
+        """Return all that is ready or under way, in its order."""
+        return list(self._begun)
+
+    def drop(self) -> list[Begun]:
+        """Begin nothing more, and give up what was begun; return it, to be cancelled."""
+        self.exhausted = True
+        dropped = self.begun()
+        self._begun.clear()
+        return dropped
+
+    def _measure(self, some: Iterable[Begun]) -> list[int | None]:
+        """Return the bytes of results, None of those under way; note the largest."""
+        sizes = [] if self._nbytes is None else list(map(self._nbytes, some))
+        known = [size for size in (self._largest, *sizes) if size is not None]
+        self._largest = max(known, default=None)
+        return sizes
+
+    def _has_room(self) -> bool:
+        if self.paused or len(self._begun) >= self._most:
+            return False
+        if not self._begun or self._nbytes is None:
+            return True
+        sizes, largest = self._measure(self.begun()), self._largest
+        if largest is None:
+            return False
+        held = sum(largest if size is None else size for size in sizes)
+        return held + largest <= self._max_bytes
 
 
 class _Lane(Generic[Item]):
@@ -74,9 +190,10 @@ class _Lane(Generic[Item]):
 class Ahead(Iterator[Item]):
     """Items of a generator, made in a thread of its own before they are asked for.
 
-    What the generator raises is raised where its next item would have been. Leaving the
-    `with` block stops it: the item in the making is still finished, then the generator is
-    closed, in its own thread.
+    Unlike the jobs of a `Lookahead`, which are begun as results are taken, they are made while the
+    consumer is busy for long, such as with a batch that it encodes. What the generator raises is
+    raised where its next item would have been. Leaving the `with` block stops it: the item in the
+    making is still finished, then the generator is closed, in its own thread.
     """
 
     def __init__(

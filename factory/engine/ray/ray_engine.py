@@ -8,7 +8,6 @@ file system all of them share), this package must be installed there (or be brou
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 
 from factory.engine.engine import Item, Report, Result, Unit, Worker
 from factory.engine.local_engine import THREADS_PER_CORE, LocalEngine
+from factory.engine.pipeline import Lookahead
 from factory.engine.ray.pool import EncoderPool, Post, raised
 from factory.engine.ray.remote_calls import apply, pack, ray_module, unpack
 from factory.errors import EngineError
@@ -97,19 +97,25 @@ class RayEngine:
         task = ray.remote(num_cpus=1)(apply)
         parcel = ray.put(pack(function))
         most = _TASKS_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        stream, size = iter(items), 1
-        waiting: deque[tuple[list[Item], Any]] = deque()
-        try:
+        size = 1
+
+        def chunks() -> Iterator[list[Item]]:
+            """Yield the items of each task."""
+            stream = iter(items)
             while chunk := list(islice(stream, size)):
-                waiting.append((chunk, task.remote(parcel, pack(chunk))))
-                if len(waiting) >= most:
-                    results, seconds = _landed(ray, waiting)
-                    size = _better_size(size, seconds)
-                    yield from results
-            while waiting:
-                yield from _landed(ray, waiting)[0]
+                yield chunk
+
+        tasks = Lookahead(
+            lambda chunk: (chunk, task.remote(parcel, pack(chunk))), chunks(), most=most
+        )
+        try:
+            while (first := tasks.head()) is not None:
+                results, seconds = _landed(ray, *first)
+                tasks.pop()
+                size = _better_size(size, seconds)
+                yield from results
         finally:
-            for _, reference in waiting:
+            for _, reference in tasks.drop():
                 ray.cancel(reference)
 
     def work(
@@ -181,10 +187,9 @@ class RayEngine:
 
 
 def _landed(
-    ray: ModuleType, waiting: "deque[tuple[list[Item], Any]]"
+    ray: ModuleType, chunk: list[Item], reference: Any
 ) -> tuple[Iterator[tuple[Item, Any]], float]:
-    """Return the results of the task that was sent first, and the seconds it took."""
-    chunk, reference = waiting[0]
+    """Return the results of a task, and the seconds it took."""
     try:
         results, seconds = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -194,7 +199,6 @@ def _landed(
             f"a task of {len(chunk)} items was lost on the Ray cluster again and again; the last "
             f"time: {error}"
         ) from error
-    waiting.popleft()
     return zip(chunk, unpack(results), strict=True), seconds
 
 

@@ -131,7 +131,7 @@ def _beside(
             yield partner.located(embeds, there)
 
 
-class Lookahead:
+class RequestGroup:
     """Samples of several batches of one backend and epoch, described by the first who asks."""
 
     def __init__(self, rows: Sequence[NDArray[np.int64]]) -> None:
@@ -248,11 +248,11 @@ def _groups(requests: Iterable[BatchRequest]) -> Iterator[list[BatchRequest]]:
         rows: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
         for request in some:
             rows.setdefault(_owner(request), []).append(request.rows)
-        near = {owner: enumerate(repeat(Lookahead(each))) for owner, each in rows.items()}
+        near = {owner: enumerate(repeat(RequestGroup(each))) for owner, each in rows.items()}
         group = []
         for request in some:
-            number, lookahead = next(near[_owner(request)])
-            group.append(replace(request, near=partial(lookahead.metadata, number)))
+            number, others = next(near[_owner(request)])
+            group.append(replace(request, near=partial(others.metadata, number)))
         yield group
 
 

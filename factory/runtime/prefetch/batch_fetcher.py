@@ -6,14 +6,22 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Generic
+from functools import partial
+from typing import Annotated, Any, Generic
 
+from factory.engine.pipeline import Lookahead
 from factory.errors import FetchError
 from factory.limits import Above, AtLeast, check_limits
 from factory.runtime.prefetch.device import DeviceCopier, DevicePrefetcher
-from factory.runtime.prefetch.executors import BatchFuture, Executor, Job, Made, ThreadExecutor
+from factory.runtime.prefetch.executors import (
+    BatchFuture,
+    Executor,
+    Job,
+    Made,
+    ThreadExecutor,
+    begin,
+)
 from factory.runtime.prefetch.report import FetchReport, stacks, stages
-from factory.runtime.prefetch.window import BatchWindow
 from factory.runtime.prefetch.worker.process import BatchWorker, ProcessExecutor
 
 MODES = ("thread", "process", "inline")
@@ -100,19 +108,20 @@ class BatchFetcher(Generic[Job, Made]):
             copier: How batches get onto a device; None leaves them where they are. Inline
                 mode has none.
         """
-        self._make = make
-        self._settings, self._nbytes, self._describe = settings, nbytes, describe
-        self._copier = None if settings.mode == "inline" else copier
-        self._window: BatchWindow[Job, Made] = BatchWindow(
-            jobs,
-            batches=settings.batches,
-            max_bytes=settings.megabytes * 2**20,
-            measured=nbytes is not None or settings.mode == "process",
-        )
+        self._settings, self._describe = settings, describe
+        self._inline = settings.mode == "inline"
+        self._copier = None if self._inline else copier
         executor = _executor(make, settings, nbytes, worker, here)
-        self._state = _State(self._window, executor, begins_ahead=settings.mode != "inline")
+        measured = nbytes is not None or settings.mode == "process"
+        self._ahead: Lookahead[Job, BatchFuture[Job, Made]] = Lookahead(
+            partial(begin, executor),
+            jobs,
+            most=1 if self._inline else settings.batches,
+            nbytes=_nbytes if measured else None,
+            max_bytes=settings.megabytes * 2**20,
+        )
+        self._state = _State(self._ahead, executor, begins_ahead=not self._inline)
         self._shut: Callable[[], object] = self._state.close
-        self._ahead: DevicePrefetcher[Made] | None = None
         self._started: float | None = None
         self._making_s, self._first_s, self._elapsed_s = 0.0, 0.0, 0.0
         self._nbytes_given, self._at_once = 0, 0
@@ -146,7 +155,7 @@ class BatchFetcher(Generic[Job, Made]):
     @property
     def report(self) -> FetchReport:
         """What was done so far, and what is ready now."""
-        futures = self._window.futures()
+        futures = self._ahead.begun()
         ready = [future for future in futures if future.done]
         return FetchReport(
             delivered=self.delivered,
@@ -156,7 +165,7 @@ class BatchFetcher(Generic[Job, Made]):
             elapsed_s=self._elapsed_s,
             making_s=self._making_s,
             nbytes=self._nbytes_given,
-            workers=0 if self._settings.mode == "inline" else self._settings.workers,
+            workers=0 if self._inline else self._settings.workers,
             ready=len(ready),
             making=len(futures) - len(ready),
             held=sum(future.nbytes for future in ready),
@@ -165,27 +174,21 @@ class BatchFetcher(Generic[Job, Made]):
     def _next(self) -> Made | None:
         """Return the next batch, None after the last one; accounts for the waiting."""
         self._refuse_closed()
-        begin = time.monotonic()
+        asked = time.monotonic()
         if self._started is None:
-            self._started = begin
+            self._started = asked
             # Only now: it keeps the jobs alive, and with them whoever gives them.
             self._shut = weakref.finalize(self, self._state.close)
         try:
-            made = self._now()
+            timeout = self._settings.timeout_s
+            made = self._take(timeout) if self._copier is None else self._copied(self._copier)
         except BaseException:
             self._state.close(wait=False)
             raise
         now = time.monotonic()
         if made is not None:
-            self._account(now - begin, now - self._started)
+            self._account(now - asked, now - self._started)
         return made
-
-    def _now(self) -> Made | None:
-        if self._settings.mode == "inline":
-            return self._make_now()
-        if self._copier is not None:
-            return self._copied(self._copier)
-        return self._take(self._settings.timeout_s)
 
     def _account(self, waited: float, elapsed: float) -> None:
         self.waited_s += waited
@@ -196,45 +199,31 @@ class BatchFetcher(Generic[Job, Made]):
 
     def _take(self, timeout: float | None, *, counted: bool = True) -> Made | None:
         """Return the batch whose turn it is; None after the last one, or without a fetcher."""
-        window = self._window
-        future = self._head()
-        while future is None:
-            if window.exhausted:
+        while (future := self._head()) is None:
+            if self._ahead.exhausted:
                 self._refuse_closed()
                 return None
             self._wait_for_resume(timeout)
-            future = self._head()
-        self._at_once += counted and future.done
+        self._at_once += counted and future.done and not self._inline
         if not future.wait(timeout):
             raise self._stalled(future)
         self._refuse_closed()
         made = self._made(future)
-        window.pop()
-        window.fill(self._state.executor.submit)
+        self._ahead.pop()
+        if not self._inline:
+            self._ahead.fill()
         return made
 
     def _head(self) -> BatchFuture[Job, Made] | None:
         """Begin what there is room for, and return the future whose turn it is."""
-        self._window.fill(self._state.executor.submit)
+        try:
+            future = self._ahead.head()
+        except Exception as error:
+            error.add_note("while planning the next batch")
+            raise
         # What was taken from the plan while this was closed is nobody's, and would never come.
         self._refuse_closed()
-        return self._window.head()
-
-    def _make_now(self) -> Made | None:
-        self._wait_for_resume(self._settings.timeout_s)
-        future = self._window.take()
-        if future is None:
-            return None
-        if not future.done:
-            begin = time.monotonic()
-            try:
-                made = self._make(future.job)
-            except Exception as error:  # noqa: BLE001 - raised again below
-                future.fail(error)
-            else:
-                nbytes = 0 if self._nbytes is None else self._nbytes(made)
-                future.complete(made, nbytes, time.monotonic() - begin)
-        return self._made(future)
+        return future
 
     def _made(self, future: BatchFuture[Job, Made]) -> Made:
         """Take the batch out of its future, or raise what went wrong."""
@@ -243,23 +232,20 @@ class BatchFetcher(Generic[Job, Made]):
             self._making_s += future.seconds
             self._nbytes_given += future.nbytes
             return made  # type: ignore[return-value]
-        error = future.error
-        if future.stage == "planning":
-            error.add_note("while planning the next batch")
-        else:
-            error.add_note(f"while {future.stage} the batch of {self._describe(future.job)}")
-        raise error
+        future.error.add_note(f"while {future.stage} the batch of {self._describe(future.job)}")
+        raise future.error
 
     def _copied(self, copier: DeviceCopier) -> Made | None:
-        """Return the next batch from the stage, which is one ahead."""
-        if self._ahead is None:
-            self._ahead = DevicePrefetcher(lambda: self._take(None, counted=False), copier)
-            self._state.ahead = self._ahead
-        self._at_once += self._ahead.ready
+        """Return the next batch from the device, where one is copied ahead."""
+        if self._state.device is None:
+            take = partial(self._take, None, counted=False)
+            self._state.device = DevicePrefetcher(take, copier)
+        device = self._state.device
+        self._at_once += device.ready
         try:
-            made = self._ahead.next(self._settings.timeout_s)
+            made = device.next(self._settings.timeout_s)
         except TimeoutError:
-            raise self._stalled(self._window.head()) from None
+            raise self._stalled(next(iter(self._ahead.begun()), None)) from None
         if made is None:
             self._refuse_closed()
         return made
@@ -285,7 +271,7 @@ class BatchFetcher(Generic[Job, Made]):
             f"no batch within prefetch.timeout_s={self._settings.timeout_s:g} s: "
             f"{late} is still in the making. If the storage is merely slow, raise "
             "prefetch.timeout_s. Stages:\n"
-            + stages(self._window.futures(), self._describe, self.delivered, self._window.paused)
+            + stages(self._ahead.begun(), self._describe, self.delivered, self._ahead.paused)
             + f"\nWhat each thread does:\n{stacks()}"
             + (f"\n{elsewhere}" if elsewhere else "")
         )
@@ -297,43 +283,51 @@ class _State(Generic[Job, Made]):
     """What outlives a fetcher by as long as it takes to close it."""
 
     def __init__(
-        self, window: BatchWindow[Job, Made], executor: Executor[Job, Made], *, begins_ahead: bool
+        self,
+        ahead: Lookahead[Job, BatchFuture[Job, Made]],
+        executor: Executor[Job, Made],
+        *,
+        begins_ahead: bool,
     ) -> None:
-        self.window, self.executor, self.begins_ahead = window, executor, begins_ahead
-        self.ahead: DevicePrefetcher[Made] | None = None
+        self.ahead, self.executor, self.begins_ahead = ahead, executor, begins_ahead
+        self.device: DevicePrefetcher[Made] | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.closed = self.stuck = False
 
     def pause(self) -> None:
-        self.window.paused = True
+        self.ahead.paused = True
         self.gate.clear()
         self.executor.pause()
 
     def resume(self) -> None:
         if self.closed:
             return
-        self.window.paused = False
+        self.ahead.paused = False
         self.executor.resume()
         self.gate.set()
         if self.begins_ahead:
-            self.window.fill(self.executor.submit)
+            self.ahead.fill()
 
     def close(self, *, wait: bool = True) -> None:
         """Stop everything; a second time waits for what the first one did not wait for."""
         self.closed = True
         wait = wait and not self.stuck
-        for future in self.window.drop():
-            future.bell.put(None)  # whoever waits finds that it is closed
+        for future in self.ahead.drop():
+            future.cancel()
         self.gate.set()
-        if self.window.paused:
+        if self.ahead.paused:
             self.executor.resume()  # it may serve others, too
-        if self.ahead is not None:
-            self.ahead.wake()
+        if self.device is not None:
+            self.device.wake()
         with contextlib.ExitStack() as stack:
-            if self.ahead is not None:
-                stack.callback(self.ahead.close, wait=wait)
+            if self.device is not None:
+                stack.callback(self.device.close, wait=wait)
             stack.callback(self.executor.close, wait=wait)
+
+
+def _nbytes(future: BatchFuture[Any, Any]) -> int | None:
+    return future.nbytes if future.done else None
 
 
 def _executor(
@@ -344,7 +338,8 @@ def _executor(
     here: Callable[[Job], bool] | None,
 ) -> Executor[Job, Made]:
     """Return who makes the batches."""
-    threads: ThreadExecutor[Job, Made] = ThreadExecutor(make, settings.workers, nbytes)
+    workers = 0 if settings.mode == "inline" else settings.workers
+    threads: ThreadExecutor[Job, Made] = ThreadExecutor(make, workers, nbytes)
     if settings.mode != "process":
         return threads
     own = worker is None

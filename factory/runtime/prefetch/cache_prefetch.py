@@ -4,8 +4,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from factory.backends.prepared import PreparedBackend
 from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.index.recipe_index import RowRefs
 from factory.cache.store import TensorStore
+from factory.engine.pipeline import Lookahead
 from factory.errors import FactoryError
 from factory.runtime.batches.request import BatchRequest
 from factory.sampling.plan import Plan
@@ -25,6 +27,8 @@ _MIB = 2**20
 _GROUP_BYTES = 32 * _MIB
 # Groups under way: the next one keeps the network busy while the last rows of one come.
 _GROUPS = 2
+# Rows that are fetched together, each with its step.
+_Group: TypeAlias = list[tuple[int, GatherPlan]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class CachePrefetcher:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._reached = -1
+        self._came_whole: bool | None = None  # the group that was fetched last
         self._ahead: deque[tuple[int, int]] = deque()  # steps, and the bytes of their rows
         self.problems: deque[str] = deque(maxlen=16)
 
@@ -106,7 +111,7 @@ class CachePrefetcher:
             requests: Yields them, as often as it is called.
         """
         self.close()
-        self._closing, self._reached = False, -1
+        self._closing, self._reached, self._came_whole = False, -1, None
         self._ahead.clear()
         self._tell(0)
         self._thread = threading.Thread(
@@ -155,25 +160,24 @@ class CachePrefetcher:
 
     def _fetch_all(self, requests: Iterable[BatchRequest]) -> None:
         """Fetch group after group, until everything is here or nobody waits for it."""
-        under_way: deque[Future[bool]] = deque()
         with ThreadPoolExecutor(_GROUPS, thread_name_prefix="fetch-ahead-group") as pool:
-            for group, steps in self._groups(requests):
-                there = True
-                if len(under_way) == _GROUPS:
-                    there = under_way.popleft().result()
-                    if all(store.is_local for store in self._stores):
-                        break
-                if not self._wait(steps, there):
-                    break
-                under_way.append(pool.submit(self._fetch, group))
-        for last in under_way:
-            last.result()  # a fault in it is not lost
+            groups = self._due(requests)
+            for fetched in Lookahead(lambda g: pool.submit(self._fetch, g), groups, most=_GROUPS):
+                self._came_whole = fetched.result()
+
+    def _due(self, requests: Iterable[BatchRequest]) -> Iterator[_Group]:
+        """Yield each group once the trainer is near enough, while some rows are elsewhere."""
+        for group, steps in self._groups(requests):
+            here = self._came_whole is not None and all(store.is_local for store in self._stores)
+            if here or not self._wait(steps):
+                return
+            yield group
 
     def _groups(
         self, requests: Iterable[BatchRequest]
-    ) -> Iterator[tuple[list[tuple[int, GatherPlan]], list[tuple[int, int]]]]:
+    ) -> Iterator[tuple[_Group, list[tuple[int, int]]]]:
         """Yield rows that are fetched together, each with its step, and the bytes of the steps."""
-        group: list[tuple[int, GatherPlan]] = []
+        group: _Group = []
         steps: list[tuple[int, int]] = []
         for request in requests:
             step = request.step.global_step
@@ -193,14 +197,16 @@ class CachePrefetcher:
                 group, steps = [], []
         yield group, steps
 
-    def _wait(self, steps: list[tuple[int, int]], there: bool) -> bool:
+    def _wait(self, steps: list[tuple[int, int]]) -> bool:
         """Wait for the trainer before a group is begun, and count it; False to end.
+
+        Where the last group did not come whole, for want of room or because a server fails, the
+        next try follows the trainer's next step.
 
         Args:
             steps: The steps of the group, and the bytes of their rows.
-            there: Whether a group before it came whole. Without room, or a server that fails,
-                the next try follows the trainer's next step.
         """
+        there = self._came_whole is not False
         with self._moved:
             before = self._reached
             self._moved.wait_for(
@@ -212,7 +218,7 @@ class CachePrefetcher:
             self._ahead.extend(steps)
             return not self._closing
 
-    def _fetch(self, group: list[tuple[int, GatherPlan]]) -> bool:
+    def _fetch(self, group: _Group) -> bool:
         """Fetch the rows of some steps; False if some have no room, or do not come."""
         there = True
         for store in self._stores:

@@ -1,17 +1,16 @@
 """Copies the next batch to the trainer's device while it works on this one."""
 
-import threading
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
-from factory.runtime.prefetch.executors import CLOSE_S, join
+from factory.engine.pipeline import Lookahead
+from factory.runtime.prefetch.executors import Made, ThreadExecutor, begin
 
 if TYPE_CHECKING:  # loaded where it is needed, for it takes a second
     import torch
-
-Made = TypeVar("Made")
 
 
 class DeviceCopier(Protocol):
@@ -115,75 +114,69 @@ def copier_for(
 
 
 class DevicePrefetcher(Generic[Made]):
-    """A thread that stages the next batch while the consumer works on this one.
+    """Stages the next batch, in a thread, while the consumer works on this one."""
 
-    One batch is staged beside the one that was given out: a device has no room for more.
-    """
-
-    def __init__(self, take: Callable[[], Made | None], stage: DeviceCopier) -> None:
-        """Start the thread.
+    def __init__(self, take: Callable[[], Made | None], copier: DeviceCopier) -> None:
+        """Store the parts; nothing is staged before the first batch is asked for.
 
         Args:
             take: Returns the next batch, waiting for it as long as it takes; None after the
                 last one. Woken by whoever closes.
-            stage: How batches get onto the device.
+            copier: How batches get onto a device.
         """
-        self._take, self._stage = take, stage
-        self._permits: SimpleQueue[None] = SimpleQueue()
-        self._out: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._closed = False
-        self._permits.put(None)
-        self._thread = threading.Thread(target=self._run, name="factory-stage", daemon=True)
-        self._thread.start()
+        self._take, self._copier = take, copier
+        self._ended = False
+        self._executor = ThreadExecutor(self._stage, 1, None, name="factory-stage")
+        # The one asked for, and one beside it: a device has no room for more.
+        self._ahead = Lookahead(partial(begin, self._executor), repeat(None), most=2)
 
     @property
     def ready(self) -> bool:
         """Whether a batch is staged now."""
-        return not self._out.empty()
+        head = self._ahead.head()
+        return head is not None and head.done
 
     def next(self, timeout: float) -> Made | None:
-        """Return the next batch; None after the last one.
+        """Return the next batch; None after the last one, and where this is closed.
 
         Raises:
             TimeoutError: None came in time.
             Exception: What went wrong with it.
         """
-        self._permits.put(None)
-        try:
-            staged, error = self._out.get(timeout=timeout)
-        except Empty:
-            raise TimeoutError from None
-        if error is not None:
-            raise error
-        made: Made | None = None if staged is None else self._stage.finish(staged)
+        future = self._ahead.head()
+        if future is None:
+            return None
+        if not future.wait(timeout):
+            raise TimeoutError
+        self._ahead.pop()
+        if future.error is not None:
+            raise future.error
+        staged, future.made = future.made, None
+        made: Made | None = None if staged is None else self._copier.finish(staged)
         return made
 
     def wake(self) -> None:
         """Let a consumer who waits find out that this is closed."""
-        self._closed = True
-        self._permits.put(None)
-        self._out.put((None, None))
+        for future in self._ahead.drop():
+            future.cancel()
 
     def close(self, *, wait: bool = True) -> None:
         """Stop the thread; `take` must have been woken."""
         self.wake()
-        join([self._thread], CLOSE_S if wait else 0.0)
+        self._executor.close(wait=wait)
 
-    def _run(self) -> None:
-        while True:
-            self._permits.get()
-            if self._closed or not self._once():
-                return
-
-    def _once(self) -> bool:
-        """Stage one batch; False after the last one."""
-        made: Made | None = None
+    def _stage(self, _: None) -> Any:
+        """Stage one batch; None after the last one, and after an error."""
+        if self._ended:
+            return None
+        self._ended = True  # unless it goes well
+        made = self._take()
+        if made is None:
+            return None
         try:
-            made = self._take()
-            self._out.put((None if made is None else self._stage.begin(made), None))
-        except BaseException as error:  # noqa: BLE001 - the consumer's, whatever it is
-            if made is not None:
-                error.add_note("while copying the next batch to the device")
-            self._out.put((None, error))
-            return False
-        return made is not None
+            staged = self._copier.begin(made)
+        except BaseException as error:
+            error.add_note("while copying the next batch to the device")
+            raise
+        self._ended = False
+        return staged

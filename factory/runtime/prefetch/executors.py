@@ -55,6 +55,11 @@ class BatchFuture(Generic[Job, Made]):
         self.done = True
         self.bell.put(None)
 
+    def cancel(self) -> None:
+        """Note that nobody wants it any more, and let whoever waits for it find out."""
+        self.cancelled = True
+        self.bell.put(None)
+
     def wait(self, timeout: float | None) -> bool:
         """Wait until it is done, or somebody rings for another reason; False if neither was."""
         if self.done:
@@ -96,6 +101,13 @@ class Executor(Protocol[Job, Made]):
         """Give up what has not begun; wait for what has, but not long."""
 
 
+def begin(executor: Executor[Job, Made], job: Job) -> BatchFuture[Job, Made]:
+    """Have an executor take on a job, and return its future."""
+    future: BatchFuture[Job, Made] = BatchFuture(job)
+    executor.submit(future)
+    return future
+
+
 class ThreadExecutor(Generic[Job, Made]):
     """Threads of this process; each is started when there is work for it."""
 
@@ -110,7 +122,7 @@ class ThreadExecutor(Generic[Job, Made]):
 
         Args:
             make: Turns a job into a batch.
-            workers: Number of threads.
+            workers: Number of threads; with none, whoever submits a job does it at once.
             nbytes: Bytes a batch holds; None where nobody asks.
             name: Beginning of the threads' names.
         """
@@ -144,6 +156,9 @@ class ThreadExecutor(Generic[Job, Made]):
 
     def submit(self, future: BatchFuture[Job, Made]) -> None:
         """Take on a job; dropped where this is closed."""
+        if not self._workers:
+            self._do(future)
+            return
         with self._changing:
             if self._closed:
                 return

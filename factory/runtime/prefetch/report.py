@@ -148,8 +148,7 @@ def _listed(futures: Sequence[BatchFuture[Any, Any]], describe: Callable[[Any], 
     names = []
     for future in futures[:SHOWN]:
         age = None if future.done else future.age()
-        name = "an error of the plan" if future.stage == "planning" else describe(future.job)
-        names.append(name + ("" if age is None else f" (for {age:.1f} s)"))
+        names.append(describe(future.job) + ("" if age is None else f" (for {age:.1f} s)"))
     more = f"; {len(futures) - SHOWN} more" if len(futures) > SHOWN else ""
     return f"{len(futures)}: " + "; ".join(names) + more
 

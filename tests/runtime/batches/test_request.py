@@ -30,8 +30,8 @@ from factory.runtime.batches.request import (
     BatchMetadata,
     BatchRequest,
     GroupedRequests,
-    Lookahead,
     PlannedRequests,
+    RequestGroup,
     StepNumber,
     group_requests,
 )
@@ -108,7 +108,7 @@ def test_a_batch_described_with_others_is_described_as_alone(
     source: PreparedBackend, batches: list[list[int]]
 ) -> None:
     rows = [np.array(each) for each in batches]
-    near = Lookahead(rows)
+    near = RequestGroup(rows)
     for number in reversed(range(len(rows))):
         found = near.metadata(number, describe(source))
         assert fields(found) == fields(describe(source)(rows[number]))
@@ -153,7 +153,7 @@ def test_threads_that_ask_at_once_have_all_described_once(source: PreparedBacken
         asked.append(rows)
         return describe(source)(rows)
 
-    near = Lookahead([np.array([n, n + 1]) for n in range(4)])
+    near = RequestGroup([np.array([n, n + 1]) for n in range(4)])
 
     def ask(number: int) -> list[int]:
         ready.wait()
@@ -165,7 +165,7 @@ def test_threads_that_ask_at_once_have_all_described_once(source: PreparedBacken
 
 
 def test_a_batch_that_is_asked_for_again_is_described_again(source: PreparedBackend) -> None:
-    near = Lookahead([np.array([1, 2]), np.array([3])])
+    near = RequestGroup([np.array([1, 2]), np.array([3])])
     first = fields(near.metadata(0, describe(source)))
     # Whoever made it may have put substitutes into the rows that it was given.
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_a_batch_that_is_asked_for_again_is_described_again(source: PreparedBack
 
 
 def test_a_failure_is_met_by_each_and_not_remembered(source: PreparedBackend) -> None:
-    near = Lookahead([np.array([1]), np.array([2])])
+    near = RequestGroup([np.array([1]), np.array([2])])
 
     def fail(rows: Rows) -> BatchMetadata:
         raise OSError(f"{len(rows)} rows")

@@ -57,7 +57,7 @@ def test_every_batch_goes_through_in_order(batches: int, workers: int) -> None:
     fetcher = fetch(device, batches=batches, workers=workers)
     assert list(fetcher) == list(range(20))
     assert fetcher.report.delivered == 20
-    assert device.threads == {"factory-stage", threading.current_thread().name}
+    assert device.threads == {"factory-stage_0", threading.current_thread().name}
 
 
 def test_the_next_one_is_copied_before_it_is_asked_for_and_no_other() -> None:

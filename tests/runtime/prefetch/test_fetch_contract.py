@@ -161,7 +161,7 @@ def test_paused_it_begins_nothing_and_resumed_it_goes_on(fetch: Fetch) -> None:
     fetching = fetch(jobs(), batches=2)
     batches = iter(fetching)
     first = [next(batches)]
-    for future in fetching._window.futures():
+    for future in fetching._ahead.begun():
         assert future.wait(60)
     fetching.pause()
     begun = len(taken)

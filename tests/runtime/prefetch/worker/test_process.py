@@ -455,7 +455,7 @@ def test_a_job_that_comes_after_the_end_starts_nothing(
 def test_closing_does_not_wait_for_a_start() -> None:
     worker: BatchWorker[Any, Any] = BatchWorker(Opened(), workers=2, timeout_s=60)
     fetcher = fetch(worker, [("give", 0)])
-    fetcher._window.fill(fetcher._state.executor.submit)
+    fetcher._ahead.fill()
     child = psutil.Process(worker.pid)
     worker.close()
     assert not child.is_running()
