@@ -17,7 +17,7 @@ from factory.encoder.transformers_vision import TransformersVisionEncoder
 from factory.identity import class_identity, settings_identity
 from factory.sampling.fingerprint import describe_strategy
 from factory.sampling.selection import Balanced, Random
-from factory.sampling.weights import AutoWeighting, UniformWeighting
+from factory.sampling.strategies import AutoWeighting, UniformWeighting
 
 # Written out, since they are what caches, facts and checkpoints of version 0.1 hold.
 IDENTITIES = {

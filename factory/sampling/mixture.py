@@ -9,7 +9,7 @@ from factory.sampling.exclusion import Excluded
 from factory.sampling.passes import PlanBackend, ShortBatch
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Selection
-from factory.sampling.weights import UniformWeighting, Weighting
+from factory.sampling.strategies import UniformWeighting, Weighting
 
 _EXAMPLES = {
     "weighting": "factory.sampling.weights.UniformWeighting",

@@ -18,7 +18,7 @@ from factory.sampling.fingerprint import describe_strategy, hash_description, ha
 from factory.sampling.passes import Passes, PlanBackend, ShortBatch
 from factory.sampling.selection import Balanced, Selection
 from factory.sampling.slider_groups import slider_groups
-from factory.sampling.weights import MixtureEntry, UniformWeighting, Weighting
+from factory.sampling.strategies import MixtureEntry, UniformWeighting, Weighting
 
 # Raised whenever the same settings give another order than before, so that a checkpoint of
 # the old order is not continued with the new one.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from factory.sampling.fingerprint import describe_strategy
 from factory.sampling.selection import Selection
 from factory.sampling.slider_groups import FadingSelection, RepeatingSelection
-from factory.sampling.weights import MixtureEntry, Weighting
+from factory.sampling.strategies import MixtureEntry, Weighting
 
 MIXTURES = [[1.0], [1.0, 1.0], [0.5, 2.0, 1.0], [1.0, 1e-3, 0.25, 0.7]]
 # Steps asked for: more than a strategy is likely to work out at once.

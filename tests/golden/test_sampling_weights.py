@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from factory.errors import PlanError
 from factory.sampling.active_window import ActiveWindow
 from factory.sampling.selection import Balanced, Random
-from factory.sampling.weights import AutoWeighting, MixtureEntry, UniformWeighting, Weighting
+from factory.sampling.strategies import AutoWeighting, MixtureEntry, UniformWeighting, Weighting
 
 GOLDEN = "sampling_weights.json"
 WEIGHTINGS: dict[str, Weighting] = {

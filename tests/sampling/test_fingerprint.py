@@ -11,7 +11,7 @@ from factory.sampling.fingerprint import describe_strategy, difference, hash_row
 from factory.sampling.mixture import Mixture
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Balanced, Random
-from factory.sampling.weights import AutoWeighting
+from factory.sampling.strategies import AutoWeighting
 from tests.sampling.cases import backend
 
 TWO = [backend("a", (10, 6)), backend("b", (8,), repeats=1)]

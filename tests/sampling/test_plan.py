@@ -15,7 +15,7 @@ from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
 from factory.sampling.plan import Plan
 from factory.sampling.selection import Random
-from factory.sampling.weights import AutoWeighting
+from factory.sampling.strategies import AutoWeighting
 from tests.sampling.cases import backend, facts, walk
 
 

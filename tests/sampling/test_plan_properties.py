@@ -11,7 +11,7 @@ from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.sampling.rank_shares import share
 from factory.sampling.selection import Balanced, Random
-from factory.sampling.weights import AutoWeighting, UniformWeighting
+from factory.sampling.strategies import AutoWeighting, UniformWeighting
 from tests.sampling.cases import backend, backends, facts, walk
 from tests.support.examples import examples
 

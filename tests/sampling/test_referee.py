@@ -17,7 +17,7 @@ from factory.sampling.passes import PlanBackend
 from factory.sampling.permutation import Permutation, derive_key
 from factory.sampling.plan import Plan, PlanStep
 from factory.sampling.selection import Balanced, Random, whole_shares
-from factory.sampling.weights import AutoWeighting, UniformWeighting
+from factory.sampling.strategies import AutoWeighting, UniformWeighting
 from tests.sampling.cases import backend, backends, facts, walk
 from tests.sampling.test_plan import LastFirst
 from tests.support.examples import examples

@@ -7,7 +7,7 @@ import pytest
 
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.weights import AutoWeighting, UniformWeighting
+from factory.sampling.strategies import AutoWeighting, UniformWeighting
 
 ROWS = 10_000_000
 EDGES = np.linspace(0, 1, 11) ** 1.5  # ten buckets of unequal size

@@ -3,7 +3,7 @@
 import pytest
 
 from factory.sampling.selection import Balanced, Random, Selection
-from factory.sampling.weights import AutoWeighting, UniformWeighting, Weighting
+from factory.sampling.strategies import AutoWeighting, UniformWeighting, Weighting
 from factory.testing.sampling import SelectionContract, WeightingContract
 
 

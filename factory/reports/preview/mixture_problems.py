@@ -9,7 +9,7 @@ from factory.sampling.active_window import ActiveWindow, check_windows
 from factory.sampling.epoch_end import EpochEnd
 from factory.sampling.plan import Plan
 from factory.sampling.rank_shares import check_division
-from factory.sampling.weights import UniformWeighting
+from factory.sampling.strategies import UniformWeighting
 
 # Of its share asked, what a backend must get: below three quarters it is another mixture than
 # the one written down.

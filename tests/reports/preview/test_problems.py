@@ -20,7 +20,7 @@ from factory.sampling.active_window import ActiveWindow
 from factory.sampling.mixture import Mixture
 from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
-from factory.sampling.weights import AutoWeighting
+from factory.sampling.strategies import AutoWeighting
 from factory.storage.local import LocalStorage
 from tests.reports.preview.building import dry_run, one_backend, problems, write
 from tests.sampling.cases import backend

@@ -23,7 +23,7 @@ from factory.sampling.passes import PlanBackend
 from factory.sampling.plan import Plan
 from factory.sampling.rank_shares import RankLayout
 from factory.sampling.selection import Balanced, Random
-from factory.sampling.weights import AutoWeighting, UniformWeighting
+from factory.sampling.strategies import AutoWeighting, UniformWeighting
 
 TRIALS = 100
 USUAL_TRIALS = 25  # each number of ranks and of micro-batches is among them

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from factory.sampling.weights import AutoWeighting, MixtureEntry, UniformWeighting
+from factory.sampling.strategies import AutoWeighting, MixtureEntry, UniformWeighting
 
 ENTRIES = [MixtureEntry("a", 0.5, 100), MixtureEntry("b", 2.0, 300), MixtureEntry("c", 1.0, 600)]
 

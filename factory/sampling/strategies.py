@@ -1,4 +1,7 @@
-"""Weightings: how much of the mixture each backend asks for."""
+"""Sampling strategies: how much of the mixture each backend asks for.
+
+What turns their weights into a choice, step by step, is a `Selection`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
