@@ -22,6 +22,7 @@ RUNS = [
         "storage=s3",
         "storage.bucket=b",
         "engine=ray",
+        "sampling=auto",
         "metadata@data.backends.hub=columns",
     ],
     [
