@@ -1,9 +1,12 @@
 """Options of the whole test run; pytest wants them in the outermost conftest."""
 
+import functools
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -35,3 +38,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden",
         help="folder of the golden JSON files (default: the copies in tests/golden)",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Compose each set of options once for all tests: the factory's own files do not change."""
+    composing: Any = sys.modules.get("factory.config.compose")
+    if composing is None:
+        return
+    composer = composing.Composer
+
+    @functools.cache
+    def shared(config_name: str, conf: Path, plugins: tuple[object, ...]) -> Any:
+        return composer(config_name, None)
+
+    def composer_of(config_name: str, config_dir: str | Path | None) -> Any:
+        if config_dir is not None:
+            return composer(config_name, config_dir)
+        installed = tuple(composing.plugins.installed())
+        return shared(config_name, composing.conf_dir(), installed)
+
+    composing.Composer = composer_of

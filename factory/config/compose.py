@@ -1,5 +1,6 @@
 """Composing a config from overrides, and advice where Hydra refuses them."""
 
+import copy
 import difflib
 import re
 import shlex
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from factory.config import plugins, schema
+from factory.config import hydra_speed, plugins, schema
 from factory.config.secrets import masked
 from factory.config.signatures import arguments_of
 from factory.errors import ConfigError
@@ -45,6 +46,7 @@ def conf_dir() -> Path:
 
 def register() -> None:
     """File schemas, resolvers and plugins with Hydra; safe to call twice."""
+    hydra_speed.apply()
     schema.register()
     plugins.load()
 
@@ -75,12 +77,13 @@ def compose(
         raise ConfigError(
             f"config_dir={str(config_dir)!r} is no folder; give one with groups in it"
         )
+    composer = Composer(config_name, config_dir)
     try:
-        return _compose(overrides, config_name, config_dir)
+        return composer.compose(overrides)
     except YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {tidy(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        problems, _ = _refused(overrides, config_name, config_dir)
+        problems, _ = _refused(overrides, composer)
         raise ConfigError(problems or [tidy(error)]) from None
 
 
@@ -89,23 +92,49 @@ def refusals(
 ) -> tuple[list[str], list[str]]:
     """Return what is wrong with overrides of the factory's own config, and those accepted."""
     register()
-    return _refused(overrides, "config", config_dir)
+    return _refused(overrides, Composer("config", config_dir))
 
 
-def _compose(
-    overrides: Sequence[str], config_name: str, config_dir: str | Path | None
-) -> DictConfig:
-    listed = list(overrides)
-    if config_dir is not None:
-        quoted = str(Path(config_dir).resolve()).replace("'", r"\'")
-        listed.append(f"hydra.searchpath=['file://{quoted}']")
-    with initialize_config_dir(str(conf_dir().resolve()), version_base=HYDRA_VERSION):
+class Composer:
+    """Composes configs of one primary config: each set of options once, with values set after.
+
+    Files are read once, so it lives no longer than they can be trusted not to change.
+    """
+
+    def __init__(self, config_name: str, config_dir: str | Path | None) -> None:
+        """Compose nothing yet."""
+        self._name = config_name
+        self._fixed: list[str] = []
+        if config_dir is not None:
+            quoted = str(Path(config_dir).resolve()).replace("'", r"\'")
+            self._fixed = [f"hydra.searchpath=['file://{quoted}']"]
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the config of overrides; raises what Hydra raises."""
+        options, values = hydra_speed.apart(overrides)
+        if (key := tuple(options)) not in self._composed:
+            self._composed[key] = self._whole(options)
+        config = copy.deepcopy(self._composed[key])
+        hydra_speed.set_values(config, values)
+        return config
+
+    def composes(self, overrides: Sequence[str]) -> bool:
+        """Tell whether overrides are accepted."""
         try:
-            return hydra_compose(config_name, overrides=listed)
-        except ValueError as error:
-            if not is_no_choice(error):
-                raise
-            raise ConfigCompositionException(str(error)) from error
+            self.compose(overrides)
+        except (HydraException, OmegaConfBaseException):
+            return False
+        return True
+
+    def _whole(self, overrides: Sequence[str]) -> DictConfig:
+        with initialize_config_dir(str(conf_dir().resolve()), version_base=HYDRA_VERSION):
+            try:
+                return hydra_compose(self._name, overrides=[*overrides, *self._fixed])
+            except ValueError as error:
+                if not is_no_choice(error):
+                    raise
+                raise ConfigCompositionException(str(error)) from error
 
 
 def is_no_choice(error: ValueError) -> bool:
@@ -113,9 +142,7 @@ def is_no_choice(error: ValueError) -> bool:
     return str(error).startswith(_NO_CHOICE)
 
 
-def _refused(
-    overrides: Sequence[str], config_name: str, config_dir: str | Path | None
-) -> tuple[list[str], list[str]]:
+def _refused(overrides: Sequence[str], composer: Composer) -> tuple[list[str], list[str]]:
     """Return what is wrong with each override, by trying them one by one, and what is right.
 
     Hydra stops at the first refusal; a user wants to hear of all of them. Choices of options
@@ -125,9 +152,9 @@ def _refused(
     accepted: list[str] = []
     for override in sorted(overrides, key=_is_value):
         try:
-            _compose([*accepted, override], config_name, config_dir)
+            composer.compose([*accepted, override])
         except (HydraException, OmegaConfBaseException) as error:
-            problems.append(_advice(override, error, accepted, config_name, config_dir))
+            problems.append(_advice(override, error, accepted, composer))
         else:
             accepted.append(override)
     return problems, accepted
@@ -138,16 +165,10 @@ def _is_value(override: str) -> bool:
     return "." in key.partition("@")[0]
 
 
-def _advice(
-    override: str,
-    error: Exception,
-    accepted: Sequence[str],
-    config_name: str,
-    config_dir: str | Path | None,
-) -> str:
+def _advice(override: str, error: Exception, accepted: Sequence[str], composer: Composer) -> str:
     key = override.partition("=")[0].lstrip("+~")
     plain = override.lstrip("+")
-    if plain != override and _composes([*accepted, plain], config_name, config_dir):
+    if plain != override and composer.composes([*accepted, plain]):
         override, plain = masked(override), shell_word(masked(plain))
         return f"{override}: {key} is there already, so it is not added; write {plain}"
     override = masked(override)
@@ -155,7 +176,7 @@ def _advice(
         return f"{override}: {tidy(error)}" if key else quoting_advice(override)
     parent, _, name = key.rpartition(".")
     try:
-        node = OmegaConf.select(_compose(accepted, config_name, config_dir), parent or "")
+        node = OmegaConf.select(composer.compose(accepted), parent or "")
     except (HydraException, OmegaConfBaseException):
         node = None
     known = [str(option) for option in node] if isinstance(node, DictConfig) else []
@@ -167,18 +188,10 @@ def _advice(
         return (
             f"{override}: {parent or 'the config'} has no option {name!r}; {suggest(name, known)}"
         )
-    if key.startswith("hydra.") and _composes([*accepted, f"+{key}=0"], config_name, config_dir):
+    if key.startswith("hydra.") and composer.composes([*accepted, f"+{key}=0"]):
         return f"{override}: {parent} has no {name!r} yet; write {shell_word(f'+{override}')}"
     # The override says its key already.
     return f"{override}: {tidy(error.__cause__).replace(f'; full_key: {key}', '')}"
-
-
-def _composes(overrides: Sequence[str], config_name: str, config_dir: str | Path | None) -> bool:
-    try:
-        _compose(overrides, config_name, config_dir)
-    except (HydraException, OmegaConfBaseException):
-        return False
-    return True
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
