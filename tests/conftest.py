@@ -1,6 +1,7 @@
 """Options of the whole test run; pytest wants them in the outermost conftest."""
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -41,7 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Compose each set of options once for all tests: the factory's own files do not change."""
+    """Have tests share what is the same for all of them.
+
+    What is loaded by now stays, so the garbage collector need not look through it again and again.
+    Each set of options is composed once: the factory's own files do not change.
+    """
+    gc.freeze()
     composing: Any = sys.modules.get("factory.config.compose")
     if composing is None:
         return

@@ -1,15 +1,17 @@
 """A file that is cut while a reader has it open gives an error of ours, and never a signal.
 
-Each reader runs in a process of its own, which prints what came of the second reading.
+Each reader runs in a process of its own, which says what came of the second reading.
 """
 
+import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.fuzz.harness import ROOT
+
+pytestmark = pytest.mark.xdist_group("cut")  # the readers run once
 
 # What reads `folder` once, has `cut` make files shorter, and reads it again.
 BEGIN = """
@@ -125,32 +127,69 @@ told(lambda: len(list(records)))
 # What must be refused at once; the others may also give what was read before the cut.
 REFUSED = {"CATALOG": CATALOG, "GATHER": GATHER, "READY": READY, "TABLE": TABLE, "SAVED": SAVED}
 EITHER = {"INDEX": INDEX, "TAR": TAR, "LEDGER": LEDGER}
+SIZES = (0, 1000)
 
 
-def outcomes(script: str, folder: Path, how: str, size: int) -> list[str]:
-    """Run a reader; return the first word it prints of each reading."""
+# One process imports all that readers need, and forks for each of them.
+FORKS = f"""
+import json, os, sys, traceback
+from tests.fuzz import formats
+
+for name, script, *arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    if pid := os.fork():
+        print(json.dumps([name, "ended", os.waitpid(pid, 0)[1]]), flush=True)
+        continue
+    try:
+        said = lambda *words: os.write(1, (json.dumps([name, *map(str, words)]) + "\\n").encode())
+        exec({BEGIN!r} + script, {{"print": said}})
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Run every reader; return the first word it says of each reading, by its name."""
+    cases = [
+        *((f"{name}-{size}", script, "mapped", size) for name, script in REFUSED.items()
+          for size in SIZES),
+        *((name, script, "read whole", 0) for name, script in EITHER.items()),
+        ("small", CATALOG, "read whole", 0),
+    ]  # fmt: skip
+    given = [
+        (name, script, str(tmp_path_factory.mktemp(name)), how, str(size))
+        for name, script, how, size in cases
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + script, str(folder), how, str(size)],
+        [sys.executable, "-c", FORKS, json.dumps(given)],
         cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
-    return [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    found: dict[str, list[str]] = {name: [] for name, *_ in cases}
+    for name, word, *rest in map(json.loads, done.stdout.splitlines()):
+        if word == "ended":
+            assert rest == [0], (name, rest, done.stderr[-3000:])
+        else:
+            found[name].append(word)
+    return found
 
 
-@pytest.mark.parametrize("size", [0, 1000])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_mapped_file_that_was_cut_is_refused(name: str, size: int, tmp_path: Path) -> None:
-    found = outcomes(REFUSED[name], tmp_path, "mapped", size)
-    assert found
-    assert set(found) == {"refused"}
+def test_a_mapped_file_that_was_cut_is_refused(
+    name: str, size: int, outcomes: dict[str, list[str]]
+) -> None:
+    assert set(outcomes[f"{name}-{size}"]) == {"refused"}
 
 
 @pytest.mark.parametrize("name", EITHER)
-def test_a_file_that_was_cut_ends_no_process(name: str, tmp_path: Path) -> None:
-    found = outcomes(EITHER[name], tmp_path, "read whole", 0)
-    assert found
-    assert set(found) <= {"refused", "read"}
+def test_a_file_that_was_cut_ends_no_process(name: str, outcomes: dict[str, list[str]]) -> None:
+    assert outcomes[name]
+    assert set(outcomes[name]) <= {"refused", "read"}
 
 
-def test_a_small_catalog_is_not_mapped(tmp_path: Path) -> None:
-    assert outcomes(CATALOG, tmp_path, "read whole", 0) == ["read"]
+def test_a_small_catalog_is_not_mapped(outcomes: dict[str, list[str]]) -> None:
+    assert outcomes["small"] == ["read"]
