@@ -41,6 +41,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give one worker all tests that share what is made once for their file.
+
+    Otherwise each worker makes it: a run that is trained, a filled cache, a server.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") or not isinstance(item, pytest.Function):
+            continue
+        used = item._fixtureinfo.name2fixturedefs.values()
+        if any(fixture.scope == "module" for fixtures in used for fixture in fixtures[-1:]):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 def pytest_collection_finish() -> None:
     """Have tests share what is the same for all of them.
 
