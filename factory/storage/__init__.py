@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from factory.storage.base import Storage, TabularStorage, safe_key
 
 if TYPE_CHECKING:
+    from factory.storage.fsspec_storage import FsspecStorage
     from factory.storage.huggingface import HuggingFaceStorage
     from factory.storage.local import LocalStorage
     from factory.storage.memory import MemoryStorage
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from factory.storage.url_list.url_list_storage import UrlListStorage
 
 __all__ = [
+    "FsspecStorage",
     "HuggingFaceStorage",
     "LocalStorage",
     "MemoryStorage",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FsspecStorage": "factory.storage.fsspec_storage",
     "HuggingFaceStorage": "factory.storage.huggingface",
     "LocalStorage": "factory.storage.local",
     "MemoryStorage": "factory.storage.memory",

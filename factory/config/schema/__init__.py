@@ -22,6 +22,7 @@ SCHEMAS: dict[str, type] = {
     "storage/local": storage.LocalConfig,
     "storage/memory": storage.MemoryConfig,
     "storage/s3": storage.S3Config,
+    "storage/fsspec": storage.FsspecConfig,
     "storage/csv": storage.CsvConfig,
     "storage/huggingface": storage.HuggingFaceConfig,
     "storage/webdataset": storage.WebDatasetConfig,

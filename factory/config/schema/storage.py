@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from factory.config.schema.derived import limit_problems, settings_of
 from factory.config.schema.options import opt
+from factory.storage.fsspec_files import check_url, missing_package, protocol_of
 from factory.storage.url_list.hosts import PrivateHost
 
 
@@ -55,6 +56,30 @@ class S3Config(StorageConfig):
                     "endpoint_url must not hold credentials; set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY in the environment instead"
                 )
+
+
+@settings_of("factory.storage.fsspec_storage.FsspecStorage")
+class FsspecConfig(StorageConfig):
+    """Whatever fsspec knows: SFTP, WebDAV, SMB, archives, GitHub, the Hub, buckets."""
+
+    # Without one it is said what sets it.
+    url: str | None = opt(None, "root of the keys, such as sftp://host/folder or zip::cats.zip")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from super().problems()
+        given: Any = self
+        try:
+            check_url(given.url or "")
+        except ValueError as error:
+            yield str(error).removeprefix("storage.")
+        else:
+            for protocol in map(protocol_of, given.url.split("::")):
+                if package := missing_package(protocol):
+                    yield (
+                        f"url={given.url!r} needs the package {package!r}, which is not "
+                        f"installed; install it with: pip install '{package}'"
+                    )
 
 
 @settings_of("factory.storage.url_list.url_list_storage.UrlListStorage")

@@ -28,6 +28,7 @@ DERIVED = [cls for cls in [*SCHEMAS.values(), *NESTED] if hasattr(cls, "declared
 # Defaults that only a config has.
 DIFFERING: dict[Any, set[str]] = {
     storage.S3Config: {"bucket"},
+    storage.FsspecConfig: {"url"},
     storage.CsvConfig: {"cache_dir"},
     run.CacheConfig: {"scratch_dir"},
     data.QuarantineConfig: {"path"},
