@@ -85,7 +85,7 @@ class EncodedRows:
     mode: EncodeMode
     dataset: str
 
-    def find(self, wanted: RowRequest) -> FoundRows:
+    def find(self, request: RowRequest) -> FoundRows:
         """Return the rows that are there, published or not.
 
         Raises:
@@ -93,24 +93,24 @@ class EncodedRows:
             StorageError: The cache cannot be read.
         """
         if not self.mode.keeps:
-            return FoundRows([None] * len(wanted.keys), {})
-        rows = self.embeds.write_buffer.find(wanted.keys)
+            return FoundRows([None] * len(request.keys), {})
+        rows = self.embeds.write_buffer.find(request.keys)
         left = np.flatnonzero([row is None for row in rows])
-        left, missing = self._published(wanted.keys, left)
-        lost = self._gather(wanted.keys, left, rows)
+        left, missing = self._published(request.keys, left)
+        lost = self._gather(request.keys, left, rows)
         if lost:
             # Another process may have moved rows to a new shard, and removed the old one.
             self.embeds.store.refresh()
-            again = self._gather(wanted.keys, np.array(sorted(lost)), rows)
+            again = self._gather(request.keys, np.array(sorted(lost)), rows)
             lost = {place: lost[place] for place in again}
         if self.mode.ahead and missing.size:
-            lost.update(dict.fromkeys(missing.tolist(), self._absence(wanted.keys[missing])))
+            lost.update(dict.fromkeys(missing.tolist(), self._absence(request.keys[missing])))
         if lost and self.embeds.cache.damaged == "stop":
             raise next(iter(lost.values()))
         return FoundRows(rows, lost)
 
     def complete(
-        self, wanted: RowRequest, found: FoundRows, encode: Encode, tally: EncodeCounts
+        self, request: RowRequest, found: FoundRows, encode: Encode, tally: EncodeCounts
     ) -> dict[str, torch.Tensor]:
         """Return all rows as fields [n, ...], encoding those that were not found.
 
@@ -121,31 +121,31 @@ class EncodedRows:
             StorageError: Encoded rows cannot be written.
             Exception: The encoder failed; a note says what it was given.
         """
-        names = [key.tobytes() for key in wanted.keys]
+        names = [key.tobytes() for key in request.keys]
         rows = {name: row for name, row in zip(names, found.rows, strict=True) if row is not None}
         missing = {name: n for n, name in reversed(list(enumerate(names))) if name not in rows}
         with self.embeds.write_buffer.encoding if self.mode.keeps else nullcontext():
             places = np.array(sorted(missing.values()), dtype=np.int64)
             if self.mode.keeps:  # another thread may have encoded some meanwhile
-                again = self.embeds.write_buffer.find(wanted.keys[places])
+                again = self.embeds.write_buffer.find(request.keys[places])
                 rows.update({names[n]: r for n, r in zip(places, again, strict=True) if r})
             left = [place for place in places.tolist() if names[place] not in rows]
             rebuilt = [place for place in left if place in found.lost]
-            self._tell(wanted, found, rebuilt)
+            self._tell(request, found, rebuilt)
             for some, fields in encode(left) if left else ():
-                tensors = self._taken_in(wanted, some, fields)
+                tensors = self._taken_in(request, some, fields)
                 rows.update({names[n]: EncodedRow(tensors, index) for index, n in enumerate(some)})
         tally.encoded += len(left)
         tally.rebuilt += len(rebuilt)
         return joined_rows([rows[name] for name in names], pad=self.embeds.pads)
 
     def _taken_in(
-        self, wanted: RowRequest, places: Sequence[int], fields: Mapping[str, torch.Tensor]
+        self, request: RowRequest, places: Sequence[int], fields: Mapping[str, torch.Tensor]
     ) -> Mapping[str, torch.Tensor]:
         """Write encoded rows, if they are kept; return them on the CPU."""
-        keys, labels = wanted.keys[list(places)], [wanted.labels[place] for place in places]
+        keys, labels = request.keys[list(places)], [request.labels[place] for place in places]
         if self.mode.keeps:
-            return self.embeds.write_buffer.add(wanted.recipe, keys, fields, labels)
+            return self.embeds.write_buffer.add(request.recipe, keys, fields, labels)
         return checked_rows(keys, fields, labels)[1]
 
     def _gather(
@@ -184,7 +184,7 @@ class EncodedRows:
         # Published by somebody else in this very moment: no loss, only encoded once too often.
         return UnusableRowsError("rows were not in the cache a moment ago", np.arange(len(keys)))
 
-    def _tell(self, wanted: RowRequest, found: FoundRows, places: list[int]) -> None:
+    def _tell(self, request: RowRequest, found: FoundRows, places: list[int]) -> None:
         """Warn of rows that are rebuilt, those of one shard together."""
         by_cause: dict[int, list[int]] = {}
         for place in places:
@@ -196,8 +196,8 @@ class EncodedRows:
             logger.warning(
                 "%s: %d rows of %s cannot be used and are encoded anew, the first that of %r "
                 "(key %s): %s",
-                self.embeds.name, len(some), self.dataset, wanted.labels[first],
-                wanted.keys[first].tobytes().hex(), reason,
+                self.embeds.name, len(some), self.dataset, request.labels[first],
+                request.keys[first].tobytes().hex(), reason,
             )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def read_captions(
         except UnusableRowsError:
             pass  # looked at one by one below
     rows = EncodedRows(embeds, mode, dataset)
-    wanted = RowRequest(embeds.keys(captions), captions, embeds.recipe)
+    request = RowRequest(embeds.keys(captions), captions, embeds.recipe)
 
     def encode(places: Sequence[int]) -> Iterable[tuple[list[int], dict[str, torch.Tensor]]]:
         """Encode captions in the groups that their store wants."""
@@ -240,7 +240,7 @@ def read_captions(
             some = [places[each] for each in group]
             yield some, embeds.encode([captions[place] for place in some])
 
-    return rows.complete(wanted, rows.find(wanted), encode, tally or EncodeCounts())
+    return rows.complete(request, rows.find(request), encode, tally or EncodeCounts())
 
 
 def of_other_epoch(recipe: Mapping[str, object], dataset: str, epoch: int) -> bool:

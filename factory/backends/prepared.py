@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import compress
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.backends.conditioning import RANDOM, sampling_of
 from factory.backends.embeddings import (
     ImageEmbedBackend,
     PictureEmbedBackend,
@@ -35,6 +38,7 @@ from factory.cache.row_locations import (
     locate_rows_lazily,
 )
 from factory.cache.store import UnusableRowsError
+from factory.catalog.captions.draws import conditioning_draw
 from factory.catalog.catalog import Catalog, SampleCaptions
 from factory.catalog.crops import CropArrays
 from factory.catalog.scan.sample_fault import is_sample_fault
@@ -137,6 +141,35 @@ class PreparedBackend:
             facts.take("frames", rows),
         )
 
+    def partner_rows(
+        self, rows: NDArray[np.int64], *, seed: int, epoch: int
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the row of each sample's partner in each set of conditioning.
+
+        Where one set is drawn, that is a function of (seed, epoch, key) and of which sets the
+        sample has partners in; one that a sample lacks changes no other sample's.
+
+        Args:
+            rows: Rows of its samples, int64 [n].
+            seed: Seed of the run.
+            epoch: The epoch, from 0.
+
+        Returns:
+            By set, int64 [n]; -1 where a sample has no partner, or has another set.
+        """
+        found = {name: partners[rows] for name, (_, partners) in self.conditioning.items()}
+        if not found or sampling_of(self.backend) != RANDOM:
+            return found
+        names = list(found)
+        has = np.stack([found[name] >= 0 for name in names], axis=1)
+        drawn = []
+        for row, key in zip(has.tolist(), self.catalog.facts.texts("key", rows), strict=True):
+            # Each set has a number of its own for each sample; that of the highest is used.
+            number = partial(conditioning_draw, seed=seed, epoch=epoch, key=key)
+            drawn.append(max(compress(names, row), key=number, default=None))
+        chosen = np.array(drawn, dtype=object)
+        return {name: np.where(chosen == name, of, -1) for name, of in found.items()}
+
     def forget_epochs(self, but: int, *, published: bool) -> None:
         """Forget latents of epochs, all but those of one, if this source has such.
 
@@ -189,66 +222,66 @@ class PreparedBackend:
         """Whether each row of it has one place in the store of latents, where it stays."""
         return self.latents is not None and self.encode_mode.keeps and not self.redraws
 
-    def locate(self, kept: LocationFiles | None = None) -> None:
+    def locate(self, files: LocationFiles | None = None) -> None:
         """Look up where the embeddings of all kept rows lie, so that batches need not.
 
         Where they are encoded as batches need them, each is looked up when it is first asked
         for, unless it is kept where they lie.
 
         Args:
-            kept: Where that is kept on this machine; None keeps it in memory.
+            files: Where that is kept on this machine; None keeps it in memory.
 
         Raises:
             StorageError: The cache cannot be read.
         """
         latents, vision = self.latents, self.vision
         if vision is not None:
-            self.find(vision, kept)
+            self.find(vision, files)
         if self.text is not None:
-            self._locate_text(self.text, kept)
+            self._locate_text(self.text, files)
         if latents is None or not self.locatable:
             return
         before = self.locations.get(latents.name)
         if self.encode_mode.ahead:
-            self.find(latents, kept)
+            self.find(latents, files)
         elif before is None or before.lacking.size:  # some may have been encoded meanwhile
-            asked = self._asked(latents)
-            self.locations[latents.name] = locate_rows_lazily(latents.store, asked, kept)
+            query = self._query(latents)
+            self.locations[latents.name] = locate_rows_lazily(latents.store, query, files)
 
-    def _locate_text(self, text: TextEmbedBackend, kept: LocationFiles | None) -> None:
+    def _locate_text(self, text: TextEmbedBackend, files: LocationFiles | None) -> None:
         """Look up where captions lie that are a sample's own text in every epoch."""
         catalog = self.catalog
         marks = catalog.captions.plain_marks
         if marks is None or not self.encode_text_mode.ahead:
             return
-        asked = self._kept_rows(
+        query = self._kept_rows(
             lambda rows: text.keys(catalog.own_captions(rows)),
             f"{catalog.texts_identity}/{marks!r}/{canonical(text.recipe)}",
         )
-        kept = None if kept is None else LocationFiles(kept.folder / text.name)
+        files = None if files is None else LocationFiles(files.folder / text.name)
         before = self.locations.get(text.name)
-        self.locations[text.name] = locate_rows(text.store, asked, kept, before)
+        self.locations[text.name] = locate_rows(text.store, query, files, before)
 
-    def find(self, embeds: PictureEmbedBackend, kept: LocationFiles | None = None) -> RowLocations:
+    def find(self, embeds: PictureEmbedBackend, files: LocationFiles | None = None) -> RowLocations:
         """Return where all kept rows lie in a store, which have none, and the keys of those.
 
         A key is made once, however often this is called.
 
         Args:
             embeds: The store, `latents` or `vision`.
-            kept: Where that is kept on this machine; None keeps it in memory.
+            files: Where that is kept on this machine; None keeps it in memory.
 
         Raises:
             StorageError: The cache cannot be read.
         """
-        if kept is not None and embeds is not self.latents:
-            kept = LocationFiles(kept.folder / embeds.name)
+        if files is not None and embeds is not self.latents:
+            files = LocationFiles(files.folder / embeds.name)
         before = self.locations.get(embeds.name)
-        found = locate_rows(embeds.store, self._asked(embeds), kept, before)
+        found = locate_rows(embeds.store, self._query(embeds), files, before)
         self.locations[embeds.name] = found
         return found
 
-    def _asked(self, embeds: PictureEmbedBackend) -> RowQuery:
+    def _query(self, embeds: PictureEmbedBackend) -> RowQuery:
         """Return the kept rows as what is looked for in a store of embeddings."""
         reader = self.backend.reader
         return self._kept_rows(
@@ -260,20 +293,6 @@ class PreparedBackend:
         catalog = self.catalog
         identity = f"{self.identity}/{what}"
         return RowQuery(len(catalog.facts), catalog.decisions.order, keys_of, identity)
-
-    def read_latents(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """Gather encoded pictures of one bucket, as cut in the first epoch; see `gather`.
-
-        Args:
-            rows: Rows of the catalog, int64 [B].
-
-        Raises:
-            UnusableRowsError: Latents are missing or damaged; see `reading.EncodedReading`.
-            TypeError: The backend has no encoder.
-        """
-        if self.latents is None:
-            raise TypeError(f"backend {self.name!r} has no image_embeds backend")
-        return self.gather(self.latents, rows)
 
     def gather(
         self,

@@ -5,10 +5,9 @@ the rows. Where the rows of a catalog lie is therefore looked up once, kept in a
 machine and mapped by every process that trains: numbers of shards and rows, 16 bytes a sample.
 """
 
-import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -140,8 +139,8 @@ class LocationFiles:
 
 def locate_rows(
     store: TensorStore,
-    asked: RowQuery,
-    kept: LocationFiles | None = None,
+    query: RowQuery,
+    files: LocationFiles | None = None,
     before: RowLocations | None = None,
 ) -> RowLocations:
     """Return where the rows of samples lie: as it was kept, or looked up now and kept.
@@ -150,75 +149,75 @@ def locate_rows(
 
     Args:
         store: Where to look.
-        asked: The samples.
-        kept: Where it is kept, once no row is missing; None keeps it in memory alone.
+        query: The samples.
+        files: Where it is kept, once no row is missing; None keeps it in memory alone.
         before: What was found earlier; no key is made again of what it tells.
 
     Raises:
         StorageError: The storage of the store cannot be listed or read.
     """
-    locations = _placed(store.snapshot(), asked, kept, before)
+    locations = _placed(store.snapshot(), query, files, before)
     if locations.lacking.size:
         store.refresh()
-        locations = _placed(store.snapshot(), asked, kept, locations)
+        locations = _placed(store.snapshot(), query, files, locations)
     return locations
 
 
 def locate_rows_lazily(
-    store: TensorStore, asked: RowQuery, kept: LocationFiles | None = None
+    store: TensorStore, query: RowQuery, files: LocationFiles | None = None
 ) -> RowLocations:
     """Return where the rows of samples lie: as it was kept, or each looked up when asked for.
 
     Args:
         store: Where to look.
-        asked: The samples.
-        kept: Where it may be kept; nothing is written there.
+        query: The samples.
+        files: Where it may be kept; nothing is written there.
 
     Raises:
         StorageError: The storage of the store cannot be listed or read.
     """
     snapshot = store.snapshot()
-    columns = _kept(_path(kept, asked, snapshot), asked.count)
+    columns = _saved(_path(files, query, snapshot), query.count)
     if columns is not None:
-        return RowLocations(snapshot, *columns, asked.identity)
+        return RowLocations(snapshot, *columns, query.identity)
     # Of a store without a shard all is known.
     number = _UNKNOWN if snapshot.index.shards else _ABSENT
-    columns = _empty(asked.count, number)
-    return LazyRowLocations(snapshot, *columns, asked.identity, keys_of=asked.keys_of)
+    columns = _empty(query.count, number)
+    return LazyRowLocations(snapshot, *columns, query.identity, keys_of=query.keys_of)
 
 
 def _placed(
-    snapshot: Snapshot, asked: RowQuery, kept: LocationFiles | None, before: RowLocations | None
+    snapshot: Snapshot, query: RowQuery, files: LocationFiles | None, before: RowLocations | None
 ) -> RowLocations:
-    if before is not None and before.identity != asked.identity:
+    if before is not None and before.identity != query.identity:
         before = None
-    path = _path(kept, asked, snapshot)
+    path = _path(files, query, snapshot)
     if before is not None and before.snapshot.identity == snapshot.identity:
         if path is None or before.lacking.size or path.exists():
             return before
         locations = before
-    elif (columns := _kept(path, asked.count)) is not None:
-        return _looked_at(snapshot, asked, columns)
+    elif (columns := _saved(path, query.count)) is not None:
+        return _looked_at(snapshot, query, columns)
     elif before is not None and (columns := _renumbered(before, snapshot)) is not None:
-        locations = _completed(snapshot, asked, columns, before)
+        locations = _completed(snapshot, query, columns, before)
     else:
-        locations = _looked_up(snapshot, asked)
-    if kept is not None and path is not None and not locations.lacking.size:
+        locations = _looked_up(snapshot, query)
+    if files is not None and path is not None and not locations.lacking.size:
         # On a disk that is full or read-only, memory does as well.
         with suppress(OSError, StorageError, CacheError):
             _write(path, (locations.shard, locations.row, locations.checksum))
-            kept.forget_old()
-            return RowLocations(snapshot, *_opened(path, asked.count), asked.identity)
+            files.forget_old()
+            return RowLocations(snapshot, *_opened(path, query.count), query.identity)
     return locations
 
 
-def _path(kept: LocationFiles | None, asked: RowQuery, snapshot: Snapshot) -> Path | None:
-    if kept is None:
+def _path(files: LocationFiles | None, query: RowQuery, snapshot: Snapshot) -> Path | None:
+    if files is None:
         return None
-    return kept.path(f"{_FORMAT}/{asked.count}/{asked.identity}/{snapshot.identity}")
+    return files.path(f"{_FORMAT}/{query.count}/{query.identity}/{snapshot.identity}")
 
 
-def _kept(path: Path | None, count: int) -> LocationColumns | None:
+def _saved(path: Path | None, count: int) -> LocationColumns | None:
     if path is not None:
         # Whatever is wrong with it, it can be made again.
         with suppress(CacheError, StorageError):
@@ -231,63 +230,40 @@ def _empty(count: int, number: int) -> LocationColumns:
     return np.full(count, number, np.int32), np.zeros(count, np.uint32), np.zeros(count, np.uint64)
 
 
-def _looked_at(snapshot: Snapshot, asked: RowQuery, columns: LocationColumns) -> RowLocations:
+def _looked_at(snapshot: Snapshot, query: RowQuery, columns: LocationColumns) -> RowLocations:
     """Return what was kept, with the keys of what it lacks: few, or none."""
-    lacking = np.flatnonzero(columns[0][asked.wanted] < 0)
+    lacking = np.flatnonzero(columns[0][query.wanted] < 0)
     keys = _joined(
-        _keys(asked, np.asarray(asked.wanted[lacking[start : start + PIECE]], np.int64))
+        query.keys_of(np.asarray(query.wanted[lacking[start : start + PIECE]], np.int64))
         for start in range(0, len(lacking), PIECE)
     )
-    return RowLocations(snapshot, *columns, asked.identity, lacking, keys)
+    return RowLocations(snapshot, *columns, query.identity, lacking, keys)
 
 
-def _looked_up(snapshot: Snapshot, asked: RowQuery) -> RowLocations:
+def _looked_up(snapshot: Snapshot, query: RowQuery) -> RowLocations:
     """Look everything up, its keys made now."""
-    columns, lacking, missing = _empty(asked.count, _ABSENT), [], []
-    for start in range(0, len(asked.wanted), PIECE):
-        rows = np.asarray(asked.wanted[start : start + PIECE], np.int64)
-        keys = _keys(asked, rows)
+    columns, lacking, missing = _empty(query.count, _ABSENT), [], []
+    for start in range(0, len(query.wanted), PIECE):
+        rows = np.asarray(query.wanted[start : start + PIECE], np.int64)
+        keys = query.keys_of(rows)
         left = _put(columns, rows, snapshot.index.find(keys))
         lacking.append(start + left)
         missing.append(keys[left])
     places = np.concatenate([np.zeros(0, np.int64), *lacking])
-    return RowLocations(snapshot, *columns, asked.identity, places, _joined(missing))
-
-
-def _keys(asked: RowQuery, rows: NDArray[np.int64]) -> Keys:
-    """Make the keys of some rows, as many as are looked up at once."""
-    with _garbage_left():
-        return asked.keys_of(rows)
-
-
-@contextmanager
-def _garbage_left() -> Iterator[None]:
-    """Let garbage lie for a moment, so that nobody looks for it.
-
-    The columns of keys are some hundred thousand objects, at which the collector begins to look
-    through all that this process has, again and again: for more than half of the time.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    return RowLocations(snapshot, *columns, query.identity, places, _joined(missing))
 
 
 def _completed(
-    snapshot: Snapshot, asked: RowQuery, columns: LocationColumns, before: RowLocations
+    snapshot: Snapshot, query: RowQuery, columns: LocationColumns, before: RowLocations
 ) -> RowLocations:
     """Look up what was lacking before, by the keys it has."""
     if not before.lacking.size:
-        return RowLocations(snapshot, *columns, asked.identity)
+        return RowLocations(snapshot, *columns, query.identity)
     shard, row, checksum = columns
     columns = shard, row.copy(), checksum.copy()  # they may be mapped
-    rows = np.asarray(asked.wanted[before.lacking], np.int64)
+    rows = np.asarray(query.wanted[before.lacking], np.int64)
     left = _put(columns, rows, snapshot.index.find(before.keys))
-    return RowLocations(snapshot, *columns, asked.identity, before.lacking[left], before.keys[left])
+    return RowLocations(snapshot, *columns, query.identity, before.lacking[left], before.keys[left])
 
 
 def _put(columns: LocationColumns, rows: NDArray[np.int64], found: RowRefs) -> NDArray[np.int64]:

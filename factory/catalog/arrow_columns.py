@@ -36,6 +36,11 @@ def _chunked(column: Column) -> pa.ChunkedArray:
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
+def whole_array(column: Column) -> pa.Array:
+    """Return a column in one piece; of no chunk at all it stays as it is."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
 def as_mask(mask: Column) -> NDArray[np.bool_]:
     """Return a column of truth values as an array; null counts as False."""
     filled = pc.fill_null(mask, False)
@@ -65,8 +70,7 @@ def text_lists(column: Column) -> Column:
 
 def as_lists(column: Column) -> pa.Array:
     """Return a column of texts as lists of one text each; null stays null, as no list."""
-    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    flat = flat.cast(pa.large_string())
+    flat = whole_array(column).cast(pa.large_string())
     valid = as_mask(pc.is_valid(flat))
     offsets = np.concatenate([[0], np.cumsum(valid, dtype=np.int64)])
     made = pa.LargeListArray.from_arrays(pa.array(offsets), flat.drop_null())

@@ -14,7 +14,7 @@ from factory.catalog.captions.draws import choose, dropped
 from factory.catalog.captions.sources import Captions
 from factory.catalog.crops import CropArrays, Crops, SampleCrop
 from factory.catalog.decisions import Decisions
-from factory.catalog.facts import Facts
+from factory.catalog.facts import MANY_ROWS, Facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,19 +95,8 @@ class Catalog:
         return self.captions.captions(self.facts.key(row), self.facts.text(row))
 
     def caption(self, row: int, *, seed: int, epoch: int) -> str:
-        """Return the caption a row has in an epoch; see `captions_of`."""
-        return self.captions_of(np.array([row]), seed=seed, epoch=epoch)[0]
-
-    def captions_of(
-        self,
-        rows: NDArray[np.int64],
-        *,
-        seed: int,
-        epoch: int,
-        keys: Sequence[str] | None = None,
-    ) -> list[str]:
-        """Return the captions some rows have in an epoch, see `sample_captions`."""
-        return self.sample_captions(rows, seed=seed, epoch=epoch, keys=keys).captions
+        """Return the caption a row has in an epoch; see `sample_captions`."""
+        return self.sample_captions(np.array([row]), seed=seed, epoch=epoch).captions[0]
 
     def sample_captions(
         self,
@@ -144,7 +133,10 @@ class Catalog:
 
     def own_captions(self, rows: NDArray[np.int64]) -> list[str]:
         """Return each row's `SampleCaptions.own` caption, "" for those that have none."""
-        return self.captions.plain(self.facts.texts("text", rows))
+        # So few at once that their lists do not set off the garbage collector.
+        starts = range(0, len(rows), MANY_ROWS - 1)
+        parts = (self.facts.texts("text", rows[at : at + MANY_ROWS - 1]) for at in starts)
+        return [text for raws in parts for text in self.captions.plain(raws)]
 
     def all_texts(self) -> Iterator[str]:
         """Yield every caption of every kept row in the order of rows, repeats included."""

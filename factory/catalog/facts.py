@@ -21,6 +21,7 @@ from factory.catalog.arrow_columns import (
     sort_order,
     starts_with_any,
     text_lists,
+    whole_array,
 )
 from factory.catalog.left_out import LeftOut
 from factory.catalog.scan.facts_diff import Changes, compare
@@ -327,8 +328,7 @@ def _put(table: pa.Table, name: str, rows: NDArray[np.int64], cells: Column) -> 
             mask = np.zeros(len(chunk), dtype=bool)
             mask[rows[here] - first] = True
             fresh = cells.slice(here.start, here.stop - here.start).cast(field.type)
-            fresh = fresh.combine_chunks() if isinstance(fresh, pa.ChunkedArray) else fresh
-            parts.append(pc.replace_with_mask(chunk, pa.array(mask), fresh))
+            parts.append(pc.replace_with_mask(chunk, pa.array(mask), whole_array(fresh)))
         else:
             parts.append(chunk)
         first += len(chunk)

@@ -85,10 +85,10 @@ def copy_facts(source: FactsStore, target: FactsStore) -> None:
     target.storage.write(target.key, source.storage.read(source.key))
 
 
-def _size(shelf: FactsStore) -> int | None:
+def _size(store: FactsStore) -> int | None:
     """Return the bytes of published facts; None if there are none."""
     try:
-        return shelf.storage.head(shelf.key).size
+        return store.storage.head(store.key).size
     except ObjectNotFoundError:
         return None
 

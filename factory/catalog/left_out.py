@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column
+from factory.catalog.arrow_columns import Column, whole_array
 from factory.catalog.globs import matching, with_suffix
 from factory.storage.base import TabularStorage
 
@@ -111,7 +111,7 @@ def _beginning(pattern: str) -> bytes:
 
 def _rows_with_part(keys: Column, beginnings: set[bytes]) -> NDArray[np.int64]:
     """Return the keys of which a part begins with some bytes in any case, ascending."""
-    whole = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    whole = whole_array(keys)
     if not beginnings or not len(whole) or whole.buffers()[2] is None:
         return np.zeros(0, dtype=np.int64)
     ends = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset :][: len(whole) + 1]

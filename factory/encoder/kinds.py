@@ -28,10 +28,10 @@ def check_kind(store: str, wanted: str, encoder: object) -> None:
     """
     found = _kind_of(encoder)
     if found is not None and found != wanted:
-        told = _KINDS[found][0]
+        other = _KINDS[found][0]
         encodes, choice = _KINDS[wanted]
         raise ConfigError(
-            f"data.backends.{store}.encoder is {type(encoder).__name__}, which encodes {told}; "
+            f"data.backends.{store}.encoder is {type(encoder).__name__}, which encodes {other}; "
             f"this store needs an encoder of {encodes}: choose one, such as {choice} "
             f"encoder.{wanted}.model=MODEL"
         )

@@ -148,8 +148,8 @@ class Pretrained:
             for each in fields(self)
             if each.init and each.name not in aside and getattr(self, each.name) != _default(each)
         }
-        told = json.dumps(settings, sort_keys=True)
-        return f"{class_identity(type(self), short=True)}/{self.VERSION}({self._weights()},{told})"
+        text = json.dumps(settings, sort_keys=True)
+        return f"{class_identity(type(self), short=True)}/{self.VERSION}({self._weights()},{text})"
 
     def _aside(self) -> frozenset[str]:
         """Return the settings that the fingerprint leaves out, as the others stand."""

@@ -56,11 +56,11 @@ class SeveralTexts:
     @property
     def fingerprint(self) -> str:
         """The fingerprints of the parts, and how their fields are joined."""
-        told = {
+        content = {
             "parts": {name: part.fingerprint for name, part in self.parts.items()},
             "fields": {name: list(sources) for name, sources in self.fields.items()},
         }
-        return f"SeveralTexts/1({json.dumps(told, sort_keys=True)})"
+        return f"SeveralTexts/1({json.dumps(content, sort_keys=True)})"
 
     def row_bytes(self) -> int:
         """Return the bytes of the longest row of all parts; fewer if `fields` leaves some out.

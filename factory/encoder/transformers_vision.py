@@ -98,23 +98,23 @@ class TransformersVisionEncoder(TransformersModel):
         from transformers.image_processing_base import ImageProcessingMixin
 
         try:
-            told, _ = ImageProcessingMixin.get_image_processor_dict(
+            processor, _ = ImageProcessingMixin.get_image_processor_dict(
                 self.model, revision=self.revision, subfolder=self._processor_folder
             )
         except OSError:  # some models come without; their config tells the edge
-            told = {}
-        size = told.get("size", self._config.image_size)
+            processor = {}
+        size = processor.get("size", self._config.image_size)
         # "shortest_edge" asks for the middle of the picture; height and width for all of it.
         cropped = isinstance(size, dict) and "shortest_edge" in size
-        own: Any = told.get("crop_size", size) if cropped else size
+        own: Any = processor.get("crop_size", size) if cropped else size
         if isinstance(own, dict):
             own = own["height"] if "height" in own else own["shortest_edge"]
-        cropped = cropped or told.get("do_center_crop", not told)
+        cropped = cropped or processor.get("do_center_crop", not processor)
         return _Preparation(
             own if self.edge is None else self.edge,
             self.resize or ("crop" if cropped else "stretch"),
-            told.get("image_mean", _CLIP_MEAN),
-            told.get("image_std", _CLIP_STD),
+            processor.get("image_mean", _CLIP_MEAN),
+            processor.get("image_std", _CLIP_STD),
         )
 
     def row_bytes(self) -> int:

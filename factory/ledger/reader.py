@@ -108,15 +108,15 @@ def read_ledger(
     Raises:
         CacheError: A file is of another format.
     """
-    told: dict[int, list[_FileSteps]] = {}
+    by_step: dict[int, list[_FileSteps]] = {}
     for file in ledger_files(*folders):
         found: dict[int, _FileSteps] = {}
         for about, record in read_file(file):
             for cells in _wanted(record, first, last, using):
                 found.setdefault(cells["global_step"], _FileSteps(about, [])).cells.append(cells)
         for step, part in found.items():
-            told.setdefault(step, []).append(part)
-    return {step: _merged(told[step]) for step in sorted(told)}
+            by_step.setdefault(step, []).append(part)
+    return {step: _merged(by_step[step]) for step in sorted(by_step)}
 
 
 def ledger_files(*folders: Path) -> list[Path]:

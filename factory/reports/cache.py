@@ -53,10 +53,7 @@ def show_usage(
     """
     console = narrow(terminal(highlight=False), _WIDTH)
     _heading(console, "Cache in", cache)
-    table = titled_table(
-        "", ("store", "left"), ("made by", "left"), ("rows are", "left"), ("shards", "right"),
-        ("rows", "right"), ("dead", "right"), ("size", "right"),
-    )  # fmt: skip
+    table = titled_table("", "store", "made by", "rows are", ">shards", ">rows", ">dead", ">size")
     for name, usage in found.items():
         for line, group in enumerate(usage.groups):
             dead = Text(number(group.dead), style="yellow" if group.dead else "dim")
@@ -93,9 +90,7 @@ def show_usage(
 
 
 def _tier_table(tiers: Mapping[str, tuple[int, int | None]]) -> Table:
-    table = titled_table(
-        "Copies on this machine", ("folder", "left"), ("used", "right"), ("of", "right")
-    )
+    table = titled_table("Copies on this machine", "folder", ">used", ">of")
     for folder, (used, limit) in tiers.items():
         table.add_row(folder, size(used), "no limit" if limit is None else size(limit))
     return table
@@ -127,13 +122,13 @@ def show_compactions(done: Mapping[str, Compaction]) -> None:
     for name, each in done.items():
         mark = _ILL if each.problems else _WELL
         if each.rows:
-            told = (
+            outcome = (
                 f"{plural(each.rows, 'row')} of {plural(each.before, 'shard')} lie in "
                 f"{plural(each.after, 'shard')} now"
             )
         else:
-            told = "no row could be merged" if each.problems else "nothing to merge"
-        console.print(mark + Text(f"{name}: {told}"))
+            outcome = "no row could be merged" if each.problems else "nothing to merge"
+        console.print(mark + Text(f"{name}: {outcome}"))
         _list(console, each.problems)
     if any(each.rows for each in done.values()):
         console.print(
@@ -159,10 +154,7 @@ def show_garbage(
 ) -> None:
     """Print what was removed, or is of no use and would be once it is old enough."""
     console = narrow(terminal(highlight=False), _WIDTH)
-    table = titled_table(
-        "Removed" if removed else "Of no use", ("store", "left"), ("files", "right"),
-        ("size", "right"), ("each", "left"),
-    )  # fmt: skip
+    table = titled_table("Removed" if removed else "Of no use", "store", ">files", ">size", "each")
     for name, items in found.items():
         for reason in dict.fromkeys(item.reason for item in items):
             alike = [item for item in items if item.reason == reason]
@@ -205,10 +197,7 @@ def show_transfers(
     dry = seconds is None
     _heading(console, "To be copied to" if dry else "Copied to", ends[1])
     _heading(console, "from", ends[0])
-    table = titled_table(
-        "", ("store", "left"), ("shards", "right"), ("size", "right"), ("replaced", "right"),
-        ("there already", "right"),
-    )  # fmt: skip
+    table = titled_table("", "store", ">shards", ">size", ">replaced", ">there already")
     for name, transfer in done.items():
         missing = transfer.missing
         nbytes = sum(each.size for each in missing) if dry else transfer.nbytes

@@ -12,10 +12,10 @@ from factory.backends.image import SampleBackend
 from factory.backends.prepared import PreparedBackend
 from factory.backends.streaming.batcher import summary
 from factory.backends.streaming.source import StreamSource
-from factory.catalog.facts import Facts
 from factory.lightning.datamodule import FactoryDataModule
 from factory.metrics.stages import Stage, Telemetry
-from factory.untrusted_text import printable, terminal
+from factory.reports.wording import short_name, with_columns
+from factory.untrusted_text import terminal
 
 # Buckets shown per backend; the rest are counted in one line.
 SHOWN_BUCKETS = 6
@@ -57,12 +57,10 @@ def wide_console() -> Console:
 
 def backends_table(data: FactoryDataModule) -> Table:
     """Return one row for each backend of samples."""
-    table = Table(title="Backends", title_justify="left")
-    for name, align in (
-        ("backend", "left"), ("kind", "left"), ("found", "right"), ("kept", "right"),
-        ("dropped", "right"), ("buckets: samples", "left"), ("where", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=align, overflow="fold")  # type: ignore[arg-type]
+    table = with_columns(
+        Table(title="Backends", title_justify="left"),
+        "backend", "kind", ">found", ">kept", ">dropped", "buckets: samples", "where",
+    )  # fmt: skip
     for source in data.sources.values():
         catalog = source.catalog
         # What is generated is lost with its source's samples alone.
@@ -111,7 +109,7 @@ def dropped_lines(sources: Iterable[PreparedBackend]) -> Iterable[str]:
         facts, made = source.catalog.facts, source.catalog.decisions
         for reason, count in made.dropped().items():
             rows = (made.reason == made.reasons.index(reason)).nonzero()[0]
-            names = ", ".join(_short(facts, row) for row in rows[:SHOWN_NAMES].tolist())
+            names = ", ".join(short_name(facts.key(row)) for row in rows[:SHOWN_NAMES].tolist())
             more = ", ..." if count > SHOWN_NAMES else ""
             yield f"{source.name}: {count} {reason} ({names}{more})"
 
@@ -142,21 +140,13 @@ def stream_lines(streams: Iterable[StreamSource]) -> Iterable[str]:
         yield f"{stream.name}: {summary(stream.counts) or 'nothing was read'}"
 
 
-def _short(facts: Facts, row: int) -> str:
-    """Return the name of a row's file, on one line and harmless to a terminal."""
-    # After a NUL stands what tells apart the rows of one key.
-    return printable(facts.key(row).partition("\0")[0].rpartition("/")[2])
-
-
 def mixture_table(data: FactoryDataModule) -> Table:
     """Return weights, shares and counts of the first epoch."""
-    table = Table(title="Mixture of epoch 1", title_justify="left")
-    for name, align in (
-        ("backend", "left"), ("weight", "right"), ("share asked", "right"),
-        ("share of epoch", "right"), ("batches", "right"), ("samples", "right"),
-        ("repeated to fill", "right"), ("left out", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=align)  # type: ignore[arg-type]
+    table = with_columns(
+        Table(title="Mixture of epoch 1", title_justify="left"),
+        "backend", ">weight", ">share asked", ">share of epoch", ">batches", ">samples",
+        ">repeated to fill", ">left out", words="ellipsis", numbers="ellipsis",
+    )  # fmt: skip
     plan = data.plan
     # Asked while all take part; a backend leaves when its passes are done, and the epoch
     # ends with the last one, so over a whole epoch shares follow lengths too.
@@ -177,12 +167,10 @@ def mixture_table(data: FactoryDataModule) -> Table:
 
 def stages_table(telemetry: Telemetry) -> RenderableType:
     """Return time and memory of every stage."""
-    table = Table(title="Stages", title_justify="left")
-    for name, align in (
-        ("stage", "left"), ("time", "right"), ("memory", "right"), ("peak", "right"),
-        ("counts", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=align)  # type: ignore[arg-type]
+    table = with_columns(
+        Table(title="Stages", title_justify="left"),
+        "stage", ">time", ">memory", ">peak", "counts", words="ellipsis", numbers="ellipsis",
+    )  # fmt: skip
     for stage in telemetry.stages:
         counts = ", ".join(f"{key} {value}" for key, value in stage.counts.items())
         table.add_row(
@@ -226,10 +214,11 @@ def _encoding_stages(telemetry: Telemetry) -> list[Stage]:
 
 def encoded_table(stages: Iterable[Stage]) -> Table:
     """Return one row for each stage of encoding: how many, how large, how fast."""
-    table = Table(title="Encoded", title_justify="left")
-    table.add_column("backend", overflow="fold")
-    for name in ("encoded", "cached", "unreadable", "size", "time", "rate"):
-        table.add_column(name, justify="right")
+    table = with_columns(
+        Table(title="Encoded", title_justify="left"),
+        "backend", ">encoded", ">cached", ">unreadable", ">size", ">time", ">rate",
+        numbers="ellipsis",
+    )  # fmt: skip
     for stage in stages:
         counts = stage.counts
         table.add_row(

@@ -94,19 +94,28 @@ def narrow(console: Console, width: int) -> Console:
     return console
 
 
-def titled_table(title: str, *columns: tuple[str, str], numbers: str = "fold") -> Table:
+def titled_table(title: str, *columns: str, numbers: str = "fold") -> Table:
     """Return an empty table.
 
     Args:
         title: What stands above it.
-        columns: Headings, each with its justification, such as "right".
+        columns: Headings; those of columns that are justified to the right begin with ">".
         numbers: What becomes of cells to the right that are too wide: "fold" or "ellipsis".
     """
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
         pad_edge=False, header_style="dim",
     )  # fmt: skip
-    for heading, justify in columns:
-        overflow = "fold" if justify == "left" else numbers
-        table.add_column(heading, justify=justify, overflow=overflow)  # type: ignore[arg-type]
+    return with_columns(table, *columns, numbers=numbers)
+
+
+def with_columns(table: Table, *columns: str, words: str = "fold", numbers: str = "fold") -> Table:
+    """Return a table with columns; see `titled_table`. `words` is for those to the left."""
+    for heading in columns:
+        right = heading.startswith(">")
+        table.add_column(
+            heading.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow=numbers if right else words,  # type: ignore[arg-type]
+        )
     return table

@@ -106,7 +106,7 @@ def test_latents_belong_to_their_pictures(storage: Watched, tmp_path: Path) -> N
     fill(source)
     for bucket in source.catalog.decisions.buckets:
         rows = bucket.rows[::-1]
-        decoded = BlockDCT().decode(source.read_latents(rows)["latents"])
+        decoded = BlockDCT().decode(source.gather(source.latents, rows)["latents"])
         assert decoded.shape[1:] == (bucket.height, bucket.width, 3)
         for row, picture in zip(rows.tolist(), decoded, strict=True):
             wanted = torch.tensor(colour(int(Path(source.catalog.facts.key(row)).stem)))
@@ -246,7 +246,7 @@ def test_what_takes_the_place_of_an_unreadable_picture_is_encoded_too(
     source = prepare(made, seed=0)["pics"]
     assert len(source.catalog) == 6
     for bucket in source.catalog.decisions.buckets:
-        assert len(source.read_latents(bucket.rows)["latents"]) == len(bucket.rows)
+        assert len(source.gather(source.latents, bucket.rows)["latents"]) == len(bucket.rows)
 
 
 def test_a_picture_above_the_usual_limit_is_read_if_the_scan_let_it_in(

@@ -113,7 +113,7 @@ def test_latents_of_every_frame_are_one_row(storage: Watched) -> None:
     # One clip of four frames at a time: two would be more pictures than batch_size.
     assert encoder.batches == [(4, 48, 80, 3)] * 5
     rows = source.catalog.decisions.order[::-1]
-    latents = source.read_latents(rows)["latents"]
+    latents = source.gather(source.latents, rows)["latents"]
     assert latents.shape == (5, 4, 16, 6, 10)
     for row, frames in zip(rows.tolist(), latents, strict=True):
         decoded = BlockDCT().decode(frames).numpy()
@@ -126,7 +126,7 @@ def test_a_clip_longer_than_a_batch_is_encoded_in_parts(storage: Watched) -> Non
     source = source_of(storage, encoder, frames=13)
     assert fill(source) == (5, {})
     assert [batch[0] for batch in encoder.batches] == [6, 6, 1] * 5
-    clip = source.read_latents(source.catalog.decisions.order[2:3])["latents"][0]
+    clip = source.gather(source.latents, source.catalog.decisions.order[2:3])["latents"][0]
     assert read_numbers(BlockDCT().decode(clip).numpy()) == list(range(13))
 
 

@@ -1,6 +1,5 @@
 """Where rows lie is kept on this machine, and never taken for what it is not."""
 
-import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -276,27 +275,3 @@ def test_nothing_is_looked_up_later_where_it_is_kept_or_the_store_is_empty(
     keys.asked = 0
     assert read(store, locate_rows_lazily(store, asked, kept), [1, 2]) == [298, 297]
     assert keys.asked == 0
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_nobody_looks_for_garbage_while_keys_are_made(
-    filled: TensorStore, keys: KeysOf, collects: bool
-) -> None:
-    seen: list[bool] = []
-
-    def make(rows: NDArray[np.int64]) -> Keys:
-        seen.append(gc.isenabled())
-        if len(seen) > 1:
-            raise OSError("a disk is gone")
-        return keys(rows)
-
-    before = gc.isenabled()
-    (gc.enable if collects else gc.disable)()
-    try:
-        asked = RowQuery(SAMPLES, WANTED, make, "a")
-        locate_rows(filled, asked)
-        with pytest.raises(OSError, match="a disk is gone"):
-            locate_rows(filled, asked)
-        assert (seen, gc.isenabled()) == ([False, False], collects)
-    finally:
-        (gc.enable if before else gc.disable)()

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from factory import Batch, ConfigError, FactoryDataModule
-from factory.backends.conditioning_sets import partner_rows
 from factory.cache.gather.gather_plan import GatherPlan
 from factory.cache.index.recipe_index import RowRefs
 from factory.catalog.captions.draws import conditioning_draw
@@ -105,7 +104,7 @@ def test_the_draw_follows_from_seed_epoch_and_key_alone(tmp_path: Path) -> None:
     rows = np.arange(40)
 
     def drawn(epoch: int, seed: int = 7, some: slice = slice(None)) -> list[bool]:
-        found = partner_rows(source, rows[some], seed=seed, epoch=epoch)
+        found = source.partner_rows(rows[some], seed=seed, epoch=epoch)
         assert ((found["one"] >= 0) != (found["two"] >= 0)).all()
         return (found["one"] >= 0).tolist()
 
@@ -196,7 +195,7 @@ def test_rows_of_partners_are_asked_of_the_disk_with_those_of_their_samples(
 
     assert source.latents is not None
     wanted = [source.locations[source.latents.name].at(rows)]
-    for name, theirs in partner_rows(source, rows, seed=7, epoch=0).items():
+    for name, theirs in source.partner_rows(rows, seed=7, epoch=0).items():
         partner = source.conditioning[name][0]
         assert partner.latents is not None
         wanted.append(partner.locations[partner.latents.name].at(theirs[theirs >= 0]))

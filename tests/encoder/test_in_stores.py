@@ -127,7 +127,7 @@ def test_clips_reach_the_store_whole(tmp_path: Path) -> None:
     store = clip_store(tmp_path)
     source = prepare(registry(tmp_path, videos(tmp_path, 5), store), seed=0)["clips"]
     (bucket,) = source.catalog.decisions.buckets
-    latents = source.read_latents(bucket.rows)["latents"]
+    latents = source.gather(source.latents, bucket.rows)["latents"]
     assert latents.shape == (2, 2, 3, bucket.height // 4, bucket.width // 4)
     assert store.row_bytes(bucket.width, bucket.height, 5) == latents[0].nbytes
     assert store.encoder._module is None  # type: ignore[attr-defined]

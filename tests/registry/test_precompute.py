@@ -324,7 +324,7 @@ def test_a_start_on_demand_makes_no_key(storage: Watched, made: list[int]) -> No
     assert taken(made) == 5  # of the looks, which are always encoded beforehand
     rows = sources["p"].catalog.decisions.order[:4].astype(np.int64)
     for _ in range(2):
-        assert torch.equal(sources["p"].read_latents(rows)["latents"], whole[:4])
+        assert torch.equal(sources["p"].gather(sources["p"].latents, rows)["latents"], whole[:4])
     assert taken(made) == 4
     registry.close()
 
@@ -332,7 +332,9 @@ def test_a_start_on_demand_makes_no_key(storage: Watched, made: list[int]) -> No
 def load_rows(registry: Registry, *, encode: bool) -> torch.Tensor:
     """Return all latents of the folder "p", in the order of its buckets."""
     source = (prepare if encode else load)(registry, seed=0)["p"]
-    latents = source.read_latents(source.catalog.decisions.order.astype(np.int64))["latents"]
+    latents = source.gather(source.latents, source.catalog.decisions.order.astype(np.int64))[
+        "latents"
+    ]
     registry.close()
     return latents
 

@@ -1,14 +1,13 @@
 """Global batches of a stream, assembled in order."""
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from factory.backends.streaming.backend import StreamBackend
-from factory.backends.streaming.blocks import BlockPosition, Outcome, ShardBlocks
-from factory.backends.streaming.bucket_buffer import BucketBuffer, StreamSample
+from factory.backends.streaming.blocks import BlockPosition, Outcome, ShardBlocks, StreamSample
 from factory.errors import EmptyBackendError, ResumeError
 from factory.storage.huggingface_stream import RowStream
 
@@ -64,6 +63,68 @@ class StreamPosition:
         """Return the mark that `to_dict` described."""
         place = BlockPosition(**values["place"])
         return cls(**{**values, "waiting": tuple(values["waiting"]), "place": place})
+
+
+class BucketBuffer:
+    """Samples in one queue a bucket, in the order they came.
+
+    What is due is a function of the samples that wait and of the rows read alone, so that
+    queues built again from positions go on alike.
+    """
+
+    def __init__(self, batch_size: int, rows: int, nbytes: int) -> None:
+        """Begin empty.
+
+        Args:
+            batch_size: Samples that make a bucket due.
+            rows: Rows after which a sample's bucket is due.
+            nbytes: Bytes held after which the bucket that has waited longest is due.
+        """
+        self._batch_size, self._rows, self._limit = batch_size, rows, nbytes
+        self._queues: dict[str, deque[StreamSample]] = {}
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of samples waiting."""
+        return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[StreamSample]:
+        """Yield what waits, bucket by bucket."""
+        for queue in self._queues.values():
+            yield from queue
+
+    def add(self, sample: StreamSample) -> None:
+        """Let one more sample wait."""
+        self._queues.setdefault(sample.bucket, deque()).append(sample)
+        self.nbytes += len(sample.data)
+
+    def oldest(self) -> str | None:
+        """Return the bucket that has waited longest; None where nothing waits."""
+        return min(self._queues, key=lambda name: self._queues[name][0].position, default=None)
+
+    def due(self, position: int) -> str | None:
+        """Return the bucket that must go out before the row at a position is taken.
+
+        A full one; else the one that has waited longest, if that is too long or if all
+        together hold too much.
+        """
+        for name, queue in self._queues.items():
+            if len(queue) >= self._batch_size:
+                return name
+        oldest = self.oldest()
+        if oldest is None:
+            return None
+        too_long = position - self._queues[oldest][0].position >= self._rows
+        return oldest if too_long or self.nbytes > self._limit else None
+
+    def take(self, bucket: str) -> list[StreamSample]:
+        """Remove and return the first samples of a bucket, at most a batch."""
+        queue = self._queues[bucket]
+        taken = [queue.popleft() for _ in range(min(len(queue), self._batch_size))]
+        if not queue:
+            del self._queues[bucket]
+        self.nbytes -= sum(len(sample.data) for sample in taken)
+        return taken
 
 
 class StreamBatcher:

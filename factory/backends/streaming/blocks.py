@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from factory.backends.pixels import Picture
 from factory.backends.streaming.backend import StreamBackend
-from factory.backends.streaming.bucket_buffer import StreamSample
 from factory.catalog.captions.caption_reader import column_texts
 from factory.catalog.catalog import Catalog
 from factory.catalog.crops import OwnCrops
@@ -27,6 +26,29 @@ from factory.storage.huggingface_stream import RowStream, ShardRows, StreamRow
 LARGEST_SHARD = 2**40
 # Seconds a row may take when a stream is closed: what is slower hangs.
 CLOSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSample:
+    """One sample of a stream, as it waits.
+
+    Attributes:
+        position: Its number in the pass, in reading order, dropped rows counted.
+        bucket: Name of its bucket.
+        picture: How it is cut.
+        size: Its width and height, px.
+        data: Its bytes as the dataset holds them.
+        captions: Every caption it may be trained with.
+    """
+
+    position: int
+    bucket: str
+    picture: Picture
+    size: tuple[int, int]
+    data: bytes
+    captions: tuple[str, ...]
+
+
 # What becomes of one row: a sample, or why it is dropped, "reason: detail".
 Outcome = StreamSample | str
 

@@ -146,13 +146,16 @@ def _row_texts(rows: RecipeRows) -> Iterable[str]:
 def _column_texts(column: Sequence[object] | NDArray[Any]) -> Iterable[str]:
     """Return the canonical JSON of each entry; whole columns at a time where they are plain."""
     if isinstance(column, np.ndarray):
-        plain = column.tolist()
         if column.dtype.kind in "iu" and column.ndim == 1:
-            return map(int.__repr__, plain)
+            return map(int.__repr__, column.tolist())
         if column.dtype.kind in "iu" and column.ndim == _PAIRS_DIMS:
-            row = "[" + ",".join(["%d"] * column.shape[1]) + "]"
-            return map(row.__mod__, map(tuple, plain))
-        column = plain
+            # One tuple at a time: a list of all would set off the garbage collector.
+            row, numbers = (
+                "[" + ",".join(["%d"] * column.shape[1]) + "]",
+                iter(column.ravel().tolist()),
+            )
+            return map(row.__mod__, zip(*[numbers] * column.shape[1], strict=True))
+        column = column.tolist()
     if set(map(type, column)) == {str}:
         return map(encode_basestring_ascii, column)
     return map(canonical, column)

@@ -129,14 +129,14 @@ def in_turn(storage: Storage, folder: str, work: str, left: Callable[[], int]) -
 
 def _wait(storage: Storage, folder: str, work: str, left: Callable[[], int]) -> Lease | None:
     """Return a claim as soon as no other holds; None where it is of no use to wait for one."""
-    seen, since, told = -1, time.monotonic(), False
+    seen, since, warned = -1, time.monotonic(), False
     while True:
         try:
             return _claim(storage, folder, work, TURN_S)
         except LeaseTakenError as error:
-            if not told:
+            if not warned:
                 logger.warning("waiting for its rows: %s", error)
-                told = True
+                warned = True
         except StorageError as error:
             logger.warning("%s is done without a claim: %s", work, error)
             return None

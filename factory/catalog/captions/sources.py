@@ -125,12 +125,12 @@ class Captions(ABC):
             raw: The sidecar's text as the only entry; or one text a column, in the order of
                 `columns`, "" where a cell is empty; or nothing.
         """
-        spoken = self._edited_captions(key, raw)
+        captions = self._edited_captions(key, raw)
         if self.shuffle is not None:
-            spoken = [text for each in spoken for text in self.shuffle.variants(each)]
+            captions = [text for each in captions for text in self.shuffle.variants(each)]
         if self.prepend and (before := self.prepend.strip()):
-            spoken = [f"{before} {text}" for text in spoken]
-        return tuple(spoken)
+            captions = [f"{before} {text}" for text in captions]
+        return tuple(captions)
 
     def plain(self, raws: Sequence[Sequence[str] | None]) -> list[str]:
         """Return the caption of each sample that has a single one, whole but for space around it.
@@ -182,10 +182,10 @@ class Captions(ABC):
             if rows.size:
                 names = keys.slice(start, _BLOCK).take(rows).to_pylist()
                 raws = texts.slice(start, _BLOCK).take(rows).to_pylist()
-                spoken = (
+                captions = (
                     self._edited_captions(n, r or ()) for n, r in zip(names, raws, strict=True)
                 )
-                blank[start + rows] = [not words for words in spoken]
+                blank[start + rows] = [not words for words in captions]
         return blank
 
     @abstractmethod
@@ -221,7 +221,7 @@ class Captions(ABC):
             texts = map(str.strip, texts)
             for edit in self.edits:
                 texts = map(edit, texts)
-        return [spoken for text in texts if (spoken := text.strip())]
+        return [caption for text in texts if (caption := text.strip())]
 
 
 @dataclass(frozen=True)

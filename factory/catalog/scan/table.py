@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, as_mask, concat_texts, find, starts_with_any
+from factory.catalog.arrow_columns import (
+    Column,
+    as_mask,
+    concat_texts,
+    find,
+    starts_with_any,
+    whole_array,
+)
 from factory.catalog.captions.caption_reader import TEXT_COLUMNS, texts_of
 from factory.catalog.facts import FOCUS, SIZE_DIFFERS, Facts, transient_errors
 from factory.catalog.globs import relative, with_suffix
@@ -304,10 +311,8 @@ class _Errors:
         rows = np.flatnonzero(mask & ~self.marked)
         if rows.size:
             self.marked[rows] = True
-            made = messages(rows)
-            whole_column = made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
             self._rows.append(rows)
-            self._messages.append(whole_column.cast(_TEXT))
+            self._messages.append(whole_array(messages(rows)).cast(_TEXT))
 
     def column(self) -> pa.Array:
         """Return the message of each row, large_string [n]; null where there is none."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from factory.catalog.arrow_columns import Column, as_lists, as_mask
+from factory.catalog.arrow_columns import Column, as_lists, as_mask, whole_array
 from factory.catalog.captions.sources import LIST_SEPARATOR
 from factory.errors import TableError
 from factory.storage.nested_columns import column_paths, is_list
@@ -62,7 +62,7 @@ def whole(column: Column) -> NDArray[np.int32]:
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError("whole numbers")
     zero = pa.scalar(0, column.type)
-    values = np.asarray(pc.fill_null(_whole_array(column), zero).to_numpy(zero_copy_only=False))
+    values = np.asarray(pc.fill_null(whole_array(column), zero).to_numpy(zero_copy_only=False))
     # NaN compares as False; the largest is exact as a 64-bit float, and as a 32-bit one it is
     # one too many, so numbers are compared in 64.
     if values.dtype.kind == "f":
@@ -130,7 +130,7 @@ def _is_texts(kind: pa.DataType) -> bool:
 def _joined(column: Column, classes: Sequence[str] | None) -> Column:
     if is_list(column.type.value_type):
         raise TypeError("texts, or lists of texts")
-    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lists = whole_array(column)
     if isinstance(lists, pa.ChunkedArray):  # of no chunk at all
         return pa.array([], _TEXT)
     parts, owners = texts(lists.flatten(), classes), pc.list_parent_indices(lists).to_numpy()
@@ -149,17 +149,13 @@ def caption_lists(columns: Sequence[Column]) -> pa.Array:
     Returns:
         large_list of large_string, [n] of `len(columns)` each.
     """
-    flat = [pc.fill_null(_whole_array(column), "") for column in columns]
+    flat = [pc.fill_null(whole_array(column), "") for column in columns]
     if len(flat) == 1:
         return as_lists(flat[0])
     rows, width = len(flat[0]), len(flat)
     place = np.arange(rows * width).reshape(width, rows).T.ravel()
     offsets = pa.array(np.arange(rows + 1, dtype=np.int64) * width)
     return pa.LargeListArray.from_arrays(offsets, pa.concat_arrays(flat).take(pa.array(place)))
-
-
-def _whole_array(column: Column) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def shown(column: Column, rows: NDArray[np.int64]) -> Column:

@@ -68,8 +68,9 @@ def read_parquet(source: Path | bytes, wanted: Sequence[str]) -> FileColumns:
     opened = pa.BufferReader(source) if isinstance(source, bytes) else str(source)
     with pq.ParquetFile(opened) as file:
         names = list(file.schema_arrow.names)
-        paths = {name: path for name in wanted if (path := _path(name, names))}
-        _once(names, [path[0] for path in paths.values()])
+        roots = {name: _root(name, names) for name in wanted}
+        paths = {name: (root, *path) for name, (root, path) in roots.items() if root is not None}
+        _once(names, [root for root, *_ in paths.values()])
         shown = [name for name, _ in column_paths(file.schema_arrow)]
         read = {_read_as(name, path, file.schema_arrow) for name, path in paths.items()}
         table = file.read(columns=sorted(read))
@@ -151,15 +152,6 @@ def _read_csv(
         return FileColumns({}, names, 0)
     table = csv.read_csv(pa.BufferReader(data), parse_options=parsing, convert_options=converting)
     return FileColumns(_plain({name: table[name] for name in found}), names, table.num_rows)
-
-
-def _path(name: str, names: Sequence[str]) -> list[str]:
-    """Return the column that a dotted name starts with, then fields; nothing if none does."""
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        if (root := ".".join(parts[:end])) in names:
-            return [root, *parts[end:]]
-    return []
 
 
 def _once(names: Sequence[str], used: Sequence[str]) -> None:

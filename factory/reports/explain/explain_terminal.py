@@ -39,9 +39,8 @@ def show(findings: Explanation, console: Console | None = None) -> None:
 
 def _overview(findings: Explanation) -> Table:
     table = titled_table(
-        "Steps", ("step", "right"), ("epoch", "right"), ("in it", "right"), ("backend", "left"),
-        ("bucket", "left"), ("samples", "right"), ("filled", "right"), ("replaced", "right"),
-        ("", "left"),
+        "Steps", ">step", ">epoch", ">in it", "backend", "bucket", ">samples", ">filled",
+        ">replaced", "",
     )  # fmt: skip
     for step in findings.steps:
         replaced = sum(bool(sample.instead_of) for sample in step.samples)
@@ -70,8 +69,7 @@ def parts(step: ExplainedStep) -> Iterator[RenderableType]:
 def _why(step: ExplainedStep) -> Table:
     table = titled_table(
         f"Why {step.backend}: weights since {step.since_step}",
-        ("backend", "left"), ("weight", "right"), ("share", "right"), ("given", "right"),
-        ("owed", "right"), ("left", "right"), ("takes part", "left"),
+        "backend", ">weight", ">share", ">given", ">owed", ">left", "takes part",
     )  # fmt: skip
     for each in step.choices:
         style = "bold" if each.backend == step.backend else ""
@@ -84,11 +82,8 @@ def _why(step: ExplainedStep) -> Table:
 
 def _samples(step: ExplainedStep) -> Table:
     who = any(sample.rank is not None for sample in step.samples)
-    columns = [
-        ("place", "right"), *([("rank.micro", "right")] if who else []), ("sample", "left"),
-        ("cut", "left"), ("caption", "left"),
-    ]  # fmt: skip
-    table = titled_table("Samples", *columns)
+    who_used = [">rank.micro"] if who else []
+    table = titled_table("Samples", ">place", *who_used, "sample", "cut", "caption")
     for sample in step.samples:
         where = [f"{sample.rank}.{sample.micro}"] if who else []
         table.add_row(
@@ -101,9 +96,9 @@ def _samples(step: ExplainedStep) -> Table:
 def _named(step: ExplainedStep, sample: ExplainedSample) -> Text:
     name = Text(f"{step.backend}:{redact(sample.key)}" if sample.key else f"row {sample.row}")
     if sample.key and sample.width:
-        told = "" if sample.bytes < 0 else f", {size(sample.bytes)}"
+        length = "" if sample.bytes < 0 else f", {size(sample.bytes)}"
         version = f", {printable(sample.etag[:ETAG])}" if sample.etag else ""
-        name.append(f"\n{sample.width}x{sample.height}{told}{version}", style="dim")
+        name.append(f"\n{sample.width}x{sample.height}{length}{version}", style="dim")
     for backend, key in sample.partners.items():
         name.append(f"\nwith {backend}:{redact(key)}", style="dim")
     if sample.fills:
@@ -124,7 +119,7 @@ def cut(sample: ExplainedSample) -> str:
 
 
 def _swapped(samples: list[ExplainedSample]) -> Table:
-    table = titled_table("Replaced", ("place", "right"), ("sample", "left"), ("why", "left"))
+    table = titled_table("Replaced", ">place", "sample", "why")
     for sample in samples:
         for one in sample.instead_of:
             table.add_row(str(sample.place), redact(one.key), redact(f"{one.stage}: {one.reason}"))

@@ -160,14 +160,14 @@ class Explainer:
     def _step(self, number: int, recorded: RecordedStep | None, budget: int) -> ExplainedStep:
         plan = self.data.plan
         epoch, place = plan.position(number)
-        planned, told = plan.at(epoch, place), plan.explain(epoch, place)
+        planned, reasons = plan.at(epoch, place), plan.explain(epoch, place)
         names = [each.name for each in plan.backends]
         at = names.index(planned.backend)
         choices = tuple(
             BackendChoice(
-                name, told["weights"][name], told["shares"][name], told["counts"][name],
-                told["owed"][name], None if plan.ending.carries else told["left"][name],
-                told["windows"][name],
+                name, reasons["weights"][name], reasons["shares"][name], reasons["counts"][name],
+                reasons["owed"][name], None if plan.ending.carries else reasons["left"][name],
+                reasons["windows"][name],
             )
             for name in names
         )  # fmt: skip
@@ -185,7 +185,7 @@ class Explainer:
             pass_number=planned.pass_index + 1 if agrees else 0,
             passes=0 if plan.ending.carries else plan.backends[at].repeats + 1,
             fills=planned.duplicates if agrees else 0,
-            since=told["stretch_start"] + 1,
+            since=reasons["stretch_start"] + 1,
             choices=choices if agrees else (),
             ranks=about.ranks if about else None,
             micros=about.micros if about else None,

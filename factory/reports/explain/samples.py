@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.backends.conditioning import is_generated
-from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
 from factory.ledger.reader import RecordedStep
 from factory.reports.explain.explanation import ExplainedSample, ReplacedSample
@@ -30,8 +29,10 @@ def samples_of(
     found = []
     for place, row in enumerate(rows.tolist()):
         # A ledger of another catalog may name rows that this one has not.
-        told = _described(source, row, seed, epoch) if 0 <= row < known else ExplainedSample(0, row)
-        found.append(replace(told, place=place))
+        sample = (
+            _described(source, row, seed, epoch) if 0 <= row < known else ExplainedSample(0, row)
+        )
+        found.append(replace(sample, place=place))
     return found
 
 
@@ -39,16 +40,16 @@ def _described(source: PreparedBackend, row: int, seed: int, epoch: int) -> Expl
     catalog, one = source.catalog, [row]
     facts, decisions = catalog.facts, catalog.decisions
     width, height, size = (int(facts.take(n, one)[0]) for n in ("width", "height", "size"))
-    told = ExplainedSample(
+    sample = ExplainedSample(
         0, row, facts.key(row), width=width, height=height, bytes=size,
         etag=str(facts.texts("etag", one)[0]),
     )  # fmt: skip
     reason = int(decisions.reason[row])
     if reason:
-        return replace(told, dropped=decisions.reasons[reason])
+        return replace(sample, dropped=decisions.reasons[reason])
     (crop,) = source.crops(np.array([row]), epoch).each()
     return replace(
-        told,
+        sample,
         resized=crop.intermediary,
         crop=crop.offset,
         target=crop.target,
@@ -61,7 +62,7 @@ def _partners(
     source: PreparedBackend, row: int, seed: int, epoch: int
 ) -> Iterator[tuple[str, str]]:
     """Yield each conditioning backend that is used, and the key of the partner there."""
-    found = partner_rows(source, np.array([row]), seed=seed, epoch=epoch)
+    found = source.partner_rows(np.array([row]), seed=seed, epoch=epoch)
     for name, rows in found.items():
         if rows[0] >= 0:
             partner = source.conditioning[name][0]

@@ -55,10 +55,7 @@ def parts(summary: Summary) -> Iterator[RenderableType]:
 
 
 def _backends(summary: Summary) -> Table:
-    table = _table(
-        "Backends", ("backend", "left"), ("kind", "left"), ("found", "right"), ("kept", "right"),
-        ("dropped", "right"), ("size", "right"), ("where", "left"),
-    )  # fmt: skip
+    table = _table("Backends", "backend", "kind", ">found", ">kept", ">dropped", ">size", "where")
     for each in summary.backends:
         gone = each.found - each.kept
         table.add_row(
@@ -73,10 +70,7 @@ def _drops(summary: Summary) -> Iterator[Table]:
     rows = [(each.name, drop) for each in summary.backends for drop in each.dropped]
     if not rows:
         return
-    table = _table(
-        "Dropped", ("backend", "left"), ("samples", "right"), ("reason", "left"),
-        ("such as", "left"),
-    )  # fmt: skip
+    table = _table("Dropped", "backend", ">samples", "reason", "such as")
     last = None
     for name, drop in rows:
         more = ["…"] if drop.count > len(drop.examples) else []
@@ -90,9 +84,8 @@ def _drops(summary: Summary) -> Iterator[Table]:
 
 def _buckets(summary: Summary) -> Table:
     table = _table(
-        "Buckets", ("backend", "left"), ("target", "left"), ("samples", "right"), ("", "left"),
-        ("batches", "right"), ("filled", "right"), ("left out", "right"),
-    )  # fmt: skip
+        "Buckets", "backend", "target", ">samples", "", ">batches", ">filled", ">left out"
+    )
     sizes = [bucket.samples for each in summary.backends for bucket in each.buckets]
     for each in summary.backends:
         for place, bucket in enumerate(each.buckets[:SHOWN_BUCKETS]):
@@ -151,9 +144,8 @@ def _shares(epoch: EpochSummary) -> Table:
     if epoch.first_step > 1:
         title += f" from step {number(epoch.first_step)}"
     table = _table(
-        title, ("backend", "left"), ("weight", "right"), ("asked", "right"), ("gets", "right"),
-        ("", "left"), ("batches", "right"), ("samples", "right"), ("filled", "right"),
-        ("left out", "right"),
+        title, "backend", ">weight", ">asked", ">gets", "", ">batches", ">samples", ">filled",
+        ">left out",
     )  # fmt: skip
     for share in epoch.shares:
         table.add_row(
@@ -167,8 +159,8 @@ def _shares(epoch: EpochSummary) -> Table:
 def _stretches(epoch: EpochSummary) -> Table:
     names = [share.backend for share in epoch.shares]
     table = _table(
-        f"Shares within epoch {epoch.number}: gets (asked), batches", ("steps", "left"),
-        *((name, "right") for name in names),
+        f"Shares within epoch {epoch.number}: gets (asked), batches", "steps",
+        *(f">{name}" for name in names),
     )  # fmt: skip
     for part in epoch.stretches[:SHOWN_STRETCHES]:
         cells = [
@@ -189,9 +181,8 @@ def _stretches(epoch: EpochSummary) -> Table:
 
 def _costs(summary: Summary) -> RenderableType:
     table = _table(
-        "Reading", ("backend", "left"), ("first scan", "right"), ("encode once", "right"),
-        ("each epoch", "right"), ("from cache", "right"), ("latents", "right"),
-        *[("image embeds", "right")] * summary.conditioned, ("facts", "right"),
+        "Reading", "backend", ">first scan", ">encode once", ">each epoch", ">from cache",
+        ">latents", *[">image embeds"] * summary.conditioned, ">facts",
     )  # fmt: skip
     for each in summary.backends:
         costs = each.costs

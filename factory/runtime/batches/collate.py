@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.conditioning_sets import partner_rows
 from factory.backends.encode_missing import EncodeCounts
 from factory.backends.image_reader import ImageReader, LoadedSample, Tensors, VisionReader, reading
 from factory.backends.prepared import PreparedBackend, UnusableSample
@@ -158,7 +157,7 @@ class Collate:
         return known, partners, {one.name: one.finish() for one in everyone}, substitutes
 
     def _partners(self, source: PreparedBackend, rows: NDArray[np.int64], epoch: int) -> Partners:
-        theirs = partner_rows(source, rows, seed=self.seed, epoch=epoch)
+        theirs = source.partner_rows(rows, seed=self.seed, epoch=epoch)
         return Partners(source, len(rows), theirs)
 
     def _fill(

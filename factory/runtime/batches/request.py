@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factory.backends.conditioning_sets import partner_rows
 from factory.backends.prepared import PreparedBackend
 from factory.cache.gather.gather_plan import GatherPlan
 from factory.catalog.crops import CropArrays
@@ -125,7 +124,7 @@ def _beside(
     source: PreparedBackend, rows: NDArray[np.int64], *, seed: int, epoch: int
 ) -> Iterator[GatherPlan | None]:
     """Yield where the rows of the partners lie that some samples have in an epoch."""
-    for name, partners in partner_rows(source, rows, seed=seed, epoch=epoch).items():
+    for name, partners in source.partner_rows(rows, seed=seed, epoch=epoch).items():
         partner, there = source.conditioning[name][0], partners[partners >= 0]
         for embeds in (partner.latents, partner.vision):
             yield partner.located(embeds, there)

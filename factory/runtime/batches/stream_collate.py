@@ -11,7 +11,7 @@ from factory.backends.encode_missing import EncodeCounts, EncodedRows, RowReques
 from factory.backends.encode_mode import EncodeMode
 from factory.backends.pixels import ReadPicture
 from factory.backends.prepared import UnusableSample
-from factory.backends.streaming.bucket_buffer import StreamSample
+from factory.backends.streaming.blocks import StreamSample
 from factory.backends.streaming.source import StreamSource
 from factory.cache.format.recipe import recipe_keys
 from factory.catalog.captions.draws import choose, dropped

@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 
 from factory.backends.pixels import Picture
 from factory.backends.streaming.backend import StreamBackend
-from factory.backends.streaming.batcher import StreamBatch, StreamBatcher, StreamPosition
-from factory.backends.streaming.blocks import ShardBlocks
-from factory.backends.streaming.bucket_buffer import BucketBuffer, StreamSample
+from factory.backends.streaming.batcher import (
+    BucketBuffer,
+    StreamBatch,
+    StreamBatcher,
+    StreamPosition,
+)
+from factory.backends.streaming.blocks import ShardBlocks, StreamSample
 from factory.catalog.captions.sources import ColumnCaptions, InstanceCaptions, TextFileCaptions
 from factory.catalog.catalog import SampleCrop
 from factory.catalog.row_filters import RowFilter

@@ -52,7 +52,7 @@ def latents(source: PreparedBackend) -> dict[str, bytes]:
     """Return the latents of every kept picture by its key."""
     found = {}
     for bucket in source.catalog.decisions.buckets:
-        rows = source.read_latents(bucket.rows)["latents"]
+        rows = source.gather(source.latents, bucket.rows)["latents"]
         keys = source.catalog.facts.texts("key", bucket.rows)
         found.update({k: row.numpy().tobytes() for k, row in zip(keys, rows, strict=True)})
     return found
