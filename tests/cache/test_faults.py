@@ -18,11 +18,12 @@ from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.format.safetensors_file import DamagedError, header, parse
 from factory.cache.format.segment import ShardStamp, pack_segment, read_segment
 from factory.cache.index import snapshot as snapshot_module
-from factory.cache.maintenance.verify import drop, drop_shard, inspect, verify
+from factory.cache.maintenance.verify import drop_shard, inspect
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from tests.cache.conftest import RECIPE
 from tests.support.examples import examples
+from tests.support.stores import drop, verify
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect
-from factory.cache.maintenance.verify import verify
 from factory.cache.store import TensorStore
 from factory.storage import LocalStorage
 from tests.cache.writing_process import RECIPE, SHARD_ROWS, compact_forever, write_missing
+from tests.support.stores import verify
 
 ROWS = 400
 KEYS = recipe_keys(RECIPE, {"row": range(ROWS)})

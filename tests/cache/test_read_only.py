@@ -11,12 +11,12 @@ import torch
 from factory.cache.format.recipe import Keys
 from factory.cache.index import snapshot as snapshot_module
 from factory.cache.maintenance.compaction import compact
-from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import AccessDeniedError
 from factory.storage import LocalStorage, MemoryStorage
 from tests.cache.conftest import RECIPE
 from tests.scenarios.bad_input.making import forbidding
+from tests.support.stores import drop, verify
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

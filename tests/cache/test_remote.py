@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from factory.cache.format.recipe import Keys
-from factory.cache.maintenance.verify import drop_shard, verify
+from factory.cache.maintenance.verify import drop_shard
 from factory.cache.store import TensorStore
 from factory.cache.tiers.local_copy import beside
 from factory.errors import CacheError, StorageUnavailableError
 from factory.storage import MemoryStorage
 from tests.cache.conftest import RECIPE
+from tests.support.stores import verify
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from factory.cache.format.recipe import Keys
-from factory.cache.maintenance.verify import drop, drop_shard
+from factory.cache.maintenance.verify import drop_shard
 from factory.cache.row_locations import (
     LocationFiles,
     RowLocations,
@@ -23,6 +23,7 @@ from factory.cache.row_locations import (
     locate_rows_lazily,
 )
 from factory.cache.store import TensorStore, UnusableRowsError
+from tests.support.stores import drop
 
 SAMPLES = 300
 MakeKeys = Callable[..., Keys]

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from factory.cache.format.recipe import Keys, recipe_keys
 from factory.cache.format.safetensors_file import DTYPES
-from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 from tests.cache.conftest import RECIPE
+from tests.support.stores import drop, verify
 
 Make = Callable[..., torch.Tensor]
 MakeKeys = Callable[..., Keys]

@@ -12,11 +12,11 @@ import torch
 
 from factory.cache import writer as writer_module
 from factory.cache.format.recipe import Keys
-from factory.cache.maintenance.verify import verify
 from factory.cache.store import TensorStore
 from factory.errors import CacheError, StorageError
 from factory.storage import LocalStorage
 from tests.cache.conftest import RECIPE
+from tests.support.stores import verify
 
 Make = Callable[..., torch.Tensor]
 MakeKeys = Callable[..., Keys]

@@ -9,7 +9,6 @@ import torch
 from factory import Workspace
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.maintenance.transfer import compare, copy
-from factory.cache.maintenance.verify import drop
 from factory.commands import cache as command
 from factory.demo.session import S3_SETTINGS
 from factory.reports.cache import show_usage
@@ -17,6 +16,7 @@ from factory.reports.cache_usage import usage
 from factory.storage import LocalStorage
 from tests.scenarios.bad_input.making import forbidding
 from tests.support.filled_cache import fill
+from tests.support.stores import drop
 
 
 @pytest.fixture(scope="module")

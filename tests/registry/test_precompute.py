@@ -25,7 +25,6 @@ from factory.backends.pixels import Picture, PictureColumns, ReadPicture
 from factory.backends.prepared import PreparedBackend
 from factory.backends.video import ReadClip
 from factory.cache.format.recipe import Keys, recipe_key
-from factory.cache.maintenance.verify import drop
 from factory.cache.row_locations import LocationFiles, _path, _write
 from factory.cache.writer import ShardWriter
 from factory.catalog.captions.sources import FilenameCaptions
@@ -49,6 +48,7 @@ from factory.storage.local import LocalStorage
 from tests.backends.test_image_conditioning import MeanColour
 from tests.catalog.fakes import ENGINE, Watched
 from tests.support.pictures import write_pictures
+from tests.support.stores import drop
 
 BATCH = 2
 # No test waits so long: whoever waits is woken, and a hang is a failure.

@@ -1,4 +1,4 @@
-"""Compaction: many small shards become few full ones, their rows in reading order.
+"""Compaction: many small shards become few full ones.
 
 Nothing is ever changed in place, so this may run beside readers and writers, and be killed
 at any moment. New shards are published first: of a row that lies in two shards both are
@@ -11,12 +11,11 @@ so what another process wrote or dropped meanwhile counts exactly as if nothing 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.cache.format.recipe import Keys, as_keys
+from factory.cache.format.recipe import Keys
 from factory.cache.format.segment import (
     NO_NOTE,
     ShardRecord,
@@ -25,7 +24,7 @@ from factory.cache.format.segment import (
     notes_of,
 )
 from factory.cache.format.shard import RowLayout, ShardBuilder, matrices_of
-from factory.cache.index.sorted_run import SortedRun, halves, keys_of, merged
+from factory.cache.index.sorted_run import SortedRun, keys_of, merged
 from factory.cache.maintenance.lease import Lease, alone
 from factory.cache.store import TensorStore, UnusableRowsError
 from factory.cache.writer import capacity_of, publish_segment, publish_shard
@@ -62,19 +61,15 @@ class Compaction:
         return f"{self.rows} rows of {self.before} shards lie in {self.after} now{left}"
 
 
-def compact(
-    store: TensorStore, order: Keys | NDArray[Any] | Sequence[bytes] | None = None
-) -> Compaction:
-    """Merge thin shards into full ones; with an order, put all rows into it.
+def compact(store: TensorStore) -> Compaction:
+    """Merge thin shards into full ones.
 
-    Rows of one recipe and layout, a bucket's, lie together. Without an order they stay in
-    that of their writing, which precomputing makes a bucket's own. Doing it again finds
-    nothing to do. Memory: the index, some 40 bytes a row, and one open shard.
+    Rows of one recipe and layout, a bucket's, lie together, in the order of their writing,
+    which precomputing makes a bucket's own. Doing it again finds nothing to do. Memory: the
+    index, some 40 bytes a row, and one open shard.
 
     Args:
         store: The store; it is refreshed.
-        order: Keys as they will be read, such as a catalog's bucket by bucket, V16 [n];
-            others come behind them.
 
     Raises:
         LeaseTakenError: Another process compacts this store, or removes its garbage.
@@ -84,24 +79,13 @@ def compact(
         store.refresh()
         table = merged(store.snapshot().index.tables)
         work = _Work(store, table, lease)
-        wishes = None if order is None else _positions(table, as_keys(order))
         groups = list(_groups(table))
         with progress("compact cache", sum(map(len, groups)), "rows") as advance:
             for entries in groups:
-                work.rewrite(work.chosen(entries, wishes))
+                work.rewrite(work.chosen(entries))
                 advance(len(entries))
         store.refresh()
     return work.done
-
-
-def _positions(table: SortedRun, order: Keys) -> NDArray[np.int64]:
-    """Return for each entry of a table its place in an order, int64 [entries]."""
-    hit, entry = table.search(halves(order))
-    positions = np.full(len(table), len(order))
-    # Backwards, so that of a key that comes twice the first place counts.
-    places = np.flatnonzero(hit)[::-1]
-    positions[entry[places]] = places
-    return positions
 
 
 def _groups(table: SortedRun) -> Iterator[NDArray[np.int64]]:
@@ -128,13 +112,6 @@ def _shards(
     return numbers[table.origin[entries]], list(records)
 
 
-def _lie_so(rows: NDArray[np.uint32], shard: NDArray[np.int64]) -> bool:
-    """Tell whether rows lie in their shards one after the other, each shard read at one go."""
-    same = shard[1:] == shard[:-1]
-    ascending = rows[1:][same] > rows[:-1][same]
-    return bool(ascending.all()) and int((~same).sum()) + 1 == len(np.unique(shard))
-
-
 @dataclass(eq=False)
 class _Work:
     """One compaction: the rows as they were when it began, and what was done since.
@@ -155,21 +132,14 @@ class _Work:
         """Hold the notes of the segments read last."""
         self._notes = lru_cache(maxsize=_SEGMENTS)(self._read_notes)
 
-    def chosen(
-        self, entries: NDArray[np.int64], wishes: NDArray[np.int64] | None
-    ) -> NDArray[np.int64]:
-        """Return which entries of a group are written anew, in their new order."""
+    def chosen(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which entries of a group are written anew: those of thin shards."""
         shard, records = _shards(self.table, entries)
         counts = np.bincount(shard, minlength=len(records))
         thin = counts < _THIN * self._capacity(records[0])
         if thin.sum() == 1 and counts[thin][0] == records[int(thin.argmax())].rows:
             thin[:] = False  # written anew it would be what it is
-        if wishes is None:
-            return entries[thin[shard]]
-        sequence = np.argsort(wishes[entries], kind="stable")
-        if thin.any() or not _lie_so(self.table.row[entries[sequence]], shard[sequence]):
-            return entries[sequence]
-        return entries[:0]
+        return entries[thin[shard]]
 
     def _capacity(self, record: ShardRecord) -> int:
         """Return how many rows a full shard has, as for who writes new ones."""

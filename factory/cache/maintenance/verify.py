@@ -1,41 +1,22 @@
-"""Verification of a cache, and removal of rows and shards from it."""
+"""Verification of a cache, and removal of shards from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.cache.format.recipe import Keys, as_keys
 from factory.cache.format.safetensors_file import DamagedError
 from factory.cache.format.segment import (
     SHARD_NAME,
     IndexSegment,
     ShardRecord,
-    ShardStamp,
-    new_segment,
 )
 from factory.cache.maintenance.live_rows import counting
 from factory.cache.store import TensorStore
-from factory.cache.writer import publish_segment
 from factory.errors import CacheError, ObjectNotFoundError
 from factory.metrics.stages import progress
 from factory.records import UNKNOWN_SIZE
-
-
-def drop(store: TensorStore, keys: Keys | NDArray[Any] | Sequence[bytes]) -> None:
-    """Forget the rows of these keys; rows written afterwards count again.
-
-    Raises:
-        StorageError: The storage cannot be written to.
-    """
-    store.refresh()  # so that this comes after every row that is there
-    names = np.unique(as_keys(keys))
-    zeros, stamp = np.zeros(len(names), np.uint64), store.next_stamp()
-    segment = new_segment(stamp, [ShardStamp(stamp, None)], names, zeros, zeros, zeros)
-    publish_segment(store.index_files, segment)
-    store.refresh()
 
 
 def drop_shard(store: TensorStore, name: str) -> None:
@@ -46,7 +27,9 @@ def drop_shard(store: TensorStore, name: str) -> None:
         StorageError: The storage cannot be written to.
     """
     if not SHARD_NAME.fullmatch(name):
-        raise CacheError(f"{name!r} is not the name of a shard; verify() shows those at fault")
+        raise CacheError(
+            f"{name!r} is not the name of a shard; `cache.py verify` shows those at fault"
+        )
     store.refresh()
     listing: dict[str, set[str | None]] = {}
     for origin in store.snapshot().origins:
@@ -70,16 +53,6 @@ class VerifyReport:
 
     problems: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
-
-
-def verify(store: TensorStore) -> list[str]:
-    """Compare every file and row with its checksum; return what is damaged, a sentence each.
-
-    Raises:
-        CacheError: A file was written in a newer format.
-        StorageError: The storage cannot be listed or read.
-    """
-    return inspect(store).problems
 
 
 def inspect(store: TensorStore) -> VerifyReport:

@@ -18,13 +18,14 @@ from factory.cache.format.safetensors_file import DamagedError
 from factory.cache.format.segment import ShardStamp, pack_segment, read_segment
 from factory.cache.maintenance.compaction import compact
 from factory.cache.maintenance.garbage import collect
-from factory.cache.maintenance.verify import drop_shard, verify
+from factory.cache.maintenance.verify import drop_shard
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 from factory.storage.base import Storage
 from factory.workspace import Workspace
 from tests.cache.conftest import RECIPE
+from tests.support.stores import verify
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -8,9 +8,9 @@ import torch
 
 from factory.cache.format.recipe import recipe_keys
 from factory.cache.index.explain_miss import explain_miss, stored_rows
-from factory.cache.maintenance.verify import drop
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
+from tests.support.stores import drop
 
 COMMON = {"kind": "latents", "encoder": {"name": "vae", "dtype": "fp16"}}
 ROW = {"etag": "5-1a", "cut": [0, 12], "flip": False}

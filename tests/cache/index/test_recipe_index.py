@@ -19,12 +19,12 @@ from factory.cache.index import snapshot as snapshot_module
 from factory.cache.index.local_runs import LocalRuns
 from factory.cache.index.recipe_index import RecipeIndex
 from factory.cache.index.sorted_run import SortedRun, merged, pack_run, read_run, run_of
-from factory.cache.maintenance.verify import drop
 from factory.cache.store import TensorStore
 from factory.errors import CacheError
 from factory.storage import LocalStorage, MemoryStorage
 from tests.cache.conftest import RECIPE
 from tests.support.examples import examples
+from tests.support.stores import drop
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -11,11 +11,11 @@ from factory.cache.format.recipe import Keys
 from factory.cache.maintenance.garbage import collect
 from factory.cache.maintenance.lease import LeaseTakenError, alone
 from factory.cache.maintenance.transfer import Transfer, compare, copy
-from factory.cache.maintenance.verify import drop, verify
 from factory.cache.store import TensorStore
 from factory.errors import AccessDeniedError
 from factory.storage import LocalStorage, MemoryStorage
 from tests.cache.conftest import RECIPE
+from tests.support.stores import drop, verify
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]

@@ -10,13 +10,14 @@ import torch
 from factory.cache.format.recipe import Keys
 from factory.cache.format.segment import ShardStamp, new_segment
 from factory.cache.maintenance.garbage import collect
-from factory.cache.maintenance.verify import drop, inspect, verify
+from factory.cache.maintenance.verify import inspect
 from factory.cache.store import TensorStore
 from factory.cache.writer import publish_segment
 from factory.reports.cache_usage import held, is_empty
 from factory.storage.local import LocalStorage
 from factory.workspace import Workspace
 from tests.cache.conftest import RECIPE
+from tests.support.stores import drop, verify
 
 MakeKeys = Callable[..., Keys]
 Make = Callable[..., torch.Tensor]
