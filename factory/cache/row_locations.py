@@ -5,7 +5,6 @@ the rows. Where the rows of a catalog lie is therefore looked up once, kept in a
 machine and mapped by every process that trains: numbers of shards and rows, 16 bytes a sample.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from factory.cache.index.snapshot import Snapshot
 from factory.cache.store import TensorStore
 from factory.cache.tiers.mapped_file import file_bytes
 from factory.errors import CacheError, StorageError
+from factory.storage.atomic_write import atomic_file
 
 # Rows looked up at once: their keys, and the texts these are made of, take some tens of MB.
 PIECE = 2**16
@@ -130,7 +130,7 @@ class LocationFiles:
         What a process left half written that was killed goes with them.
         """
         dated = []
-        for path in self.folder.glob(f"*{_SUFFIX}*"):
+        for path in filter(Path.is_file, self.folder.iterdir()):
             with suppress(FileNotFoundError):  # another process removed it
                 dated.append((path.stat().st_mtime_ns, path))
         for _, path in sorted(dated)[:-_KEPT]:
@@ -293,7 +293,7 @@ def _joined(parts: Iterable[Keys]) -> Keys:
 
 
 def _write(path: Path, columns: LocationColumns) -> None:
-    """Write it whole under a name of its own, then give it its name."""
+    """Write it whole or not at all."""
     shard, row, checksum = columns
     shape = shard.shape
     data = [np.ascontiguousarray(column).data for column in (checksum, row, shard)]
@@ -302,15 +302,10 @@ def _write(path: Path, columns: LocationColumns) -> None:
         {"digest": _digest(data)},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(head)
-            for column in data:
-                file.write(column)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(head)
+        for column in data:
+            file.write(column)
 
 
 def _digest(columns: Iterable[memoryview]) -> str:

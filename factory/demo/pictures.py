@@ -18,6 +18,7 @@ from factory.errors import ConfigError, MissingExtraError
 from factory.lightning.datamodule import FactoryDataModule
 from factory.registry.registry import Registry
 from factory.runtime.batches.batch import Batch
+from factory.storage.atomic_write import atomic_file
 
 logger = logging.getLogger("factory")
 
@@ -43,11 +44,10 @@ def _new_figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write a figure as PNG through a temporary name, so that no half picture is ever seen."""
+    """Write a figure as PNG, so that no half picture is ever seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def smoothed(values: Sequence[float], span: int) -> list[float]:
