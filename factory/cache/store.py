@@ -1,6 +1,5 @@
 """Tensor store: encoded rows in a folder of a storage, found by their recipe keys."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +32,6 @@ from factory.errors import CacheError, ObjectNotFoundError, StorageError
 from factory.metrics.stages import progress
 from factory.storage.base import Storage
 from factory.storage.keys import safe_prefix
-
-logger = logging.getLogger(__name__)
 
 _MIB, _GIB = 2**20, 2**30
 # Shards fetched side by side. Each asks for several parts at once, so this few keep a network

@@ -55,7 +55,6 @@ _NO_AUDIO = unsupported("there is no audio here")
 _NO_DELETE = unsupported("sources are never written to; what is dropped is listed with its reason")
 _FIRST_FRAME = unsupported("no first frame is added to condition on; it is the clip's own first")
 _GROUNDING = unsupported("there are no grounding boxes here")
-_HEADER = needless("sizes are read from each picture's own header")
 _SHARDS = unsupported("shards on the Hub are not read; download them, or use huggingface")
 _MEMORY = needless("memory storage needs no mount; it starts empty and is gone at the end")
 _LINKS = "links out of it are followed only with storage.follow_links=true"
@@ -438,7 +437,6 @@ PLACES = frozenset(
         "webshart.shard_cache_dir",
     }
 )  # fmt: skip
-SECRETS = frozenset(name.rpartition(".")[2] for name, key in KEYS.items() if key.secret)
 
 
 def look_up(name: str) -> Key | None:
