@@ -16,6 +16,9 @@ from tests.support.examples import USUAL
 
 pytest.register_assert_rewrite("factory.testing")
 
+# As for commands: threads that spin while they wait would take the cores from other workers.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # No test is about time: a busy machine makes any example slow. Where a change is judged, the
 # examples are the same for everybody; new ones are found by those who work on it.
 settings.register_profile(

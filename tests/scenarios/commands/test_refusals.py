@@ -73,6 +73,11 @@ def test_a_cache_in_memory_is_refused_for_several_processes(tmp_path: Path) -> N
     data.close()
 
 
+def test_no_checkpoint_to_continue_from(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ckpt_path=last: no run below \S+ left a checkpoint"):
+        loss(tmp_path, "+data.backends.p={kind:image,prefix:p}", "ckpt_path=last")
+
+
 def test_an_accelerator_that_is_not_there_comes_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"accelerator=mps.*trainer\.accelerator=auto"):
         loss(tmp_path, "+data.backends.p={kind:image,prefix:p}", "trainer.accelerator=mps")

@@ -149,12 +149,6 @@ def test_half_configured_s3_says_which_setting(
     assert "Traceback" not in done.stderr
 
 
-def test_no_checkpoint_to_continue_from(tmp_path: Path) -> None:
-    done = train(tmp_path, *QUICK, "ckpt_path=last", "data.demo=false")
-    assert done.returncode == 1
-    assert "ckpt_path=last: no run below" in done.stderr
-
-
 def test_help_lists_groups_options_and_units(place: Path) -> None:
     done = train(place, "--help", AWS_SECRET_ACCESS_KEY="hush-hush")
     assert done.returncode == 0, done.stderr
