@@ -16,6 +16,8 @@ from tests.support.examples import USUAL
 
 pytest.register_assert_rewrite("factory.testing")
 
+gc.disable()  # until all tests are loaded; of that nothing is garbage
+
 # As for commands: threads that spin while they wait would take the cores from other workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -64,6 +66,7 @@ def pytest_collection_finish() -> None:
     What is loaded by now stays, so the garbage collector need not look through it again and again.
     Each set of options is composed once: the factory's own files do not change.
     """
+    gc.enable()
     gc.freeze()
     composing: Any = sys.modules.get("factory.config.compose")
     if composing is None:
