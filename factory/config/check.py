@@ -23,6 +23,8 @@ from factory.config.unused import unused
 from factory.errors import ConfigError, PlanError
 from factory.registry.build_order import build_order
 from factory.sampling.rank_shares import RankLayout, check_division
+from factory.storage.fsspec_files import READ_ONLY as READ_ONLY_PROTOCOLS
+from factory.storage.fsspec_files import protocol_of
 
 # What the `inherit` option of each slot composes to, and the group that fills it.
 INHERIT = {
@@ -41,6 +43,8 @@ GROUP = {
 }
 # Kinds of embeddings, and the part of `encoder` that fills them.
 EMBEDS = {"text_embeds": "text", "image_embeds": "image", "conditioning_image_embeds": "vision"}
+# Storages that hold no cache.
+READ_ONLY = ("UrlListStorage", "HuggingFaceStorage", "HttpStorage", "TarStorage")
 # Those every run has.
 USUAL_EMBEDS = ("text_embeds", "image_embeds")
 _ABSENT = "{0} is taken away, and nothing works without it; choose one of its options: {0}=OPTION"
@@ -217,13 +221,12 @@ def _own_storages(cfg: DictConfig) -> Iterator[str]:
     """Refuse storages that cannot be written where a cache has to be."""
     try:
         target = str(OmegaConf.select(cfg, "cache.storage._target_"))
+        url = str(OmegaConf.select(cfg, "cache.storage.url"))
     except (OmegaConfBaseException, AttributeError):
         return  # it has no value, which is reported as such
-    if target.endswith(("UrlListStorage", "HuggingFaceStorage", "TarStorage")):
-        yield (
-            f"cache.storage is {target.rpartition('.')[2]}, which cannot be written; "
-            "set storage@cache=local"
-        )
+    kind = target.rpartition(".")[2]
+    if kind in READ_ONLY or (kind == "FsspecStorage" and protocol_of(url) in READ_ONLY_PROTOCOLS):
+        yield (f"cache.storage is {kind}, which cannot be written; set storage@cache=local")
 
 
 def _missing(cfg: DictConfig) -> Iterator[str]:

@@ -7,6 +7,7 @@ from factory.storage.base import Storage, TabularStorage, safe_key
 
 if TYPE_CHECKING:
     from factory.storage.fsspec_storage import FsspecStorage
+    from factory.storage.http_storage import HttpStorage
     from factory.storage.huggingface import HuggingFaceStorage
     from factory.storage.local import LocalStorage
     from factory.storage.memory import MemoryStorage
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FsspecStorage",
+    "HttpStorage",
     "HuggingFaceStorage",
     "LocalStorage",
     "MemoryStorage",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "FsspecStorage": "factory.storage.fsspec_storage",
+    "HttpStorage": "factory.storage.http_storage",
     "HuggingFaceStorage": "factory.storage.huggingface",
     "LocalStorage": "factory.storage.local",
     "MemoryStorage": "factory.storage.memory",

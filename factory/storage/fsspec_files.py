@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 WHOLE_WRITES = frozenset(
     ("abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oci", "oss", "s3", "s3a", "tos")
 )
+# What fsspec itself can only read.
+READ_ONLY = frozenset(("data", "gist", "git", "github", "libarchive", "reference", "tar", "zip"))
 # Those of one machine: nothing waits for a network.
 LOCAL = frozenset(("file", "local", "memory"))
 # Without a connection that threads would have to take turns at.
@@ -340,9 +342,9 @@ def _close(files: Any) -> None:
 
     with suppress(Exception):
         for name in ("_s3", "_session"):  # clients of aiohttp
-            if (client := getattr(files, name, None)) is not None:
+            if (web := getattr(files, name, None)) is not None:
                 setattr(files, name, None)
-                run(session(client))
+                run(session(web))
         client: Any = getattr(files, "client", None)
         for each in (client, getattr(client, "http", None), getattr(files, "ftp", None)):
             if each is not None and hasattr(each, "close"):  # paramiko's, httpx's, ftplib's

@@ -5,7 +5,7 @@ import logging
 import posixpath
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -72,7 +72,7 @@ class FsspecStorage(Storage):
     spans_at_once: ClassVar[int] = 128
 
     url: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
     max_attempts: Annotated[int, AtLeast(1)] = 5
     timeout_s: Annotated[float, Above(0)] = 10.0
     max_connections: Annotated[int, AtLeast(1)] = 16
@@ -80,7 +80,7 @@ class FsspecStorage(Storage):
 
     def __post_init__(self) -> None:
         """Refuse a URL that fsspec does not know, and secrets in it."""
-        object.__setattr__(self, "options", _plain(self.options))
+        object.__setattr__(self, "options", _plain(self.options or None))
         check_url(self.url)
         check_limits(self, "storage")
 
@@ -89,14 +89,18 @@ class FsspecStorage(Storage):
 
     def __repr__(self) -> str:
         shown = {each.name: getattr(self, each.name) for each in fields(self)}
-        shown["options"] = redacted(self.options)
+        shown["options"] = redacted(self._given) or None
         given = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({given})"
 
     @property
+    def _given(self) -> Mapping[str, Any]:
+        return self.options or {}
+
+    @property
     def identity(self) -> str:
         """The URL, and the options that say where it is."""
-        return place(self.url, self.options)
+        return place(self.url, self._given)
 
     @property
     def remote(self) -> bool:
@@ -202,7 +206,7 @@ class FsspecStorage(Storage):
         except StorageError as error:
             return error
         except Exception as error:  # noqa: BLE001 - translated, and given in the span's place
-            found = storage_error(error, action, self.options)
+            found = storage_error(error, action, self._given)
             found.__cause__ = error
             return found
 
@@ -327,7 +331,7 @@ class FsspecStorage(Storage):
         try:
             return _FILES.get(self)
         except Exception as error:
-            raise storage_error(error, action, self.options) from error
+            raise storage_error(error, action, self._given) from error
 
     def _do(
         self,
@@ -345,7 +349,7 @@ class FsspecStorage(Storage):
         try:
             return run(self._ask(method, *args, size=size, patience=patience, **more))
         except Exception as error:
-            raise storage_error(error, action, self.options) from error
+            raise storage_error(error, action, self._given) from error
 
     async def _ask(
         self,
@@ -370,7 +374,7 @@ class FsspecStorage(Storage):
 
     @property
     def _endpoint(self) -> Endpoint:
-        own = self.options.get("endpoint_url") or self.options.get("base_url")
+        own = self._given.get("endpoint_url") or self._given.get("base_url")
         url = str(own or self.url.rpartition("::")[2])
         parts = urlsplit(url)
         if parts.scheme in ("s3", "s3a", "gs", "gcs", "abfs", "az", "hf"):  # one server for all
@@ -407,5 +411,7 @@ def _plain(options: Any) -> Any:
 
 
 _FILES: PerProcess[FsspecStorage, Files] = PerProcess(
-    lambda storage: Files(storage.url, storage.options, storage.max_connections, storage.timeout_s)
+    lambda storage: Files(
+        storage.url, storage.options or {}, storage.max_connections, storage.timeout_s
+    )
 )

@@ -23,6 +23,7 @@ SCHEMAS: dict[str, type] = {
     "storage/memory": storage.MemoryConfig,
     "storage/s3": storage.S3Config,
     "storage/fsspec": storage.FsspecConfig,
+    "storage/http": storage.HttpConfig,
     "storage/csv": storage.CsvConfig,
     "storage/huggingface": storage.HuggingFaceConfig,
     "storage/webdataset": storage.WebDatasetConfig,

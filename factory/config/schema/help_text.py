@@ -76,6 +76,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("storage", "storage=local", storage.LocalConfig),
     ("storage", "storage=s3", storage.S3Config),
     ("storage", "storage=fsspec", storage.FsspecConfig),
+    ("storage", "storage=http", storage.HttpConfig),
     ("storage", "storage@data.backends.NAME=csv", storage.CsvConfig),
     ("storage", "storage@data.backends.NAME=huggingface", storage.HuggingFaceConfig),
     ("storage", "storage@data.backends.NAME=webdataset", storage.WebDatasetConfig),

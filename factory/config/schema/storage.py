@@ -1,6 +1,6 @@
 """Schemas of storages: where bytes live."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from factory.config.schema.derived import limit_problems, settings_of
 from factory.config.schema.options import opt
 from factory.storage.fsspec_files import check_url, missing_package, protocol_of
 from factory.storage.url_list.hosts import PrivateHost
+from factory.storage.url_list.hosts import check_url as check_web_url
 
 
 @dataclass
@@ -82,6 +83,35 @@ class FsspecConfig(StorageConfig):
                     )
 
 
+def _host_problems(hosts: Iterable[str]) -> Iterator[str]:
+    for host in hosts:
+        try:
+            PrivateHost.parse(host)
+        except ValueError as error:
+            yield f"private_hosts: {error}"
+
+
+@settings_of("factory.storage.http_storage.HttpStorage")
+class HttpConfig(StorageConfig):
+    """A folder of a web server that shows its folders; read-only."""
+
+    # Without one it is said what sets it.
+    url: str | None = opt(None, "URL of the folder that keys are relative to")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        yield from super().problems()
+        given: Any = self
+        if not given.url:
+            yield "url is not set; set url=https://host/folder"
+        else:
+            try:
+                check_web_url(given.url, "url")
+            except ValueError as error:
+                yield str(error)
+        yield from _host_problems(given.private_hosts)
+
+
 @settings_of("factory.storage.url_list.url_list_storage.UrlListStorage")
 class CsvConfig(StorageConfig):
     """Pictures behind a CSV list of URLs, downloaded once into a bounded cache."""
@@ -92,11 +122,7 @@ class CsvConfig(StorageConfig):
         """Yield what is wrong with the values."""
         yield from super().problems()
         given: Any = self
-        for host in given.private_hosts:
-            try:
-                PrivateHost.parse(host)
-            except ValueError as error:
-                yield f"private_hosts: {error}"
+        yield from _host_problems(given.private_hosts)
 
 
 @settings_of("factory.storage.huggingface.HuggingFaceStorage")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -107,6 +107,14 @@ def named_in(url: str | None) -> list[str]:
         return []
 
 
+def allowed_hosts(private_hosts: Sequence[str], url: str | None) -> tuple[PrivateHost, ...]:
+    """Return the private hosts of a setting, and one that the user's own URL names."""
+    return tuple(PrivateHost.parse(host) for host in (*private_hosts, *named_in(url)))
+
+
+# As much of a URL as an error shows.
+_SHOWN_LETTERS = 120
+
 # A host that resolvers read as an IPv4 address: numbers in any base, one to four of them.
 _NUMBERS = re.compile(r"(?:0x[\da-f]*|\d+)(?:\.(?:0x[\da-f]*|\d+))*\.?")
 
@@ -173,3 +181,38 @@ def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
         visit.refused.append(str(address[0]))
         raise PermissionError(errno.EACCES, f"{address[0]} is a private or reserved address")
     return socket.socket(family=family, type=kind, proto=proto)
+
+
+def resolved(value: str, base_url: str | None) -> str | None:
+    """Return the absolute http(s) URL that a cell means, or None."""
+    try:
+        parts = urlsplit(value)
+        if base_url is not None and value and not parts.scheme:
+            value = urljoin(base_url.rstrip("/") + "/", value)
+            parts = urlsplit(value)
+        fit = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises for what is no number
+    except ValueError:
+        return None
+    return value if fit else None
+
+
+def shown(url: str) -> str:
+    """Return a URL for a message: passwords and query strings (signatures) left out."""
+    bare, mark, _ = url.partition("?")
+    bare = re.sub(r"//[^/@]*@", "//", bare)
+    if len(bare) > _SHOWN_LETTERS:
+        bare = bare[:_SHOWN_LETTERS] + "…"
+    return bare + ("?…" if mark else "")
+
+
+def check_url(url: str, setting: str) -> None:
+    """Refuse a URL of the user's own that is none, or that holds a secret.
+
+    Raises:
+        ValueError: Says which, naming the setting.
+    """
+    if "@" in url.partition("?")[0]:
+        raise ValueError(f"{setting} holds a user or password; take them out")
+    if resolved(url, None) is None:
+        raise ValueError(f"{setting}={url!r} must look like 'http://host/path'")

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
 from factory.limits import Above, AtLeast, check_limits
@@ -20,7 +20,8 @@ from factory.storage.keys import below, check_span, missing_column, safe_prefix
 from factory.storage.local import LocalStorage
 from factory.storage.per_process import PerProcess
 from factory.storage.url_list.download_cache import DownloadLimits, Downloads
-from factory.storage.url_list.hosts import PrivateHost, named_in
+from factory.storage.url_list.hosts import PrivateHost, allowed_hosts, check_url, resolved, shown
+from factory.storage.url_list.web_client import WebLimits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 _KEY_BYTES = 8
 # Longest file name in a key: below the 255 bytes file systems allow, four bytes a letter.
 _NAME_LETTERS = 60
-# As much of a table's cell as an error shows.
-_SHOWN_LETTERS = 120
 # Reads begun before the first of them is taken, for each connection: when one ends, the next
 # one is there already, and no more than this many results wait in memory.
 _AHEAD = 2
@@ -97,7 +96,7 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
         for host in self.private_hosts:
             PrivateHost.parse(host)
         if self.base_url is not None:
-            _check_base_url(self.base_url)
+            check_url(self.base_url, "storage.base_url")
         check_limits(self, "storage")
 
     @property
@@ -144,12 +143,12 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
     def _url(self, row: "_Row") -> str:
         """Return the row's absolute URL, or say why it has none."""
         value = row.value.strip()
-        absolute = _resolved(value, self.base_url)
+        absolute = resolved(value, self.base_url)
         if absolute is None:
             relative = "" if self.base_url else " (for relative ones set storage.base_url)"
             raise StorageError(
                 f"row {row.number} of {self.table} (the header not counted): "
-                f"{_shown(row.value)!r} in column {self.url_column!r} is no http(s) URL"
+                f"{shown(row.value)!r} in column {self.url_column!r} is no http(s) URL"
                 f"{relative}; correct or remove the row"
             )
         return absolute
@@ -161,7 +160,7 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
         not to the port: servers on loopback change it from run to run.
         """
         told_apart = row.value
-        absolute = _resolved(row.value.strip(), self.base_url)
+        absolute = resolved(row.value.strip(), self.base_url)
         if absolute is not None and absolute != row.value.strip():
             parts = urlsplit(absolute)
             told_apart = f"{self.identity}\0{parts.hostname}\0{parts.path}?{parts.query}"
@@ -197,7 +196,7 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
         """Return a key's name in the cache, its URL, and what errors call it."""
         row = self._row(key)
         url = self._url(row)
-        return self._file(row), url, f"{_shown(url)} (row {row.number} of {self.table})"
+        return self._file(row), url, f"{shown(url)} (row {row.number} of {self.table})"
 
     def read_many(self, spans: Sequence[Span]) -> Generator[bytes | StorageError, None, None]:
         """Yield several spans in their order, downloaded side by side; see `Storage`."""
@@ -228,19 +227,21 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
 
     @property
     def limits(self) -> DownloadLimits:
-        """The limits of one download and of the cache, in bytes and seconds."""
+        """What is kept of downloads, in bytes."""
         return DownloadLimits(
-            cache_dir=self.cache_dir,
-            file_bytes=int(self.max_file_mb * 2**20),
-            cache_bytes=int(self.max_cache_gb * 2**30),
+            self.cache_dir, int(self.max_file_mb * 2**20), int(self.max_cache_gb * 2**30)
+        )
+
+    @property
+    def web_limits(self) -> WebLimits:
+        """The limits of one download."""
+        return WebLimits(
             timeout_s=self.timeout_s,
             redirects=self.max_redirects,
             connections=self.connections,
             attempts=self.max_attempts,
             deadline_s=self.deadline_s,
-            private_hosts=tuple(
-                PrivateHost.parse(host) for host in (*self.private_hosts, *named_in(self.base_url))
-            ),
+            private_hosts=allowed_hosts(self.private_hosts, self.base_url),
             proxy=self.proxy,
         )
 
@@ -366,7 +367,7 @@ def _fresh_table(storage: UrlListStorage) -> _Table:
 
 _TABLES: PerProcess[UrlListStorage, _Table] = PerProcess(_load)
 _DOWNLOADS: PerProcess[UrlListStorage, Downloads] = PerProcess(
-    lambda storage: Downloads(storage.limits)
+    lambda storage: Downloads(storage.limits, storage.web_limits)
 )
 
 
@@ -392,33 +393,3 @@ def _file_name(url: str) -> str:
     suffix = PurePosixPath(name).suffix[:10]  # ".jpeg" and longer, but no sentence after a dot
     stem = name.removesuffix(suffix)
     return (stem[:_NAME_LETTERS] + suffix) or "file"
-
-
-def _resolved(value: str, base_url: str | None) -> str | None:
-    """Return the absolute http(s) URL that a cell means, or None."""
-    try:
-        parts = urlsplit(value)
-        if base_url is not None and value and not parts.scheme:
-            value = urljoin(base_url.rstrip("/") + "/", value)
-            parts = urlsplit(value)
-        fit = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
-        _ = parts.port  # raises for what is no number
-    except ValueError:
-        return None
-    return value if fit else None
-
-
-def _shown(url: str) -> str:
-    """Return a URL for a message: passwords and query strings (signatures) left out."""
-    bare, mark, _ = url.partition("?")
-    bare = re.sub(r"//[^/@]*@", "//", bare)
-    if len(bare) > _SHOWN_LETTERS:
-        bare = bare[:_SHOWN_LETTERS] + "…"
-    return bare + ("?…" if mark else "")
-
-
-def _check_base_url(url: str) -> None:
-    if "@" in url.partition("?")[0]:
-        raise ValueError("storage.base_url holds a user or password; take them out")
-    if _resolved(url, None) is None:
-        raise ValueError(f"storage.base_url={url!r} must look like 'http://host/path'")

@@ -29,6 +29,7 @@ DERIVED = [cls for cls in [*SCHEMAS.values(), *NESTED] if hasattr(cls, "declared
 DIFFERING: dict[Any, set[str]] = {
     storage.S3Config: {"bucket"},
     storage.FsspecConfig: {"url"},
+    storage.HttpConfig: {"url"},
     storage.CsvConfig: {"cache_dir"},
     run.CacheConfig: {"scratch_dir"},
     data.QuarantineConfig: {"path"},

@@ -14,6 +14,7 @@ from factory.errors import (
     StorageUnavailableError,
 )
 from factory.storage.url_list.download_cache import DownloadLimits, Downloads
+from factory.storage.url_list.web_client import WebLimits
 from factory.testing.storage import keys
 from tests.storage.web import PICTURE, Lists, Web, files_in, lists, only_key, quick_retries, web
 
@@ -170,7 +171,7 @@ async def ten_kilobytes(store: Downloads, url: str, where: str) -> bytes:
 
 
 def downloads(folder: Path, limit: int) -> Downloads:
-    return Downloads(DownloadLimits(str(folder), 2**20, limit, 10.0, 0, 4))
+    return Downloads(DownloadLimits(str(folder), 2**20, limit), WebLimits(10.0, 0, 4))
 
 
 def names_in(folder: Path) -> set[str]:
