@@ -41,10 +41,9 @@ from factory.cache.store import UnusableRowsError
 from factory.catalog.captions.draws import conditioning_draw
 from factory.catalog.catalog import Catalog, SampleCaptions
 from factory.catalog.crops import CropArrays
-from factory.catalog.scan.sample_fault import is_sample_fault
+from factory.catalog.scan.sample_fault import sample_fault
 from factory.encoder.pixels import RawPixels
 from factory.engine.engine import Engine
-from factory.errors import MediaError
 from factory.sampling.fingerprint import hash_rows
 
 
@@ -206,16 +205,12 @@ class PreparedBackend:
         pictures = self.pictures(rows, self.crops(rows, epoch))
         with closing(read_pixels(self.backend.reader, [pictures], engine)) as outcomes:
             for picture, outcome in zip(pictures, outcomes, strict=True):
-                yield self._judged(picture, outcome) if isinstance(outcome, Exception) else outcome
-
-    def _judged(self, picture: Picture, error: Exception) -> "UnusableSample":
-        """Say what is wrong with one picture; raise what is not its own fault."""
-        if isinstance(error, MediaError):
-            return UnusableSample(self.name, picture.key, "decode", str(error))
-        if is_sample_fault(error, self.backend.storage):
-            return UnusableSample(self.name, picture.key, "read", str(error))
-        error.add_note(f"while reading {picture.key!r} of backend {self.name!r}")
-        raise error
+                if isinstance(outcome, Exception):
+                    work = f"reading {picture.key!r} of backend {self.name!r}"
+                    fault = sample_fault(outcome, self.backend.storage, work)
+                    yield UnusableSample(self.name, picture.key, *fault)
+                else:
+                    yield outcome
 
     @property
     def locatable(self) -> bool:

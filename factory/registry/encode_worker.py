@@ -19,11 +19,9 @@ from factory.backends.embeddings import PictureEmbedBackend, TextEmbedBackend
 from factory.backends.pixels import MediaReader, Picture, PictureColumns, read_pixels
 from factory.cache.format.recipe import Keys, rows_of
 from factory.cache.writer import ShardWriter
-from factory.catalog.facts import NOT_READABLE
-from factory.catalog.scan.sample_fault import is_sample_fault
+from factory.catalog.scan.sample_fault import sample_fault
 from factory.engine.engine import Engine
 from factory.engine.pipeline import Ahead, Behind
-from factory.errors import MediaError
 
 Sample = TypeVar("Sample")
 
@@ -164,11 +162,14 @@ class PictureWorker:
     ) -> Generator["_PixelBatch", None, None]:
         wanted, read = tee(units)
         runs = ([p for portion in unit for p in portion.samples] for unit in read)
+        storage = self.reader.storage
         with closing(read_pixels(self.reader, runs, engine)) as outcomes:
             for portion in chain.from_iterable(wanted):
                 found = list(islice(outcomes, len(portion.samples)))
                 errors = {
-                    picture.row: _reason(self.reader, picture, outcome)
+                    picture.row: sample_fault(
+                        outcome, storage, f"reading {picture.key!r} in {storage.identity}"
+                    ).fact
                     for picture, outcome in zip(portion.samples, found, strict=True)
                     if isinstance(outcome, Exception)
                 }
@@ -207,16 +208,6 @@ def _batch(
         pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=pinned)
         np.stack(images, out=pixels.numpy())
     return _PixelBatch(portion.keys[places], pictures, pixels, errors)
-
-
-def _reason(reader: MediaReader, picture: Picture, error: Exception) -> str:
-    """Say why a picture cannot be read; raise what is not its own fault."""
-    if isinstance(error, MediaError):
-        return str(error)
-    if is_sample_fault(error, reader.storage):
-        return f"{NOT_READABLE}: {error}"
-    error.add_note(f"while reading {picture.key!r} in {reader.storage.identity}")
-    raise error
 
 
 def _stored(

@@ -28,6 +28,7 @@ COPIES = {
     "numpy": ("concatenate", "copyto", "take"),
     "torch": ("cat", "index_select"),
     "os": ("preadv",),
+    "cv2": ("vconcat",),
 }
 # The trainer's thread waits for a batch at a queue, a lock or a condition, by one of these.
 WAITS = {"get", "acquire"}

@@ -99,7 +99,7 @@ def test_a_batch_is_the_same_whether_it_is_copied_or_made(
     def refuse(*_: object) -> None:
         raise AssertionError("a batch that could be copied was made")
 
-    monkeypatch.setattr(Collate, "_made", refuse)
+    monkeypatch.setattr(Collate, "_read", refuse)
     assert [content(collate(request)) for request in group_requests(requests(source))] == made
 
 

@@ -12,15 +12,15 @@ import pyarrow.compute as pc
 
 from factory.catalog.arrow_columns import as_mask, find, starts_with_any
 from factory.catalog.captions.caption_reader import TEXT_COLUMNS, texts_of
-from factory.catalog.facts import FOCUS, NOT_READABLE, SCHEMA, SIZE_DIFFERS, Facts, transient_errors
+from factory.catalog.facts import FOCUS, SCHEMA, SIZE_DIFFERS, Facts, transient_errors
 from factory.catalog.globs import expression, matching, relative, with_suffix
 from factory.catalog.left_out import IGNORED, LeftOut, count_left_out, ignored, without_ignored
 from factory.catalog.scan.facts_diff import same_etag
 from factory.catalog.scan.media_type import MediaType
-from factory.catalog.scan.sample_fault import is_sample_fault
+from factory.catalog.scan.sample_fault import sample_fault
 from factory.catalog.scan.scan import Scan
 from factory.engine.engine import Engine
-from factory.errors import EmptyBackendError, MediaError, TableError, UnsafeKeyError
+from factory.errors import EmptyBackendError, TableError, UnsafeKeyError
 from factory.media.headers import MAX_PIXELS
 from factory.metrics.stages import progress
 from factory.records import MediaFacts, ObjectInfo
@@ -259,15 +259,11 @@ class _Measure:
         return pa.table([*chunk.columns, *arrays], schema=_MEASURED)
 
     def _reason(self, info: ObjectInfo, error: Exception) -> str:
-        """Return why one sample cannot be used; raise what is not its own misfortune."""
-        if isinstance(error, MediaError):
-            return str(error)
+        """Return why one sample cannot be used; raise what is not its own fault."""
         if isinstance(error, UnsafeKeyError):
             return f"unsafe path: {error}"
-        if is_sample_fault(error, self.storage):
-            return f"{NOT_READABLE}: {error}"
-        error.add_note(f"while measuring {info.key!r} in {self.storage.identity}")
-        raise error
+        work = f"measuring {info.key!r} in {self.storage.identity}"
+        return sample_fault(error, self.storage, work).fact
 
 
 def _run(

@@ -1,28 +1,31 @@
 """Collation: from a request to the batch a training step receives."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from factory.backends.encode_missing import EncodeCounts
-from factory.backends.image_reader import ImageReader, LoadedSample, Tensors, VisionReader, reading
+from factory.backends.image_reader import LoadedSample, Tensors, VisionReader, reading
 from factory.backends.prepared import PreparedBackend, UnusableSample
 from factory.backends.streaming.source import StreamSource
+from factory.cache.store import UnusableRowsError
 from factory.engine.engine import Engine
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.runtime.batches.buffer_pool import BufferPool
-from factory.runtime.batches.conditioning import Partners
+from factory.runtime.batches.conditioning import Partners, SampleReader
 from factory.runtime.batches.quarantine import QuarantineLimit, none_left, too_many
-from factory.runtime.batches.readers import SampleReader, sample_readers
 from factory.runtime.batches.request import BatchMetadata, BatchRequest, Describe
 from factory.runtime.batches.stream_collate import stream_batch
 from factory.runtime.batches.substitution import Substitute, TooManyUnusableError, fill
 from factory.sampling.substitutes import candidates
+
+NO_SUBSTITUTES: Sequence[Substitute] = ()
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Collate:
     def __call__(self, request: BatchRequest) -> Batch:
         """Return the requested batch, samples in the order of its places.
 
-        What is not in the cache is encoded now. A picture that is damaged or gone is replaced
-        by another one of its bucket, see `Batch.replaced`; where padding is marked (validation)
-        the substitute is, too.
+        Rows that lie ready are copied, all else is read, and what is not in the cache encoded
+        now. A picture that is damaged or gone is replaced by another one of its bucket, see
+        `Batch.replaced`; where padding is marked (validation) the substitute is, too.
 
         Raises:
             CacheError: A latent or embedding that was encoded beforehand is missing or damaged,
@@ -61,74 +64,41 @@ class Collate:
             StorageError: A storage, or a stream, cannot be read.
         """
         step = request.step
-        stream = self.streams.get(step.backend)
-        if stream is not None:
-            return stream_batch(stream, request, self.engine, self.seed)
-        source = self.sources[step.backend]
+        if step.backend in self.streams:
+            return stream_batch(self.streams[step.backend], request, self.engine, self.seed)
+        source, allocate = self.sources[step.backend], self.memory.tensor
         describe: Describe = partial(BatchMetadata.of, source, seed=self.seed, epoch=step.epoch)
-        known = request.metadata(describe)
-        content = self._copied(source, request, known)
-        if content is None:
-            known, content = self._made(source, request, known, describe)
-        return Batch(
-            backend=step.backend,
-            bucket=step.bucket,
-            epoch=step.epoch,
-            step=step.step,
-            global_step=step.global_step,
-            slider_strength=step.slider_strength,
-            **known.fields(),
-            **content,
-        )
-
-    def _copied(
-        self, source: PreparedBackend, request: BatchRequest, known: BatchMetadata
-    ) -> dict[str, Any] | None:
-        """Return what else is in a batch where rows need only be copied, else None.
-
-        That is so of every batch of a warm cache, and takes half as long as asking everyone.
-        """
-        latents, text = known.latents, known.text
-        if source.conditioning or source.vision is not None:
-            return None
-        if latents is None or not latents.ready or (text is None) != (source.text is None):
-            return None
-        if text is not None and not text.ready:
-            return None
-        return {
-            "valid": _valid(request, ()),
-            "latents": latents.read(allocate=self.memory.tensor)["latents"],
-            "text": {} if text is None else text.read(allocate=self.memory.tensor),
-        }
-
-    def _made(
-        self,
-        source: PreparedBackend,
-        request: BatchRequest,
-        known: BatchMetadata,
-        describe: Describe,
-    ) -> tuple[BatchMetadata, dict[str, Any]]:
-        """Return what is known of the samples used, and what else is in their batch."""
-        tally, allocate = EncodeCounts(), self.memory.tensor
-        known, partners, values, substitutes = self._read(source, request, known, describe, tally)
-        own = cast("torch.Tensor", values.pop(source.name))  # its samples are of one bucket
-        latents = None if source.latents is None else own
-        vision = VisionReader(self.engine, tally, allocate)
+        known, counts = request.metadata(describe), EncodeCounts()
+        partners, substitutes = Partners(source, len(request.places), {}), NO_SUBSTITUTES
+        values: Mapping[str, Tensors] | None = None
+        if known.latents is not None and known.latents.ready and not source.conditioning:
+            # So it is for every batch of a warm cache.
+            with suppress(UnusableRowsError):
+                values = {source.name: known.latents.read(allocate=allocate)["latents"]}
+        if values is None:
+            known, partners, values, substitutes = self._read(
+                source, request, known, describe, counts
+            )
+        own = cast("torch.Tensor", values[source.name])  # its samples are of one bucket
+        latents, pixels = (own, None) if source.latents is not None else (None, own)
         beside = partners.gather(values, latents, known.crops.target)
-        return known, {
-            "valid": _valid(request, substitutes),
-            "latents": latents,
-            "pixels": own if source.latents is None else None,
-            "text": source.read_text(known.captions, tally, located=known.text, allocate=allocate),
-            "image_embeds": partners.image_embeds(known.rows, known.crops, vision),
-            "conditioning": beside.tensors,
-            "conditioning_valid": beside.valid,
-            "conditioning_set": beside.drawn,
-            "replaced": tuple(_replacement(source, request, each) for each in substitutes),
+        vision = VisionReader(self.engine, counts, allocate)
+        return Batch(
+            **request.fields(),
+            **known.fields(),
+            valid=_valid(request, substitutes),
+            latents=latents,
+            pixels=pixels,
+            text=source.read_text(known.captions, counts, located=known.text, allocate=allocate),
+            image_embeds=partners.image_embeds(known.rows, known.crops, vision),
+            conditioning=beside.tensors,
+            conditioning_valid=beside.valid,
+            conditioning_set=beside.drawn,
+            replaced=tuple(_replacement(source, request, each) for each in substitutes),
             # Last: captions and image embeddings are counted, too.
-            "encoded": tally.encoded,
-            "rebuilt": tally.rebuilt,
-        }
+            encoded=counts.encoded,
+            rebuilt=counts.rebuilt,
+        )
 
     def _read(
         self,
@@ -136,45 +106,49 @@ class Collate:
         request: BatchRequest,
         known: BatchMetadata,
         describe: Describe,
-        tally: EncodeCounts,
-    ) -> tuple[BatchMetadata, Partners, dict[str, Tensors], list[Substitute]]:
-        """Return what is known of the samples used, partners, values, and who stands in."""
-        epoch, rows = request.step.epoch, known.rows
+        counts: EncodeCounts,
+    ) -> tuple[BatchMetadata, Partners, Mapping[str, Tensors], Sequence[Substitute]]:
+        """Gather samples and their partners where all are stored, else read them one by one.
 
-        def begin(each: PreparedBackend) -> ImageReader:
-            return reading(each, self.engine, epoch, len(rows), tally, self.memory.tensor)
-
-        everyone = sample_readers(source, begin)
+        Returns:
+            What is known of the samples used, their partners, the values of each backend, and
+            which samples stand in for others.
+        """
+        epoch, rows, allocate = request.step.epoch, known.rows, self.memory.tensor
+        readers = [
+            SampleReader(each, reading(each, self.engine, epoch, len(rows), counts, allocate))
+            for each in (source, *(partner for partner, _ in source.conditioning.values()))
+        ]
         partners = self._partners(source, rows, epoch)
-        stored = _stored(everyone, known, partners.rows)
+        stored = _stored(readers, known, partners.rows)
         if stored is not None:
-            return known, partners, stored, []
-        substitutes = self._fill(source, request, everyone)
+            return known, partners, stored, NO_SUBSTITUTES
+        substitutes = self._fill(source, request, readers)
         if substitutes:
             for each in substitutes:
                 rows[each.index] = each.used
             known, partners = describe(rows), self._partners(source, rows, epoch)
-        return known, partners, {one.name: one.finish() for one in everyone}, substitutes
+        return known, partners, {one.name: one.finish() for one in readers}, substitutes
 
     def _partners(self, source: PreparedBackend, rows: NDArray[np.int64], epoch: int) -> Partners:
         theirs = source.partner_rows(rows, seed=self.seed, epoch=epoch)
         return Partners(source, len(rows), theirs)
 
     def _fill(
-        self, source: PreparedBackend, request: BatchRequest, everyone: Sequence[SampleReader]
+        self, source: PreparedBackend, request: BatchRequest, readers: Sequence[SampleReader]
     ) -> list[Substitute]:
-        """Have a sample for every place read by everyone; return what stands in for what."""
+        """Have every reader read a sample for every place; return which stand in for others."""
 
         def read(
             some: NDArray[np.int64],
         ) -> Iterator[tuple[LoadedSample | None, ...] | UnusableSample]:
             """Read some rows, planned or standing in, each with the partners that it has."""
             partners = self._partners(source, some, request.step.epoch)
-            return _read_together(everyone, some, partners.rows)
+            return _read_together(readers, some, partners.rows)
 
         def put(place: int, pieces: Sequence[LoadedSample | None]) -> None:
             """Hand each its part of a sample while others are still being decoded."""
-            for one, piece in zip(everyone, pieces, strict=True):
+            for one, piece in zip(readers, pieces, strict=True):
                 one.put(place, piece)
 
         try:
@@ -198,14 +172,14 @@ class Collate:
 
 
 def _stored(
-    everyone: Sequence[SampleReader],
+    readers: Sequence[SampleReader],
     known: BatchMetadata,
     partners: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Tensors] | None:
-    """Return what all give, if none of them has to read a sample."""
+    """Return the values of all readers, if none of them has to read a sample."""
     found = {}
     # Pixels are never there; asked first, they keep others from gathering in vain.
-    for one in sorted(everyone, key=lambda one: one.source.latents is not None):
+    for one in sorted(readers, key=lambda one: one.source.latents is not None):
         if one.name in partners:
             values = one.stored(partners[one.name])
         else:
@@ -217,15 +191,15 @@ def _stored(
 
 
 def _read_together(
-    everyone: Sequence[SampleReader],
+    readers: Sequence[SampleReader],
     rows: NDArray[np.int64],
     partners: Mapping[str, NDArray[np.int64]],
 ) -> Iterator[tuple[LoadedSample | None, ...] | UnusableSample]:
-    """Yield each row as all who give have it; what one lacks spoils the sample.
+    """Yield what all readers have of each row; what one of them cannot read spoils the sample.
 
-    Nothing is read, and None given, of a partner that a row has not.
+    Of a partner that a row has not nothing is read, and None yielded.
     """
-    streams = [one.read(partners.get(one.name, rows)) for one in everyone]
+    streams = [one.read(partners.get(one.name, rows)) for one in readers]
     for outcomes in zip(*streams, strict=True):
         unusable = [outcome for outcome in outcomes if isinstance(outcome, UnusableSample)]
         pieces = tuple(outcome for outcome in outcomes if not isinstance(outcome, UnusableSample))

@@ -32,6 +32,7 @@ Describe: TypeAlias = "Callable[[NDArray[np.int64]], BatchMetadata]"
 TOGETHER = 1024
 # The same at the beginning, and twice as many each time: the first batch comes soon.
 AT_FIRST = 64
+_OF_STEP = ("backend", "bucket", "epoch", "step", "global_step", "slider_strength")
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +211,10 @@ class BatchRequest:
     def rows(self) -> NDArray[np.int64]:
         """Row ids of its samples, int64 [B]."""
         return self.step.rows[self.places]
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of `Batch` that say which step it is of."""
+        return {name: getattr(self.step, name) for name in _OF_STEP}
 
     def metadata(self, describe: Describe) -> BatchMetadata:
         """Return what is known of its samples.

@@ -15,6 +15,7 @@ from factory.backends.streaming.blocks import StreamSample
 from factory.backends.streaming.source import StreamSource
 from factory.cache.format.recipe import recipe_keys
 from factory.catalog.captions.draws import choose, dropped
+from factory.catalog.scan.sample_fault import sample_fault
 from factory.engine.engine import Engine
 from factory.errors import MediaError
 from factory.runtime.batches.batch import Batch, Replacement
@@ -71,11 +72,7 @@ def stream_batch(source: StreamSource, request: BatchRequest, engine: Engine, se
     encoded = _encode(source, pixels, samples, tally)
     crops = [sample.picture.crop for sample in samples]
     return Batch(
-        backend=step.backend,
-        bucket=made.bucket,
-        epoch=step.epoch,
-        step=step.step,
-        global_step=step.global_step,
+        **{**request.fields(), "bucket": made.bucket},
         rows=torch.from_numpy(step.rows[places]),
         keys=keys,
         captions=captions,
@@ -88,7 +85,6 @@ def stream_batch(source: StreamSource, request: BatchRequest, engine: Engine, se
         text=_encode_text(source, captions, tally),
         image_embeds=_encode_to_condition(source, pixels, keys),
         replaced=tuple(_replacement(made.samples, step.rows, each) for each in substitutes),
-        slider_strength=step.slider_strength,
         encoded=tally.encoded,
     )
 
@@ -113,11 +109,10 @@ def _read(
         wanted = [samples[place] for place in places.tolist()]
         for sample, outcome in engine.map(reader, wanted):
             key = sample.picture.key
-            if isinstance(outcome, MediaError):
-                yield UnusableSample(source.name, key, "decode", str(outcome))
-            elif isinstance(outcome, Exception):
-                outcome.add_note(f"while reading {key!r} of stream {source.name!r}")
-                raise outcome
+            if isinstance(outcome, Exception):
+                work = f"reading {key!r} of stream {source.name!r}"
+                fault = sample_fault(outcome, source.backend.storage, work)
+                yield UnusableSample(source.name, key, *fault)
             else:
                 yield outcome
 

@@ -157,7 +157,9 @@ class ThreadExecutor(Generic[Job, Made]):
     def submit(self, future: BatchFuture[Job, Made]) -> None:
         """Take on a job; dropped where this is closed."""
         if not self._workers:
-            self._do(future)
+            self._waiting.put(future)
+            self._waiting.put(None)
+            self._work(first=True)
             return
         with self._changing:
             if self._closed:
@@ -198,18 +200,16 @@ class ThreadExecutor(Generic[Job, Made]):
         while (first or self._helped.wait()) and (future := self._waiting.get()) is not None:
             self._gate.wait()
             if not (self._closed or future.cancelled):
-                self._do(future)
-            del future  # else the batch is held while this thread waits for the next job
-
-    def _do(self, future: BatchFuture[Job, Made]) -> None:
-        future.begun = begun = time.monotonic()
-        try:
-            made = self._make(future.job)
-            nbytes = 0 if self._nbytes is None else self._nbytes(made)
-        except BaseException as error:  # noqa: BLE001 - the consumer's, whatever it is
-            future.fail(error)
-        else:
-            future.complete(made, nbytes, time.monotonic() - begun)
+                future.begun = begun = time.monotonic()
+                try:
+                    made = self._make(future.job)
+                    nbytes = 0 if self._nbytes is None else self._nbytes(made)
+                except BaseException as error:  # noqa: BLE001 - the consumer's, whatever it is
+                    future.fail(error)
+                else:
+                    future.complete(made, nbytes, time.monotonic() - begun)
+            # Else the batch is held while this thread waits for the next job.
+            future = made = None  # type: ignore[assignment]
 
 
 def join(threads: list[threading.Thread], seconds: float) -> None:
