@@ -21,8 +21,8 @@ _MOST_LOSSES = 3
 
 
 @dataclass(frozen=True)
-class Post:
-    """What each encoder of a crew has.
+class EncoderResources:
+    """What each encoder of a pool has.
 
     Attributes:
         encoders: How many there are.
@@ -69,15 +69,15 @@ class _Member:
 class EncoderPool:
     """Encoders of a cluster that do units until there are none left."""
 
-    def __init__(self, ray: ModuleType, worker: bytes, post: Post) -> None:
+    def __init__(self, ray: ModuleType, worker: bytes, resources: EncoderResources) -> None:
         """Store the parts; encoders are started by `run`."""
-        self._ray, self._worker, self._post = ray, worker, post
-        self._encoders = post.encoders
+        self._ray, self._worker, self._resources = ray, worker, resources
+        self._encoders = resources.encoders
         self._members: list[_Member] = []
         self._again: deque[_Job[Any]] = deque()
 
     def run(self, units: Iterable[Unit]) -> Generator[Any, None, None]:
-        """Yield what is told of the units, each once it is durable.
+        """Yield the reports on units, each unit's once it is durable.
 
         Raises:
             EngineError: A unit was lost too often.
@@ -86,17 +86,17 @@ class EncoderPool:
         stream = iter(units)
         try:
             while True:
-                self._hand_out(stream)
+                self._assign(stream)
                 references = [ref for member in self._members for ref in member.jobs]
                 if not references:
                     return
-                landed, _ = self._ray.wait(references, num_returns=1)
-                yield from self._landed(landed[0])
+                done, _ = self._ray.wait(references, num_returns=1)
+                yield from self._reports(done[0])
         finally:
             for member in self._members:
                 self._ray.kill(member.actor, no_restart=True)
 
-    def _hand_out(self, stream: Iterator[Any]) -> None:
+    def _assign(self, stream: Iterator[Any]) -> None:
         """Give each encoder what it can take, those that have nothing first."""
         for most in range(1, _UNITS_AT_ONCE + 1):
             for number in range(self._encoders):
@@ -105,26 +105,26 @@ class EncoderPool:
                 job = self._again.popleft() if self._again else _next_job(stream)
                 if job is None:
                     return
-                self._give(number, job)
+                self._submit(number, job)
 
-    def _give(self, number: int, job: _Job[Any]) -> None:
+    def _submit(self, number: int, job: _Job[Any]) -> None:
         if number == len(self._members):  # started when there is something to do
-            self._members.append(self._hired())
+            self._members.append(self._started())
         member = self._members[number]
         member.jobs[member.actor.do.remote(pack(job.unit))] = job
 
-    def _hired(self) -> _Member:
-        post = self._post
+    def _started(self) -> _Member:
+        resources = self._resources
         actor = self._ray.remote(Encoder).options(
-            num_cpus=post.cpus,
-            num_gpus=post.gpus,
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
             max_concurrency=_UNITS_AT_ONCE,
             scheduling_strategy="SPREAD",
         )
-        return _Member(actor.remote(self._worker, post.threads))
+        return _Member(actor.remote(self._worker, resources.threads))
 
-    def _landed(self, reference: Any) -> Any:
-        """Return what is told of a unit; nothing if it was lost."""
+    def _reports(self, reference: Any) -> Any:
+        """Return the reports on a unit; none if it was lost."""
         member = next(member for member in self._members if reference in member.jobs)
         try:
             reports = unpack(self._ray.get(reference))
@@ -150,7 +150,7 @@ class EncoderPool:
                     "backend of embeddings, engine.workers or engine.encoders"
                 ) from error
         # With a machine lost there may be room for fewer, and one too many would wait without end.
-        self._encoders = min(self._encoders, self._post.room(self._ray))
+        self._encoders = min(self._encoders, self._resources.room(self._ray))
         if not self._encoders:
             raise EngineError(f"the Ray cluster has no room for an encoder any more: {reason}")
         logger.warning(

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from factory.engine.engine import Item, Report, Result, Unit, Worker
 from factory.engine.local_engine import THREADS_PER_CORE, LocalEngine
 from factory.engine.pipeline import Lookahead
-from factory.engine.ray.pool import EncoderPool, Post, raised
+from factory.engine.ray.pool import EncoderPool, EncoderResources, raised
 from factory.engine.ray.remote_calls import apply, pack, ray_module, unpack
 from factory.errors import EngineError
 from factory.limits import Above, AtLeast, check_limits
@@ -59,7 +59,7 @@ class RayEngine:
     _connected: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse a crew of nobody; nothing is connected."""
+        """Refuse a pool without encoders; nothing is connected."""
         check_limits(self, "engine")
 
     @property
@@ -74,7 +74,7 @@ class RayEngine:
             EngineError: There is no cluster, or it has no room for an encoder.
             MissingExtraError: Ray is not installed.
         """
-        return self._post(self._ray()).encoders
+        return self._resources(self._ray()).encoders
 
     def map(
         self,
@@ -95,7 +95,7 @@ class RayEngine:
         del at_once
         ray = self._ray()
         task = ray.remote(num_cpus=1)(apply)
-        parcel = ray.put(pack(function))
+        packed = ray.put(pack(function))
         most = _TASKS_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
         size = 1
 
@@ -106,11 +106,11 @@ class RayEngine:
                 yield chunk
 
         tasks = Lookahead(
-            lambda chunk: (chunk, task.remote(parcel, pack(chunk))), chunks(), most=most
+            lambda chunk: (chunk, task.remote(packed, pack(chunk))), chunks(), most=most
         )
         try:
             while (first := tasks.head()) is not None:
-                results, seconds = _landed(ray, *first)
+                results, seconds = _results(ray, *first)
                 tasks.pop()
                 size = _better_size(size, seconds)
                 yield from results
@@ -131,7 +131,7 @@ class RayEngine:
             Exception: What the worker raised, with a note that tells where.
         """
         ray = self._ray()
-        return EncoderPool(ray, pack(worker), self._post(ray)).run(units)
+        return EncoderPool(ray, pack(worker), self._resources(ray)).run(units)
 
     def close(self) -> None:
         """Leave the cluster, if this engine has joined it."""
@@ -166,13 +166,13 @@ class RayEngine:
         logger.info("engine: Ray with %s", _in_words(ray.cluster_resources()))
         return ray
 
-    def _post(self, ray: ModuleType) -> Post:
+    def _resources(self, ray: ModuleType) -> EncoderResources:
         """Return what each encoder has, and how many there are."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = self.gpus_per_encoder
         if gpus is None:
             gpus = float(any(node.get("GPU") for node in nodes))
-        room = Post(0, self.cpus_per_encoder, gpus, 0).room(ray)
+        room = EncoderResources(0, self.cpus_per_encoder, gpus, 0).room(ray)
         count = self.encoders or (room if gpus else min(room, len(nodes)))
         if not 1 <= count <= room:
             raise EngineError(
@@ -183,10 +183,10 @@ class RayEngine:
             )
         cores = sum(node.get("CPU", 0) for node in nodes)
         threads = self.workers or max(1, int(THREADS_PER_CORE * cores // count))
-        return Post(count, self.cpus_per_encoder, gpus, threads)
+        return EncoderResources(count, self.cpus_per_encoder, gpus, threads)
 
 
-def _landed(
+def _results(
     ray: ModuleType, chunk: list[Item], reference: Any
 ) -> tuple[Iterator[tuple[Item, Any]], float]:
     """Return the results of a task, and the seconds it took."""

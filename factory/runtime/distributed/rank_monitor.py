@@ -68,14 +68,14 @@ class RankMonitor:
         self._board = StatusBoard(ranks, timeout_s)
         self._server: socket.socket | None = None
         self._token = ""
-        self._wires: dict[JsonSocket, int | None] = {}
+        self._connections: dict[JsonSocket, int | None] = {}
         self._thread: threading.Thread | None = None
         self._trains = threading.get_ident()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._leaving: Activity | None = None
         self._closing = False
-        self._told, self._told_of = 0.0, ("", "")
+        self._beat_at, self._beat_activity = 0.0, ("", "")
         self._acknowledged, self._judged = threading.Event(), threading.Event()
         self._interrupted = False
         self.failure: RankFailure | None = None
@@ -112,7 +112,7 @@ class RankMonitor:
         """
         self._trains = threading.get_ident()
         if self.rank:
-            self._wires[self._connect(address)] = 0
+            self._connections[self._connect(address)] = 0
         self._thread = threading.Thread(
             target=self._watch, name=f"factory-monitor-{self.rank}", daemon=True
         )
@@ -153,7 +153,7 @@ class RankMonitor:
         self._shut()
 
     def _shut(self) -> None:
-        for each in (*self._wires, self._server, self._wake, self._woken):
+        for each in (*self._connections, self._server, self._wake, self._woken):
             if each is not None:
                 each.close()
 
@@ -165,15 +165,15 @@ class RankMonitor:
     def _connect(self, address: str) -> JsonSocket:
         host, port, token = address.split(" ")
         try:
-            wire = JsonSocket(socket.create_connection((host, int(port)), self.timeout_s))
-            wire.send([token, self.rank])
+            connection = JsonSocket(socket.create_connection((host, int(port)), self.timeout_s))
+            connection.send([token, self.rank])
         except OSError as error:
             raise PeerError(
                 f"rank {self.rank} cannot reach rank 0 at {host}, port {port} ({error}), by which "
                 "processes watch each other; let it through, or go without by "
                 "data.peer_timeout_s=null"
             ) from error
-        return wire
+        return connection
 
     def _watch(self) -> None:
         """Receive, send and judge, until this process leaves or cannot go on."""
@@ -182,11 +182,11 @@ class RankMonitor:
                 selector.register(self._woken, selectors.EVENT_READ)
                 if self._server is not None:
                     selector.register(self._server, selectors.EVENT_READ)
-                for wire in self._wires:
-                    selector.register(wire.socket, selectors.EVENT_READ, wire)
+                for connection in self._connections:
+                    selector.register(connection.socket, selectors.EVENT_READ, connection)
                 while self._turn(selector):
                     pass
-            self._tell_last()
+            self._send_last()
         finally:
             self._shut()
         report = "" if self.failure is None else self._report(self.failure)
@@ -205,7 +205,7 @@ class RankMonitor:
             elif key.fileobj is self._server:
                 self._accept(selector)
             else:
-                self._hear(key.data, selector)
+                self._receive(key.data, selector)
         doing = self._leaving or self._activity.now
         self._board.hear(self.rank, doing)
         if self.failure is None:
@@ -214,44 +214,44 @@ class RankMonitor:
         if self.failure is not None or doing.stage == "done" or self._closing:
             return False
         if self._is_due(doing):
-            self._tell(doing, selector)
+            self._send_status(doing, selector)
         # Once rank 0 has left in good order, no status of the others arrives any more.
-        return self.rank == 0 or bool(self._wires)
+        return self.rank == 0 or bool(self._connections)
 
     def _is_due(self, doing: Activity) -> bool:
         """Tell whether a heartbeat is due: in time, and whenever rank 0 should learn something."""
-        new = (doing.stage, doing.what) != self._told_of
-        late = time.monotonic() - self._told >= self._beat_s
+        new = (doing.stage, doing.what) != self._beat_activity
+        late = time.monotonic() - self._beat_at >= self._beat_s
         if late or (new and (self.rank or doing.stage == "failed")):
-            self._told, self._told_of = time.monotonic(), (doing.stage, doing.what)
+            self._beat_at, self._beat_activity = time.monotonic(), (doing.stage, doing.what)
             return True
         return False
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         assert self._server is not None  # noqa: S101 - it is what was selected
         with suppress(OSError):  # it gave up again
-            connection, _ = self._server.accept()
-            wire = JsonSocket(connection)
-            self._wires[wire] = None
-            selector.register(wire.socket, selectors.EVENT_READ, wire)
+            accepted, _ = self._server.accept()
+            connection = JsonSocket(accepted)
+            self._connections[connection] = None
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
 
-    def _hear(self, wire: JsonSocket, selector: selectors.BaseSelector) -> None:
+    def _receive(self, connection: JsonSocket, selector: selectors.BaseSelector) -> None:
         try:
-            for message in wire.receive():
-                self._take(wire, message)
+            for message in connection.receive():
+                self._handle(connection, message)
         except (ConnectionError, TypeError, ValueError):
-            self._drop(wire, selector)
+            self._drop(connection, selector)
 
-    def _drop(self, wire: JsonSocket, selector: selectors.BaseSelector) -> None:
-        if wire not in self._wires:
+    def _drop(self, connection: JsonSocket, selector: selectors.BaseSelector) -> None:
+        if connection not in self._connections:
             return
-        rank = self._wires.pop(wire)
-        selector.unregister(wire.socket)
-        wire.close()
+        rank = self._connections.pop(connection)
+        selector.unregister(connection.socket)
+        connection.close()
         if rank is not None:
             self._board.lose(rank)
 
-    def _take(self, wire: JsonSocket, message: Any) -> None:
+    def _handle(self, connection: JsonSocket, message: Any) -> None:
         """Handle one message.
 
         Raises:
@@ -263,21 +263,21 @@ class RankMonitor:
             if failure is not None and self.failure is None:
                 rank, why = failure
                 self.failure = RankFailure(int(rank), str(why))
-        elif (rank := self._wires[wire]) is not None:
+        elif (rank := self._connections[connection]) is not None:
             self._board.hear(rank, Activity.read(message))
         else:
             token, new = message
             if not hmac.compare_digest(str(token), self._token) or not 0 < int(new) < self.ranks:
                 raise ValueError("a stranger")
-            self._wires[wire] = int(new)
+            self._connections[connection] = int(new)
 
-    def _tell(self, doing: Activity, selector: selectors.BaseSelector) -> None:
-        for wire, rank in list(self._wires.items()):
+    def _send_status(self, doing: Activity, selector: selectors.BaseSelector) -> None:
+        for connection, rank in list(self._connections.items()):
             if rank is not None:
                 with suppress(ConnectionError):
-                    wire.send(self._message(doing))
+                    connection.send(self._message(doing))
                     continue
-                self._hear(wire, selector)  # a last message may still be there
+                self._receive(connection, selector)  # a last message may still be there
 
     def _message(self, doing: Activity) -> Any:
         if self.rank:
@@ -285,13 +285,13 @@ class RankMonitor:
         failure = self.failure
         return [self._board.sent(), None if failure is None else [failure.rank, failure.why]]
 
-    def _tell_last(self) -> None:
+    def _send_last(self) -> None:
         """Send the last message completely."""
         doing = self._leaving or self._activity.now
-        for wire, rank in self._wires.items():
+        for connection, rank in self._connections.items():
             if rank is not None:
                 with suppress(OSError):
-                    wire.finish(self._message(doing), LAST_S)
+                    connection.finish(self._message(doing), LAST_S)
 
     def _report(self, failure: RankFailure) -> str:
         """Return the report for people; its first line is the summary."""

@@ -91,16 +91,16 @@ class StatusBoard:
             [entry.doing.sent(), round(now - entry.heard, 3), entry.lost] for entry in self._entries
         ]
 
-    def adopt(self, told: Any) -> None:
+    def adopt(self, statuses: Any) -> None:
         """Replace the status by that of rank 0, which hears from all processes.
 
         Raises:
             ValueError: It is not what `sent` returns.
         """
-        if not isinstance(told, list) or len(told) != len(self._entries):
-            raise ValueError(f"not what is known of {len(self._entries)} processes: {told!r}")
+        if not isinstance(statuses, list) or len(statuses) != len(self._entries):
+            raise ValueError(f"not what is known of {len(self._entries)} processes: {statuses!r}")
         now = self._clock()
-        for entry, known in zip(self._entries, told, strict=True):
+        for entry, known in zip(self._entries, statuses, strict=True):
             match known:
                 case [doing, float(ago) | int(ago), bool(lost)]:
                     entry.doing, entry.heard = Activity.read(doing), now - float(ago)

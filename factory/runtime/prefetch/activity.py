@@ -45,27 +45,27 @@ class Activity:
 
 
 class ActivityTracker:
-    """What a process does, told by the thread that does it and read by any other."""
+    """The activity of a process: set by the thread that works, read by any other."""
 
     def __init__(self) -> None:
-        """Start with nothing told."""
+        """Begin as starting."""
         # One tuple, replaced whole: a reader never sees half of a change.
-        self._told = ("starting", "", time.monotonic())
+        self._state = ("starting", "", time.monotonic())
 
     def say(self, stage: str, what: str = "") -> None:
-        """Tell what is done from now on."""
-        self._told = (stage, what, time.monotonic())
+        """Set what is done from now on."""
+        self._state = (stage, what, time.monotonic())
 
     @property
     def now(self) -> Activity:
         """What is done now, and for how long."""
-        stage, what, since = self._told
+        stage, what, since = self._state
         return Activity(stage, what, time.monotonic() - since)
 
     def track(
         self, batches: Iterable[Item], stage: str, name: Callable[[int], str]
     ) -> Iterator[Item]:
-        """Yield batches, telling when one is waited for and when it is worked on.
+        """Yield batches, and set when one is waited for and when it is worked on.
 
         Args:
             batches: The batches.
