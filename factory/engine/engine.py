@@ -68,7 +68,7 @@ class Engine(Protocol):
     def work(
         self, worker: Worker[Unit, Report], units: Iterable[Unit]
     ) -> Generator[Report, None, None]:
-        """Have units done, and yield what is told of them, in no particular order.
+        """Have units done, and yield the reports on them, in no particular order.
 
         What was made is durable once the iterator has ended. Closing it stops the work.
 

@@ -223,7 +223,8 @@ class OrderedRequests(Generator[T, None, None], Generic[S, T]):
 
     The first ones begin at once, further ones as results are taken. Results are taken and jobs
     started some at a time: each call between this thread and the loop's costs both of them a
-    switch of the GIL. Closing it, or dropping it, cancels what is under way.
+    switch of the GIL. That is why it is no `factory.engine.pipeline.Lookahead`, which begins jobs
+    one by one. Closing it, or dropping it, cancels what is under way.
     """
 
     def __init__(

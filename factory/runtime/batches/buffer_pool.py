@@ -26,7 +26,7 @@ SMALL = 2**16
 # use each other's memory.
 _STEPS = 8
 # Unused memory is taken for what is smaller, but not for what is less than two thirds of it: so
-# much may be in use that nobody asked for.
+# much may be in use without need.
 _WIDE = 3 / 2
 # Shapes whose bytes are known: those of all buckets and lengths of captions of a run.
 _KEPT = 4096
@@ -39,7 +39,7 @@ class MemoryBlock:
     Attributes:
         kind: Its bytes, and whether it is page-locked.
         data: The bytes.
-        holders: How many have it who let go of it independently of each other.
+        holders: How many hold it, each of which releases it on its own.
     """
 
     kind: Kind
@@ -130,10 +130,10 @@ class BufferPool:
         return MemoryBlock(kind, np.empty(size, dtype=np.uint8))
 
     def _gone(self, block: MemoryBlock) -> None:
-        """Let a block go that nobody holds, and that is one too many."""
+        """Free a block that nobody holds, and that is one too many."""
 
     def _collect(self) -> None:
-        """Take back what nobody looks at any more, and let go of what is too much."""
+        """Take back released blocks, and free what is too much."""
         while self._returned:
             block = self._returned.popleft()
             block.holders -= 1

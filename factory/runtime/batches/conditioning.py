@@ -187,7 +187,7 @@ class SampleReader:
             self.reading.put(place, piece)
 
     def finish(self) -> Tensors:
-        """Return what it gives to the samples put, in the order of their places."""
+        """Return the values of the samples put, in the order of their places."""
         values = self.reading.finish()
         return list(values) if self._shapes_differ else values
 

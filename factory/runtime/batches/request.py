@@ -2,8 +2,8 @@
 
 Names, captions, crops and where the rows of captions lie all follow from the catalog. Looking them
 up for a batch of sixteen takes as long as copying its rows; for several batches at once, hardly
-longer. Batches that follow each other are therefore described together, by whoever makes the first
-of them, and the disk is asked for what they need at once.
+longer. Batches that follow each other are therefore described together, with the
+first of them, and their rows are asked of the disk at once.
 """
 
 import threading
@@ -27,8 +27,8 @@ from factory.sampling.substitutes import substitute_key
 
 # Describes rows, int64 [n], of one backend in one epoch.
 Describe: TypeAlias = "Callable[[NDArray[np.int64]], BatchMetadata]"
-# Samples described together: what a call costs whatever it is asked is then little for each. More
-# than these gain nothing, and whoever needs the next batch waits until all are described.
+# Samples described together: what a call costs at least is then little for each. More than these
+# gain nothing, and the next batch waits until all are described.
 TOGETHER = 1024
 # The same at the beginning, and twice as many each time: the first batch comes soon.
 AT_FIRST = 64
@@ -132,7 +132,7 @@ def _beside(
 
 
 class RequestGroup:
-    """Samples of several batches of one backend and epoch, described by the first who asks."""
+    """Requests of one backend and epoch, described together when the first of them is."""
 
     def __init__(self, rows: Sequence[NDArray[np.int64]]) -> None:
         """Hold the rows of each batch; nothing is described."""
@@ -141,7 +141,7 @@ class RequestGroup:
         self._lock = threading.Lock()
 
     def metadata(self, batch: int, describe: Describe) -> BatchMetadata:
-        """Return what is known of one batch; it is given once, and made anew if asked again."""
+        """Return what is known of one batch; kept for the first call, described anew after it."""
         with self._lock:
             if self._found is None:
                 whole = describe(np.concatenate(self._rows))
@@ -156,7 +156,7 @@ Described: TypeAlias = Callable[[Describe], BatchMetadata]
 
 @dataclass(frozen=True)
 class FlushRequest:
-    """Asks whoever makes batches to publish what it has encoded meanwhile; gives no batch."""
+    """Asks the worker process to publish what it has encoded meanwhile; there is no batch of it."""
 
     def __str__(self) -> str:
         """Say what it is, for messages."""

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Generic
@@ -111,16 +111,16 @@ class BatchFetcher(Generic[Job, Made]):
         self._settings, self._describe = settings, describe
         self._inline = settings.mode == "inline"
         self._copier = None if self._inline else copier
-        executor = _executor(make, settings, nbytes, worker, here)
+        executors = _executors(make, settings, nbytes, worker)
         measured = nbytes is not None or settings.mode == "process"
         self._ahead: Lookahead[Job, BatchFuture[Job, Made]] = Lookahead(
-            partial(begin, executor),
+            partial(_begin, executors, here if len(executors) > 1 else None),
             jobs,
             most=1 if self._inline else settings.batches,
             nbytes=_nbytes if measured else None,
             max_bytes=settings.megabytes * 2**20,
         )
-        self._state = _State(self._ahead, executor, begins_ahead=not self._inline)
+        self._state = _State(self._ahead, executors, begins_ahead=not self._inline)
         self._shut: Callable[[], object] = self._state.close
         self._started: float | None = None
         self._making_s, self._first_s, self._elapsed_s = 0.0, 0.0, 0.0
@@ -264,8 +264,8 @@ class BatchFetcher(Generic[Job, Made]):
             raise FetchError("this fetcher is closed; iterate over the loader again")
 
     def _stalled(self, future: BatchFuture[Job, Made] | None) -> FetchError:
-        """Return what everybody does; who hangs is not waited for."""
-        elsewhere = self._state.executor.look()
+        """Return the error of a stall, with what each thread does; what hangs is not waited for."""
+        elsewhere = "".join(executor.look() for executor in self._state.executors)
         late = "the next batch" if future is None else self._describe(future.job)
         error = FetchError(
             f"no batch within prefetch.timeout_s={self._settings.timeout_s:g} s: "
@@ -285,11 +285,11 @@ class _State(Generic[Job, Made]):
     def __init__(
         self,
         ahead: Lookahead[Job, BatchFuture[Job, Made]],
-        executor: Executor[Job, Made],
+        executors: Sequence[Executor[Job, Made]],
         *,
         begins_ahead: bool,
     ) -> None:
-        self.ahead, self.executor, self.begins_ahead = ahead, executor, begins_ahead
+        self.ahead, self.executors, self.begins_ahead = ahead, executors, begins_ahead
         self.device: DevicePrefetcher[Made] | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -298,13 +298,15 @@ class _State(Generic[Job, Made]):
     def pause(self) -> None:
         self.ahead.paused = True
         self.gate.clear()
-        self.executor.pause()
+        for executor in self.executors:
+            executor.pause()
 
     def resume(self) -> None:
         if self.closed:
             return
         self.ahead.paused = False
-        self.executor.resume()
+        for executor in self.executors:
+            executor.resume()
         self.gate.set()
         if self.begins_ahead:
             self.ahead.fill()
@@ -316,38 +318,45 @@ class _State(Generic[Job, Made]):
         for future in self.ahead.drop():
             future.cancel()
         self.gate.set()
-        if self.ahead.paused:
-            self.executor.resume()  # it may serve others, too
+        for executor in self.executors if self.ahead.paused else ():
+            executor.resume()  # a process may serve others, too
         if self.device is not None:
             self.device.wake()
         with contextlib.ExitStack() as stack:
             if self.device is not None:
                 stack.callback(self.device.close, wait=wait)
-            stack.callback(self.executor.close, wait=wait)
+            for executor in reversed(self.executors):
+                stack.callback(executor.close, wait=wait)
 
 
 def _nbytes(future: BatchFuture[Any, Any]) -> int | None:
     return future.nbytes if future.done else None
 
 
-def _executor(
+def _executors(
     make: Callable[[Job], Made],
     settings: Prefetch,
     nbytes: Callable[[Made], int] | None,
     worker: BatchWorker[Job, Made] | None,
-    here: Callable[[Job], bool] | None,
-) -> Executor[Job, Made]:
-    """Return who makes the batches."""
+) -> list[Executor[Job, Made]]:
+    """Return what makes batches: threads of this process, the last; before it another process."""
     workers = 0 if settings.mode == "inline" else settings.workers
     threads: ThreadExecutor[Job, Made] = ThreadExecutor(make, workers, nbytes)
     if settings.mode != "process":
-        return threads
+        return [threads]
     own = worker is None
     if worker is None:
         worker = BatchWorker(
             _ReadyMade(make), workers=settings.workers, timeout_s=settings.timeout_s
         )
-    return MixedExecutor(ProcessExecutor(worker, own=own), threads, here)
+    return [ProcessExecutor(worker, own=own), threads]
+
+
+def _begin(
+    executors: Sequence[Executor[Job, Made]], here: Callable[[Job], bool] | None, job: Job
+) -> BatchFuture[Job, Made]:
+    """Have the first executor take on a job, or the last one if it is done here."""
+    return begin(executors[-1 if here is not None and here(job) else 0], job)
 
 
 @dataclass(frozen=True)
@@ -358,40 +367,3 @@ class _ReadyMade(Generic[Job, Made]):
 
     def __call__(self) -> Callable[[Job], Made]:
         return self.make
-
-
-class MixedExecutor(Generic[Job, Made]):
-    """Another process for most jobs, threads of this one for those that must stay here."""
-
-    def __init__(
-        self,
-        away: Executor[Job, Made],
-        home: Executor[Job, Made],
-        here: Callable[[Job], bool] | None,
-    ) -> None:
-        """Store both, and which jobs stay here; None means none."""
-        self._away, self._home, self._here = away, home, here
-
-    def submit(self, future: BatchFuture[Job, Made]) -> None:
-        """Take on a job."""
-        stays = self._here is not None and self._here(future.job)
-        (self._home if stays else self._away).submit(future)
-
-    def pause(self) -> None:
-        """Begin with no further job until `resume`."""
-        self._away.pause()
-        self._home.pause()
-
-    def resume(self) -> None:
-        """Go on."""
-        self._away.resume()
-        self._home.resume()
-
-    def look(self) -> str:
-        """Return what the other process does."""
-        return self._away.look()
-
-    def close(self, *, wait: bool = True) -> None:
-        """Close both."""
-        self._away.close(wait=wait)
-        self._home.close(wait=wait)

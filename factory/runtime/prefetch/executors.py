@@ -83,7 +83,7 @@ CLOSE_S = 2.0
 
 
 class Executor(Protocol[Job, Made]):
-    """Who makes batches of jobs, in no particular order."""
+    """Makes batches of jobs, in no particular order."""
 
     def submit(self, future: BatchFuture[Job, Made]) -> None:
         """Take on a job; its future is completed later, in another thread."""

@@ -239,7 +239,7 @@ class WorkerConnection:
             future.complete(made, packed.tensor_bytes, seconds)
 
     def _lost(self) -> None:
-        """Say what became of the process, to everybody who waits for a batch of it."""
+        """Fail all jobs of a process that is gone, with what became of it."""
         if not self._wait_exit(_EXIT_S):
             self.process.kill()  # its socket is gone: no batch will come
         self._reap()
@@ -261,8 +261,8 @@ class WorkerConnection:
             )
             error.__cause__ = self._failure
             return error
-        # Its socket closes a moment before its exit status is there, and who asks while another
-        # thread takes that in is told of none.
+        # Its socket closes a moment before its exit status is there, and `wait` returns none while
+        # another thread waits, too.
         code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self.process.wait(_ANSWER_S)

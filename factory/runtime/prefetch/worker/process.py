@@ -1,4 +1,4 @@
-"""The worker process: makes batches, so that the trainer's interpreter is free.
+"""The worker process, which makes batches so that the trainer's interpreter is free.
 
 It is a fresh interpreter, never a fork, so connections that are open here do no harm there. It
 hears of its jobs over a socket, gathers batches in shared memory, and ends when the socket does,
@@ -108,10 +108,10 @@ class BatchWorker(Generic[Job, Made]):
             return self._connections[0]
 
     def _setup(self) -> dict[str, Any]:
-        """Return what the process is told first.
+        """Return the first message to the process.
 
         Raises:
-            FetchError: It cannot be told what makes batches.
+            FetchError: The opener cannot be pickled.
         """
         try:
             opener = pickle.dumps(self._opener)

@@ -76,13 +76,13 @@ class MappedBlocks:
     def lend(self, number: int) -> NDArray[np.uint8]:
         """Return a segment's bytes; it counts as released when the last view of them is gone."""
         lease: NDArray[np.uint8] = np.frombuffer(self._maps[number], dtype=np.uint8)
-        # Only noted, not told: this may run anywhere, in the midst of anything.
+        # Only noted, not sent: this may run anywhere, in the midst of anything.
         noted: Any = weakref.finalize(lease, self.released.append, number)
         noted.atexit = False
         return lease
 
     def take_released(self) -> list[int]:
-        """Return what was released since it was asked last."""
+        """Return what was released since the last call."""
         numbers = []
         while self.released:
             numbers.append(self.released.popleft())
