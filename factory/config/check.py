@@ -16,6 +16,7 @@ from omegaconf.errors import (
 )
 
 from factory.config.compose import suggest, tidy
+from factory.config.data_path import choose_storage
 from factory.config.moved_targets import follow
 from factory.config.schema.run import RunConfig
 from factory.config.secrets import masked, without, written_secrets
@@ -71,6 +72,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     problems += _shared_edits(cfg, overrides)
     problems += _adopt_plain_backends(cfg)
     problems += _add_default_embeds(cfg)
+    problems += choose_storage(cfg, overrides, _names_of_samples(cfg))
     problems += _complete_image_conditioning(cfg)
     problems += _own_storages(cfg)
     problems += _missing(cfg)
@@ -81,6 +83,12 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     if problems:
         # What is wrong with a value is often said with it.
         raise ConfigError(list(dict.fromkeys(without(problem, secrets) for problem in problems)))
+
+
+def _names_of_samples(cfg: DictConfig) -> list[str]:
+    """Return the names of the backends that read samples from a storage."""
+    nodes = cfg.data.backends.items()
+    return [str(name) for name, node in nodes if "storage" in node and kind_of(node) not in EMBEDS]
 
 
 def _shared_edits(cfg: DictConfig, overrides: Iterable[str]) -> Iterator[str]:

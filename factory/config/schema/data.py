@@ -53,6 +53,11 @@ class DataConfig:
     """Every backend of the run, and what they share."""
 
     _target_: str = "factory.lightning.datamodule.FactoryDataModule"
+    path: str | None = opt(
+        None, "where the samples lie: a folder, s3://bucket/folder, gs://…, az://…, "
+        "hf://datasets/…, https://…, or what fsspec knows; chooses the storage, where none is "
+        "chosen",
+    )  # fmt: skip
     batch_size: int = opt(16, "samples per optimizer step, over all ranks and accumulation")
     seed: int = opt(II("seed"), "seed of the plan")
     resolution: float = opt(1024, "target size of backends that set none")
