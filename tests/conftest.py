@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.nodeid import coerce_node_id
 from hypothesis import settings
 
 from tests.support.examples import USUAL
@@ -46,18 +47,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Give one worker all tests that share what is made once for their file.
 
     Otherwise each worker makes it: a run that is trained, a filled cache, a server.
     """
+    if item.get_closest_marker("xdist_group") or not isinstance(item, pytest.Function):
+        return
+    used = item._fixtureinfo.name2fixturedefs.values()
+    if any(fixture.scope == "module" for fixtures in used for fixture in fixtures[-1:]):
+        item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Name groups in the ids of tests, where pytest-xdist looks for them.
+
+    It does so itself, but in an attribute that pytest reads no more since its ids have parts.
+    """
+    if not config.getoption("loadgroup", default=False):
+        return
     for item in items:
-        if item.get_closest_marker("xdist_group") or not isinstance(item, pytest.Function):
-            continue
-        used = item._fixtureinfo.name2fixturedefs.values()
-        if any(fixture.scope == "module" for fixtures in used for fixture in fixtures[-1:]):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+        group = item.get_closest_marker("xdist_group")
+        if group is not None and not item.nodeid.endswith(f"@{group.args[0]}"):
+            item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
 
 
 def pytest_collection_finish() -> None:
