@@ -350,7 +350,7 @@ def test_rows_that_a_kept_file_says_are_nowhere_are_encoded(
     drop(source.latents.store, source.latents.keys(source.backend.reader, [source.picture(3)]))
     again = source_of(storage, Staged())
     found = again.find(again.latents, kept)
-    path = _path(kept, again._asked(again.latents), found.snapshot)
+    path = _path(kept, again._query(again.latents), found.snapshot)
     assert path is not None
     _write(path, (found.shard, found.row, found.checksum))
     made.clear()
