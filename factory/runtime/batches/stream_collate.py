@@ -71,6 +71,10 @@ def stream_batch(source: StreamSource, request: BatchRequest, engine: Engine, se
     tally = EncodeCounts()
     encoded = _encode(source, pixels, samples, tally)
     crops = [sample.picture.crop for sample in samples]
+    text: dict[str, torch.Tensor] = {}
+    if source.text is not None:
+        text = read_captions(source.text, captions, EncodeMode.transient, source.name, tally)
+    vision = {} if source.vision is None else source.vision.encode(pixels, keys)
     return Batch(
         **{**request.fields(), "bucket": made.bucket},
         rows=torch.from_numpy(step.rows[places]),
@@ -82,8 +86,8 @@ def stream_batch(source: StreamSource, request: BatchRequest, engine: Engine, se
         valid=torch.ones(len(samples), dtype=torch.bool),
         latents=encoded,
         pixels=pixels if encoded is None else None,
-        text=_encode_text(source, captions, tally),
-        image_embeds=_encode_to_condition(source, pixels, keys),
+        text=text,
+        image_embeds={name: field.cpu() for name, field in vision.items()},
         replaced=tuple(_replacement(made.samples, step.rows, each) for each in substitutes),
         encoded=tally.encoded,
     )
@@ -153,7 +157,7 @@ def _encode(
     if store is None:
         return None
     labels = [sample.picture.key for sample in samples]
-    # A sample is told by its row in the dataset; names may come twice.
+    # A sample is identified by its row in the dataset; names may come twice.
     keys = recipe_keys({}, [{"row": sample.picture.row} for sample in samples])
     rows, wanted = (
         EncodedRows(store, EncodeMode.transient, source.name),
@@ -165,21 +169,3 @@ def _encode(
         yield places, store.encode(pixels[list(places)], [labels[place] for place in places])
 
     return rows.complete(wanted, rows.find(wanted), encode, tally)["latents"]
-
-
-def _encode_to_condition(
-    source: StreamSource, pixels: torch.Tensor, keys: list[str]
-) -> dict[str, torch.Tensor]:
-    """Return image embeddings by field, [B, ...], where an encoder of them is set."""
-    if source.vision is None:
-        return {}
-    return {name: field.cpu() for name, field in source.vision.encode(pixels, keys).items()}
-
-
-def _encode_text(
-    source: StreamSource, captions: list[str], tally: EncodeCounts
-) -> dict[str, torch.Tensor]:
-    """Return the fields of the captions, [B, ...], where a text encoder is set."""
-    if source.text is None:
-        return {}
-    return read_captions(source.text, captions, EncodeMode.transient, source.name, tally)
