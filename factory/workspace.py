@@ -7,12 +7,11 @@ from typing import Annotated
 
 import xxhash
 
-from factory.cache.format.compression import check_compression
 from factory.cache.row_locations import LocationFiles
 from factory.cache.store import TensorStore
 from factory.catalog.facts_store import FactsStore
 from factory.catalog.scan.journal import Journal
-from factory.limits import Above, AtLeast, check_limits
+from factory.limits import Above, AtLeast, OneOf, check_limits
 from factory.storage.base import Storage
 
 
@@ -46,8 +45,8 @@ class Workspace:
     ram_dir: str = "/dev/shm"  # noqa: S108 - a memory file system that every user may write to
     ahead_mb: Annotated[float, AtLeast(0)] = 1024.0
     preload: bool = False
-    compression: str = "none"
-    damaged: str = "rebuild"
+    compression: Annotated[str, OneOf("none", "zstd")] = "none"
+    damaged: Annotated[str, OneOf("rebuild", "stop")] = "rebuild"
 
     def __post_init__(self) -> None:
         """Refuse a cache without a folder of its own."""
@@ -56,9 +55,6 @@ class Workspace:
         check_limits(self, "cache")
         if self.preload and not self.ram_gb:
             raise ValueError("cache.preload=true needs memory; set cache.ram_gb")
-        check_compression(self.compression)
-        if self.damaged not in ("rebuild", "stop"):
-            raise ValueError(f"cache.damaged must be rebuild or stop, got {self.damaged!r}")
 
     def facts_store(self, backend: str) -> FactsStore:
         """Return where the facts of a backend are published, and mapped on this machine."""

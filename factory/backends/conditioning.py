@@ -1,9 +1,8 @@
 """Backends of conditioning images, paired with the samples of a source."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -15,6 +14,8 @@ from factory.catalog.decisions import Decisions, decide
 from factory.catalog.facts import Facts
 from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.conditioning.generator import BatchGenerator, Generator
+from factory.limits import OneOf
+from factory.media.geometry.validation import ResolutionType
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 
@@ -45,9 +46,7 @@ KINDS: Mapping[str, ConditioningKind] = {
     "reference_strict": ConditioningKind(),
     LOOSE: ConditioningKind(),
 }
-DELIVERIES = ("latents", "pixels", "cells")
 VALUES = {"uint8": torch.uint8, "bool": torch.bool, "float": torch.float32}
-MISSING_PARTNER = ("drop", "error", "keep")
 COMBINED, RANDOM = ("combined", "random")
 
 # Sizes and cuts: those of the source, but for loose references, which may have their own.
@@ -82,47 +81,41 @@ class ConditioningBackend(SampleBackend):
     or limits of their own.
 
     Attributes:
-        source: Name of the backend whose samples these belong to.
-        type: "controlnet", "mask", "segmentation", "reference_strict" or "reference_loose".
+        source: Backend whose samples these belong to, matched by path stem.
+        type: controlnet | mask | segmentation | reference_strict: cut exactly as their partners |
+            reference_loose: sizes and cuts of their own.
         storage: Where the bytes live; not asked where pictures are generated.
-        deliver: "latents", "pixels" or "cells" (pixels shrunk to one for each latent cell of
-            the source, [B, C, h, w]); None: latents where there is an image encoder, but masks
-            and segmentations as pixels.
-        values: Pixels and cells as "uint8", "bool" (from 128 on) or "float" (0 to 1).
-        stored: Whether pixels are kept in the cache; None: generated ones are, where the source
-            is encoded, and those of models always.
-        missing_partner: What becomes of a sample without a partner: "drop", "error", or "keep"
-            with zeros, which `Batch.conditioning_valid` marks.
-        generate: Makes the pictures from the source's own; None reads them from the storage.
+        deliver: latents | pixels | cells: pixels shrunk to one for each latent cell of the source;
+            None: latents where there is an image encoder, but mask and segmentation as pixels.
+        values: Pixels and cells as uint8 | bool: set from 128 on | float: 0 to 1.
+        stored: Whether pixels are kept in the cache; None: generated ones are, where the source is
+            encoded, and those of models always.
+        missing_partner: A sample without a partner: drop it | error | keep it, with zeros that
+            batch.conditioning_valid marks.
+        generate: Makes the pictures from the source's own. None reads them from the storage.
         bond: What is known of the source; None until they are paired.
     """
 
     source: str
-    type: str = "controlnet"
+    type: Annotated[
+        str, OneOf("controlnet", "mask", "segmentation", "reference_strict", "reference_loose")
+    ] = "controlnet"
     storage: Storage = field(default_factory=lambda: LocalStorage("."))
-    deliver: str | None = None
-    values: str = "uint8"
+    deliver: Annotated[str | None, OneOf("latents", "pixels", "cells")] = None
+    values: Annotated[str, OneOf("uint8", "bool", "float")] = "uint8"
     stored: bool | None = None
-    missing_partner: str = "drop"
+    missing_partner: Annotated[str, OneOf("drop", "error", "keep")] = "drop"
     generate: Generator | None = None
     bond: Bond | None = None
     # Wider than those of other backends: None is the source's.
     resolution: float | None = None  # type: ignore[assignment]
-    resolution_type: str | None = None  # type: ignore[assignment]
+    resolution_type: ResolutionType | None = None  # type: ignore[assignment]
     alignment: int | None = None  # type: ignore[assignment]
     crop: Crop | None = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Check the settings; a type's own rules are checked once, before it is bonded."""
         super().__post_init__()
-        for name, allowed in (
-            ("type", tuple(KINDS)),
-            ("deliver", (None, *DELIVERIES)),
-            ("values", tuple(VALUES)),
-            ("missing_partner", MISSING_PARTNER),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"backend {self.name!r}: {_unknown(name, self, allowed)}")
         if self.generate is not None and not isinstance(self.generate, Generator):
             raise ValueError(
                 f"backend {self.name!r}: generate must be a factory.conditioning.Generator, got "
@@ -302,10 +295,3 @@ def delivery_problems(
             "have all sets at once; where one is drawn, it is drawn among those a sample has: set "
             f"{where}.missing_partner=drop"
         )
-
-
-def _unknown(name: str, backend: object, allowed: tuple[str | None, ...]) -> str:
-    given, known = getattr(backend, name), [each for each in allowed if each]
-    near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name} must be one of {', '.join(known)}, got {given!r}{hint}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from factory.encoder.base import (
 )
 from factory.encoder.kinds import check_kind
 from factory.errors import CacheError, ConfigError, MissingExtraError
+from factory.limits import AtLeast, check_limits
 from factory.workspace import Workspace
 
 # Encoders are modules of torch, on a device: asked by one thread at a time.
@@ -46,14 +47,16 @@ class EmbedBackend:
 
     Attributes:
         name: The backend's name, unique in a run.
-        cache: Where the tensors are kept.
         default: Used by every backend that names no other.
+        cache: Where the tensors are kept.
         batch_size: Samples encoded at once.
-        write_batch_size: Rows a shard is published with, if `cache.shard_mb` are not reached
-            before; None for no such limit.
-        encode_mode: When the samples of backends that say nothing themselves are encoded, one of
-            `EncodeMode`.
-        encoder: What makes the embeddings.
+        write_batch_size: Rows a shard is published with, if cache.shard_mb are not reached before;
+            None: none.
+        encode_mode: precompute: all before the first step | on_demand: each when a batch needs it,
+            then kept | transient: each time, never kept | each_epoch: on_demand, with random cuts
+            drawn anew in each epoch, and forgotten at its end (pictures only). So for backends
+            that say nothing themselves.
+        encoder: What makes the tensors.
         pads: Whether its rows differ in length, and are filled up to the longest of a batch.
         takes: Which kind of encoder it takes, as the config group `encoder` names it.
     """
@@ -62,21 +65,16 @@ class EmbedBackend:
     takes: ClassVar[str]
 
     name: str
+    default: bool = False
     cache: Workspace
     encoder: ImageEncoder | TextEncoder | VisionEncoder
-    default: bool = False
-    batch_size: int = 16
-    write_batch_size: int | None = None
+    batch_size: Annotated[int, AtLeast(1)] = 16
+    write_batch_size: Annotated[int | None, AtLeast(1)] = None
     encode_mode: str = EncodeMode.precompute
 
     def __post_init__(self) -> None:
         """Refuse batches of nothing, modes there are not, and encoders of another kind."""
-        for field_name in ("batch_size", "write_batch_size"):
-            value = getattr(self, field_name)
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"data.backends.{self.name}.{field_name} must be at least 1, got {value}"
-                )
+        check_limits(self, f"data.backends.{self.name}")
         self.encode_mode = as_mode(self.encode_mode, f"data.backends.{self.name}.encode_mode")
         check_kind(self.name, self.takes, self.encoder)
 
@@ -130,7 +128,8 @@ class TextEmbedBackend(EmbedBackend):
 
     Attributes:
         encoder: What makes the embeddings.
-        prompts: Texts that are encoded with the captions, such as those to validate with.
+        batch_size: Captions encoded at once.
+        prompts: Texts encoded with the captions, such as those to validate with.
         prompts_file: File of this machine with more of them, one a line.
     """
 
@@ -138,7 +137,7 @@ class TextEmbedBackend(EmbedBackend):
     takes: ClassVar[str] = "text"
 
     encoder: TextEncoder
-    batch_size: int = 64
+    batch_size: Annotated[int, AtLeast(1)] = 64
     prompts: Sequence[str] = ()
     prompts_file: str | None = None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from factory.backends.encode_mode import EncodeMode, as_mode, check_caption_mode
 from factory.backends.pixels import MediaReader, ReadPicture
@@ -18,10 +18,12 @@ from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.catalog.scan.scan import Metadata, Scan
 from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, ObjectNotFoundError
+from factory.limits import AtLeast, OneOf, check_limits
 from factory.media.composite import Composite
 from factory.media.decode_limits import DecodeLimits
 from factory.media.faces import face_finder
 from factory.media.geometry.geometry import Geometry
+from factory.media.geometry.validation import CropAspect, CropStyle, ResolutionType
 from factory.media.video import Clip
 from factory.sampling.active_window import ActiveWindow
 from factory.storage.base import Storage
@@ -48,20 +50,19 @@ class Crop:
     """How a picture is cut to its bucket.
 
     Attributes:
-        aspect: Shape: "preserve" (the picture's own), "square", or "closest" or "random" of
-            `aspect_buckets`.
-        style: Place of the cut: "center", "random", "corner" (top left) or "face" (around the
+        aspect: Shape: preserve | square | closest | random (of aspect_buckets).
+        style: Place of the cut: center (or centre) | random | corner (top left) | face (the
             largest one, random where there is none).
-        aspect_buckets: Ratios width/height that "closest" and "random" choose from; for
-            "random" also mappings of "aspect" and "weight", with weights that sum to 1.
-        max_upscale_threshold: "random" leaves out ratios whose target has an edge above
-            (1 + this) times the picture's; where none is left, the target is a square.
+        aspect_buckets: Width/height ratios that closest and random choose from; for random also
+            {aspect: RATIO, weight: SHARE}, with weights that sum to 1.
+        max_upscale_threshold: random leaves out ratios whose target has an edge above (1 + this)
+            times the sample's; where none is left, the target is a square.
     """
 
-    aspect: str = "preserve"
-    style: str = "center"
+    aspect: CropAspect = "preserve"
+    style: CropStyle = "center"
     aspect_buckets: Sequence[float | Mapping[str, float]] = ()
-    max_upscale_threshold: float | None = None
+    max_upscale_threshold: Annotated[float | None, AtLeast(0)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,36 +71,37 @@ class SampleBackend:
 
     Attributes:
         name: The backend's name, unique in a run.
+        prefix: Folder of the samples in the storage. "" is the root.
         storage: Where the bytes live.
-        prefix: Folder of the samples in the storage; "" is the root.
         metadata: How samples are found and measured.
-        caption: What the samples say; a text file beside each one if it is not set.
-        crop: How pictures are cut to their bucket.
-        resolution: Target size; its unit is set by `resolution_type`.
-        resolution_type: "pixel" (short edge, px), "pixel_area" (edge of the square of equal
-            area, px) or "area" (megapixels).
+        caption: What the samples say. A text file beside each one, if it is not set.
+        crop: How samples are cut to their bucket.
+        resolution: Target size; unit set by resolution_type.
+        resolution_type: pixel: short edge, px | pixel_area: edge of the square of equal area, px |
+            area: MP.
         alignment: Target edges are multiples of this, px.
-        minimum_image_size: Smaller samples are dropped; px, or MP with "area".
-        maximum_image_size: Larger samples are shrunk to `target_downsample_size` before the
-            cut; px, or MP with "area".
-        target_downsample_size: Their size then, in the same unit.
+        minimum_image_size: Smaller samples are dropped; px, or MP with area.
+        maximum_image_size: Larger samples are shrunk to target_downsample_size before the cut; px,
+            or MP.
+        target_downsample_size: Their size then: more of a large sample stays in the cut; px, or MP
+            with area.
         minimum_aspect_ratio: Least width/height of a bucket.
         maximum_aspect_ratio: Greatest width/height of a bucket.
         maximum_canvas: Largest area of a target, MP.
-        aspect_sizes: Forced targets (width, height), px, by the label they replace.
-        max_samples: Keep at most this many samples, chosen by the backend's name.
-        decode: "fast" decodes JPEGs at a reduced scale where that is enough, "exact" whole,
-            and resizes by Lanczos.
-        text_embeds: Name of the text_embeds backend; None means the default one.
-        image_embeds: Name of the image_embeds backend; None means the default one.
-        conditioning_image_embeds: Name of the conditioning_image_embeds backend its pictures are
-            also encoded by; None means the default one, if there is one and the backend is
-            not a `ConditioningBackend`.
-        encode_mode: When its pictures are encoded, one of `EncodeMode`; None: as its
-            image_embeds backend says.
-        encode_text_mode: When its captions are encoded; None: as its text_embeds backend says.
+        aspect_sizes: Forced targets, px, by the label they replace: {0.75: [768,1024]}.
+        max_samples: Keep at most this many samples, chosen by name.
+        decode: fast: JPEGs at a reduced scale where that is enough | exact: whole, resized by
+            Lanczos; videos are not affected.
+        text_embeds: text_embeds backend to use; None means the default one.
+        image_embeds: image_embeds backend to use; None: the default one.
+        conditioning_image_embeds: conditioning_image_embeds backend its pictures are also encoded
+            by; None: the default one, if there is one and the backend is not of type conditioning.
+        encode_mode: When pictures are encoded: precompute | on_demand | transient | each_epoch;
+            None: as the image_embeds backend says.
+        encode_text_mode: When captions are encoded; None: as the text_embeds backend says.
         composite: Which part of each picture is the sample.
-        filters: Conditions on columns of the samples' table; rows that fail one are dropped.
+        filters: Conditions on the table's columns, as [{column: NAME, minimum: 0.5}]. Rows that
+            fail one are dropped.
         limits: What decoding one picture may take.
         what: What one sample is called in messages.
     """
@@ -107,13 +109,13 @@ class SampleBackend:
     what: ClassVar[str] = "picture"
 
     name: str
-    storage: Storage
     prefix: str = ""
+    storage: Storage
     metadata: Metadata = field(default_factory=Discovery)
     caption: Captions = field(default_factory=TextFileCaptions)
     crop: Crop = field(default_factory=Crop)
     resolution: float = 1024
-    resolution_type: str = "pixel_area"
+    resolution_type: ResolutionType = "pixel_area"
     alignment: int = 64
     minimum_image_size: float | None = None
     maximum_image_size: float | None = None
@@ -122,8 +124,8 @@ class SampleBackend:
     maximum_aspect_ratio: float | None = None
     maximum_canvas: float | None = None
     aspect_sizes: Mapping[str | float, Sequence[int]] | None = None
-    max_samples: int | None = None
-    decode: str = "fast"
+    max_samples: Annotated[int | None, AtLeast(1)] = None
+    decode: Annotated[str, OneOf("fast", "exact")] = "fast"
     text_embeds: str | None = None
     image_embeds: str | None = None
     conditioning_image_embeds: str | None = None
@@ -139,14 +141,7 @@ class SampleBackend:
         object.__setattr__(self, "prefix", strip_prefix(self.prefix))
         object.__setattr__(self, "filters", tuple(self.filters))
         self._check_sizes()
-        if self.max_samples is not None and self.max_samples < 1:
-            raise ValueError(
-                f"backend {self.name!r}: max_samples must be at least 1, got {self.max_samples}"
-            )
-        if self.decode not in ("fast", "exact"):
-            raise ValueError(
-                f"backend {self.name!r}: decode must be fast or exact, got {self.decode!r}"
-            )
+        check_limits(self, f"data.backends.{self.name}")
         self._check_modes()
         self._check_faces()
 
@@ -360,34 +355,21 @@ class ImageBackend(SampleBackend):
     Attributes:
         probability: Weight in the mixture, relative to other backends.
         repeats: Extra passes over the samples in each epoch.
-        window: Epochs and optimizer steps in which the backend takes part.
-        batch_size: Samples of its optimizer steps, over all ranks and accumulation; None for
-            the run's.
-        slider_strength: Above, below or at 0: backends of equal sign form a group, and groups
-            take turns as soon as one is not at 0. None is at 0, and says nothing in batches.
-        conditioning_sampling: Where several conditioning backends belong to it: "combined"
-            gives each sample all of them, "random" one, drawn anew in each epoch.
+        window: When the backend takes part.
+        batch_size: Samples of its optimizer steps, over all ranks and accumulation; None: the
+            run's.
+        slider_strength: Above, below or at 0: backends of equal sign form a group, and groups take
+            turns as soon as one is not at 0; None: at 0, and batches say nothing.
+        conditioning_sampling: Of several conditioning backends, combined: all in every batch |
+            random: one for each sample and epoch.
     """
 
-    probability: float = 1.0
-    repeats: int = 0
+    probability: Annotated[float, AtLeast(0)] = 1.0
+    repeats: Annotated[int, AtLeast(0)] = 0
     window: ActiveWindow = field(default_factory=ActiveWindow)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, AtLeast(1)] = None
     slider_strength: float | None = None
-    conditioning_sampling: str = "combined"
-
-    def __post_init__(self) -> None:
-        """Check numbers and geometry."""
-        super().__post_init__()
-        for field_name, value in (("probability", self.probability), ("repeats", self.repeats)):
-            if value < 0:
-                raise ValueError(
-                    f"backend {self.name!r}: {field_name} must be at least 0, got {value}"
-                )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(
-                f"backend {self.name!r}: batch_size must be at least 1, got {self.batch_size}"
-            )
+    conditioning_sampling: Annotated[str, OneOf("combined", "random")] = "combined"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,8 +379,10 @@ class EvalBackend(SampleBackend):
     Their captions are never dropped, also where the strategy shared with others drops some.
 
     Attributes:
-        conditioning_sampling: As of backends that are trained on.
+        conditioning_sampling: As of pictures to train on.
     """
+
+    conditioning_sampling: Annotated[str, OneOf("combined", "random")] = "combined"
 
     def check_redraws(self) -> None:
         """Refuse to draw cuts anew: validation looks at the same pixels each time."""
@@ -407,8 +391,6 @@ class EvalBackend(SampleBackend):
             f"{where}.encode_mode=each_epoch draws cuts anew, and validation compares the same "
             f"ones over time; set {where}.encode_mode=precompute"
         )
-
-    conditioning_sampling: str = "combined"
 
     def __post_init__(self) -> None:
         """Keep every caption."""

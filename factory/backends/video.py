@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from factory.catalog.scan.journal import Journal
 from factory.catalog.scan.media_type import VIDEOS, MediaType, Videos
 from factory.engine.engine import Engine
 from factory.errors import MediaError
+from factory.limits import AtLeast, FileSuffix, Names
 from factory.media.composite import Composite
 from factory.media.crop import fit
 from factory.media.headers import MAX_PIXELS
@@ -96,29 +97,21 @@ class VideoBackend(ImageBackend):
     """Clips of videos to train on, each of as many frames.
 
     Attributes:
-        frames: Frames of a clip.
-        frame_interval: Every n-th frame of the video is taken.
-        suffixes: File suffixes that count as videos; rows of tables always do.
+        frames: Frames of a clip, taken around the middle of each video.
+        frame_interval: Every n-th frame is taken; videos below (frames-1)*n+1 frames are dropped.
+        suffixes: File suffixes that count as videos. Rows of tables always do.
     """
 
     what: ClassVar[str] = "video"
 
-    frames: int = 16
-    frame_interval: int = 1
-    suffixes: Sequence[str] = VIDEOS
+    frames: Annotated[int, AtLeast(1)] = 16
+    frame_interval: Annotated[int, AtLeast(1)] = 1
+    suffixes: Annotated[Sequence[str], Names(1), FileSuffix()] = VIDEOS
 
     def __post_init__(self) -> None:
-        """Check numbers and geometry, and accept any sequence of suffixes."""
-        super().__post_init__()
+        """Check the settings, and accept any sequence of suffixes."""
         object.__setattr__(self, "suffixes", tuple(suffix.lower() for suffix in self.suffixes))
-        numbers = (("frames", self.frames), ("frame_interval", self.frame_interval))
-        for field_name, value in numbers:
-            if value < 1:
-                raise ValueError(
-                    f"backend {self.name!r}: {field_name} must be at least 1, got {value}"
-                )
-        if not self.suffixes:
-            raise ValueError(f"backend {self.name!r}: suffixes must name at least one")
+        super().__post_init__()
 
     @property
     def clip(self) -> Clip:

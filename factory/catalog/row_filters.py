@@ -1,6 +1,6 @@
 """Row filters: conditions on one column of the samples' table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import TableError
+from factory.limits import check_limits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,22 +39,22 @@ class RowFilter:
             ValueError: See above; names the setting.
         """
         object.__setattr__(self, "one_of", tuple(self.one_of))
+        check_limits(self, f"filter {self.column}")
+
+    def problems(self) -> Iterator[str]:
+        """Yield why the condition says nothing, or contradicts itself."""
         if not self.column:
-            raise ValueError("a filter must name its column; set column=NAME")
+            yield "column must be named; set column=NAME"
         bounded = self.minimum is not None or self.maximum is not None
         if not bounded and not self.one_of:
-            raise ValueError(
-                f"{self.reason} sets no condition; set minimum, maximum or one_of, or remove it"
-            )
+            yield f"column {self.column} has no condition; set minimum, maximum or one_of"
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(
-                f"{self.reason}: minimum {self.minimum:g} is above maximum {self.maximum:g}"
-            )
+            yield f"minimum {self.minimum:g} is above maximum {self.maximum:g}"
         kinds = {_kind(value) for value in self.one_of}
-        if len(kinds) > 1 or (bounded and kinds - {"number"}):
-            raise ValueError(
-                f"{self.reason}: one_of must hold values of one kind, and numbers where minimum "
-                f"or maximum is set; got {list(self.one_of)}"
+        if len(kinds) > 1 or "other" in kinds or (bounded and kinds - {"number"}):
+            yield (
+                "one_of must hold values of one kind (texts, numbers or truth values), and numbers "
+                f"where minimum or maximum is set; got {list(self.one_of)}"
             )
 
     @property
@@ -139,9 +140,7 @@ def _kind(value: object) -> str:
         return "truth value"
     if isinstance(value, int | float):
         return "number"
-    if isinstance(value, str):
-        return "text"
-    raise ValueError(f"a filter compares with texts, numbers or truth values, not {value!r}")
+    return "text" if isinstance(value, str) else "other"
 
 
 def _values(values: Sequence[Value], column: "pa.ChunkedArray") -> "pa.Array":

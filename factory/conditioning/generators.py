@@ -1,14 +1,14 @@
 """The conditioning generators: edges, JPEG artefacts, lower resolution, and random masks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
 
 from factory.conditioning.generator import Generator, Pixels
-from factory.limits import AtLeast, check_limits
+from factory.limits import AtLeast, Names, OneOf, check_limits
 from factory.media.resample import opencv, resize
 
 
@@ -36,9 +36,11 @@ class Canny(Generator):
         Raises:
             ValueError: They are not in order, or the blur is negative.
         """
-        if not 0 <= self.low <= self.high:
-            raise ValueError(f"low must be 0 to high={self.high:g}, got {self.low:g}")
         check_limits(self, "generate")
+
+    def problems(self) -> Iterator[str]:
+        """Yield why no edge would begin."""
+        yield from AtLeast(self.low).problems("high", self.high)
 
     @property
     def random(self) -> bool:
@@ -78,11 +80,13 @@ class JpegArtifacts(Generator):
         Raises:
             ValueError: It is empty, or leaves 1 to 100.
         """
-        if not 1 <= self.low <= self.high <= _BEST:
-            raise ValueError(
-                f"low and high must be qualities from 1 to {_BEST}, low first; got {self.low} "
-                f"and {self.high}"
-            )
+        check_limits(self, "generate")
+
+    def problems(self) -> Iterator[str]:
+        """Yield why there is no quality to draw."""
+        yield from AtLeast(self.low).problems("high", self.high)
+        if self.high > _BEST:
+            yield f"high must be at most {_BEST}, got {self.high}"
 
     @property
     def random(self) -> bool:
@@ -107,8 +111,6 @@ _FLAGS = {
     "area": "INTER_AREA",
     "lanczos": "INTER_LANCZOS4",
 }
-SHRINK = ("antialias", *_FLAGS)
-ENLARGE = ("cubic", "linear", "lanczos", "nearest")
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,10 @@ class Superresolution(Generator):
     persisted_as: ClassVar[str] = "factory.conditioning.superresolution.Superresolution"
 
     factor: Annotated[float, AtLeast(1)] = 4.0
-    shrink: str = "antialias"
-    enlarge: str = "cubic"
+    shrink: Annotated[str, OneOf("antialias", "area", "cubic", "linear", "lanczos", "nearest")] = (
+        "antialias"
+    )
+    enlarge: Annotated[str, OneOf("cubic", "linear", "lanczos", "nearest")] = "cubic"
     blur: Annotated[float, AtLeast(0)] = 0.0
     noise: Annotated[float, AtLeast(0)] = 0.0
 
@@ -137,11 +141,6 @@ class Superresolution(Generator):
         Raises:
             ValueError: One is out of its range, or a way of resampling is unknown.
         """
-        for name, allowed in (("shrink", SHRINK), ("enlarge", ENLARGE)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
         check_limits(self, "generate")
 
     @property
@@ -204,7 +203,7 @@ class RandomMasks(Generator):
 
     least: float = 0.1
     most: float = 0.5
-    shapes: Sequence[str] = SHAPES
+    shapes: Annotated[Sequence[str], Names(1), OneOf("rectangle", "ellipse", "stroke")] = SHAPES
 
     def __post_init__(self) -> None:
         """Check the settings, and take any sequence of shapes.
@@ -213,14 +212,15 @@ class RandomMasks(Generator):
             ValueError: The shares are not in order between 0 and 1, or a shape is unknown.
         """
         object.__setattr__(self, "shapes", tuple(self.shapes))
+        check_limits(self, "generate")
+
+    def problems(self) -> Iterator[str]:
+        """Yield why there is no share to draw."""
         if not 0 < self.least <= self.most < 1:
-            raise ValueError(
-                f"least and most must be shares between 0 and 1, least first; got {self.least:g} "
-                f"and {self.most:g}"
+            yield (
+                f"least={self.least:g} and most={self.most:g} must be shares between 0 and 1, "
+                "least first"
             )
-        unknown = [shape for shape in self.shapes if shape not in SHAPES]
-        if unknown or not self.shapes:
-            raise ValueError(f"shapes must be some of {', '.join(SHAPES)}, got {list(self.shapes)}")
 
     def __call__(self, pixels: Pixels, draw: np.random.Generator) -> Pixels:
         """Return a mask, uint8 [H, W, 1] of 0 and 255."""

@@ -1,8 +1,7 @@
 """The check of a composed config: it is completed, and every problem found, before any I/O."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,10 +17,12 @@ from omegaconf.errors import (
 from factory.config.compose import suggest, tidy
 from factory.config.data_path import choose_storage
 from factory.config.moved_targets import follow
+from factory.config.schema.derived import problems_of
 from factory.config.schema.run import RunConfig
 from factory.config.secrets import masked, without, written_secrets
 from factory.config.unused import unused
 from factory.errors import ConfigError, PlanError
+from factory.limits import in_full
 from factory.registry.build_order import build_order
 from factory.sampling.rank_shares import RankLayout, check_division
 from factory.storage.fsspec_files import READ_ONLY as READ_ONLY_PROTOCOLS
@@ -292,27 +293,16 @@ def _walk(key: str, value: Any, node: Any) -> Iterator[str]:
     if isinstance(value, list):
         for number, part in enumerate(value):
             yield from _walk(f"{key}.{number}", part, node._get_node(number))  # noqa: SLF001 - as below
-    if hasattr(value, "problems"):
+    if is_dataclass(value):
         declared = [option.name for option in fields(value)]
         for name in vars(value).keys() - set(declared):  # "+" on the command line lets any in
             yield f"{key} has no option {name!r}; {suggest(name, declared)}"
-        yield from (_in_full(key, problem, vars(value)) for problem in value.problems())
+        yield from (in_full(key, problem, vars(value)) for problem in problems_of(value))
         for name, part in vars(value).items():
             if isinstance(node, DictConfig) and name == "backends":
                 continue  # each is walked on its own
             if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(node, name):
                 yield from _walk(f"{key}.{name}", part, node._get_node(name))  # noqa: SLF001 - the one way to read a node unresolved
-
-
-def _in_full(key: str, problem: str, options: Iterable[str]) -> str:
-    """Name options in a schema's sentence as they are set on the command line.
-
-    A schema knows its own options only: "batch_size must be ...; set batch_size=1".
-    """
-    names = "|".join(map(re.escape, options))
-    if not re.match(rf"({names})\b", problem):
-        return f"{key}: {problem}"
-    return f"{key}." + re.sub(rf"\bset ({names})=", rf"set {key}.\1=", problem)
 
 
 def _divisions(cfg: DictConfig) -> Iterator[str]:

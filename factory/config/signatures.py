@@ -52,6 +52,7 @@ def defined_in(target: str) -> tuple[str, str]:
     return module, name
 
 
+@lru_cache(maxsize=256)
 def source_of(module: str) -> str:
     """Return the source of a module, without importing it.
 

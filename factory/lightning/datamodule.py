@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakSet
 
 import torch
@@ -33,6 +33,7 @@ from factory.lightning.position import Position
 from factory.lightning.restore_trainer import epoch_limit
 from factory.lightning.resume import STATE_FORMAT, check_cut, check_plan
 from factory.lightning.step_callback import StepCallback
+from factory.limits import Above, AtLeast, check_limits
 from factory.metrics.stages import Telemetry
 from factory.registry.plan_inputs import eval_plans, plan_backend
 from factory.registry.prepare import end_epoch, load, preload, prepare
@@ -72,20 +73,19 @@ class FactoryDataModule(PlainLoop):
     Args:
         backends: Sources of samples, and of embeddings.
         batch_size: Samples per optimizer step, over all ranks and accumulation.
-        seed: Seed of the plan, of random crops and of the choice among captions.
+        seed: Seed of the plan. Random crops and the choice among captions follow from it, too.
         sampling: Weights, selection and short batches; uniform and balanced if None.
         cache: Where facts and tensors are kept; the folder "cache" if None.
         prefetch: How far batches are prepared ahead; 4 batches in threads if None.
         engine: Where bulk work runs; this machine's threads if None.
         quarantine: How many samples may turn out unusable; a hundredth if None.
-        accept_changed_plan: Continue from a checkpoint that belongs to another plan; or the keys
-            that may have changed, such as ["batch_size", "backends.web"].
-        context_parallel: Consecutive ranks that are given the same samples.
+        accept_changed_plan: Continue from a checkpoint of another plan, from the same step on:
+            true, or the keys that may have changed: [batch_size, backends.web].
+        context_parallel: Consecutive ranks that get the same samples; divides the ranks.
         peer_timeout_s: Seconds without a sign of life after which another process counts as
-            hanging, and this one ends with a report; None to watch none.
+            hanging and this one ends with a report; None watches none.
         exclude: Samples that are not used, each from a step on; others stand in for them.
-        ledger: Folder on this machine where it is recorded what each completed step used;
-            nothing is recorded if None.
+        ledger: Folder for the record of what each step used; None: no record.
         telemetry: Where stages are recorded; one of its own if None.
         rank: This process, where neither a trainer nor torch.distributed nor the launcher says
             so; and its companions, see `loader`.
@@ -100,7 +100,7 @@ class FactoryDataModule(PlainLoop):
         self,
         backends: Iterable[Backend],
         *,
-        batch_size: int = 16,
+        batch_size: Annotated[int, AtLeast(1)] = 16,
         seed: int = 0,
         sampling: Mixture | None = None,
         cache: Workspace | None = None,
@@ -108,8 +108,8 @@ class FactoryDataModule(PlainLoop):
         engine: Engine | None = None,
         quarantine: QuarantineLimit | None = None,
         accept_changed_plan: bool | Sequence[str] = False,
-        context_parallel: int = 1,
-        peer_timeout_s: float | None = PEER_TIMEOUT_S,
+        context_parallel: Annotated[int, AtLeast(1)] = 1,
+        peer_timeout_s: Annotated[float | None, Above(0)] = PEER_TIMEOUT_S,
         exclude: Sequence[Exclude] = (),
         ledger: Path | str | None = None,
         telemetry: Telemetry | None = None,
@@ -119,9 +119,9 @@ class FactoryDataModule(PlainLoop):
     ) -> None:
         """Store the parts and check how they refer to each other; no I/O."""
         super().__init__(rank, world_size, accumulate_grad_batches)
-        _check_numbers(batch_size, context_parallel, peer_timeout_s)
         self.batch_size, self.seed = batch_size, seed
         self.context_parallel, self.peer_timeout_s = context_parallel, peer_timeout_s
+        check_limits(self, "data", ConfigError)
         self.sampling = sampling or Mixture()
         self.prefetch = prefetch or Prefetch()
         self.quarantine_limit = quarantine or QuarantineLimit()
@@ -486,12 +486,3 @@ def _check_backends(registry: Registry, prefetch: Prefetch) -> None:
             "no backend to train on: add an image backend, such as data=single, or "
             "+data/backend@data.backends.photos=image"
         )
-
-
-def _check_numbers(batch_size: int, context_parallel: int, peer_timeout_s: float | None) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
-    positive = {"context_parallel": context_parallel, "peer_timeout_s": peer_timeout_s}
-    for name, value in positive.items():
-        if value is not None and value <= 0:
-            raise ConfigError(f"data.{name} must be above 0, got {value}")

@@ -1,5 +1,6 @@
 """Composite pictures, which show several side by side: which part is the sample."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -30,8 +31,11 @@ class Composite:
             ValueError: There is no such strip.
         """
         check_limits(self, "composite")
-        if not 0 <= self.select_index < self.image_count:
-            raise ValueError(
+
+    def problems(self) -> Iterator[str]:
+        """Yield why there is no such strip."""
+        if self.image_count >= 1 and not 0 <= self.select_index < self.image_count:
+            yield (
                 f"select_index must be 0 to {self.image_count - 1} with image_count="
                 f"{self.image_count}, got {self.select_index}"
             )

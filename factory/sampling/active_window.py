@@ -1,9 +1,11 @@
 """Active windows: the epochs and optimizer steps in which a backend takes part."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 from factory.errors import PlanError
+from factory.limits import AtLeast, Whole, check_limits
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,12 @@ class ActiveWindow:
             (F - S + 2 - n) / (F - S + 1) of the weight.
     """
 
-    start_epoch: int = 1
-    start_step: int = 0
-    end_epoch: int | None = None
-    end_step: int | None = None
-    fade_from_step: int = 0
-    fade_to_step: int | None = None
+    start_epoch: Annotated[int, Whole(), AtLeast(1)] = 1
+    start_step: Annotated[int, Whole(), AtLeast(0)] = 0
+    end_epoch: Annotated[int | None, Whole(), AtLeast(1)] = None
+    end_step: Annotated[int | None, Whole(), AtLeast(1)] = None
+    fade_from_step: Annotated[int, Whole(), AtLeast(0)] = 0
+    fade_to_step: Annotated[int | None, Whole(), AtLeast(1)] = None
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -37,28 +39,25 @@ class ActiveWindow:
         Raises:
             PlanError: A bound is no whole number, too small, or an end lies before its start.
         """
-        self._check_whole("start_epoch", self.start_epoch, 1)
-        self._check_whole("start_step", self.start_step, 0)
-        if self.end_epoch is not None:
-            self._check_whole("end_epoch", self.end_epoch, 1)
-            self._check_order("end_epoch", self.end_epoch, "start_epoch", self.start_epoch)
-        if self.end_step is not None:
-            self._check_whole("end_step", self.end_step, 1)
-            self._check_order("end_step", self.end_step, "start_step", self.start_step)
-        self._check_fade()
+        check_limits(self, "window", PlanError)
 
-    def _check_fade(self) -> None:
-        self._check_whole("fade_from_step", self.fade_from_step, 0)
-        if self.fade_to_step is None:
-            if self.fade_from_step:
-                raise PlanError(
-                    f"window.fade_from_step={self.fade_from_step} needs window.fade_to_step, the "
-                    "last step that draws from the backend; set it, or fade_from_step=0"
-                )
-            return
-        self._check_whole("fade_to_step", self.fade_to_step, 1)
-        for name in ("fade_from_step", "start_step"):
-            self._check_order("fade_to_step", self.fade_to_step, name, getattr(self, name))
+    def problems(self) -> Iterator[str]:
+        """Yield which end lies before its start, and what a fade lacks."""
+        for end, starts in (
+            ("end_epoch", ("start_epoch",)),
+            ("end_step", ("start_step",)),
+            ("fade_to_step", ("fade_from_step", "start_step")),
+        ):
+            last = getattr(self, end)
+            for start in starts:
+                first = getattr(self, start)
+                if last is not None and last < first:
+                    yield f"{end} {last} comes before {start} {first}"
+        if self.fade_to_step is None and self.fade_from_step > 0:
+            yield (
+                f"fade_from_step {self.fade_from_step} needs an end; set fade_to_step to the last "
+                "step that draws from the backend"
+            )
 
     def __str__(self) -> str:
         """Show the bounds that differ from "always", by name."""
@@ -105,20 +104,6 @@ class ActiveWindow:
             return 1.0
         start, end = self.fade
         return min(max((end - step) / (end - start), 0.0), 1.0)
-
-    @staticmethod
-    def _check_whole(name: str, value: int, least: int) -> None:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise PlanError(f"window.{name} must be a whole number, got {value!r}")
-        if value < least:
-            optional = name.startswith("end") or name == "fade_to_step"
-            unset = "; to set no end, leave it null" if optional else ""
-            raise PlanError(f"window.{name} must be {least} or more, got {value}{unset}")
-
-    @staticmethod
-    def _check_order(end_name: str, end: int, start_name: str, start: int) -> None:
-        if end < start:
-            raise PlanError(f"window.{end_name} ({end}) must be >= window.{start_name} ({start})")
 
 
 def check_windows(

@@ -4,15 +4,16 @@ An excluded sample is replaced where it stands: the rest of the order does not m
 place, so a run can go on without a sample after the step at which it did harm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import PlanError
+from factory.limits import AtLeast, check_limits
 from factory.sampling.passes import PlanBackend
 from factory.sampling.substitutes import candidates, substitute_key
 
@@ -28,7 +29,7 @@ class Exclude:
     """
 
     ids: Sequence[str]
-    from_step: int = 1
+    from_step: Annotated[int, AtLeast(1)] = 1
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -36,12 +37,12 @@ class Exclude:
         Raises:
             PlanError: There is no id, or the step is below 1.
         """
+        check_limits(self, "exclude", PlanError)
+
+    def problems(self) -> Iterator[str]:
+        """Yield why nothing would be left out."""
         if isinstance(self.ids, str) or not self.ids:
-            raise PlanError(f"exclude: ids must be a list of storage keys, got {self.ids!r}")
-        if self.from_step < 1:
-            raise PlanError(
-                f"exclude: from_step counts optimizer steps from 1, got {self.from_step}"
-            )
+            yield f"ids must name at least one sample, as [photos:people/a.jpg]; got {self.ids!r}"
 
 
 @dataclass(frozen=True)

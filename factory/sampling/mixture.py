@@ -24,11 +24,12 @@ class Mixture:
     Attributes:
         weighting: How probabilities become weights.
         selection: How weights become a sequence of backends.
-        short_batch: Last batch of a bucket: "fill" it from the bucket, leave it "short", or
-            "drop" it.
-        epoch: When an epoch ends: "all_exhausted", "first_exhausted" or "cycle", see
+        short_batch: Last batch of a bucket: fill from the bucket | short | drop.
+        epoch: It ends when all_exhausted: all backends have given all they hold | first_exhausted:
+            one has | cycle: all have, those that are done beginning again meanwhile. See
             `factory.sampling.epoch_end.EpochEnd`.
-        epoch_steps: Length of every epoch in optimizer steps; None for the rule.
+        epoch_steps: Length of every epoch, optimizer steps; passes go on over its end; None: the
+            rule's.
     """
 
     weighting: Weighting = field(default_factory=UniformWeighting)

@@ -102,7 +102,7 @@ def test_wrong_types_are_named(wanted: RowFilter, values: list[Any], said: str) 
         ({"column": "c", "minimum": 2, "maximum": 1}, "minimum 2 is above maximum 1"),
         ({"column": "c", "one_of": [1, "a"]}, "one kind"),
         ({"column": "c", "minimum": 1, "one_of": ["a"]}, "one_of must hold"),
-        ({"column": "c", "one_of": [None]}, "not None"),
+        ({"column": "c", "one_of": [None]}, "got \\[None\\]"),
     ],
 )
 def test_bad_filters(settings: dict[str, Any], said: str) -> None:

@@ -99,15 +99,15 @@ def test_masks_cover_a_share_of_the_range(least: float, most: float, shapes: Seq
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: Canny(low=300), "low must be 0 to high=200, got 300"),
+        (lambda: Canny(low=300), "high must be at least 300, got 200"),
         (lambda: Canny(blur=-1), "blur must be at least 0"),
-        (lambda: JpegArtifacts(0, 10), "qualities from 1 to 100"),
-        (lambda: JpegArtifacts(50, 10), "low first; got 50 and 10"),
+        (lambda: JpegArtifacts(0, 10), "low must be at least 1, got 0"),
+        (lambda: JpegArtifacts(50, 10), "high must be at least 50, got 10"),
         (lambda: Superresolution(0.5), "factor must be at least 1, got 0.5"),
-        (lambda: Superresolution(shrink="best"), "shrink must be one of antialias, nearest"),
+        (lambda: Superresolution(shrink="best"), "shrink must be one of antialias, area"),
         (lambda: Superresolution(noise=-1), "noise must be at least 0"),
-        (lambda: RandomMasks(0.5, 0.4), "least first; got 0.5 and 0.4"),
-        (lambda: RandomMasks(shapes=["star"]), "shapes must be some of rectangle"),
+        (lambda: RandomMasks(0.5, 0.4), "least=0.5 and most=0.4 must be shares"),
+        (lambda: RandomMasks(shapes=["star"]), "shapes must be one of rectangle"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: object, said: str) -> None:

@@ -171,7 +171,7 @@ def test_strict_types_refuse_sizes_of_their_own(setting: dict[str, object]) -> N
 
 
 def test_unknown_types_are_refused_with_what_may_be_meant() -> None:
-    with pytest.raises(ValueError, match=r"got 'masc'; did you mean mask\?"):
+    with pytest.raises(ValueError, match=r"got 'masc'; did you mean 'mask'\?"):
         beside(Path(), type="masc")
 
 

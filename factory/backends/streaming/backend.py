@@ -1,7 +1,7 @@
 """Backends of streams: datasets too large to download, trained on while they are read."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import xxhash
 
@@ -13,6 +13,7 @@ from factory.catalog.scan.journal import Journal
 from factory.catalog.scan.media_type import MediaType, Pictures
 from factory.engine.engine import Engine
 from factory.errors import PlanError
+from factory.limits import AtLeast
 from factory.storage.base import Storage
 from factory.storage.huggingface import HuggingFaceStorage
 from factory.storage.huggingface_stream import RowStream
@@ -32,22 +33,22 @@ class StreamBackend(ImageBackend):
     sample has waited for `buffer` rows goes out all the same, filled by repeats of its own.
 
     Attributes:
-        samples: Samples of one pass in an epoch; None for as many as the dataset says it has.
-            The stream goes on where the epoch before ended, and begins anew at its end.
-        shuffle_buffer: Rows shuffled among themselves, and with it shards among themselves;
-            0 keeps the dataset's order.
+        samples: Samples of one pass in an epoch; None: as many as the dataset says it has. The
+            stream goes on where the epoch before ended, and begins anew at its end.
+        shuffle_buffer: Rows shuffled among themselves, and shards among themselves; 0: dataset's
+            order.
         buffer: Rows a sample may wait for others of its bucket.
-        buffer_mb: Memory that waiting pictures may hold as they are stored, MiB.
+        buffer_mb: Memory that waiting pictures may hold, MiB. They are held as they are stored.
     """
 
     what: ClassVar[str] = "row"
 
     storage: Storage
     caption: Captions = field(default_factory=ColumnCaptions)
-    samples: int | None = None
-    shuffle_buffer: int = 1000
-    buffer: int = 4096
-    buffer_mb: float = 1024.0
+    samples: Annotated[int | None, AtLeast(1)] = None
+    shuffle_buffer: Annotated[int, AtLeast(0)] = 1000
+    buffer: Annotated[int, AtLeast(1)] = 4096
+    buffer_mb: Annotated[float, AtLeast(1)] = 1024.0
 
     def __post_init__(self) -> None:
         """Check what a stream cannot do.
@@ -73,11 +74,6 @@ class StreamBackend(ImageBackend):
                 f"{where}.max_samples chooses among all samples, which a stream never sees; "
                 f"set {where}.samples for the length of an epoch"
             )
-        least = {"samples": 1, "shuffle_buffer": 0, "buffer": 1, "buffer_mb": 1}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"{where}.{name} must be at least {bound}, got {value}")
 
     @property
     def medium(self) -> MediaType:

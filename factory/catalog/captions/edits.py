@@ -40,6 +40,8 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 # Unified before texts are edited, so that a raw text may lack what its captions hold.
 _LINE_ENDS = frozenset("\r\n")
 _COMPILING = threading.Lock()
+# How a filter file may be written: one entry a line, or a list.
+SUFFIXES = (".txt", ".json")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,14 @@ def parse_edits(expressions: Iterable[str], where: str) -> tuple[Edit, ...]:
                 "it is removed as plain text only"
             )
     return tuple(_parsed(expression) for expression in entries)
+
+
+def filter_problems(captions: Any) -> Iterator[str]:
+    """Yield what is wrong with the edits of captions: `filters` and `filters_file`."""
+    yield from edit_problems(captions.filters, "filters entry")
+    file = captions.filters_file
+    if file is not None and PurePath(file).suffix not in SUFFIXES:
+        yield f"filters_file must end in .txt (one entry a line) or .json (a list), got {file!r}"
 
 
 def edit_problems(expressions: Iterable[object], where: str) -> Iterator[str]:
@@ -179,21 +189,6 @@ def _say_once(message: str) -> None:
     logger.warning(message)
 
 
-SUFFIXES = (".txt", ".json")
-
-
-def check_suffix(path: str) -> None:
-    """Refuse a name that does not say how the file is written.
-
-    Raises:
-        ValueError: The name ends in neither .txt nor .json.
-    """
-    if PurePath(path).suffix not in SUFFIXES:
-        raise ValueError(
-            f"filters_file must end in .txt (one entry a line) or .json (a list), got {path!r}"
-        )
-
-
 def read_filters(path: str) -> tuple[Edit, ...]:
     """Read a filter file of this machine: a .txt of one entry a line, or a .json list.
 
@@ -203,7 +198,6 @@ def read_filters(path: str) -> tuple[Edit, ...]:
         ObjectNotFoundError: There is no such file.
         ConfigError: It cannot be read or is badly written; names the file and the line.
     """
-    check_suffix(path)
     text = read_local_text(path, "filters_file", kind="filter file", wanted="a .txt or .json file")
     if PurePath(path).suffix == ".json":
         return parse_edits(_json_list(text, path), f"{path} entry")

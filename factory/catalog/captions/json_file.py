@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from factory.catalog.captions.sources import LIST_SEPARATOR, RawTextCaptions, decode_text, listed
 from factory.errors import MediaError
+from factory.limits import FileSuffix, Names
 
 
 @dataclass(frozen=True)
@@ -18,30 +19,21 @@ class JsonFileCaptions(RawTextCaptions):
     and null are empty.
 
     Attributes:
-        fields: Fields that hold captions.
-        fallback_fields: Fields used for a sample whose other fields are all empty.
-        suffix: Suffix of the JSON files, with its dot.
+        fields: Fields that hold a caption or a list of them; "a.b" reaches into objects.
+        fallback_fields: Fields used where all of the above are empty.
+        suffix: Suffix of the JSON files.
     """
 
     quick: ClassVar[bool] = True
 
-    fields: tuple[str, ...] = ("caption",)
-    fallback_fields: tuple[str, ...] = ()
-    suffix: str = ".json"
+    fields: Annotated[tuple[str, ...], Names(1)] = ("caption",)
+    fallback_fields: Annotated[tuple[str, ...], Names()] = ()
+    suffix: Annotated[str, FileSuffix()] = ".json"
 
     def __post_init__(self) -> None:
-        """Check the suffix, and that a field is named.
-
-        Raises:
-            ValueError: No field is named, or the suffix does not start with a dot.
-        """
-        if not self.suffix.startswith("."):
-            raise ValueError(f"suffix must start with a dot, such as .json; got {self.suffix!r}")
-        fields, fallback = tuple(self.fields), tuple(self.fallback_fields)
-        if not all(isinstance(name, str) and name for name in (*fields, *fallback)) or not fields:
-            raise ValueError(f"fields must name at least one field, got {self.fields!r}")
-        object.__setattr__(self, "fields", tuple(dict.fromkeys(fields)))
-        object.__setattr__(self, "fallback_fields", fallback)
+        """Name each field once, and say which files are read."""
+        object.__setattr__(self, "fields", tuple(dict.fromkeys(self.fields)))
+        object.__setattr__(self, "fallback_fields", tuple(self.fallback_fields))
         object.__setattr__(self, "sidecar", self.suffix)
         super().__post_init__()
 

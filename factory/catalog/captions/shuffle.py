@@ -3,7 +3,9 @@
 import hashlib
 import random
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
+
+from factory.limits import AtLeast, OneOf, check_limits
 
 # What tags stand between, and what is put between them again.
 SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
@@ -14,17 +16,18 @@ class Shuffle:
     """Makes variants of a caption whose tags stand in another order.
 
     Attributes:
-        count: Variants made of each caption; equal ones count once, so fewer may come.
-        seed: Seed of the orders; the same caption always gets the same ones.
-        split_on: What parts the tags: "comma", "space" or "period".
+        count: Variants made of each caption, all encoded beforehand. Equal ones count once, so
+            fewer may come.
+        seed: Seed of the orders. The same caption always gets the same ones.
+        split_on: What parts the tags: comma | space | period.
         position_start: The first so many tags keep their place.
-        include_original: Whether the caption as it was is one of the variants.
+        include_original: The caption as it was is one of the variants.
     """
 
-    count: int = 1
+    count: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
-    split_on: str = "comma"
-    position_start: int = 0
+    split_on: Annotated[str, OneOf("comma", "space", "period")] = "comma"
+    position_start: Annotated[int, AtLeast(0)] = 0
     include_original: bool = True
 
     def __post_init__(self) -> None:
@@ -35,20 +38,12 @@ class Shuffle:
         """
         object.__setattr__(self, "split_on", str(self.split_on))
         for option in fields(self):
-            value = getattr(self, option.name)
-            if type(value) is not option.type:  # not isinstance: True is no number here
+            value, kind = getattr(self, option.name), type(option.default)
+            if type(value) is not kind:  # not isinstance: True is no number here
                 raise ValueError(
-                    f"shuffle.{option.name} must be of type {option.type.__name__}, got {value!r}"  # type: ignore[union-attr]
+                    f"shuffle.{option.name} must be of type {kind.__name__}, got {value!r}"
                 )
-        for name, bound in (("count", 1), ("position_start", 0)):
-            if getattr(self, name) < bound:
-                raise ValueError(
-                    f"shuffle.{name} must be at least {bound}, got {getattr(self, name)}"
-                )
-        if self.split_on not in SEPARATORS:
-            raise ValueError(
-                f"shuffle.split_on must be {', '.join(SEPARATORS)}; got {self.split_on!r}"
-            )
+        check_limits(self, "shuffle")
 
     def variants(self, caption: str) -> tuple[str, ...]:
         """Return the caption's variants, each once; a caption of one tag stays alone."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from factory.catalog.arrow_columns import as_mask
 from factory.catalog.captions.edits import (
     Edit,
-    check_suffix,
-    edit_problems,
+    filter_problems,
     parse_edits,
     read_filters,
 )
@@ -32,6 +31,7 @@ from factory.catalog.captions.presence import (
 )
 from factory.catalog.captions.shuffle import Shuffle
 from factory.errors import ConfigError, MediaError
+from factory.limits import FileSuffix, Names, Share, check_limits
 
 # Between the texts of one table cell that holds a list of captions: the ASCII record separator,
 # which no caption contains, unlike a line break.
@@ -54,13 +54,14 @@ class Captions(ABC):
     `quick = True` in the class itself, since a class below may differ).
 
     Attributes:
-        prepend: Text put before every caption and a space, such as a trigger word.
-        filters: What is removed from every caption or replaced in it, one entry after the
-            other; see `factory.catalog.captions.edits`.
-        filters_file: File of this machine with more entries, a .txt of one a line or a .json
-            list; read once, when it is first needed.
-        shuffle: Adds variants of each caption in other orders; None adds none.
-        dropout: Probability from 0 to 1 that a sample's caption is "" in an epoch.
+        prepend: Text put before every caption, such as a trigger word; filters leave it alone.
+        filters: Edits of every caption, in order: s/regex/new/ replaces each match; any other
+            entry is removed, as plain text and then as a regex. See
+            `factory.catalog.captions.edits`.
+        filters_file: File with more filters: .txt, one a line, or .json, a list. It lies on this
+            machine, and is read once, when it is first needed.
+        shuffle: Variants of each caption with its tags in other orders. None adds none.
+        dropout: Probability (0 to 1) that a sample's caption is empty in an epoch.
         sidecar: Suffix of the text file read beside each sample; None if none is read.
         columns: Columns wanted from the table of the samples.
     """
@@ -69,7 +70,7 @@ class Captions(ABC):
     filters: Sequence[str] = field(default=(), kw_only=True)
     filters_file: str | None = field(default=None, kw_only=True)
     shuffle: Shuffle | None = field(default=None, kw_only=True)
-    dropout: float = field(default=0.0, kw_only=True)
+    dropout: Annotated[float, Share()] = field(default=0.0, kw_only=True)
     sidecar: str | None = field(default=None, init=False, repr=False)
     columns: tuple[str, ...] = field(default=(), init=False, repr=False)
 
@@ -82,14 +83,11 @@ class Captions(ABC):
         if isinstance(self.filters, str):
             raise ConfigError(f"filters must be a list of texts, got {self.filters!r}")
         object.__setattr__(self, "filters", tuple(self.filters or ()))
-        if problems := list(edit_problems(self.filters, "filters entry")):
+        if problems := list(filter_problems(self)):
             raise ConfigError(problems)
-        if self.filters_file is not None:
-            check_suffix(self.filters_file)
         if self.shuffle is not None and not isinstance(self.shuffle, Shuffle):
             raise ValueError(f"shuffle must be a Shuffle or None, got {self.shuffle!r}")
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout must be a probability from 0 to 1, got {self.dropout!r}")
+        check_limits(self, "caption")
 
     @property
     def source(self) -> str:
@@ -249,23 +247,17 @@ class TextFileCaptions(RawTextCaptions):
     """A text file of the same stem beside each sample.
 
     Attributes:
-        suffix: Suffix of the text files, with its dot.
-        split_lines: Whether each line is a caption of its own.
+        suffix: Suffix of the text files.
+        split_lines: Each line is a caption of its own; one is drawn per epoch.
     """
 
     quick: ClassVar[bool] = True
 
-    suffix: str = ".txt"
+    suffix: Annotated[str, FileSuffix()] = ".txt"
     split_lines: bool = True
 
     def __post_init__(self) -> None:
-        """Check the suffix.
-
-        Raises:
-            ValueError: The suffix does not start with a dot.
-        """
-        if not self.suffix.startswith("."):
-            raise ValueError(f"suffix must start with a dot, such as .txt; got {self.suffix!r}")
+        """Say which files are read."""
         super().__post_init__()
         object.__setattr__(self, "sidecar", self.suffix)
 
@@ -315,7 +307,7 @@ class InstanceCaptions(Captions):
     """The same prompt, or the same list of prompts, for every sample.
 
     Attributes:
-        prompt: One prompt or several; blank ones are left out.
+        prompt: The prompt, or a list of prompts. Blank ones are left out.
     """
 
     quick: ClassVar[bool] = True
@@ -350,14 +342,14 @@ class ColumnCaptions(RawTextCaptions):
     """Columns of the samples' own table: Parquet, CSV or Hugging Face.
 
     Attributes:
-        columns: Columns that hold captions, then the fallback columns.
-        fallback_columns: Columns used for a sample whose other columns are all empty.
+        columns: Columns that hold captions. The fallback columns are added at their end.
+        fallback_columns: Columns used where all of the above are empty.
     """
 
     quick: ClassVar[bool] = True
 
-    columns: tuple[str, ...] = ("caption",)
-    fallback_columns: tuple[str, ...] = ()
+    columns: Annotated[tuple[str, ...], Names(1)] = ("caption",)
+    fallback_columns: Annotated[tuple[str, ...], Names()] = ()
 
     def __post_init__(self) -> None:
         """Join the columns to read, each once.
@@ -366,10 +358,7 @@ class ColumnCaptions(RawTextCaptions):
             ValueError: No column is named.
         """
         fallback = tuple(self.fallback_columns)
-        columns = tuple(dict.fromkeys((*self.columns, *fallback)))
-        if not all(isinstance(name, str) and name for name in columns) or not columns:
-            raise ValueError(f"columns must name at least one column, got {self.columns!r}")
-        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "columns", tuple(dict.fromkeys((*self.columns, *fallback))))
         object.__setattr__(self, "fallback_columns", fallback)
         super().__post_init__()
 

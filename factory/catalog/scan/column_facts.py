@@ -24,11 +24,12 @@ class ColumnFacts:
     """Read sizes from columns of the samples' own table: a Hugging Face dataset, or a CSV.
 
     Attributes:
-        width_column: Column with widths after orientation, px; "a.b" is field b of column a.
-        height_column: Column with heights after orientation, px.
-        frames_column: Column with numbers of frames, for videos; None for still pictures.
-        ignore: Patterns of files that are no data, where rows were made of files in a folder;
-            see `Discovery`.
+        width_column: Column with widths, px; a field as COLUMN.FIELD. Widths and heights are those
+            after orientation.
+        height_column: Column with heights, px; a field as COLUMN.FIELD.
+        frames_column: Column with numbers of frames, for videos.
+        ignore: Patterns of files that are no data: trash, thumbnails, hidden ones; []: none. They
+            count where rows were made of files in a folder.
     """
 
     persisted_as: ClassVar[str] = "ColumnFacts"

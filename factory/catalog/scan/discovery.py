@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from factory.catalog.scan.sample_fault import sample_fault
 from factory.catalog.scan.scan import Scan
 from factory.engine.engine import Engine
 from factory.errors import EmptyBackendError, TableError, UnsafeKeyError
+from factory.limits import Above, FileSuffix, check_limits
 from factory.media.headers import MAX_PIXELS
 from factory.metrics.stages import progress
 from factory.records import MediaFacts, ObjectInfo
@@ -53,33 +54,34 @@ class Discovery:
     """Find samples by listing and measure them by their headers.
 
     Attributes:
-        suffixes: File suffixes that count as pictures; rows of tables always do. Backends of
+        suffixes: File suffixes that count as pictures. Rows of tables always do. Backends of
             videos have suffixes of their own.
-        include: Patterns of keys below the prefix that count; none means all. "*" stays in a
-            folder, "**" crosses folders, a pattern without "/" counts at any depth.
-        exclude: Patterns of keys that do not count.
-        ignore: Patterns of files that are no data, such as trash, thumbnails and hidden ones, in
-            any case; how many of them there are is counted.
+        include: Patterns of keys below the prefix that count, such as 'sets/*/*.jpg'; empty: all.
+            "*" stays in a folder, "**" crosses folders, a pattern without "/" counts at any depth.
+        exclude: Patterns of keys that do not count, such as 'raw/**' or '*_mask.png'.
+        ignore: Patterns of files that are no data: trash, thumbnails, hidden ones; []: none. Case
+            does not matter; how many of them there are is counted.
         max_megapixels: Larger pictures are dropped as decompression bombs, MP.
-        verify: Decode every picture once, so that damaged ones are dropped by the scan.
+        verify: Decode every picture once, to drop damaged ones at the scan.
     """
 
-    suffixes: tuple[str, ...] = PICTURES
+    suffixes: Annotated[tuple[str, ...], FileSuffix()] = PICTURES
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     ignore: tuple[str, ...] = IGNORED
-    max_megapixels: float = MAX_PIXELS / 1e6
+    max_megapixels: Annotated[float, Above(0)] = MAX_PIXELS / 1e6
     verify: bool = False
 
     def __post_init__(self) -> None:
         """Accept any sequence of suffixes and patterns.
 
         Raises:
-            ValueError: A pattern cannot be understood.
+            ValueError: A suffix has no dot, or a pattern cannot be understood.
         """
         object.__setattr__(self, "suffixes", tuple(suffix.lower() for suffix in self.suffixes))
         for name in ("include", "exclude", "ignore"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_limits(self, "metadata")
         for pattern in (*self.include, *self.exclude, *self.ignore):
             expression(pattern)
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from factory.catalog.tables.key_matching import MatchedNames, match_names
 from factory.catalog.tables.table_reader import MAX_UNZIPPED_MB, TableReader, TableRows
 from factory.engine.engine import Engine
 from factory.errors import TableError
+from factory.limits import Above, check_limits
 from factory.storage.keys import safe_prefix
 
 logger = logging.getLogger(__name__)
@@ -48,15 +49,16 @@ class ParquetTable:
     exactly, such as 640.0 and "640".
 
     Attributes:
-        path: Key of the table in the storage; or several, a folder of them, or a pattern such
-            as "tables/*.parquet". Folders "name=value" are columns too.
-        file_column: Column with each picture's key below the backend's prefix.
-        width_column: Column with widths after orientation, px; None with `height_column`: then
-            the files' headers are measured.
-        height_column: Column with heights after orientation, px.
-        frames_column: Column with numbers of frames, for videos; None for still pictures.
-        extensionless: Names in the table have no suffix: "a/b" means the only sample among
-            a/b.png, a/b.jpg and so on.
+        path: Key of the table in the backend's storage (Parquet, .jsonl, .json, .csv, the last
+            three also .gz), or a list of keys, a folder, or a pattern such as tables/*.parquet;
+            folders name=value are columns.
+        file_column: Column with each picture's key below the prefix.
+        width_column: Column with widths, px; None with height_column: headers are measured. Widths
+            and heights are those after orientation.
+        height_column: Column with heights, px.
+        frames_column: Column with numbers of frames, for videos.
+        extensionless: Names in the table have no suffix: a/b means the only one of a/b.png,
+            a/b.jpg, …
         max_unzipped_mb: Most that a table which ends with .gz may hold, MiB.
     """
 
@@ -69,22 +71,39 @@ class ParquetTable:
     frames_column: str | None = None
     extensionless: bool = False
     # Not shown: facts that were read within another limit are the same.
-    max_unzipped_mb: float = field(default=MAX_UNZIPPED_MB, repr=False)
+    max_unzipped_mb: Annotated[float, Above(0)] = field(default=MAX_UNZIPPED_MB, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that there is a path, and either both columns of sizes or none.
+        """Accept any sequence of paths.
 
         Raises:
-            ValueError: Something is missing.
+            ValueError: Something is missing, or out of range.
         """
         if not isinstance(self.path, str):
             object.__setattr__(self, "path", tuple(self.path))
-        if not self._paths or not all(self._paths):
-            raise ValueError(f"path must name a table, got {self.path!r}")
+        check_limits(self, "metadata")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is missing: a path, a name of a column, one of two columns of sizes."""
+        paths = (self.path,) if isinstance(self.path, str) else self.path
+        if not paths:
+            yield "path must name a table; set path to its key"
+        for path in paths:
+            if not isinstance(path, str) or not path.strip():
+                yield f"path must be a key in the storage, or a list of keys; got {path!r}"
+            elif path.startswith("/") or ".." in path.split("/"):
+                inside = "no leading '/', no '..'"
+                yield f"path must stay below the storage's root: {inside}; got {path!r}"
+        if not self.file_column:
+            yield "file_column must name a column; set file_column=file_name"
+        for name in ("width_column", "height_column", "frames_column"):
+            if getattr(self, name) == "":
+                yield f"{name} must name a column, or be null; got ''"
         if (self.width_column is None) != (self.height_column is None):
-            raise ValueError(
-                "width_column and height_column go together; name both, or set both to None; got "
-                f"{self.width_column!r} and {self.height_column!r}"
+            yield (
+                f"width_column={self.width_column or 'null'} and height_column="
+                f"{self.height_column or 'null'} go together; name both columns, or set both to "
+                "null"
             )
 
     def scan(self, scan: Scan, engine: Engine) -> Facts:
@@ -102,10 +121,6 @@ class ParquetTable:
         if self.width_column is not None:
             scan.check_unopened("set metadata.width_column and metadata.height_column to null")
         return _Reading(self, scan, engine).facts()
-
-    @property
-    def _paths(self) -> tuple[str, ...]:
-        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
 
 class _Reading:

@@ -3,7 +3,7 @@
 import inspect
 import textwrap
 from collections.abc import Iterator
-from enum import Enum
+from dataclasses import is_dataclass
 
 from omegaconf import MISSING
 
@@ -128,9 +128,7 @@ def _option(name: str, value: str, meaning: str) -> Iterator[str]:
 
 def _value(default: object) -> str:
     """Return a default as it is written on the command line; "" where there is none."""
-    if isinstance(default, Enum):
-        return str(default.value)
-    if default == MISSING or hasattr(default, "problems") or isinstance(default, dict):
+    if default == MISSING or is_dataclass(default) or isinstance(default, dict):
         return ""
     if isinstance(default, list):
         shown = [str(item) for item in default[:1]] + ["..."] * (len(default) > 1)

@@ -1,12 +1,9 @@
-"""Declaration of a config option: a typed field with its meaning, unit and limits."""
+"""Declaration of a config option: a typed field with its meaning and unit."""
 
-import difflib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import field, fields
 from typing import Any
-
-from factory.limits import Above, AtLeast
 
 
 def opt(
@@ -32,21 +29,3 @@ def meanings(schema: type) -> Iterator[tuple[str, str, Any]]:
             if option.default_factory is not NO_DEFAULT:
                 default = option.default_factory()
             yield option.name, meaning, default
-
-
-def at_least(name: str, value: float | None, bound: float) -> Iterator[str]:
-    """Yield a problem if a value is below its bound."""
-    return AtLeast(bound).problems(name, value)
-
-
-def above(name: str, value: float | None, bound: float) -> Iterator[str]:
-    """Yield a problem if a value is not above its bound."""
-    return Above(bound).problems(name, value)
-
-
-def one_of(name: str, value: str, allowed: Collection[str]) -> Iterator[str]:
-    """Yield a problem if a value, or an entry of a list, is none of those allowed."""
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        yield f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}"

@@ -2,58 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
 from factory.config.schema.data import DataConfig
-from factory.config.schema.derived import limit_problems, settings_of
+from factory.config.schema.derived import SLOT, settings_of
 from factory.config.schema.metadata import MetadataConfig
-from factory.config.schema.options import at_least, opt
+from factory.config.schema.options import opt
 from factory.config.schema.storage import StorageConfig
 from factory.config.secrets import holds_password
+from factory.limits import AtLeast
 
 # Names of environment variables that hold secrets have one of these in them.
 _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "KEY")
-
-
-class ShortBatch(StrEnum):
-    """What becomes of the last batch of a bucket when rows run out."""
-
-    fill = "fill"
-    short = "short"
-    drop = "drop"
-
-
-class DamagedRows(StrEnum):
-    """What becomes of cached rows that turn out damaged or gone."""
-
-    rebuild = "rebuild"
-    stop = "stop"
-
-
-class EpochRule(StrEnum):
-    """When an epoch ends."""
-
-    all_exhausted = "all_exhausted"
-    first_exhausted = "first_exhausted"
-    cycle = "cycle"
-
-
-class Compression(StrEnum):
-    """How shards are kept in the storage."""
-
-    none = "none"
-    zstd = "zstd"
-
-
-class PrefetchMode(StrEnum):
-    """Where batches are put together."""
-
-    thread = "thread"
-    process = "process"
-    inline = "inline"
 
 
 @dataclass
@@ -67,26 +29,15 @@ class PathsConfig:
     run_dir: str = opt(".", "folder of this run's results; train.py sets it to its run folder")
 
 
-@dataclass
+@settings_of("factory.sampling.mixture.Mixture")
 class SamplingConfig:
     """Which backend the next batch comes from."""
 
-    _target_: str = "factory.sampling.mixture.Mixture"
     weighting: Any = opt(MISSING, "how probabilities become weights (a `_target_`)")
     selection: Any = opt(MISSING, "how weights become a sequence (a `_target_`)")
-    short_batch: ShortBatch = opt(
-        ShortBatch.fill, "last batch of a bucket: fill from the bucket | short | drop"
-    )
-    epoch: EpochRule = opt(
-        EpochRule.all_exhausted,
-        "it ends when all_exhausted: all backends have given all they hold | first_exhausted: one "
-        "has | cycle: all have, those that are done beginning again meanwhile",
-    )
-    epoch_steps: int | None = opt(
-        None, "length of every epoch, optimizer steps; passes go on over its end; null: the rule's"
-    )
+    epoch_steps: Annotated[int | None, AtLeast(1)]
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
         for name, example in (("weighting", "weights.AutoWeighting"),
                               ("selection", "selection.Random")):  # fmt: skip
@@ -96,8 +47,7 @@ class SamplingConfig:
                     f"{name} must be a mapping with a _target_, got {given!r}; "
                     f"set sampling.{name}._target_=factory.sampling.{example}"
                 )
-        yield from at_least("epoch_steps", self.epoch_steps, 1)
-        if self.epoch_steps is not None and self.epoch == EpochRule.first_exhausted:
+        if self.epoch_steps is not None and self.epoch == "first_exhausted":
             yield (
                 f"epoch_steps={self.epoch_steps} and epoch=first_exhausted contradict each other; "
                 "set epoch_steps=null, or epoch=cycle"
@@ -108,20 +58,16 @@ class SamplingConfig:
 class CacheConfig:
     """Where facts and encoded tensors are kept."""
 
-    storage: StorageConfig = opt(MISSING, "slot: storage of the cache")
-    scratch_dir: str = MISSING
-    compression: Compression = Compression.none
-    damaged: DamagedRows = DamagedRows.rebuild
+    storage: StorageConfig = SLOT
+    scratch_dir = MISSING
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from limit_problems(self)
-        given: Any = self
-        if given.preload and not given.ram_gb:
+        if self.preload and not self.ram_gb:
             yield "preload=true needs memory; set ram_gb to what it may take up, or cache=memory"
-        if not given.ram_dir.strip():
+        if not self.ram_dir.strip():
             yield "ram_dir must name a folder; set ram_dir=/dev/shm"
-        if not given.prefix.strip("/"):
+        if not self.prefix.strip("/"):
             yield "prefix must not be empty: the cache needs a folder of its own; set prefix=cache"
 
 
@@ -138,14 +84,10 @@ class EncoderConfig:
 class PrefetchConfig:
     """How far batches are prepared ahead of the trainer."""
 
-    mode: PrefetchMode = PrefetchMode.thread
-
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        given: Any = self
-        if given.pin_memory not in ("auto", True, False):
-            yield f"pin_memory must be auto, true or false, got {given.pin_memory!r}"
-        yield from limit_problems(self)
+        if self.pin_memory not in ("auto", True, False):
+            yield f"pin_memory must be auto, true or false, got {self.pin_memory!r}"
 
 
 @dataclass
@@ -153,10 +95,6 @@ class EngineConfig:
     """Where bulk work runs: scanning and encoding. Fields every engine shares."""
 
     _target_: str = MISSING
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from limit_problems(self)
 
 
 @settings_of("factory.engine.local_engine.LocalEngine")
@@ -168,12 +106,10 @@ class LocalEngineConfig(EngineConfig):
 class RayEngineConfig(EngineConfig):
     """Processes of a Ray cluster."""
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from super().problems()
-        given: Any = self
-        yield from _passwords(given.runtime_env, "runtime_env")
-        for name in given.runtime_env.get("env_vars") or {}:
+        yield from _passwords(self.runtime_env, "runtime_env")
+        for name in self.runtime_env.get("env_vars") or {}:
             if any(word in name.upper() for word in _SECRET_WORDS):
                 yield (
                     f"runtime_env.env_vars.{name} looks like a secret, and Ray shows a "
@@ -206,10 +142,6 @@ class RunConfig:
     model: dict[str, Any] = opt(factory=dict, meaning="the Lightning module (a `_target_`)")
     trainer: dict[str, Any] = opt(factory=dict, meaning="arguments of lightning.Trainer")
     callbacks: dict[str, Any] = opt(factory=dict, meaning="Lightning callbacks, by name")
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from ()
 
 
 def _passwords(value: Any, key: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from factory.config.schema.derived import limit_problems, settings_of
+from factory.config.schema.derived import SLOT, settings_of
 from factory.config.schema.options import opt
 from factory.storage.fsspec_files import check_url, missing_package, protocol_of
 from factory.storage.url_list.hosts import PrivateHost
@@ -19,10 +19,6 @@ class StorageConfig:
     """Fields every storage shares."""
 
     _target_: str = MISSING
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from limit_problems(self)
 
 
 @settings_of("factory.storage.local.LocalStorage")
@@ -42,14 +38,12 @@ class S3Config(StorageConfig):
     # Without one it is said which variable sets it.
     bucket: str | None = opt(None, "bucket name; or set DATA_BUCKET")
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from super().problems()
-        given: Any = self
-        if not given.bucket:
+        if not self.bucket:
             yield "bucket is not set; set DATA_BUCKET in the environment, or storage.bucket=NAME"
-        if given.endpoint_url is not None:
-            parts = urlsplit(given.endpoint_url)
+        if self.endpoint_url is not None:
+            parts = urlsplit(self.endpoint_url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 yield "endpoint_url must start with http:// or https:// and name a host"
             if parts.username or parts.password:
@@ -118,11 +112,9 @@ class CsvConfig(StorageConfig):
 
     cache_dir: str = MISSING
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from super().problems()
-        given: Any = self
-        yield from _host_problems(given.private_hosts)
+        yield from _host_problems(self.private_hosts)
 
 
 @settings_of("factory.storage.huggingface.HuggingFaceStorage")
@@ -134,13 +126,11 @@ class HuggingFaceConfig(StorageConfig):
 class WebDatasetConfig(StorageConfig):
     """Members of tar shards that lie in another storage; read-only."""
 
-    storage: StorageConfig = opt(MISSING, "slot: storage the shards lie in")
+    storage: StorageConfig = SLOT
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from super().problems()
-        given: Any = self
-        if not given.shards:
+        if not self.shards:
             yield "shards must not be empty; set shards=['*.tar']"
-        if not given.index_prefix.strip("/"):
+        if not self.index_prefix.strip("/"):
             yield "index_prefix must not be empty; set index_prefix=tar-index"

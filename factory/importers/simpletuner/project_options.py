@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields
-from enum import Enum
+from enum import EnumType
 from typing import Any
 
 from factory.config.schema import SCHEMAS
@@ -50,8 +50,12 @@ def default(target: str) -> Any:
 
 def has_faces() -> bool:
     """Tell whether `crop.style` can be face."""
-    style = default("crop.style")
-    return isinstance(style, Enum) and "face" in {str(choice.value) for choice in type(style)}
+    option = _field("crop.style")
+    return (
+        option is not None
+        and isinstance(option.type, EnumType)
+        and "face" in option.type.__members__
+    )
 
 
 def takes_weights() -> bool:

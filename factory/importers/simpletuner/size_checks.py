@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from factory.config.schema.sizes import MAX_MEGAPIXELS, MIN_EDGE
 from factory.importers.simpletuner.entry import Entry
 from factory.importers.simpletuner.problem import ImportProblem, shown
+from factory.media.geometry.validation import MAX_MEGAPIXELS, MIN_EDGE
 
 UNITS = ("pixel", "area", "pixel_area")
 ASPECTS = ("square", "preserve", "closest", "random")

@@ -147,29 +147,29 @@ class AspectBuckets:
         return np.asarray(np.where(total > 0, first, count))
 
 
-def bucket_problems(entries: Sequence[object]) -> Iterator[str]:
-    """Yield what is wrong with entries of `crop_aspect_buckets`."""
+def bucket_problems(entries: Sequence[object], name: str) -> Iterator[str]:
+    """Yield what is wrong with ratios to choose from, which a setting of this name holds."""
     for entry in entries:
-        yield from _entry_problems(entry)
+        yield from _entry_problems(entry, name)
     weighted = [entry for entry in entries if isinstance(entry, Mapping)]
     weights = [entry.get("weight") for entry in weighted]
     if 0 < len(weighted) < len(entries):
-        yield "crop_aspect_buckets must give every ratio a weight, or none; got both kinds"
+        yield f"{name} must give every ratio a weight, or none; got both kinds"
     elif weights and all(map(_is_finite, weights)):
         total = math.fsum(weights)  # type: ignore[arg-type]
         if abs(total - 1) > WEIGHT_TOLERANCE:
-            yield f"the weights of crop_aspect_buckets must sum to 1, they sum to {total:g}"
+            yield f"{name} has weights that must sum to 1, they sum to {total:g}"
 
 
-def _entry_problems(entry: object) -> Iterator[str]:
+def _entry_problems(entry: object, name: str) -> Iterator[str]:
     if not isinstance(entry, Mapping):
         if not is_positive(entry):
-            yield f"crop_aspect_buckets must be ratios width/height above 0, got {entry!r}"
+            yield f"{name} must be ratios width/height above 0, got {entry!r}"
         return
     if set(entry) != {"aspect", "weight"}:
-        yield f"crop_aspect_buckets must be numbers or {{aspect, weight}}, got {dict(entry)}"
+        yield f"{name} must be numbers, or {{aspect: RATIO, weight: SHARE}}; got {dict(entry)}"
         return
     if not is_positive(entry["aspect"]):
-        yield (f"crop_aspect_buckets must be ratios width/height above 0, got {entry['aspect']!r}")
+        yield f"{name} must be ratios width/height above 0, got {entry['aspect']!r}"
     if not (_is_finite(entry["weight"]) and entry["weight"] >= 0):
-        yield f"weights of crop_aspect_buckets must be numbers from 0, got {entry['weight']!r}"
+        yield f"{name} must have weights that are numbers from 0, got {entry['weight']!r}"

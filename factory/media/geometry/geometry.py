@@ -148,11 +148,11 @@ class Geometry:
     """
 
     resolution: float
-    resolution_type: ResolutionType | str = "pixel_area"
+    resolution_type: ResolutionType = "pixel_area"
     alignment: int = 64
     aspect_rounding: int = DEFAULT_ROUNDING
-    crop_aspect: CropAspect | str = "preserve"
-    crop_style: CropStyle | str = "center"
+    crop_aspect: CropAspect = "preserve"
+    crop_style: CropStyle = "center"
     crop_aspect_buckets: Sequence[Any] = ()
     crop_aspect_weights: tuple[float, ...] = ()
     max_upscale_threshold: float | None = None

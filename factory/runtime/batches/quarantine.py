@@ -9,7 +9,7 @@ from typing import Annotated
 
 from factory.catalog.facts import SIZE_DIFFERS
 from factory.errors import QuarantineError
-from factory.limits import AtLeast, check_limits
+from factory.limits import AtLeast, Share, check_limits
 from factory.runtime.batches.batch import Batch, Replacement
 from factory.untrusted_text import json_text
 
@@ -29,14 +29,12 @@ class QuarantineLimit:
         path: File that lists them; None writes none.
     """
 
-    share: float = 0.01
+    share: Annotated[float, Share()] = 0.01
     at_least: Annotated[int, AtLeast(0)] = 10
     path: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse shares outside 0 to 1 and counts below 0."""
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"data.quarantine.share must be 0 to 1, got {self.share}")
         check_limits(self, "data.quarantine")
 
     def allowed(self, kept: int) -> int:

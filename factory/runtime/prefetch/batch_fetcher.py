@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic
 
 from factory.engine.pipeline import Lookahead
 from factory.errors import FetchError
-from factory.limits import Above, AtLeast, check_limits
+from factory.limits import Above, AtLeast, OneOf, check_limits
 from factory.runtime.prefetch.device import DeviceCopier, DevicePrefetcher
 from factory.runtime.prefetch.executors import (
     BatchFuture,
@@ -24,7 +24,6 @@ from factory.runtime.prefetch.executors import (
 from factory.runtime.prefetch.report import FetchReport, stacks, stages
 from factory.runtime.prefetch.worker.process import BatchWorker, ProcessExecutor
 
-MODES = ("thread", "process", "inline")
 AUTO = "auto"
 
 
@@ -44,7 +43,7 @@ class Prefetch:
         device_ahead: Copy the next batch to the CUDA device while the trainer works on this one.
     """
 
-    mode: str = "thread"
+    mode: Annotated[str, OneOf("thread", "process", "inline")] = "thread"
     batches: Annotated[int, AtLeast(1)] = 4
     megabytes: Annotated[float, Above(0)] = 1024.0
     timeout_s: Annotated[float, Above(0)] = 300.0
@@ -54,10 +53,6 @@ class Prefetch:
 
     def __post_init__(self) -> None:
         """Refuse settings under which no batch would ever come."""
-        if str(self.mode) not in MODES:
-            raise ValueError(
-                f"prefetch.mode must be thread, process or inline, got {str(self.mode)!r}"
-            )
         if self.pin_memory not in (AUTO, True, False):
             raise ValueError(
                 f"prefetch.pin_memory must be auto, true or false, got {self.pin_memory!r}"

@@ -79,14 +79,14 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
     url_column: str = "url"
     base_url: str | None = None
     cache_dir: str = "cache/downloads"
-    max_file_mb: Annotated[float, Above(0)] = 64
-    max_cache_gb: Annotated[float, Above(0)] = 10
-    timeout_s: Annotated[float, Above(0)] = 30
+    max_file_mb: Annotated[float, Above(0)] = 64.0
+    max_cache_gb: Annotated[float, Above(0)] = 10.0
+    timeout_s: Annotated[float, Above(0)] = 30.0
     max_redirects: Annotated[int, AtLeast(0)] = 5
     connections: Annotated[int, AtLeast(1)] = 16
     max_attempts: Annotated[int, AtLeast(1)] = 3
     # Three whole tries, and the longest waits between them that are usual.
-    deadline_s: Annotated[float, Above(0)] = 100
+    deadline_s: Annotated[float, Above(0)] = 100.0
     private_hosts: Sequence[str] = ()
     proxy: str | None = None
 

@@ -154,7 +154,7 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: bytes, said: 
 
 def test_another_suffix_is_refused_and_not_ignored() -> None:
     with pytest.raises(ValueError, match=r"\.txt \(one entry a line\) or \.json"):
-        read_filters("words.csv")
+        FilenameCaptions(filters_file="words.csv")
 
 
 def test_nothing_is_read_before_it_is_needed_and_then_once(tmp_path: Path) -> None:

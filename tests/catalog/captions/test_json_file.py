@@ -102,9 +102,9 @@ def test_other_fields_are_another_source() -> None:
 
 @pytest.mark.parametrize("fields", [(), ("",), (3,)])
 def test_no_field_is_refused(fields: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="at least one field"):
+    with pytest.raises(ValueError, match="at least one, none of them blank"):
         JsonFileCaptions(fields)
-    with pytest.raises(ValueError, match=r"such as \.json; got 'json'"):
+    with pytest.raises(ValueError, match=r"got 'json'; such as caption\.suffix=\.json"):
         JsonFileCaptions(suffix="json")
 
 

@@ -57,7 +57,10 @@ def test_more_variants_only_add_to_fewer() -> None:
         ({"seed": None}, "shuffle.seed must be of type int, got None"),
         ({"position_start": -1}, "shuffle.position_start must be at least 0, got -1"),
         ({"include_original": "no"}, "shuffle.include_original must be of type bool, got 'no'"),
-        ({"split_on": "semicolon"}, "split_on must be comma, space, period; got 'semicolon'"),
+        (
+            {"split_on": "semicolon"},
+            "must be one of comma, space, period, got 'semicolon'",
+        ),
     ],
 )
 def test_bad_values_are_refused(options: dict[str, object], said: str) -> None:

@@ -126,12 +126,12 @@ def test_columns_are_joined_once_however_often_they_are_built() -> None:
 
 @pytest.mark.parametrize("columns", [(), ("",), (3,)])
 def test_no_column_is_refused(columns: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="at least one column"):
+    with pytest.raises(ValueError, match="at least one, none of them blank"):
         ColumnCaptions(columns)
 
 
 def test_a_suffix_without_its_dot_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"such as \.txt; got 'txt'"):
+    with pytest.raises(ValueError, match=r"got 'txt'; such as caption\.suffix=\.txt"):
         TextFileCaptions("txt")
 
 
@@ -187,7 +187,7 @@ def test_filters_see_trimmed_captions_and_may_empty_them() -> None:
         ({"filters": [3]}, "filters entry 1 must be a text, got 3"),
         ({"filters_file": "words.csv"}, r"must end in \.txt .* got 'words.csv'"),
         ({"shuffle": {"count": 2}}, "shuffle must be a Shuffle or None"),
-        ({"dropout": 1.5}, "dropout must be a probability from 0 to 1, got 1.5"),
+        ({"dropout": 1.5}, "dropout must be from 0 to 1, got 1.5"),
         ({"dropout": float("nan")}, "got nan"),
         ({"dropout": -0.1}, "got -0.1"),
     ],

@@ -90,11 +90,11 @@ def test_all_bad_values_are_named_at_once() -> None:
         "data.caption.prepend must be a text, not blank; got ' '; set data.caption.prepend=null",
         "data.caption.filters entry 2: 's/(dog/cat/' cannot be used: no regular expression: miss",
         "data.caption.filters entry 3: 's//x/' cannot be used",
-        "data.caption.filters_file must end in .txt or .json, got 'words.csv'",
-        "data.caption.dropout must be a probability from 0 to 1, got 1.5",
+        "data.caption.filters_file must end in .txt (one entry a line) or .json (a list)",
+        "data.caption.dropout must be from 0 to 1, got 1.5",
         "data.caption.shuffle.count must be at least 0, got -1",
         "data.caption.shuffle.position_start must be at least 0, got -2",
-        "split_on must be one of comma, space, period; got 'coma'; set data.caption.shuffle.split",
+        "split_on must be one of comma, space, period, got 'coma'; did you mean 'comma'?",
         "data.caption.suffix must start with a dot, got 'txt'",
     ):
         assert part in text, part
@@ -105,7 +105,10 @@ def test_all_bad_values_are_named_at_once() -> None:
     [
         (("data/caption=jsonfile", "data.caption.fields=[]"), "fields must name at least one"),
         (("data/caption=jsonfile", "data.caption.fields=['']"), "fields must name at least one"),
-        (("data/caption=jsonfile", "data.caption.suffix=json"), "set data.caption.suffix=.json"),
+        (
+            ("data/caption=jsonfile", "data.caption.suffix=json"),
+            "data.caption.suffix=.json",
+        ),
         (("data/caption=instance", "data.caption.prompt=[' ']"), "not blank; got [' ']"),
         (("data/caption=instance",), "no value for data.caption.prompt"),
         (("data.caption.shuffle=true",), "data.caption.shuffle=true"),

@@ -47,8 +47,14 @@ def test_what_they_cannot_be(key: str, value: Any, said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"context_parallel": 0}, {"peer_timeout_s": -1.0}])
-def test_notebooks_are_checked_too(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"context_parallel": 0}, "context_parallel must be at least 1"),
+        ({"peer_timeout_s": -1.0}, "peer_timeout_s must be above 0"),
+    ],
+)
+def test_notebooks_are_checked_too(settings: dict[str, Any], said: str) -> None:
     backend = ImageBackend(name="a", storage=LocalStorage("."))
-    with pytest.raises(ConfigError, match=f"data.{next(iter(settings))} must be above 0"):
+    with pytest.raises(ConfigError, match=f"data.{said}"):
         FactoryDataModule([backend], **settings)

@@ -44,7 +44,7 @@ def test_bad_values_are_named_all_at_once() -> None:
     assert "frame_interval must be at least 1, got 0" in said
     assert "suffixes must start with a dot, got 'mp4'" in said
     assert "repeats must be at least 0, got -1" in said
-    assert "suffixes is empty" in problems(CLIPS, f"{where}.suffixes=[]")
+    assert "suffixes must name at least one" in problems(CLIPS, f"{where}.suffixes=[]")
 
 
 def test_help_tells_of_clips() -> None:

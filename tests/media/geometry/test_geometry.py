@@ -205,7 +205,7 @@ def test_one_target_for_all_of_a_bucket_whatever_the_scan_order() -> None:
         ({"alignment": 8.0}, "alignment"),
         ({"aspect_rounding": 7}, "aspect_rounding must be a whole number from -1 to 6"),
         ({"crop_aspect": "face"}, "crop_aspect must be one of"),
-        ({"crop_style": "middle"}, "crop_style must be one of center, random, corner"),
+        ({"crop_style": "middle"}, "crop_style must be one of center, centre, random, corner"),
         ({"crop_aspect": "closest"}, "crop_aspect_buckets must not be empty"),
         ({"crop_aspect": "random"}, "crop_aspect_buckets must not be empty"),
         ({"crop_aspect_buckets": (1.0, -2)}, "above 0, got -2"),

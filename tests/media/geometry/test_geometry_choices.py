@@ -223,7 +223,7 @@ def test_a_focus_of_another_shape_is_refused() -> None:
     [
         (
             {"crop_aspect_buckets": [{"aspect": 1, "weight": 0.5}, {"aspect": 2, "weight": 0.4}]},
-            "the weights of crop_aspect_buckets must sum to 1, they sum to 0.9",
+            "crop_aspect_buckets has weights that must sum to 1, they sum to 0.9",
         ),
         (
             {"crop_aspect_buckets": [{"aspect": 1, "weight": 1}, 2.0]},
@@ -231,17 +231,20 @@ def test_a_focus_of_another_shape_is_refused() -> None:
         ),
         (
             {"crop_aspect_buckets": [{"aspect_bucket": 1.0, "weight": 1}]},
-            "must be numbers or {aspect, weight}, got {'aspect_bucket': 1.0, 'weight': 1}",
+            "must be numbers, or {aspect: RATIO, weight: SHARE}; got {'aspect_bucket': 1.0",
         ),
         (
             {"crop_aspect_buckets": [{"aspect": 0, "weight": 1}]},
             "ratios width/height above 0, got 0",
         ),
-        ({"crop_aspect_buckets": [{"aspect": 1, "weight": -1}]}, "must be numbers from 0, got -1"),
+        (
+            {"crop_aspect_buckets": [{"aspect": 1, "weight": -1}]},
+            "numbers from 0, got -1",
+        ),
         ({"crop_aspect_buckets": [{"aspect": 1, "weight": True}]}, "from 0, got True"),
         ({"crop_aspect_buckets": ["1.0"]}, "above 0, got '1.0'"),
         ({"crop_aspect_buckets": (1, 2), "crop_aspect_weights": (1.0,)}, "from 0, got None"),
-        ({"max_upscale_threshold": -0.1}, "must be a number from 0 or None, got -0.1"),
+        ({"max_upscale_threshold": -0.1}, "must be a number from 0 or null, got -0.1"),
         (
             {"crop_aspect": "closest", "max_upscale_threshold": 0.2},
             "max_upscale_threshold=0.2 counts with crop_aspect=random only, got",

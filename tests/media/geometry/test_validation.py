@@ -208,8 +208,11 @@ def geometry_edge(megapixels: float) -> int:
             },
             "maximum_image_size=20 means megapixels with resolution_type=area and must be below 20",
         ),
-        ({"maximum_image_size": 0}, "maximum_image_size must be a number above 0 or None"),
-        ({"maximum_canvas": 0.001}, "below one square of alignment=64; set it to 0.004096"),
+        ({"maximum_image_size": 0}, "maximum_image_size must be a number above 0 or null"),
+        (
+            {"maximum_canvas": 0.001},
+            "below one square of alignment=64; set maximum_canvas=0.0040",
+        ),
         ({"maximum_canvas": 1048576}, "maximum_canvas=1.04858e+06 means megapixels"),
         (
             {"aspect_sizes": {"0.75": [768, 1000]}},
@@ -220,7 +223,7 @@ def geometry_edge(megapixels: float) -> int:
         ({"aspect_sizes": {"0.75": 768}}, "got 768"),
         ({"aspect_sizes": {"0.755": [64, 64]}}, "the label '0.755'; labels are ratios"),
         ({"aspect_sizes": {"wide": [64, 64]}}, "of at most 2 decimals, such as 0.75"),
-        ({"aspect_sizes": 7}, "aspect_sizes must map labels to (width, height), got 7"),
+        ({"aspect_sizes": 7}, "aspect_sizes must map labels to [width, height], got 7"),
     ],
 )
 def test_wrong_limits_are_refused_by_name(changes: dict[str, object], words: str) -> None:
