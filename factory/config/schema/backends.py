@@ -154,7 +154,7 @@ class VideoBackendConfig(ImageBackendConfig):
     @property
     def minimum_frames(self: Any) -> int:
         """Frames a video must have: from the first one taken to the last."""
-        return (self.frames - 1) * self.frame_interval + 1
+        return int((self.frames - 1) * self.frame_interval + 1)
 
 
 @settings_of("factory.backends.streaming.backend.StreamBackend")

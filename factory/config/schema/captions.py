@@ -85,14 +85,14 @@ def misplaced(caption: Any, storage: object, metadata: object) -> Iterator[str]:
 
     Parts of other packages are taken to know what they do.
     """
-    place, facts = target_name(storage), target_name(metadata)
-    if isinstance(caption, ColumnCaptionConfig) and place in NO_TABLES and facts == "Discovery":
+    place, facts, kind = target_name(storage), target_name(metadata), type(caption)
+    if issubclass(kind, ColumnCaptionConfig) and place in NO_TABLES and facts == "Discovery":
         yield (
             f"caption reads the columns {', '.join(caption.columns)} of a table, and "
             f"metadata=discovery in {place} has none; choose metadata=parquet, or "
             "data/caption=textfile"
         )
-    if isinstance(caption, TextFileCaptionConfig | JsonFileCaptionConfig) and place in TABLES:
+    if issubclass(kind, TextFileCaptionConfig | JsonFileCaptionConfig) and place in TABLES:
         yield (
             f"caption reads a {caption.suffix} file beside each sample, and the rows of {place} "
             "have none; choose data/caption=csv or data/caption=huggingface"

@@ -40,7 +40,7 @@ class ConditioningBackendConfig(SampleBackendConfig):
     )
     resolution_type: Derived = opt(None)
     alignment: int | None = opt(None)
-    crop: CropConfig | None = opt(None)
+    crop: CropConfig | None = opt(None)  # type: ignore[assignment] # null is the source's
     maximum_canvas: float | None = opt(None)
     aspect_sizes: Any = opt(None)
 

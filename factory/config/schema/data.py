@@ -70,7 +70,7 @@ class DataConfig:
     exclude: list[ExcludeConfig] = opt(
         meaning="samples not used from a step on: [{from_step: 9, ids: [NAME:KEY]}]"
     )
-    ledger: Derived = "${paths.run_dir}/ledger"
+    ledger: Derived = "${paths.run_dir}/ledger"  # type: ignore[assignment] # of the type that the class declares
     demo: bool = opt(False, "these are the demo's own pictures: write them if they are absent")
 
     def problems(self: Any) -> Iterator[str]:

@@ -213,7 +213,8 @@ def _setting(module: str, annotation: ast.expr, default: ast.expr | None, meanin
 
 @cache
 def _choices(allowed: tuple[str, ...]) -> Any:
-    return Choice("Choice", {text: text for text in allowed}, module=__name__)  # type: ignore[arg-type]
+    create: Any = Choice  # with members, it makes a class of them
+    return create("Choice", {text: text for text in allowed}, module=__name__)
 
 
 def _default(setting: _Setting) -> Any:
