@@ -60,19 +60,17 @@ class FsspecConfig(StorageConfig):
     # Without one it is said what sets it.
     url: str | None = opt(None, "root of the keys, such as sftp://host/folder or zip::cats.zip")
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from super().problems()
-        given: Any = self
         try:
-            check_url(given.url or "")
+            check_url(self.url or "")
         except ValueError as error:
             yield str(error).removeprefix("storage.")
         else:
-            for protocol in map(protocol_of, given.url.split("::")):
+            for protocol in map(protocol_of, self.url.split("::")):
                 if package := missing_package(protocol):
                     yield (
-                        f"url={given.url!r} needs the package {package!r}, which is not "
+                        f"url={self.url!r} needs the package {package!r}, which is not "
                         f"installed; install it with: pip install '{package}'"
                     )
 
