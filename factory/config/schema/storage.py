@@ -90,18 +90,16 @@ class HttpConfig(StorageConfig):
     # Without one it is said what sets it.
     url: str | None = opt(None, "URL of the folder that keys are relative to")
 
-    def problems(self) -> Iterator[str]:
+    def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
-        yield from super().problems()
-        given: Any = self
-        if not given.url:
+        if not self.url:
             yield "url is not set; set url=https://host/folder"
         else:
             try:
-                check_web_url(given.url, "url")
+                check_web_url(self.url, "url")
             except ValueError as error:
                 yield str(error)
-        yield from _host_problems(given.private_hosts)
+        yield from _host_problems(self.private_hosts)
 
 
 @settings_of("factory.storage.url_list.url_list_storage.UrlListStorage")

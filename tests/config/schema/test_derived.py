@@ -60,7 +60,15 @@ DIFFERING: dict[Any, set[str]] = {
 }
 # Options that only a config has, and what only Python can give.
 OWN = {
-    data.DataConfig: {"backends", "demo", "caption", "crop", "limits", "conditioning_sampling"}
+    data.DataConfig: {
+        "path",
+        "backends",
+        "demo",
+        "caption",
+        "crop",
+        "limits",
+        "conditioning_sampling",
+    }
     | RUN_WIDE
 }
 NOT_SET = {"bond", "telemetry", "rank", "world_size", "accumulate_grad_batches", "backends"}
