@@ -40,7 +40,7 @@ class Derived:
     """The type of a setting that a schema names, and its class declares."""
 
 
-class Choice(StrEnum):
+class SettingChoice(StrEnum):
     """A text of several that a setting may be: a plain text in what is stored and sent."""
 
     def __reduce_ex__(self, protocol: object) -> tuple[type, tuple[str]]:
@@ -213,8 +213,8 @@ def _setting(module: str, annotation: ast.expr, default: ast.expr | None, meanin
 
 @cache
 def _choices(allowed: tuple[str, ...]) -> Any:
-    create: Any = Choice  # with members, it makes a class of them
-    return create("Choice", {text: text for text in allowed}, module=__name__)
+    create: Any = SettingChoice  # with members, it makes a class of them
+    return create("SettingChoice", {text: text for text in allowed}, module=__name__)
 
 
 def _default(setting: _Setting) -> Any:

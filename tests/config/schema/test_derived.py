@@ -26,7 +26,7 @@ from factory.config.schema import (
     run,
     storage,
 )
-from factory.config.schema.derived import Choice, Derived, problems_of, settings_of
+from factory.config.schema.derived import Derived, SettingChoice, problems_of, settings_of
 from factory.config.schema.options import opt
 
 NESTED = [
@@ -164,7 +164,7 @@ def test_a_schema_may_name_the_settings_it_takes(target: str) -> None:
 
 
 def test_a_choice_is_a_plain_text_wherever_it_is_stored() -> None:
-    choice: Any = Choice("Choice", {"fast": "fast"})  # type: ignore[arg-type]
+    choice: Any = SettingChoice("SettingChoice", {"fast": "fast"})  # type: ignore[arg-type]
     assert repr(choice.fast) == repr("fast")
     assert type(pickle.loads(pickle.dumps(choice.fast))) is str
 
