@@ -131,9 +131,15 @@ def _judged(error: Exception, writing: bool) -> tuple[type[StorageError], str]:
     status = status_of(error)
     if writing and isinstance(error, (FileExistsError, *_ABSENT[1:])):
         return StorageError, "it is a folder, or a part of its path is an object"
-    if isinstance(error, _ABSENT) or status in (404, 410):
+    number = error.errno if isinstance(error, OSError) else None  # SMB's errors have only that
+    if isinstance(error, _ABSENT) or status in (404, 410) or number == errno.ENOENT:
         return ObjectNotFoundError, "it does not exist"
-    if isinstance(error, PermissionError) or status in (401, 403) or _kinds(error) & _DENIED:
+    if (
+        isinstance(error, PermissionError)
+        or number == errno.EACCES
+        or status in (401, 403)
+        or _kinds(error) & _DENIED
+    ):
         return AccessDeniedError, (
             "check the user, password or key in storage.options, or those the client takes from "
             "the environment"

@@ -158,7 +158,7 @@ class HttpStorage(ReadOnlyStorage):
                 )
             too_large = StorageError(f"{where} is an index page of more than {_INDEX_BYTES} bytes")
             page = await body_of(response, progress, _INDEX_BYTES, too_large)
-            text = page.decode(response.get_encoding() or "utf-8", "replace")
+            text = page.decode(response.charset or "utf-8", "replace")
             return _names(text, str(response.url), is_json=kind == "application/json")
 
         try:

@@ -1,6 +1,8 @@
 """Folders of web servers keep the contract, and lead nowhere else."""
 
 import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from factory.storage import HttpStorage, LocalStorage, Storage
 from factory.storage.http_storage import _names
 from factory.testing.storage import StorageContract, keys
 from tests.storage import proxy as faults
+from tests.storage.conftest import free_ports
 from tests.storage.proxy import Proxy, Script, proxied
 from tests.storage.served import Served, serving
 from tests.storage.web import quick_retries
@@ -170,6 +173,67 @@ def test_private_addresses_are_refused_after_a_redirect() -> None:
         storage.close()
         server.shutdown()
         thread.join()
+
+
+NGINX_CONF = """
+user root; daemon off; pid {folder}/pid; error_log {folder}/log; events {{}}
+http {{
+  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{ listen 127.0.0.1:{port}; root {folder}/www; autoindex on; {more} }}
+}}
+"""
+APACHE_CONF = """
+ServerRoot {folder}
+ServerName localhost
+PidFile pid
+ErrorLog log
+Listen 127.0.0.1:{port}
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule autoindex_module /usr/lib/apache2/modules/mod_autoindex.so
+DocumentRoot {folder}/www
+Options +Indexes
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("server", "conf", "more"),
+    [
+        (["nginx", "-c"], NGINX_CONF, ""),
+        (["nginx", "-c"], NGINX_CONF, "autoindex_format json;"),
+        (["apache2", "-DFOREGROUND", "-f"], APACHE_CONF, ""),
+        (["apache2", "-DFOREGROUND", "-f"], APACHE_CONF, "IndexOptions FancyIndexing HTMLTable"),
+    ],
+)
+def test_reads_folders_of_real_servers(
+    tmp_path: Path, server: list[str], conf: str, more: str
+) -> None:
+    binary = shutil.which(server[0], path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        pytest.skip(f"{server[0]} is not installed")
+    files = {f"{name}.jpg": name.encode() for name in ("a b&c", "100%25", "é/x#y?", "n" * 90)}
+    for name, data in files.items():
+        (path := tmp_path / "www" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for folder in (tmp_path, tmp_path / "www", tmp_path / "www/é"):
+        folder.chmod(0o755)  # workers may run as another user
+    (port,) = free_ports(1)
+    (tmp_path / "conf").write_text(conf.format(folder=tmp_path, port=port, more=more))
+    with subprocess.Popen([binary, *server[1:], str(tmp_path / "conf")]) as running:
+        try:
+            # It may take a moment to listen, and that is tried again.
+            storage = HttpStorage(f"http://127.0.0.1:{port}", max_attempts=200, deadline_s=20)
+            assert {info.key: info.size for info in storage.objects()} == {
+                name: len(data) for name, data in files.items()
+            }
+            assert {name: storage.read(name, 1, 99) for name in files} == {
+                name: data[1:] for name, data in files.items()
+            }
+            storage.close()
+        finally:
+            running.terminate()
 
 
 def test_refuses_what_is_no_folder() -> None:
