@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from inspect import get_annotations
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 
@@ -101,17 +102,14 @@ def _texts(value: Any) -> Iterable[Any]:
 
 
 def limit_problems(limits: Iterable[tuple[str, Limit]], settings: Any) -> Iterator[str]:
-    """Yield what is wrong with settings: values beyond limits, then what their class says.
+    """Yield which values are beyond their limits.
 
     Args:
         limits: Names of settings, and a limit of each.
-        settings: What has them. Its class may have a method `problems`, that yields sentences
-            about values that do not go together: "end_step 3 comes before start_step 4".
+        settings: What has them.
     """
     for name, limit in limits:
         yield from limit.problems(name, getattr(settings, name))
-    if hasattr(settings, "problems"):
-        yield from settings.problems()
 
 
 def in_full(part: str, problem: str, names: Iterable[str]) -> str:
@@ -132,7 +130,9 @@ def check_limits(settings: Any, part: str, error: type[Exception] = ValueError) 
     """Refuse settings beyond the limits that their class declares, or that do not go together.
 
     Args:
-        settings: An instance of a class whose fields, or arguments, are annotated with limits.
+        settings: An instance of a class whose fields, or arguments, are annotated with limits. It
+            may have a method `setting_problems`, that yields sentences about values that do not go
+            together: "end_step 3 comes before start_step 4".
         part: Where it stands in a config, for the message.
         error: What is raised.
 
@@ -149,5 +149,6 @@ def check_limits(settings: Any, part: str, error: type[Exception] = ValueError) 
         for name, annotation in declared.items()
         for limit in getattr(annotation, "__metadata__", ())
     ]
-    for problem in limit_problems(limits, settings):
+    rules = getattr(settings, "setting_problems", tuple)
+    for problem in chain(limit_problems(limits, settings), rules()):
         raise error(in_full(part, problem, declared))

@@ -41,7 +41,7 @@ class RowFilter:
         object.__setattr__(self, "one_of", tuple(self.one_of))
         check_limits(self, f"filter {self.column}")
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield why the condition says nothing, or contradicts itself."""
         if not self.column:
             yield "column must be named; set column=NAME"

@@ -38,7 +38,7 @@ class Canny(Generator):
         """
         check_limits(self, "generate")
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield why no edge would begin."""
         yield from AtLeast(self.low).problems("high", self.high)
 
@@ -82,7 +82,7 @@ class JpegArtifacts(Generator):
         """
         check_limits(self, "generate")
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield why there is no quality to draw."""
         yield from AtLeast(self.low).problems("high", self.high)
         if self.high > _BEST:
@@ -214,7 +214,7 @@ class RandomMasks(Generator):
         object.__setattr__(self, "shapes", tuple(self.shapes))
         check_limits(self, "generate")
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield why there is no share to draw."""
         if not 0 < self.least <= self.most < 1:
             yield (

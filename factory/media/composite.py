@@ -32,7 +32,7 @@ class Composite:
         """
         check_limits(self, "composite")
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield why there is no such strip."""
         if self.image_count >= 1 and not 0 <= self.select_index < self.image_count:
             yield (

@@ -41,7 +41,7 @@ class ActiveWindow:
         """
         check_limits(self, "window", PlanError)
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield which end lies before its start, and what a fade lacks."""
         for end, starts in (
             ("end_epoch", ("start_epoch",)),

@@ -39,7 +39,7 @@ class Exclude:
         """
         check_limits(self, "exclude", PlanError)
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield why nothing would be left out."""
         if isinstance(self.ids, str) or not self.ids:
             yield f"ids must name at least one sample, as [photos:people/a.jpg]; got {self.ids!r}"

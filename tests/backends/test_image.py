@@ -36,11 +36,11 @@ def refusal(**settings: Any) -> str:
 
 @pytest.mark.parametrize("name", ["probability", "repeats"])
 def test_negative_numbers_are_refused(name: str) -> None:
-    assert refusal(**{name: -1}) == f"backend 'pics': {name} must be at least 0, got -1"
+    assert f"data.backends.pics.{name} must be at least 0, got -1" in refusal(**{name: -1})
 
 
 def test_keeping_nothing_is_refused() -> None:
-    assert refusal(max_samples=0) == "backend 'pics': max_samples must be at least 1, got 0"
+    assert "data.backends.pics.max_samples must be at least 1, got 0" in refusal(max_samples=0)
 
 
 @pytest.mark.parametrize(

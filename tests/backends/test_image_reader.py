@@ -313,7 +313,7 @@ def test_a_run_may_be_stopped_by_damage_instead(
     spoil_first_row(tmp_path)
     with pytest.raises(UnusableRowsError, match=r"row 0 of .* does not match its checksum; .*anew"):
         batch(source, [0, 1])
-    with pytest.raises(ValueError, match=r"cache\.damaged must be rebuild or stop, got 'ignore'"):
+    with pytest.raises(ValueError, match=r"cache\.damaged must be one of rebuild, stop"):
         on_disk(tmp_path, damaged="ignore")
 
 

@@ -227,7 +227,7 @@ def test_pictures_condition_clips(storage: Watched, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"frames": 0}, r"backend 'clips': frames must be at least 1, got 0"),
+        ({"frames": 0}, r"clips.frames must be at least 1, got 0"),
         ({"frame_interval": 0}, r"frame_interval must be at least 1, got 0"),
         ({"suffixes": []}, r"suffixes must name at least one"),
         ({"repeats": -1}, r"repeats must be at least 0, got -1"),

@@ -178,7 +178,7 @@ def test_bad_values_are_refused_all_at_once() -> None:
     assert "data.backends.photos.probability must be at least 0, got -2" in text
     assert "data.batch_size must be at least 1, got 0" in text
     assert "prefetch.batches must be at least 1, got 0" in text
-    assert "minimum_aspect_ratio 3 is above maximum_aspect_ratio 2" in text
+    assert "minimum_aspect_ratio=3 must not be above" in text
     assert "data.backends.photos.window.end_epoch 2 comes before start_epoch 3" in text
 
 

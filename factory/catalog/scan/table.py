@@ -83,7 +83,7 @@ class ParquetTable:
             object.__setattr__(self, "path", tuple(self.path))
         check_limits(self, "metadata")
 
-    def problems(self) -> Iterator[str]:
+    def setting_problems(self) -> Iterator[str]:
         """Yield what is missing: a path, a name of a column, one of two columns of sizes."""
         paths = (self.path,) if isinstance(self.path, str) else self.path
         if not paths:

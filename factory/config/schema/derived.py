@@ -115,13 +115,14 @@ def problems_of(config: Any) -> Iterator[str]:
     declared = getattr(config, "declared_limits", {}).items()
     bounds = ((name, bound) for name, own in declared for bound in own)
     yield from limits.limit_problems(bounds, config)
+    yield from getattr(config, "problems", tuple)()
 
 
 def _rules(target: str) -> Callable[[Any], Iterator[str]]:
     module, name = defined_in(target)
 
     def problems(config: Any) -> Iterator[str]:
-        return cast("Iterator[str]", getattr(import_module(module), name).problems(config))
+        return cast("Iterator[str]", getattr(import_module(module), name).setting_problems(config))
 
     return problems
 

@@ -36,7 +36,7 @@ def test_a_limit_is_a_share_but_at_least_some(
 
 
 def test_limits_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"data.quarantine.share must be 0 to 1, got 2"):
+    with pytest.raises(ValueError, match=r"data.quarantine.share must be from 0 to 1, got 2"):
         QuarantineLimit(share=2)
     with pytest.raises(ValueError, match=r"data.quarantine.at_least must be at least 0, got -1"):
         QuarantineLimit(at_least=-1)
