@@ -45,7 +45,8 @@ MOVED = {
     "factory.sampling.schedule.Window": "factory.sampling.active_window.ActiveWindow",
     "factory.sampling.weights.AutoWeighting": "factory.sampling.strategies.AutoWeighting",
     "factory.sampling.weights.UniformWeighting": "factory.sampling.strategies.UniformWeighting",
-    "factory.storage.s3.S3Storage": "factory.storage.s3.s3_storage.S3Storage",
+    "factory.storage.s3.S3Storage": "factory.storage.object_store.buckets.S3Storage",
+    "factory.storage.s3.s3_storage.S3Storage": "factory.storage.object_store.buckets.S3Storage",
     "factory.storage.tar.TarStorage": "factory.storage.tar.tar_storage.TarStorage",
     "factory.storage.urls.UrlListStorage": (
         "factory.storage.url_list.url_list_storage.UrlListStorage"

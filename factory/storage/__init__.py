@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from factory.storage.huggingface import HuggingFaceStorage
     from factory.storage.local import LocalStorage
     from factory.storage.memory import MemoryStorage
-    from factory.storage.s3.s3_storage import S3Storage
+    from factory.storage.object_store.buckets import AzureStorage, GcsStorage, S3Storage
     from factory.storage.tar.tar_storage import TarStorage
     from factory.storage.url_list.url_list_storage import UrlListStorage
 
 __all__ = [
+    "AzureStorage",
     "FsspecStorage",
+    "GcsStorage",
     "HttpStorage",
     "HuggingFaceStorage",
     "LocalStorage",
@@ -30,12 +32,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AzureStorage": "factory.storage.object_store.buckets",
+    "GcsStorage": "factory.storage.object_store.buckets",
     "FsspecStorage": "factory.storage.fsspec_storage",
     "HttpStorage": "factory.storage.http_storage",
     "HuggingFaceStorage": "factory.storage.huggingface",
     "LocalStorage": "factory.storage.local",
     "MemoryStorage": "factory.storage.memory",
-    "S3Storage": "factory.storage.s3.s3_storage",
+    "S3Storage": "factory.storage.object_store.buckets",
     "TarStorage": "factory.storage.tar.tar_storage",
     "UrlListStorage": "factory.storage.url_list.url_list_storage",
 }

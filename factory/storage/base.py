@@ -1,5 +1,6 @@
 """The contract every storage keeps: named bytes below one root."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,9 @@ Span = tuple[str, int, int | None]
 # Takes bytes of several spans: a span's number, the first byte in the span, and pieces that follow
 # one another. It may be called in any thread and wait for a disk.
 Put = Callable[[int, int, "Sequence[bytes | memoryview]"], None]
+
+# Empty parts of a path, and those that mean a folder: rare in buckets, and never in folders.
+ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 # Where spans are held whole before they are put somewhere, so much is asked for in one go.
 _HELD_BYTES = 32 * 2**20
@@ -238,6 +242,8 @@ def safe_key(key: str) -> str:
     Raises:
         UnsafeKeyError: The key is absolute, empty, holds '..' or a NUL.
     """
+    if not ODD_PART.search(key) and "\0" not in key:
+        return key
     parts = PurePosixPath(key).parts
     # Not only parts[0] == "/": POSIX keeps two leading slashes as a root of its own.
     if not parts or key.startswith("/") or ".." in parts or "\0" in key:

@@ -48,6 +48,25 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def cancel_every_task() -> None:
+    """End all that runs in this process's loop, if it has one; the process ends."""
+    from fsspec.asyn import loop
+
+    running: asyncio.AbstractEventLoop | None = loop[0]
+    if running is None or not running.is_running():
+        return
+
+    async def end() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+
+    with suppress(TimeoutError):
+        asyncio.run_coroutine_threadsafe(end(), running).result(2)
+
+
 async def run_in_disk_thread(work: Callable[..., None], *given: Any) -> None:
     """Run what may wait for a disk, in threads that nothing else waits for."""
     pool = _POOLS.get("putting")

@@ -2,18 +2,14 @@
 
 import difflib
 import os
-import re
 import uuid
 from collections.abc import Iterable, Sequence
 
 from factory.errors import TableError, UnsafeKeyError
-from factory.storage.base import safe_key
+from factory.storage.base import ODD_PART, safe_key
 
 # Files being written, and probes of `check(write=True)`, start with this; listings skip them.
 TEMPORARY = ".factory-tmp-"
-
-# Empty parts of a path, and those that mean a folder: rare in buckets, and never in folders.
-_ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 
 def temporary_name() -> str:
@@ -31,7 +27,7 @@ def is_listed(key: str) -> bool:
 
 def is_normal(key: str) -> bool:
     """Tell whether a key is spelt as `safe_key` spells it: no part is empty, "." or ".."."""
-    return not _ODD_PART.search(key)
+    return not ODD_PART.search(key)
 
 
 def safe_prefix(prefix: str) -> str:

@@ -3,7 +3,7 @@
 Apart from the contract, because it brings pyarrow, which opening a storage does without.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Self
 
@@ -40,5 +40,10 @@ class Listing:
 
     def table(self) -> pa.Table:
         """Return everything added, sorted by key."""
-        table = pa.Table.from_batches(self._batches, schema=LISTING_SCHEMA).combine_chunks()
-        return table.take(pc.sort_indices(table["key"]))
+        return sorted_by_key(self._batches)
+
+
+def sorted_by_key(batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    """Return batches of a listing as one table, sorted by key."""
+    table = pa.Table.from_batches(batches, schema=LISTING_SCHEMA).combine_chunks()
+    return table.take(pc.sort_indices(table["key"]))

@@ -104,7 +104,7 @@ def bucket(count: int, runs: int) -> Iterator[Line]:
     from factory import ImageBackend
     from factory.catalog.captions.sources import FilenameCaptions
     from factory.demo.s3server import S3Server
-    from factory.storage.s3.s3_storage import S3Storage
+    from factory.storage import S3Storage
 
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch, S3Server(Path(scratch) / "s3") as server:

@@ -1,5 +1,8 @@
 """Servers on loopback, and an environment without the machine's own credentials."""
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import random
@@ -9,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from factory.storage import endpoint_limits
 
@@ -23,7 +28,7 @@ BUCKET = "photos"
 @pytest.fixture(autouse=True)
 def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
-        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+        if name.startswith(("AWS_", "AZURE_", "GOOGLE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
@@ -86,6 +91,70 @@ def weed_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             for number in (port, port + 10000):
                 for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
                     left.unlink(missing_ok=True)
+
+
+# The account of every server of this kind; its key is public.
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+@pytest.fixture(scope="session")
+def azurite_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of Azure's protocol, which looks at credentials."""
+    binary = shutil.which("azurite-blob")
+    if binary is None:
+        pytest.skip("npm's azurite is not installed")
+    folder = tmp_path_factory.mktemp("azurite")
+    (port,) = free_ports(1)
+    command = [
+        binary, "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", str(port),
+        "--skipApiVersionCheck", "--disableTelemetry", "--silent",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    url = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+    try:
+        make_container(url)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def make_container(url: str) -> None:
+    """Make the container, waiting up to two minutes for a server that is still starting."""
+    # https://learn.microsoft.com/en-us/rest/api/storageservices/authorize-with-shared-key
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    named = "\n".join(f"{name}:{value}" for name, value in headers.items())
+    text = f"PUT{12 * chr(10)}{named}\n/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{BUCKET}\nrestype:container"
+    digest = hmac.new(base64.b64decode(AZURE_KEY), text.encode(), hashlib.sha256).digest()
+    signature = base64.b64encode(digest).decode()
+    headers["Authorization"] = f"SharedKey {AZURE_ACCOUNT}:{signature}"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            asked = urllib3.request(
+                "PUT", f"{url}/{BUCKET}?restype=container", headers=headers, retries=False
+            )
+        except urllib3.exceptions.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            assert asked.status == 201, asked.data
+            return
+
+
+@pytest.fixture
+def azure_credentials(isolated_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY)
+
+
+@pytest.fixture
+def gcs_credentials(isolated_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "taken-by-the-fake")
 
 
 def weed_identities() -> dict[str, object]:

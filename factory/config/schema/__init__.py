@@ -22,6 +22,8 @@ SCHEMAS: dict[str, type] = {
     "storage/local": storage.LocalConfig,
     "storage/memory": storage.MemoryConfig,
     "storage/s3": storage.S3Config,
+    "storage/gcs": storage.GcsConfig,
+    "storage/azure": storage.AzureConfig,
     "storage/fsspec": storage.FsspecConfig,
     "storage/http": storage.HttpConfig,
     "storage/csv": storage.CsvConfig,

@@ -12,7 +12,14 @@ from factory.limits import AtLeast
 
 # Which storages have rows of a table, and which have none.
 TABLES = ("UrlListStorage", "HuggingFaceStorage")
-NO_TABLES = ("LocalStorage", "S3Storage", "MemoryStorage", "TarStorage")
+NO_TABLES = (
+    "LocalStorage",
+    "S3Storage",
+    "GcsStorage",
+    "AzureStorage",
+    "MemoryStorage",
+    "TarStorage",
+)
 
 
 @settings_of("factory.catalog.captions.shuffle.Shuffle")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from omegaconf import MISSING
@@ -31,12 +31,14 @@ class MemoryConfig(StorageConfig):
     """Bytes in this process's memory; gone when it ends."""
 
 
-@settings_of("factory.storage.s3.s3_storage.S3Storage")
-class S3Config(StorageConfig):
-    """A bucket of an S3-compatible server; credentials come from the environment only."""
+_OBJECT_STORAGE = "factory.storage.object_store.object_storage.ObjectStorage"
 
-    # Without one it is said which variable sets it.
-    bucket: str | None = opt(None, "bucket name; or set DATA_BUCKET")
+
+class _BucketConfig(StorageConfig):
+    """What buckets of all kinds are asked for."""
+
+    # Of whom it is asked; a variable of the environment that holds credentials.
+    _keys: ClassVar[str]
 
     def problems(self: Any) -> Iterator[str]:
         """Yield what is wrong with the values."""
@@ -48,9 +50,37 @@ class S3Config(StorageConfig):
                 yield "endpoint_url must start with http:// or https:// and name a host"
             if parts.username or parts.password:
                 yield (
-                    "endpoint_url must not hold credentials; set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY in the environment instead"
+                    f"endpoint_url must not hold credentials; set {self._keys} in the environment "
+                    "instead"
                 )
+
+
+@settings_of("factory.storage.object_store.buckets.S3Storage", _OBJECT_STORAGE)
+class S3Config(_BucketConfig):
+    """A bucket of an S3-compatible server; credentials come from the environment only."""
+
+    _keys: ClassVar[str] = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+    # Without one it is said which variable sets it.
+    bucket: str | None = opt(None, "bucket name; or set DATA_BUCKET")
+
+
+@settings_of("factory.storage.object_store.buckets.GcsStorage", _OBJECT_STORAGE)
+class GcsConfig(_BucketConfig):
+    """A bucket of Google Cloud Storage; credentials come from the environment only."""
+
+    _keys: ClassVar[str] = "GOOGLE_APPLICATION_CREDENTIALS"
+
+    bucket: str | None = opt(None, "bucket name; or set DATA_BUCKET")
+
+
+@settings_of("factory.storage.object_store.buckets.AzureStorage", _OBJECT_STORAGE)
+class AzureConfig(_BucketConfig):
+    """A container of Azure Blob Storage; credentials come from the environment only."""
+
+    _keys: ClassVar[str] = "AZURE_STORAGE_ACCOUNT_KEY"
+
+    bucket: str | None = opt(None, "container's name; or set DATA_BUCKET")
 
 
 @settings_of("factory.storage.fsspec_storage.FsspecStorage")

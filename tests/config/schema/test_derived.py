@@ -44,6 +44,8 @@ RUN_WIDE = {"resolution", "resolution_type", "alignment", "maximum_canvas", "asp
 SAMPLES = {*RUN_WIDE, "name", "prefix", "metadata", "caption", "crop", "limits"}
 DIFFERING: dict[Any, set[str]] = {
     storage.S3Config: {"bucket"},
+    storage.GcsConfig: {"bucket"},
+    storage.AzureConfig: {"bucket"},
     storage.FsspecConfig: {"url"},
     storage.HttpConfig: {"url"},
     storage.CsvConfig: {"cache_dir"},

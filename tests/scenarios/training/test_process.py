@@ -35,7 +35,7 @@ from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-from factory.storage.s3.s3_storage import S3Storage
+from factory.storage import S3Storage
 from tests.runtime.traces import left, traces
 from tests.scenarios.training.building import (
     Recorder,

@@ -10,7 +10,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from factory.errors import (
@@ -18,11 +21,14 @@ from factory.errors import (
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
+    UnsafeKeyError,
 )
 from factory.storage import S3Storage
-from factory.storage.s3 import s3_storage
+from factory.storage.object_store import client, object_storage
 from factory.testing.storage import keys
-from tests.storage.conftest import BUCKET, SECRET_KEY
+from tests.storage import proxy as faults
+from tests.storage.conftest import ACCESS_KEY, BUCKET, SECRET_KEY
+from tests.storage.proxy import Script, proxied
 
 # What the contract promises for a check, whatever the failure.
 PROMISED_S = 10.0
@@ -70,7 +76,7 @@ def test_identity() -> None:
 
 
 def test_nothing_opens_before_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_storage, "_open", pytest.fail)
+    monkeypatch.setattr(object_storage, "open_client", pytest.fail)
     storage = S3Storage("b", endpoint_url="http://127.0.0.1:1")
     assert pickle.loads(pickle.dumps(storage)) == storage
     storage.close()
@@ -262,7 +268,7 @@ def s3_error(code: str) -> bytes:
         (answer("503 X", s3_error("SlowDown")), StorageUnavailableError, "overloaded"),
         (answer("500 X", b""), StorageUnavailableError, "overloaded"),
         (answer("200 OK", b"<html><p>no S3</p></html>"), StorageError, "does not speak S3"),
-        (answer("200 OK", b"<!doctype html><p>no S3<br>"), StorageUnavailableError, "broken"),
+        (answer("200 OK", b"<!doctype html><p>no S3<br>"), StorageError, "does not speak S3"),
         (answer("400 X", s3_error("ExpiredToken")), AccessDeniedError, "AWS_SESSION_TOKEN"),
         (answer("403 X", s3_error("RequestTimeTooSkewed")), AccessDeniedError, "clock"),
         (answer("400 X", s3_error("AuthorizationHeaderMalformed")), StorageError, "storage.region"),
@@ -309,26 +315,60 @@ def test_listing_stays_below_its_prefix(weed: S3Storage) -> None:
     neighbour.close()
 
 
-def test_folder_marks_are_no_objects(weed: S3Storage) -> None:
+def boto(endpoint: str) -> Any:
+    """Return the SDK's own client, which takes keys of every spelling."""
+    import boto3
+
+    keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+
+
+def test_folder_marks_are_no_objects(weed: S3Storage, weed_endpoint: str) -> None:
+    sdk = boto(weed_endpoint)
+    for key in ("/a/", "/empty/", "/"):
+        sdk.put_object(Bucket=BUCKET, Key=weed.prefix + key, Body=b"")
     weed.write("a/b", b"x")
-    weed._filesystem().call_s3("put_object", Bucket=BUCKET, Key=weed.prefix + "/a/", Body=b"")
-    assert keys(weed) == {"a/b"}
+    weed.write("a/nothing", b"")
+    weed.write("a/nothing.txt", b"")
+    assert keys(weed) == {"a/b", "a/nothing", "a/nothing.txt"}
+    assert keys(weed, "a") == {"a/b", "a/nothing", "a/nothing.txt"}
 
 
 def test_keys_that_would_be_taken_for_others_are_not_listed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    moto_endpoint: str, credentials: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = ["a/b", "a//b", "./c", "/d", "a/../e", "f.", "..g/.h"]
-    page = {"Contents": [{"Key": f"p/{key}", "Size": 1, "ETag": '"e"'} for key in given]}
-    monkeypatch.setattr(S3Storage, "_call", lambda *args, **kwargs: page)
-    assert [info.key for info in S3Storage("b", "p").objects()] == ["a/b", "f.", "..g/.h"]
-    assert caplog.text.count("no path in normal form") == 1
-    assert "'a//b'" in caplog.text
+    storage = S3Storage(BUCKET, uuid.uuid4().hex, moto_endpoint)
+    sdk = boto(moto_endpoint)
+    for key in ("a/b", "a//b", "./c", "a/../e", "f.", "..g/.h", "t\tb"):
+        sdk.put_object(Bucket=BUCKET, Key=f"{storage.prefix}/{key}", Body=b"x")
+    assert keys(storage) == {"a/b", "f.", "..g/.h", "t\tb"}
+    assert storage.listing()["key"].to_pylist() == ["..g/.h", "a/b", "f.", "t\tb"]
+    assert "3 keys such as './c' are no paths in normal form" in caplog.text
+    with pytest.raises(UnsafeKeyError, match="control characters"):
+        storage.read("t\tb")
+    storage.close()
+
+
+def test_a_listing_that_breaks_goes_on_where_it_was(
+    weed: S3Storage, weed_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_PAGE", 3)
+    names = [f"{n:02}" for n in range(20)]
+    for name in names:
+        weed.write(f"p/{name}", b"x" * (int(name) % 5))
+    for proxy in proxied(weed_endpoint):
+        behind = S3Storage(BUCKET, weed.prefix, proxy.url)
+        pages = behind._pages("p")
+        found = next(pages)["key"].to_pylist()
+        proxy.script = Script(first=[faults.says(503), faults.reset])
+        found += [key for page in pages for key in page["key"].to_pylist()]
+        assert found == [f"p/{name}" for name in names]
+        behind.close()
 
 
 def test_large_objects_go_in_parts(weed: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     # 5 MiB: the smallest part that S3 takes.
-    monkeypatch.setattr(s3_storage, "ONE_PUT_BYTES", 10 * 2**20)
+    monkeypatch.setattr(object_storage, "ONE_PUT_BYTES", 10 * 2**20)
     data = os.urandom(11 * 2**20)
     weed.write("large", memoryview(data))
     assert weed.read("large") == data
@@ -343,36 +383,51 @@ def test_large_objects_go_in_parts(weed: S3Storage, monkeypatch: pytest.MonkeyPa
 def test_large_object_refused(
     moto_endpoint: str, monkeypatch: pytest.MonkeyPatch, credentials: None
 ) -> None:
-    monkeypatch.setattr(s3_storage, "ONE_PUT_BYTES", 4)
+    monkeypatch.setattr(object_storage, "ONE_PUT_BYTES", 4)
     storage = S3Storage("no-such-bucket", endpoint_url=moto_endpoint)
     with pytest.raises(ObjectNotFoundError, match=r"storage\.bucket"):
         storage.write("a", b"large")
     storage.close()
 
 
-def test_close_lets_go_of_the_sockets(weed: S3Storage) -> None:
+def sockets(endpoint: str) -> int:
+    port = urlsplit(endpoint).port
+    found = psutil.Process().net_connections("tcp")
+    return sum(1 for each in found if each.raddr and each.raddr.port == port)
+
+
+def test_close_lets_go_of_the_sockets(weed: S3Storage, weed_endpoint: str) -> None:
     weed.write("a", b"x")
-    client = weed._filesystem().s3
+    assert sockets(weed_endpoint)
     weed.close()
-    assert weed not in s3_storage._FILESYSTEMS._values
-    sessions = client._endpoint.http_session._sessions
-    assert not sessions or all(session.closed for session in sessions.values())
+    waiting = threading.Event()
+    while sockets(weed_endpoint):  # which the library's threads close
+        waiting.wait(0.01)
 
 
-def test_a_forked_child_opens_its_own(weed: S3Storage) -> None:
+@pytest.mark.parametrize("used", [True, False])
+def test_a_forked_child_opens_its_own(weed: S3Storage, weed_endpoint: str, used: bool) -> None:
     weed.write("a", b"x")
-    mine = id(weed._filesystem())
+    if not used:
+        weed.close()
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
+    mine = id(client._LIBRARIES.get("obstore"))
+
+    def grandchild() -> None:
+        answers.put((weed.read("a"), id(client._LIBRARIES.get("obstore")) == mine))
+        weed.close()
 
     def child() -> None:
-        answers.put((weed.read("a"), id(weed._filesystem()) == mine))
-        weed.close()
+        grandchild()
+        process = context.Process(target=grandchild)
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
 
     process = context.Process(target=child)
     process.start()
-    process.join(30)
+    process.join(60)
     assert process.exitcode == 0
-    assert answers.get() == (b"x", False)
+    assert [answers.get() for _ in range(2)] == [(b"x", False)] * 2
     assert weed.read("a") == b"x"
-    assert id(weed._filesystem()) == mine

@@ -12,8 +12,8 @@ import pytest
 
 from factory.catalog.scan.facts_diff import Changes
 from factory.commands import cache as command
+from factory.storage import S3Storage
 from factory.storage.local import LocalStorage
-from factory.storage.s3.s3_storage import S3Storage
 from tests.storage.conftest import BUCKET, READER
 from tests.storage.proxy import Answer, Page, Proxy, honest, proxied
 from tests.support.filled_cache import fill

@@ -1,0 +1,1 @@
+"""Buckets and containers of object stores (S3, GCS, Azure) as storages."""
