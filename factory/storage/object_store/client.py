@@ -43,12 +43,13 @@ _NO_SPANS = "Received non-partial response"
 _LEAVING_S = 2.0
 _QUIET_ROUNDS = 3
 
-_forked = False
+# Set in a process that was forked from one that had loaded the library.
+_FORKED = threading.Event()
 
 
 def _note_fork() -> None:
-    global _forked  # noqa: PLW0603 - of the process, as the library is
-    _forked = _forked or "obstore" in sys.modules
+    if "obstore" in sys.modules:
+        _FORKED.set()
 
 
 os.register_at_fork(after_in_child=_note_fork)
@@ -63,7 +64,7 @@ def _library(_: str) -> Any:
     from obstore import _obstore
 
     atexit.register(_leave_python)
-    if not _forked:
+    if not _FORKED.is_set():
         return _obstore
     if not hasattr(os, "memfd_create"):
         raise StorageError(
