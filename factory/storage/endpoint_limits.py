@@ -30,6 +30,7 @@ class RequestCounts:
         waited_s: Seconds that requests waited for their turn, summed.
         bytes: Bytes of bodies received.
         limit: Requests allowed at once now.
+        busy_s: Seconds that requests took once it was their turn, summed.
     """
 
     endpoint: str
@@ -40,6 +41,7 @@ class RequestCounts:
     waited_s: float
     bytes: int
     limit: int
+    busy_s: float
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ class Endpoint:
         self._lock = threading.Lock()
         self._cut_at = self._paused_until = float("-inf")
         self._requests = self._retries = self._throttled = self._failed = self._bytes = 0
-        self._waited_s = 0.0
+        self._waited_s = self._busy_s = 0.0
 
     def allow(self, limit: int) -> None:
         """Raise the most requests at once: storages that share a server share the largest."""
@@ -113,12 +115,14 @@ class Endpoint:
         except BaseException:
             self._abandon(waiter)
             raise
+        slot = None
         try:
             while (pause := self._paused_until - self._clock()) > 0:
                 await asyncio.sleep(pause)
-            yield self._granted(asked)
+            slot = self._granted(asked)
+            yield slot
         finally:
-            self._leave()
+            self._leave(slot)
 
     @contextmanager
     def slot_in_thread(self, timeout_s: float) -> Iterator[Slot]:
@@ -135,14 +139,16 @@ class Endpoint:
         except BaseException:
             self._abandon(waiter)
             raise
+        slot = None
         try:
             while (pause := self._paused_until - self._clock()) > 0:
                 if self._clock() + pause > asked + timeout_s:
                     raise TimeoutError(f"{self.name} asked for a pause of {pause:.1f} s")
                 time.sleep(pause)
-            yield self._granted(asked)
+            slot = self._granted(asked)
+            yield slot
         finally:
-            self._leave()
+            self._leave(slot)
 
     def _enter(self) -> "Future[None] | None":
         """Take a slot, or queue for one."""
@@ -159,9 +165,11 @@ class Endpoint:
         if waiter is not None and not waiter.cancel():
             self._leave()
 
-    def _leave(self) -> None:
+    def _leave(self, slot: Slot | None = None) -> None:
         with self._lock:
             self._under_way -= 1
+            if slot is not None:
+                self._busy_s += self._clock() - slot.begun
             granted = self._grantable()
         _grant(granted)
 
@@ -226,7 +234,7 @@ class Endpoint:
         with self._lock:
             return RequestCounts(
                 self.name, self._requests, self._retries, self._throttled, self._failed,
-                self._waited_s, self._bytes, int(self._limit),
+                self._waited_s, self._bytes, int(self._limit), self._busy_s,
             )  # fmt: skip
 
 
