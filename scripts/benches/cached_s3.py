@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 
 def _measure(root: Path, options: argparse.Namespace) -> Iterator[Line]:
     from factory.cache.store import TensorStore
-    from factory.storage.local import LocalStorage
     from factory.storage import S3Storage
+    from factory.storage.local import LocalStorage
 
     far = S3Storage("training-data", endpoint_url=os.environ.get("S3_ENDPOINT_URL"))
     here = LocalStorage(str(root / "local"))

@@ -32,10 +32,10 @@ from factory.registry.reopen import ReopenSpec
 from factory.runtime.batches.quarantine import QuarantineLimit
 from factory.runtime.prefetch.batch_fetcher import Prefetch
 from factory.runtime.prefetch.worker.shared_buffers import SharedBufferPool
+from factory.storage import S3Storage
 from factory.storage.base import Storage
 from factory.storage.local import LocalStorage
 from factory.storage.memory import MemoryStorage
-from factory.storage import S3Storage
 from tests.runtime.traces import left, traces
 from tests.scenarios.training.building import (
     Recorder,
