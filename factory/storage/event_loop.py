@@ -57,6 +57,7 @@ def cancel_every_task() -> None:
         return
 
     async def end() -> None:
+        """Cancel all but this, and wait a second at most."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

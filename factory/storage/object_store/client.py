@@ -236,6 +236,7 @@ class Client:
         pieces: list[bytes] = []
 
         async def keep(_: int, some: Sequence[bytes | memoryview]) -> None:
+            """Copy what the client holds."""
             pieces.extend(bytes(piece) for piece in some)
 
         await self.stream(path, start, length, progress, keep, verify)

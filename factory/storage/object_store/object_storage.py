@@ -230,11 +230,7 @@ class ObjectStorage(Storage):
             ObjectNotFoundError: There is no such object.
         """
         full = self._full(key)
-
-        async def send(client: Client, _: TransferProgress) -> dict[str, Any]:
-            return await client.head(full)
-
-        said = self._do(self._failed("read", full, key), send)
+        said = self._do(self._failed("read", full, key), lambda client, _: client.head(full))
         return ObjectInfo(safe_key(key), int(said["size"]), (said["e_tag"] or "").strip('"'))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
