@@ -81,7 +81,7 @@ def test_negative_weight_and_repeats_are_reported_together(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["probability", "repeats"])
 def test_negative_weight_and_repeats_in_python(name: str) -> None:
-    with pytest.raises(ValueError, match=f"backend 'a': {name} must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=f"data.backends.a.{name} must be at least 0, got -1"):
         ImageBackend(name="a", storage=LocalStorage("."), **{name: -1})
 
 
