@@ -57,6 +57,8 @@ def fault_of(error: Exception) -> Fault | None:
         asked = retry_after(_headers(error))
         throttled = status in _THROTTLING
         return Fault(f"the server said {status}", throttled=throttled, retry_after_s=asked)
+    if "SMBException" in kinds and "credits" in str(error):
+        return Fault("the server takes no more requests at once", throttled=True)
     if kinds & _BROKEN_KINDS or (isinstance(error, OSError) and error.errno in _BROKEN):
         return Fault(f"the connection broke ({type(error).__name__})")
     return None
@@ -132,7 +134,8 @@ def _judged(error: Exception, writing: bool) -> tuple[type[StorageError], str]:
     if writing and isinstance(error, (FileExistsError, *_ABSENT[1:])):
         return StorageError, "it is a folder, or a part of its path is an object"
     number = error.errno if isinstance(error, OSError) else None  # SMB's errors have only that
-    if isinstance(error, _ABSENT) or status in (404, 410) or number == errno.ENOENT:
+    gone = number in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+    if isinstance(error, _ABSENT) or status in (404, 410) or gone:
         return ObjectNotFoundError, "it does not exist"
     if (
         isinstance(error, PermissionError)

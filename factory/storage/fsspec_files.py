@@ -165,7 +165,9 @@ class Files:
         self.renames = self._renames(first)
         if self._shared is None:
             self._idle.append(first)
-        self._pool = None if self._is_async else ThreadPoolExecutor(connections, "factory-fsspec")
+        # All of a process's calls over SMB share one connection, and fail where they are too many.
+        threads = 1 if self.protocol == "smb" else connections
+        self._pool = None if self._is_async else ThreadPoolExecutor(threads, "factory-fsspec")
 
     def _open(self) -> "tuple[AbstractFileSystem, str]":
         from fsspec.core import url_to_fs
@@ -186,10 +188,11 @@ class Files:
 
     def _settings(self) -> dict[str, Any]:
         """Return options for a client that sends each request once and does not wait for ever."""
-        settings: dict[str, Any] = {}
-        waits = dict.fromkeys(_TIMEOUTS.get(self.protocol, ()), self._timeout_s)
+        waits: dict[str, Any] = dict.fromkeys(_TIMEOUTS.get(self.protocol, ()), self._timeout_s)
+        if self.protocol == "smb":  # or one reader keeps all others away
+            return {"share_access": "rwd", **waits}
         if self.protocol not in ("s3", "s3a"):
-            return settings | waits
+            return waits
         config: dict[str, Any] = waits | {
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "max_pool_connections": self._connections,
