@@ -80,7 +80,7 @@ def former_run(folder: Path, overrides: Sequence[str] = ()) -> FormerRun:
     config.paths.run_dir = str(folder.resolve())
     before = _shown(_read(folder, "config.yaml"))
     now = _shown(config if not overrides else compose(used, config_dir=config_dir))
-    changes = difference(before, now)
+    changes = difference(before, _without_later(now, before))
     return FormerRun(folder, config, [*used, *overrides], Path(runtime.cwd), changes)
 
 
@@ -167,6 +167,16 @@ def _plain(value: Any) -> Any:
             for key, part in value.items()
         }
     return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _without_later(now: dict[str, Any], before: Any) -> dict[str, Any]:
+    """Leave out options that came after a run and are off: they change nothing of it."""
+    known = before if isinstance(before, dict) else {}
+    return {
+        key: _without_later(value, known.get(key)) if isinstance(value, dict) else value
+        for key, value in now.items()
+        if key in known or not (value is None or value is False)
+    }
 
 
 def run_length(config: DictConfig) -> Iterator[tuple[str, int]]:

@@ -252,3 +252,11 @@ def test_what_hydra_cannot_write_is_told_in_a_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot write the run folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_options_that_came_after_a_run_and_are_off_do_not_count_as_changed() -> None:
+    before = {"data": {"seed": 1, "backends": {"a": {"repeats": 0}}}}
+    later = {"path": None, "seed": 1, "backends": {"a": {"repeats": 0, "flipped": False}}}
+    assert run_folder._without_later({"data": later}, before) == before
+    changed = {"data": {"seed": None, "path": "elsewhere", "backends": {}}}
+    assert run_folder._without_later(changed, before) == changed
