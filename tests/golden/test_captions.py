@@ -91,7 +91,7 @@ def refused(options: dict[str, Any] | None) -> bool:
     split_on = (options or {}).get("split_on", "comma")
     if split_on in SEPARATORS:
         return False
-    with pytest.raises(ValueError, match="split_on must be comma, space, period"):
+    with pytest.raises(ValueError, match="split_on must be one of comma, space, period"):
         shuffle(options)
     return True
 
