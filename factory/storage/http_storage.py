@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError
-from factory.limits import Above, AtLeast, check_limits
+from factory.limits import Above
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import ReadOnlyStorage, Span, safe_key
+from factory.storage.base import Span, safe_key
 from factory.storage.event_loop import OrderedRequests, TransferProgress, run
 from factory.storage.keys import check_span, is_listed, is_normal, safe_prefix
 from factory.storage.per_process import PerProcess
 from factory.storage.retry import Fault
-from factory.storage.url_list.hosts import PrivateHost, allowed_hosts, check_url, shown
-from factory.storage.url_list.web_client import PassingError, WebClient, WebLimits, body_of
+from factory.storage.url_list.hosts import check_url, shown
+from factory.storage.url_list.web_client import PassingError, WebClient, body_of
+from factory.storage.url_list.web_storage import WebStorage
 
 if TYPE_CHECKING:
     import aiohttp
@@ -35,7 +36,7 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 
 @dataclass(frozen=True)
-class HttpStorage(ReadOnlyStorage):
+class HttpStorage(WebStorage):
     """Files below a URL of a web server that shows its folders; read-only.
 
     Keys are found in index pages, as nginx, Apache, rclone and `python -m http.server` make them,
@@ -47,16 +48,6 @@ class HttpStorage(ReadOnlyStorage):
         listing_file: Key of a file that holds the other keys, one a line. Without it index pages
             are read.
         max_file_mb: Largest file read whole, MiB.
-        timeout_s: Seconds one try of a request may take in all. Redirects are included.
-        max_redirects: Redirects followed per request.
-        connections: Requests at once. Per process, and the largest of all storages on that server
-            counts.
-        max_attempts: Tries per request, the first included. Waits between them grow.
-        deadline_s: Seconds for all tries of a request; 1 more per MiB received. Waits between them
-            count, too.
-        private_hosts: Hosts[:port] and networks that may be reached though they are private. An
-            address that `url` names is one of them.
-        proxy: Proxy's URL; the environment's is not used.
     """
 
     described: ClassVar[str] = "a folder of a web server is"
@@ -65,36 +56,20 @@ class HttpStorage(ReadOnlyStorage):
     url: str
     listing_file: str | None = None
     max_file_mb: Annotated[float, Above(0)] = 1024
-    timeout_s: Annotated[float, Above(0)] = 30
-    max_redirects: Annotated[int, AtLeast(0)] = 5
-    connections: Annotated[int, AtLeast(1)] = 16
-    max_attempts: Annotated[int, AtLeast(1)] = 3
-    # Three whole tries, and the longest waits between them that are usual.
-    deadline_s: Annotated[float, Above(0)] = 100
-    private_hosts: Sequence[str] = ()
-    proxy: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through, and an address that is none."""
-        object.__setattr__(self, "private_hosts", tuple(self.private_hosts))  # can be hashed
-        for host in self.private_hosts:
-            PrivateHost.parse(host)
+        super().__post_init__()
         check_url(self.url, "storage.url")
         if "?" in self.url or "#" in self.url:
             raise ValueError(
                 f"storage.url={shown(self.url)!r} must be a folder, without '?' or '#'"
             )
-        check_limits(self, "storage")
 
     @property
     def identity(self) -> str:
         """The URL of the folder."""
         return self.url.rstrip("/")
-
-    @property
-    def remote(self) -> bool:
-        """True: reads wait for a server."""
-        return True
 
     def _url(self, key: str) -> str:
         return f"{self.identity}/{quote(safe_key(key))}"
@@ -258,19 +233,6 @@ class HttpStorage(ReadOnlyStorage):
 
         return OrderedRequests(one, spans, _AHEAD * self.connections)
 
-    @property
-    def web_limits(self) -> WebLimits:
-        """The limits of one request."""
-        return WebLimits(
-            timeout_s=self.timeout_s,
-            redirects=self.max_redirects,
-            connections=self.connections,
-            attempts=self.max_attempts,
-            deadline_s=self.deadline_s,
-            private_hosts=allowed_hosts(self.private_hosts, self.url),
-            proxy=self.proxy,
-        )
-
     def check(self, *, write: bool = False) -> None:
         """Ask for the folder's index page, or for the file of keys.
 
@@ -299,7 +261,7 @@ class HttpStorage(ReadOnlyStorage):
 
 
 _CLIENTS: PerProcess[HttpStorage, WebClient] = PerProcess(
-    lambda storage: WebClient(storage.web_limits)
+    lambda storage: WebClient(storage.limits_of(storage.url))
 )
 
 

@@ -1,6 +1,6 @@
 """Schemas of storages: where bytes live."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -105,17 +105,27 @@ class FsspecConfig(StorageConfig):
                     )
 
 
-def _host_problems(hosts: Iterable[str]) -> Iterator[str]:
-    for host in hosts:
-        try:
-            PrivateHost.parse(host)
-        except ValueError as error:
-            yield f"private_hosts: {error}"
+_WEB_STORAGE = "factory.storage.url_list.web_storage.WebStorage"
 
 
-@settings_of("factory.storage.http_storage.HttpStorage")
-class HttpConfig(StorageConfig):
+class _WebConfig(StorageConfig):
+    """What storages of web servers are asked for."""
+
+    def problems(self: Any) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        for host in self.private_hosts:
+            try:
+                PrivateHost.parse(host)
+            except ValueError as error:
+                yield f"private_hosts: {error}"
+
+
+# Settings of requests come behind those of the storage: they are seldom looked for.
+@settings_of(_WEB_STORAGE, "factory.storage.http_storage.HttpStorage")
+class HttpConfig(_WebConfig):
     """A folder of a web server that shows its folders; read-only."""
+
+    _target_: str = "factory.storage.http_storage.HttpStorage"
 
     # Without one it is said what sets it.
     url: str | None = opt(None, "URL of the folder that keys are relative to")
@@ -129,18 +139,16 @@ class HttpConfig(StorageConfig):
                 check_web_url(self.url, "url")
             except ValueError as error:
                 yield str(error)
-        yield from _host_problems(self.private_hosts)
+        yield from _WebConfig.problems(self)
 
 
-@settings_of("factory.storage.url_list.url_list_storage.UrlListStorage")
-class CsvConfig(StorageConfig):
+@settings_of(_WEB_STORAGE, "factory.storage.url_list.url_list_storage.UrlListStorage")
+class CsvConfig(_WebConfig):
     """Pictures behind a CSV list of URLs, downloaded once into a bounded cache."""
 
-    cache_dir: str = MISSING
+    _target_: str = "factory.storage.url_list.url_list_storage.UrlListStorage"
 
-    def problems(self: Any) -> Iterator[str]:
-        """Yield what is wrong with the values."""
-        yield from _host_problems(self.private_hosts)
+    cache_dir: str = MISSING
 
 
 @settings_of("factory.storage.huggingface.HuggingFaceStorage")

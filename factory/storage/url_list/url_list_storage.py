@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from factory.errors import ObjectNotFoundError, StorageError, TableError
-from factory.limits import Above, AtLeast, check_limits
+from factory.limits import Above
 from factory.records import UNKNOWN_SIZE, ObjectInfo
-from factory.storage.base import ReadOnlyStorage, Span, Storage, TabularStorage, safe_key
+from factory.storage.base import Span, Storage, TabularStorage, safe_key
 from factory.storage.event_loop import OrderedRequests
 from factory.storage.keys import below, check_span, missing_column, safe_prefix
 from factory.storage.local import LocalStorage
 from factory.storage.per_process import PerProcess
 from factory.storage.url_list.download_cache import DownloadLimits, Downloads
-from factory.storage.url_list.hosts import PrivateHost, allowed_hosts, check_url, resolved, shown
-from factory.storage.url_list.web_client import WebLimits
+from factory.storage.url_list.hosts import check_url, resolved, shown
+from factory.storage.url_list.web_storage import WebStorage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True)
-class UrlListStorage(ReadOnlyStorage, TabularStorage):
+class UrlListStorage(WebStorage, TabularStorage):
     """Files on web servers, one for each row of a CSV table; read-only.
 
     A key is the hash of the URL as the table writes it, "/", and the file name in the URL,
@@ -56,16 +56,6 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
         cache_dir: Local folder for downloads. Storages and processes may share it.
         max_file_mb: Largest download accepted, MiB.
         max_cache_gb: Size the download folder is kept below, GiB. The least recently used files go.
-        timeout_s: Seconds one try of a download may take in all. Redirects are included.
-        max_redirects: Redirects followed per download.
-        connections: Downloads at once. Per process, and from one server the largest of all lists
-            that name it counts.
-        max_attempts: Tries per download, the first included. Waits between them grow.
-        deadline_s: Seconds for all tries of a download; 1 more per MiB received. Waits between them
-            count, too.
-        private_hosts: Hosts[:port] and networks that URLs may lead to though they are private. An
-            address that `base_url` names is one of them.
-        proxy: Proxy's URL; the environment's is not used.
     """
 
     described: ClassVar[str] = "a list of URLs is"
@@ -81,33 +71,17 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
     cache_dir: str = "cache/downloads"
     max_file_mb: Annotated[float, Above(0)] = 64.0
     max_cache_gb: Annotated[float, Above(0)] = 10.0
-    timeout_s: Annotated[float, Above(0)] = 30.0
-    max_redirects: Annotated[int, AtLeast(0)] = 5
-    connections: Annotated[int, AtLeast(1)] = 16
-    max_attempts: Annotated[int, AtLeast(1)] = 3
-    # Three whole tries, and the longest waits between them that are usual.
-    deadline_s: Annotated[float, Above(0)] = 100.0
-    private_hosts: Sequence[str] = ()
-    proxy: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through, and an address that is none."""
-        object.__setattr__(self, "private_hosts", tuple(self.private_hosts))  # can be hashed
-        for host in self.private_hosts:
-            PrivateHost.parse(host)
+        super().__post_init__()
         if self.base_url is not None:
             check_url(self.base_url, "storage.base_url")
-        check_limits(self, "storage")
 
     @property
     def identity(self) -> str:
         """The table's own URI after "urls+"."""
         return f"urls+{self.table_storage.identity}/{self.table}"
-
-    @property
-    def remote(self) -> bool:
-        """True: first reads wait for servers."""
-        return True
 
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield one object a row; the size is known once the file is downloaded.
@@ -232,19 +206,6 @@ class UrlListStorage(ReadOnlyStorage, TabularStorage):
             self.cache_dir, int(self.max_file_mb * 2**20), int(self.max_cache_gb * 2**30)
         )
 
-    @property
-    def web_limits(self) -> WebLimits:
-        """The limits of one download."""
-        return WebLimits(
-            timeout_s=self.timeout_s,
-            redirects=self.max_redirects,
-            connections=self.connections,
-            attempts=self.max_attempts,
-            deadline_s=self.deadline_s,
-            private_hosts=allowed_hosts(self.private_hosts, self.base_url),
-            proxy=self.proxy,
-        )
-
     def rows(self, columns: Sequence[str]) -> "pa.Table":
         """Return `key` and the columns asked for, all strings ("" where a cell is empty).
 
@@ -367,7 +328,7 @@ def _fresh_table(storage: UrlListStorage) -> _Table:
 
 _TABLES: PerProcess[UrlListStorage, _Table] = PerProcess(_load)
 _DOWNLOADS: PerProcess[UrlListStorage, Downloads] = PerProcess(
-    lambda storage: Downloads(storage.limits, storage.web_limits)
+    lambda storage: Downloads(storage.limits, storage.limits_of(storage.base_url))
 )
 
 
