@@ -2,12 +2,10 @@
 
 import functools
 import gc
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,6 @@ gc.disable()  # until all tests are loaded; of that nothing is garbage
 
 # As for commands: threads that spin while they wait would take the cores from other workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-# What commands set in their process.
-LEVELS = {"factory": logging.NOTSET, "factory.cache.index.snapshot": logging.NOTSET}
 
 # No test is about time: a busy machine makes any example slow. Where a change is judged, the
 # examples are the same for everybody; new ones are found by those who work on it.
@@ -50,14 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden",
         help="folder of the golden JSON files (default: the copies in tests/golden)",
     )
-
-
-@pytest.fixture(autouse=True)
-def _levels_of_loggers() -> Iterator[None]:
-    """Take back what a command sets for its whole process, whose end that is."""
-    yield
-    for name, level in LEVELS.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -20,8 +20,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -253,13 +253,25 @@ def _du(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     return SOUND
 
 
+@contextmanager
+def _log_level(name: str, level: int) -> Iterator[None]:
+    """Have a logger show what is of a level, for the length of the `with` block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _verify(data: "FactoryDataModule", options: argparse.Namespace) -> int:
     from factory.cache.maintenance.verify import inspect
     from factory.reports.cache import show_findings
 
     # What it warns of is told below, and all of it.
-    logging.getLogger("factory.cache.index.snapshot").setLevel(logging.ERROR)
-    found = {name: inspect(store) for name, store in _filled(data, options).items()}
+    with _log_level("factory.cache.index.snapshot", logging.ERROR):
+        found = {name: inspect(store) for name, store in _filled(data, options).items()}
     show_findings(found)
     return PROBLEMS if any(each.problems for each in found.values()) else SOUND
 
@@ -342,12 +354,12 @@ def _transfer(data: "FactoryDataModule", options: argparse.Namespace, *, outward
         began = time.monotonic()
         if not options.dry_run:
             # Lines of progress where there is no terminal to draw a bar in.
-            logging.getLogger("factory").setLevel(logging.INFO)
-            for name, pair in pairs.items():
-                copy(*pair, done[name])
-            for name, each in facts.items():
-                if each.verdict is TransferOutcome.copied:
-                    copy_facts(*(end.facts_store(name) for end in ends))
+            with _log_level("factory", logging.INFO):
+                for name, pair in pairs.items():
+                    copy(*pair, done[name])
+                for name, each in facts.items():
+                    if each.verdict is TransferOutcome.copied:
+                        copy_facts(*(end.facts_store(name) for end in ends))
     seconds = None if options.dry_run else time.monotonic() - began
     show_transfers(done, facts, ends, seconds=seconds)
     damaged = any(each.verdict is TransferOutcome.damaged for each in facts.values())
