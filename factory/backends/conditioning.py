@@ -46,7 +46,6 @@ KINDS: Mapping[str, ConditioningKind] = {
     "reference_strict": ConditioningKind(),
     LOOSE: ConditioningKind(),
 }
-VALUES = {"uint8": torch.uint8, "bool": torch.bool, "float": torch.float32}
 COMBINED, RANDOM = ("combined", "random")
 
 # Sizes and cuts: those of the source, but for loose references, which may have their own.
