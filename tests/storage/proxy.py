@@ -177,6 +177,19 @@ def wrong_bytes(page: Page) -> None:
     page.part(bytes(body))
 
 
+# What another try may better, by name.
+PASSING: dict[str, Fault] = {
+    "hang": hang,
+    "hang in body": hang_in_body,
+    "503": says(503),
+    "429": says(429, Retry_After="0"),
+    "500": says(500),
+    "reset": reset,
+    "reset in body": reset_in_body,
+    "truncated": truncated,
+}
+
+
 def held(until: threading.Event) -> Fault:
     """Answer once an event comes."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from factory.storage import Storage
+from factory.testing.storage import StorageContract
 from tests.storage.conftest import free_ports
 
 USER, PASSWORD = "tester", "only-of-tests-0123"
@@ -56,3 +58,14 @@ def serving(protocol: str, folder: Path, *flags: str, port: int | None = None) -
             server.terminate()
             server.wait()
     listening.join()
+
+
+class CoarseTimes(StorageContract):
+    """Servers that tell times in seconds: of two contents of one size, the second may hide."""
+
+    def test_etag_follows_the_content(self, storage: Storage) -> None:
+        storage.write("a", b"1")
+        first = storage.head("a").etag
+        assert storage.head("a").etag == first
+        storage.write("a", b"22")
+        assert storage.head("a").etag != first

@@ -11,7 +11,7 @@ from factory.errors import StorageError
 from factory.storage import FsspecStorage, Storage
 from factory.testing.storage import ODD_NAMES, StorageContract
 from tests.storage.conftest import BUCKET
-from tests.storage.served import PASSWORD, USER, Served, serving
+from tests.storage.served import PASSWORD, USER, CoarseTimes, Served, serving
 
 
 class TestFile(StorageContract):
@@ -53,15 +53,8 @@ class TestS3Weed(StorageContract):
         storage.close()
 
 
-class _CoarseTimes(StorageContract):
-    """Servers that tell times in seconds: of two contents of one size, the second may hide."""
-
-    def test_etag_follows_the_content(self, storage: Storage) -> None:
-        storage.write("a", b"1")
-        first = storage.head("a").etag
-        assert storage.head("a").etag == first
-        storage.write("a", b"22")
-        assert storage.head("a").etag != first
+class _WithPassword(CoarseTimes):
+    """Servers that a user logs in to."""
 
     def test_is_a_value(self, storage: Storage) -> None:
         assert PASSWORD not in repr(storage)
@@ -90,7 +83,7 @@ def below(url: str, **options: object) -> Iterator[Storage]:
     storage.close()
 
 
-class TestSftp(_CoarseTimes):
+class TestSftp(_WithPassword):
     @pytest.fixture
     def storage(self, sftp: Served) -> Iterator[Storage]:
         url = f"sftp://{USER}@127.0.0.1:{sftp.port}"

@@ -20,20 +20,10 @@ from factory.storage import FsspecStorage, S3Storage, retry
 from factory.storage.fsspec_files import missing_package, protocol_of
 from tests.storage import proxy as faults
 from tests.storage.conftest import BUCKET
-from tests.storage.proxy import Fault, Proxy, Script, proxied
+from tests.storage.proxy import PASSING, Fault, Proxy, Script, proxied
 from tests.storage.served import PASSWORD, USER, serving
 
 DATA = os.urandom(200_000)
-PASSING = {
-    "hang": faults.hang,
-    "hang in body": faults.hang_in_body,
-    "503": faults.says(503),
-    "429": faults.says(429, Retry_After="0"),
-    "500": faults.says(500),
-    "reset": faults.reset,
-    "reset in body": faults.reset_in_body,
-    "truncated": faults.truncated,
-}
 
 
 @pytest.fixture(autouse=True)

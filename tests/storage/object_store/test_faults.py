@@ -23,17 +23,7 @@ from tests.storage.proxy import Fault, Proxy, Script, proxied
 from tests.storage.tar.tars import archive
 
 DATA = os.urandom(200_000)
-PASSING = {
-    "hang": faults.hang,
-    "hang in body": faults.hang_in_body,
-    "503": faults.says(503),
-    "429": faults.says(429, Retry_After="0"),
-    "500": faults.says(500),
-    "reset": faults.reset,
-    "reset in body": faults.reset_in_body,
-    "truncated": faults.truncated,
-    "wrong bytes": faults.wrong_bytes,
-}
+PASSING = {**faults.PASSING, "wrong bytes": faults.wrong_bytes}
 
 
 @pytest.fixture(autouse=True)
